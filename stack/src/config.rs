@@ -1,0 +1,181 @@
+//! The stack's configuration: addresses, routes, TCP's defaults, pool and limits; checked once at the start.
+
+use core::net::IpAddr;
+
+use crate::limits;
+use crate::tcp::TcpConfig;
+
+/// An address with the prefix of its link.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Cidr {
+    /// The address.
+    pub addr: IpAddr,
+    /// Bits of the network part: 0 to 32 for IPv4, 0 to 128 for IPv6.
+    pub prefix_len: u8,
+}
+
+/// A route through a gateway; routes to the addresses' own links need no entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Route {
+    /// Destination network (host bits are ignored).
+    pub destination: Cidr,
+    /// Next hop, which must be on one of the links.
+    pub gateway: IpAddr,
+}
+
+/// How the stack uses its addresses together with the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AddressUse {
+    /// The addresses are the stack's alone: it answers ARP, ND and ping for them.
+    #[default]
+    Own,
+    /// The kernel has the same addresses: only the ports opened here are ours, the kernel answers ARP, ND and ping.
+    Shared,
+}
+
+/// Which TCP/UDP checksums left to the device (`CHECKSUM_PARTIAL`) are accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PartialChecksums {
+    /// As the device says: veth and virtio yes, others no.
+    #[default]
+    Auto,
+    /// Accept.
+    Accept,
+    /// Drop as wrong checksums.
+    Refuse,
+}
+
+/// Everything a shard must know; the same for all shards of an interface.
+#[derive(Clone, Debug)]
+pub struct StackConfig {
+    /// Static addresses, at most [`limits::INTERFACE_ADDRESSES`]. An IPv6 link-local address is added when there is
+    /// any IPv6 address and none of them is link-local.
+    pub addresses: Vec<Cidr>,
+    /// Routes through gateways, at most [`limits::INTERFACE_ROUTES`].
+    pub routes: Vec<Route>,
+    /// Own or shared with the kernel.
+    pub address_use: AddressUse,
+    /// Ask for an IPv4 address, gateway and name servers by DHCP (first shard only; the others are told).
+    pub dhcp: bool,
+    /// Name servers, at most 4.
+    pub dns_servers: Vec<IpAddr>,
+    /// Checksums left to the device.
+    pub partial_checksums: PartialChecksums,
+    /// Upper bound on the IP packet size, in bytes; `None`: the device's.
+    pub mtu: Option<usize>,
+    /// TCP's defaults and bounds.
+    pub tcp: TcpConfig,
+    /// Secret from which each shard's random numbers, ISNs and hash keys come. Must be unpredictable on a real network;
+    /// a constant makes a simulation repeatable. ISN and cookie secrets are the same on all shards.
+    pub seed: [u8; 32],
+}
+
+impl StackConfig {
+    /// A configuration with these addresses, no routes and defaults for the rest.
+    #[must_use]
+    pub fn new(addresses: Vec<Cidr>, seed: [u8; 32]) -> Self {
+        Self {
+            addresses,
+            routes: Vec::new(),
+            address_use: AddressUse::Own,
+            dhcp: false,
+            dns_servers: Vec::new(),
+            partial_checksums: PartialChecksums::Auto,
+            mtu: None,
+            tcp: TcpConfig::default(),
+            seed,
+        }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Text that is not an address with a prefix.
+    #[error("`{0}` is not an address with a prefix length, such as 192.0.2.10/24 or 2001:db8::10/64")]
+    BadCidr(String),
+    /// More addresses than an interface holds.
+    #[error("{0} addresses, but an interface holds at most {max}", max = limits::INTERFACE_ADDRESSES)]
+    TooManyAddresses(usize),
+    /// More routes than an interface holds.
+    #[error("{0} routes, but an interface holds at most {max}", max = limits::INTERFACE_ROUTES)]
+    TooManyRoutes(usize),
+    /// An address that no host may have.
+    #[error("{0} cannot be an interface's address (unspecified, multicast, broadcast or loopback)")]
+    BadAddress(IpAddr),
+    /// A gateway that is on none of the links.
+    #[error("gateway {0} is not on the link of any address")]
+    GatewayNotOnLink(IpAddr),
+    /// Neither an address nor DHCP.
+    #[error("no address: give at least one, or ask for DHCP")]
+    NoAddress,
+    /// More name servers than the resolver takes.
+    #[error("{0} name servers, but the resolver takes at most 4")]
+    TooManyDnsServers(usize),
+    /// An MTU outside what the device and IP allow.
+    #[error("MTU {0} is not in {min}..={max}", min = .1, max = .2)]
+    BadMtu(usize, usize, usize),
+}
+
+impl core::str::FromStr for Cidr {
+    type Err = ConfigError;
+
+    /// `192.0.2.10/24`, `2001:db8::10/64`; without a prefix the address alone (/32, /128).
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let bad = || ConfigError::BadCidr(text.to_owned());
+        let (addr, prefix) = text.split_once('/').map_or((text, None), |(addr, prefix)| (addr, Some(prefix)));
+        let addr: IpAddr = addr.parse().map_err(|_| bad())?;
+        let bits = if addr.is_ipv4() { 32 } else { 128 };
+        let prefix_len = prefix.map_or(Ok(bits), |prefix| prefix.parse().map_err(|_| bad()))?;
+        if prefix_len > bits { Err(bad()) } else { Ok(Self { addr, prefix_len }) }
+    }
+}
+
+impl core::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}/{}", self.addr, self.prefix_len)
+    }
+}
+
+impl Cidr {
+    /// Whether `addr` is in this network.
+    #[must_use]
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match (self.addr, addr) {
+            (IpAddr::V4(net), IpAddr::V4(addr)) => {
+                let shift = 32u32.saturating_sub(u32::from(self.prefix_len));
+                shift == 32 || (u32::from(net) ^ u32::from(addr)) >> shift == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(addr)) => {
+                let shift = 128u32.saturating_sub(u32::from(self.prefix_len));
+                shift == 128 || (u128::from(net) ^ u128::from(addr)) >> shift == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cidrs_parse_and_print() {
+        for text in ["192.0.2.10/24", "2001:db8::10/64", "0.0.0.0/0"] {
+            assert_eq!(text.parse::<Cidr>().unwrap().to_string(), text);
+        }
+        assert_eq!("192.0.2.1".parse::<Cidr>().unwrap().prefix_len, 32);
+        for text in ["", "192.0.2.1/33", "::1/129", "x/8", "192.0.2.1/", "192.0.2.1/-1"] {
+            assert_eq!(text.parse::<Cidr>(), Err(ConfigError::BadCidr(text.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_network_contains_its_hosts_only() {
+        let net: Cidr = "192.0.2.0/25".parse().unwrap();
+        assert!(net.contains("192.0.2.127".parse().unwrap()));
+        assert!(!net.contains("192.0.2.128".parse().unwrap()));
+        assert!(!net.contains("::1".parse().unwrap()));
+        assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains("198.51.100.1".parse().unwrap()));
+    }
+}

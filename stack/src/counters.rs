@@ -1,0 +1,198 @@
+//! What the shard counted: packets, bytes, drops by reason, TCP's events. Plain integers, written by one thread;
+//! snapshots cross threads (`runtime::metrics`).
+
+/// Why a packet was dropped. Every drop names one of these.
+macro_rules! drop_reasons {
+    ($($variant:ident $name:literal $help:literal,)*) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(usize)]
+        pub enum DropReason {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The reason's name in metrics: snake case.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence on what happened.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    Truncated "truncated" "A header or the length it states does not fit the frame.",
+    UnknownEtherType "unknown_ether_type" "Neither IPv4, IPv6 nor ARP.",
+    VlanTagged "vlan_tagged" "The frame carries a VLAN tag; the stack's interfaces are untagged.",
+    NotForUs "not_for_us" "The Ethernet or IP destination is not ours.",
+    BadIpVersion "bad_ip_version" "The version or header length field is wrong.",
+    BadIpChecksum "bad_ip_checksum" "The IPv4 header checksum is wrong.",
+    BadExtensionHeader "bad_extension_header" "IPv6 extension headers are malformed or too many.",
+    Martian "martian" "A source or destination address that must not appear on the wire.",
+    SpoofedSelf "spoofed_self" "The source address is our own.",
+    BadFragment "bad_fragment" "A fragment with a length, offset or overlap that is not allowed.",
+    FragmentTimeout "fragment_timeout" "A packet's fragments did not all arrive in time.",
+    FragmentOverflow "fragment_overflow" "Too many packets or bytes under reassembly.",
+    BadTcpChecksum "bad_tcp_checksum" "The TCP checksum is wrong.",
+    BadTcpHeader "bad_tcp_header" "A TCP data offset, port or flag combination that is not allowed.",
+    BadUdpChecksum "bad_udp_checksum" "The UDP checksum is wrong.",
+    BadUdpHeader "bad_udp_header" "A UDP length or port that is not allowed.",
+    UnknownProtocol "unknown_protocol" "An IP protocol that nobody here handles.",
+    NoFrame "no_frame" "The packet pool was empty.",
+    TxQueueFull "tx_queue_full" "The transmit backlog was full.",
+    NoRoute "no_route" "No route to the destination.",
+    NeighborPendingFull "neighbor_pending_full" "Too many packets wait for a neighbour's address.",
+    NeighborUnreachable "neighbor_unreachable" "The neighbour did not answer.",
+    PacketTooBig "packet_too_big" "Longer than the device can send.",
+    ShardChannelFull "shard_channel_full" "The channel to the shard that needs the packet was full.",
+    IcmpRateLimited "icmp_rate_limited" "An ICMP message was not sent because of the rate limit.",
+    BadIcmp "bad_icmp" "An ICMP message that is malformed or quotes nothing of ours.",
+    TcpNoConnection "tcp_no_connection" "A TCP segment that belongs to no connection (answered with RST where RFC 9293 says so).",
+    TcpConnectionTableFull "tcp_connection_table_full" "A SYN for which the connection table had no room.",
+    TcpSynQueueFull "tcp_syn_queue_full" "A SYN for which the listener's SYN queue had no room.",
+    TcpAcceptQueueFull "tcp_accept_queue_full" "A handshake's ACK for which the listener's accept queue had no room.",
+    TcpOutOfWindow "tcp_out_of_window" "A TCP segment outside the receive window.",
+    TcpPaws "tcp_paws" "A TCP segment with an old timestamp (RFC 7323 section 5).",
+    TcpBadAck "tcp_bad_ack" "A TCP segment that acknowledges what was never sent (RFC 5961 section 5).",
+    TcpReceiveBufferFull "tcp_receive_buffer_full" "Payload for which the receive buffer had no room; the peer sends it again.",
+    TcpBadReset "tcp_bad_reset" "A RST that RFC 5961 section 3 does not accept.",
+    TcpBadSyn "tcp_bad_syn" "A SYN on a connection that is synchronised (RFC 5961 section 4).",
+}
+
+/// One count a reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+macro_rules! counters {
+    ($($name:ident $help:literal,)*) => {
+        /// Everything one shard counts.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $(#[doc = $help] pub $name: u64,)*
+            drops: Drops,
+        }
+
+        impl Counters {
+            /// Every counter but the drops: name, help text, value.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), $help, self.$name),)*].into_iter()
+            }
+
+            /// Adds another shard's counts to these.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+                for (sum, other) in self.drops.0.iter_mut().zip(&other.drops.0) {
+                    *sum += other;
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    rx_packets "Packets received from the driver.",
+    rx_bytes "Bytes received from the driver, Ethernet headers included.",
+    tx_packets "Packets given to the driver.",
+    tx_bytes "Bytes given to the driver, Ethernet headers included.",
+    rx_partial_checksums "Received packets whose checksum was left to the device by their sender.",
+    rx_handed_over "Packets handed to another shard.",
+    rx_taken_over "Packets taken over from another shard.",
+    arp_rx "ARP packets received.",
+    arp_requests_tx "ARP requests sent for packets of ours.",
+    ndp_rx "Neighbour discovery messages received.",
+    ndp_solicitations_tx "Neighbour solicitations sent for packets of ours.",
+    neighbor_learned "Neighbour addresses learned or confirmed.",
+    icmp_rx "ICMP messages received.",
+    icmp_errors_rx "ICMP errors received about packets of ours.",
+    icmp_tx "ICMP messages sent.",
+    fragments_rx "Fragments received.",
+    fragments_tx "Fragments sent.",
+    reassembled "Packets put together from fragments.",
+    udp_rx "UDP datagrams received.",
+    udp_tx "UDP datagrams sent.",
+    tcp_segments_rx "TCP segments received.",
+    tcp_segments_tx "TCP segments sent.",
+    tcp_bytes_rx "TCP payload bytes received in order.",
+    tcp_bytes_tx "TCP payload bytes sent, retransmissions included.",
+    tcp_active_opens "Connections opened by us.",
+    tcp_passive_opens "Connections accepted from peers.",
+    tcp_attempt_fails "Connections that failed before they were established.",
+    tcp_established_resets "Established connections that were reset.",
+    tcp_closed "Connections closed.",
+    tcp_retransmits "TCP segments sent again.",
+    tcp_fast_retransmits "Of those, sent for duplicate ACKs.",
+    tcp_timeouts "Retransmission timeouts.",
+    tcp_zero_window_probes "Probes of a closed window.",
+    tcp_keepalive_probes "Keepalive probes.",
+    tcp_keepalive_drops "Connections dropped because keepalive had no answer.",
+    tcp_timeout_drops "Connections given up after too many retransmissions or the user timeout.",
+    tcp_out_of_order_rx "TCP segments that arrived ahead of a gap.",
+    tcp_duplicate_rx "TCP segments that brought nothing new.",
+    tcp_resets_tx "RSTs sent.",
+    tcp_resets_rx "RSTs accepted.",
+    tcp_challenge_acks "Challenge ACKs sent (RFC 5961).",
+    tcp_challenge_acks_limited "Challenge ACKs not sent because of the rate limit.",
+    tcp_time_wait "Connections that entered TIME-WAIT.",
+    tcp_time_wait_recycled "TIME-WAIT entries ended early, by a new SYN or for want of room.",
+    tcp_accept_overflows "Connections dropped because an accept queue was full.",
+}
+
+impl Counters {
+    /// Counts one dropped packet.
+    #[inline]
+    pub fn drop(&mut self, reason: DropReason) {
+        self.drops.0[reason as usize] += 1;
+    }
+
+    /// Packets dropped for `reason`.
+    #[must_use]
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.0[reason as usize]
+    }
+
+    /// All drops: reason and count.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.iter().map(|&reason| (reason, self.dropped(reason)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter_and_name() {
+        let mut counters = Counters::default();
+        let mut names = std::collections::BTreeSet::new();
+        for (times, &reason) in DropReason::ALL.iter().enumerate() {
+            (0..times).for_each(|_| counters.drop(reason));
+            assert!(names.insert(reason.name()));
+        }
+        assert!(counters.drops().enumerate().all(|(times, (_, count))| count == times as u64));
+    }
+
+    #[test]
+    fn sums_cover_every_counter() {
+        let mut one = Counters { rx_packets: 1, tcp_time_wait: 3, ..Counters::default() };
+        one.drop(DropReason::Martian);
+        let mut sum = one.clone();
+        sum.add(&one);
+        assert_eq!((sum.rx_packets, sum.tcp_time_wait, sum.dropped(DropReason::Martian)), (2, 6, 2));
+    }
+}

@@ -1,0 +1,12 @@
+//! Bywash: a userspace TCP/IP stack and kernel-bypass socket library. The modules, in the order a packet meets them:
+//! [`device`] hands bursts of [`packet`]s to a [`shard`], [`parse`] looks at each once, `net` or [`tcp`] takes it.
+
+pub mod config;
+pub mod counters;
+pub mod device;
+pub mod limits;
+pub mod packet;
+pub mod parse;
+pub mod shard;
+pub mod tcp;
+pub mod time;

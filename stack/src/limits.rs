@@ -1,0 +1,51 @@
+//! Every bound of the stack, in one place: its value, why it is that, and what happens when it is hit.
+
+use crate::time::Duration;
+
+/// Packets taken from or given to the driver at a time: large enough to spread the cost of a ring access, small
+/// enough that a burst stays in the L1/L2 cache. Hitting it only ends the burst.
+pub const BURST_PACKETS: usize = 64;
+
+/// Most frames behind read-only slices, as a fraction of the pool (1/`SHARED_FRAMES_FRACTION`). Beyond it receive queues
+/// copy payload to the heap, so that a slow reader cannot starve the NIC of frames.
+pub const SHARED_FRAMES_FRACTION: u32 = 4;
+
+/// Packets that wait for one neighbour's address; the oldest is dropped and counted beyond it (RFC 1122 section 2.3.2.2
+/// asks for at least one, Linux keeps about 100 of 1500 bytes).
+pub const NEIGHBOR_PENDING_PACKETS: usize = 16;
+/// Packets that wait for any neighbour; further ones are dropped and counted.
+pub const NEIGHBOR_PENDING_PACKETS_TOTAL: usize = 256;
+/// Entries in the neighbour table; the least recently confirmed one goes first.
+pub const NEIGHBOR_ENTRIES: usize = 1024;
+/// Requests for one neighbour before its waiting packets are dropped (RFC 4861 section 10, MAX_MULTICAST_SOLICIT).
+pub const NEIGHBOR_REQUESTS: u8 = 3;
+/// Time between these requests (RFC 4861 section 10, RETRANS_TIMER).
+pub const NEIGHBOR_REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an entry is used without being confirmed again (RFC 4861 section 10, REACHABLE_TIME is 30 s; Linux's gc
+/// threshold is 60 s).
+pub const NEIGHBOR_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Addresses on one interface: smoltcp's fixed table. More is a configuration error.
+pub const INTERFACE_ADDRESSES: usize = 8;
+/// Routes on one interface: smoltcp's fixed table. More is a configuration error.
+pub const INTERFACE_ROUTES: usize = 32;
+
+/// Packets under reassembly at a time; the oldest is dropped and counted beyond it.
+pub const REASSEMBLY_PACKETS: usize = 32;
+/// Bytes that all packets under reassembly may hold (each at most 65,535).
+pub const REASSEMBLY_BYTES: usize = 1 << 20;
+/// How long fragments wait for the rest (RFC 8200 section 4.5: 60 s; RFC 1122 section 3.3.2: 60 to 120 s; Linux: 30 s).
+pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Messages waiting from one shard to another; further ones are dropped and counted.
+pub const SHARD_CHANNEL_MESSAGES: usize = 1024;
+
+/// ICMP errors and echo replies sent a second by one shard (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
+pub const ICMP_REPLIES_PER_SECOND: u32 = 1000;
+
+/// UDP sockets of one shard: smoltcp looks at each for every datagram. More is an error to the caller.
+pub const UDP_SOCKETS: usize = 256;
+/// Datagrams a UDP socket holds in each direction; further received ones are dropped and counted.
+pub const UDP_SOCKET_DATAGRAMS: usize = 256;
+/// Bytes a UDP socket holds in each direction.
+pub const UDP_SOCKET_BYTES: usize = 256 << 10;

@@ -1,0 +1,15 @@
+//! Packet memory: the pool of frames, packets in them, bursts of packets, and the Internet checksum.
+//!
+//! This is one of the two places in the project with `unsafe`: the pool hands out slices of a region it does not own by
+//! Rust's rules (a UMEM shared with the kernel), and its book of places is what makes that sound.
+
+pub mod checksum;
+#[allow(clippy::module_inception)]
+mod packet;
+mod pool;
+
+pub use packet::{Packet, PacketSlice};
+pub use pool::{Frame, FrameRef, PacketPool, PoolLayout, PoolUse, Region, Ring};
+
+/// A burst of packets between a driver and the shard; never longer than [`crate::limits::BURST_PACKETS`].
+pub type PacketBatch = std::collections::VecDeque<Packet>;
