@@ -7,6 +7,7 @@ pub mod device;
 pub mod limits;
 pub mod packet;
 pub mod parse;
+pub mod pcap;
 pub mod shard;
 pub mod tcp;
 pub mod time;
