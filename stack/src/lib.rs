@@ -9,5 +9,7 @@ pub mod packet;
 pub mod parse;
 pub mod pcap;
 pub mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod tcp;
 pub mod time;

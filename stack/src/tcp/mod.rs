@@ -93,7 +93,7 @@ pub enum Shutdown {
 pub struct TcpConfig {}
 
 /// setsockopt(2)'s names. Defaults come from `TcpConfig`; a listener's options are inherited by what it accepts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SocketOptions {
     pub nodelay: bool,
     pub cork: bool,
@@ -175,6 +175,12 @@ pub enum IcmpErrorKind {
 pub enum Chunk {
     Frame(PacketSlice),
     Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
+}
+impl core::ops::Deref for Chunk {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        todo!()
+    }
 }
 
 /// One shard's TCP.
