@@ -67,6 +67,62 @@ pub fn transport(src: IpAddr, dst: IpAddr, protocol: u8, mut bytes: Vec<u8>, at:
     ip(src, dst, protocol, &bytes)
 }
 
+/// Puts the IPv4 header's and the transport's checksum right where the headers are whole and have no extensions; leaves
+/// the frame as it is where they are not.
+pub fn repair_checksums(frame: &mut [u8]) {
+    let Some((l4, end)) = (match frame.get(12..14) {
+        Some([0x08, 0x00]) => repair_ipv4(frame),
+        Some([0x86, 0xdd]) => ipv6_payload(frame),
+        _ => None,
+    }) else {
+        return;
+    };
+    let v6 = l4 == 54;
+    let addr = |at: usize| -> Option<IpAddr> {
+        if v6 {
+            Some(<[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?.into())
+        } else {
+            Some(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?.into())
+        }
+    };
+    let (Some(src), Some(dst)) = (addr(if v6 { 22 } else { 26 }), addr(if v6 { 38 } else { 30 })) else {
+        return;
+    };
+    let protocol = frame[if v6 { 20 } else { 23 }];
+    let at = match protocol {
+        6 => 16,
+        17 => 6,
+        1 | 58 => 2,
+        _ => return,
+    };
+    let segment = &mut frame[l4..end];
+    if segment.len() >= at + 2 {
+        segment[at..at + 2].fill(0);
+        let pseudo = Sum::pseudo_header(src, dst, protocol, segment.len() as u32);
+        let sum = checksum(if protocol == 1 { Sum::ZERO } else { pseudo }, segment);
+        segment[at..at + 2].copy_from_slice(&sum);
+    }
+}
+
+/// Start and end of an IPv4 packet's payload, after its header checksum was put right.
+fn repair_ipv4(frame: &mut [u8]) -> Option<(usize, usize)> {
+    let header = usize::from(frame.get(14)? & 15) * 4;
+    let total = usize::from(u16::from_be_bytes([*frame.get(16)?, *frame.get(17)?]));
+    if header < 20 || total < header || frame.len() < 14 + total {
+        return None;
+    }
+    frame[24..26].fill(0);
+    let sum = checksum(Sum::ZERO, &frame[14..14 + header]);
+    frame[24..26].copy_from_slice(&sum);
+    Some((14 + header, 14 + total))
+}
+
+/// Start and end of an IPv6 packet's payload.
+fn ipv6_payload(frame: &[u8]) -> Option<(usize, usize)> {
+    let end = 54 + usize::from(u16::from_be_bytes([*frame.get(18)?, *frame.get(19)?]));
+    (frame.len() >= end).then_some((54, end))
+}
+
 /// The fields of a TCP segment.
 #[derive(Clone, Debug, Default)]
 pub struct Segment {

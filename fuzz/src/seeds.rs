@@ -19,7 +19,7 @@ pub fn parse_seeds() -> Vec<(String, Vec<u8>)> {
     for (family, src, dst) in [("v4", "10.0.0.2", "10.0.0.1"), ("v6", "fd00::2", "fd00::1")] {
         let (src, dst): (IpAddr, IpAddr) = (address(src), address(dst));
         let mut add = |name: &str, frame: Vec<u8>| {
-            seeds.push((format!("{family}-{name}"), [vec![128], frame].concat()))
+            seeds.push((format!("{family}-{name}"), [vec![130], frame].concat()))
         };
         let segment = Segment { ports: (1000, 80), seq: 1, flags: SYN, window: 65_535, ..Segment::default() };
         let options = vec![2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
@@ -28,9 +28,9 @@ pub fn parse_seeds() -> Vec<(String, Vec<u8>)> {
         let frame = frames::tcp(src, dst, &data);
         add("tcp-padded", [frame.clone(), vec![0; 10]].concat());
         add("tcp-truncated", frame[..frame.len() - 20].to_vec());
-        let mut broken = frame.clone();
-        *broken.last_mut().expect("a frame") ^= 1;
-        add("tcp-bad-checksum", broken);
+        let mut urgent = frame.clone();
+        urgent[if src.is_ipv4() { 47 } else { 67 }] |= URG;
+        add("tcp-urgent", urgent);
         let udp = vec![0x04, 0xd2, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4];
         add("udp", frames::transport(src, dst, 17, udp, 6));
         add("unknown-protocol", frames::ip(src, dst, 99, &[1; 40]));
