@@ -35,11 +35,8 @@ pub fn run(data: &[u8]) {
     let pool = PacketPool::heap(PoolLayout { frames: 512, frame_size: FRAME_BYTES as u32, headroom: 0 });
     let Some(pieces) = cut_up(&pool, bytes, usize::from(cut)) else { return };
     let of_pieces = parse(&pieces, &policy);
-    // Headers must lie in the first frame, and an ARP packet is all header.
-    let headers = |parsed: &Parsed| match parsed.kind {
-        Kind::Arp => parsed.end as usize,
-        _ => parsed.payload.into(),
-    };
+    // Headers must lie in the first frame; those that the parser counts as payload (ARP, ICMP) are short.
+    let headers = |parsed: &Parsed| (usize::from(parsed.payload) + 32).min(parsed.end as usize);
     if let Ok(parsed) = parsed
         && headers(&parsed) <= pieces.head().len()
     {
