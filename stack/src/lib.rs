@@ -10,3 +10,4 @@ pub mod parse;
 pub mod shard;
 pub mod tcp;
 pub mod time;
+pub mod timer_wheel;

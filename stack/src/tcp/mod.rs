@@ -15,6 +15,7 @@ pub mod options;
 pub mod ports;
 pub mod rate_limit;
 pub mod rtt;
+pub mod send_queue;
 pub mod seq;
 use seq::SeqNumber;
 
