@@ -14,6 +14,7 @@ pub mod isn;
 pub mod options;
 pub mod ports;
 pub mod rate_limit;
+pub mod receive_queue;
 pub mod rtt;
 pub mod send_queue;
 pub mod seq;
