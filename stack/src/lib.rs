@@ -14,3 +14,4 @@ pub mod shard;
 pub mod sim;
 pub mod tcp;
 pub mod time;
+pub mod timer_wheel;
