@@ -36,7 +36,9 @@ fn checksum(c: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("two-bytes-at-a-time", len), |b| {
             b.iter(|| {
-                black_box(&bytes).chunks(2).fold(0u32, |sum, pair| sum + u32::from(pair[0]) * 256 + u32::from(pair[1]))
+                black_box(&bytes)
+                    .chunks(2)
+                    .fold(0u32, |sum, pair| sum + u32::from(pair[0]) * 256 + u32::from(pair[1]))
             });
         });
     }
@@ -56,7 +58,8 @@ fn parsing(c: &mut Criterion) {
         hash_keys: (1, 2),
     };
     assert!(parse(&packet, &policy).is_ok());
-    group.bench_function(BenchmarkId::new("bywash", "tcp"), |b| b.iter(|| parse(black_box(&packet), &policy)));
+    group
+        .bench_function(BenchmarkId::new("bywash", "tcp"), |b| b.iter(|| parse(black_box(&packet), &policy)));
     group.bench_function(BenchmarkId::new("smoltcp", "tcp"), |b| {
         b.iter(|| {
             let checksums = ChecksumCapabilities::default();
@@ -73,7 +76,9 @@ fn parsing(c: &mut Criterion) {
 
 fn pool(c: &mut Criterion) {
     let pool = PacketPool::heap(PoolLayout { frames: 4096, frame_size: 2048, headroom: 128 });
-    c.bench_function("pool/take-and-return", |b| b.iter(|| Packet::alloc(black_box(&pool)).map(|packet| packet.len())));
+    c.bench_function("pool/take-and-return", |b| {
+        b.iter(|| Packet::alloc(black_box(&pool)).map(|packet| packet.len()))
+    });
 }
 
 fn timers(c: &mut Criterion) {
@@ -133,8 +138,8 @@ fn main() {
     let start = SystemTime::now();
     let directory = report::directory();
     let mut criterion = Criterion::default()
-        .warm_up_time(std::time::Duration::from_millis(500))
-        .measurement_time(std::time::Duration::from_secs(2))
+        .warm_up_time(core::time::Duration::from_millis(500))
+        .measurement_time(core::time::Duration::from_secs(2))
         .output_directory(&directory)
         .configure_from_args();
     checksum(&mut criterion);

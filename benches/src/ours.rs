@@ -39,7 +39,8 @@ impl End {
             Capabilities { mac: mac(last), mtu: 1500, partial_checksums: false, tx_frames_max: 1 };
         let device = SimDevice::new(capabilities, PacketPool::heap(layout), 4096, 4096);
         let links = Shard::links(1).pop().expect("one shard has one set of links");
-        let shard = Shard::new(&config, 0, 1, links, &device, Instant::ZERO).expect("the configuration is right");
+        let shard =
+            Shard::new(&config, 0, 1, links, &device, Instant::ZERO).expect("the configuration is right");
         Self { shard, device }
     }
 }
@@ -234,7 +235,8 @@ fn peer(number: u32) -> [u8; 4] {
 pub fn segment(number: u32, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     let (src, dst) = (peer(number), [10, 0, 0, 1]);
     let port = 1024 + (number % PORTS_PER_PEER) as u16;
-    let mut tcp = [&port.to_be_bytes()[..], &80u16.to_be_bytes(), &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
+    let mut tcp =
+        [&port.to_be_bytes()[..], &80u16.to_be_bytes(), &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
     tcp.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     let mut sum = Sum::pseudo_header(src.into(), dst.into(), 6, tcp.len() as u32);
     sum.add(&tcp);

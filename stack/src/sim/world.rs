@@ -169,7 +169,7 @@ impl World {
         self.advance(next.unwrap_or(deadline));
         while let Some(event) = self.events.pop_if_due(self.now) {
             match event.place {
-                Place::Switch(from) => self.switch(from, event.frame),
+                Place::Switch(from) => self.switch(from, &event.frame),
                 Place::Node(port) => self.deliver(port, &event.frame),
             }
         }
@@ -220,13 +220,13 @@ impl World {
     }
 
     /// Forwards a frame: to the port of its destination, or to all others when that is a group or unknown.
-    fn switch(&mut self, from: usize, frame: Vec<u8>) {
+    fn switch(&mut self, from: usize, frame: &[u8]) {
         let Some(destination) = frame.get(..6).map(EthernetAddress::from_bytes) else { return };
         let known = self.ports.iter().position(|port| port.mac == destination);
         let targets = known.map_or(0..self.ports.len(), |port| port..port + 1);
         for port in targets.filter(|&port| port != from) {
             let (mut arrivals, now) = (Vec::new(), self.now);
-            self.ports[port].down.carry(now, frame.clone(), |at, frame| arrivals.push((at, frame)));
+            self.ports[port].down.carry(now, frame.to_vec(), |at, frame| arrivals.push((at, frame)));
             for (at, frame) in arrivals {
                 self.push(at, Place::Node(port), frame);
             }
