@@ -77,7 +77,7 @@ fn parsing(c: &mut Criterion) {
 fn pool(c: &mut Criterion) {
     let pool = PacketPool::heap(PoolLayout { frames: 4096, frame_size: 2048, headroom: 128 });
     c.bench_function("pool/take-and-return", |b| {
-        b.iter(|| Packet::alloc(black_box(&pool)).map(|packet| packet.len()))
+        b.iter(|| Packet::alloc(black_box(&pool)).map(|packet| packet.len()));
     });
 }
 
@@ -138,8 +138,8 @@ fn main() {
     let start = SystemTime::now();
     let directory = report::directory();
     let mut criterion = Criterion::default()
-        .warm_up_time(core::time::Duration::from_millis(500))
-        .measurement_time(core::time::Duration::from_secs(2))
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
         .output_directory(&directory)
         .configure_from_args();
     checksum(&mut criterion);
