@@ -14,12 +14,9 @@ use self::run::{Data, Run};
 use super::Chunk;
 use super::options::SackBlocks;
 use super::seq::SeqNumber;
+use crate::limits::{TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
 use crate::packet::PacketSlice;
 
-/// A smaller bound counts as this: two blocks and their books.
-const CAP_MIN: usize = 4 << 10;
-/// A larger bound counts as this, so that all windows stay below 2^30 (RFC 7323 section 2.3).
-const CAP_MAX: usize = 1 << 30;
 /// Shorter payload than this, or than a quarter of its frame, does not keep the frame.
 const FRAME_PAYLOAD_MIN: usize = 512;
 /// What a run costs in the table of runs: 56 bytes in a node of 11 that is at least 5/11 full, and the nodes above.
