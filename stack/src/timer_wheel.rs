@@ -289,10 +289,13 @@ impl<K: Copy> TimerWheel<K> {
         }
     }
 
-    /// Gives memory back after a peak: free entries at the slab's end go, and the slab shrinks when it is three quarters
-    /// empty. Entries in use do not move, so one timer at the end keeps the slab long.
+    /// Gives memory back after a peak, a portion a call: free entries at the slab's end go, and the slab shrinks when it
+    /// is three quarters empty. Entries in use do not move, so one timer at the end keeps the slab long.
     fn shrink(&mut self) {
-        while self.entries.last().is_some_and(|entry| entry.slot == FREE) {
+        for _ in 0..TIMER_CASCADE {
+            if self.entries.last().is_none_or(|entry| entry.slot != FREE) {
+                break;
+            }
             self.unlink_free(self.entries.len() as u32 - 1);
             self.entries.pop();
         }
@@ -440,6 +443,7 @@ mod tests {
             wheel.cancel(*id);
         }
         assert_eq!(fired(&mut wheel, at(200)).len(), 100);
+        (0..3).for_each(|_| assert!(fired(&mut wheel, at(200)).is_empty()));
         assert!(wheel.memory() < empty + 64 * 32 * 4, "{} bytes", wheel.memory());
     }
 
