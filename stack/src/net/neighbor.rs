@@ -245,7 +245,11 @@ impl Neighbors {
                 counters.drop(DropReason::NeighborPendingFull);
             }
         }
-        let entry = Entry { mac, state, confirmed: now, timer: None, requests: 0, pending: VecDeque::new() };
+        let mut entry =
+            Entry { mac, state, confirmed: now, timer: None, requests: 0, pending: VecDeque::new() };
+        if mac.is_none() {
+            set_timer(&mut self.timers, addr, &mut entry, Some(now));
+        }
         self.entries.insert(addr, entry);
         self.by_age.insert((now, addr));
     }
