@@ -5,6 +5,8 @@ use bywash::config::Cidr;
 use bywash::packet::checksum::Sum;
 use bywash::packet::{Packet, PacketPool, PoolLayout};
 use bywash::parse::{Kind, Parsed, Policy, parse};
+use bywash::tcp::header::TcpHeader;
+use bywash::tcp::options::TcpOptions;
 
 use crate::frames;
 
@@ -74,6 +76,15 @@ fn check(parsed: &Parsed, bytes: &[u8], policy: &Policy) {
         let mut sum = Sum::pseudo_header(flow.src, flow.dst, 6, segment.len() as u32);
         sum.add(segment);
         assert!(sum.is_valid(), "a wrong TCP checksum was accepted: {parsed:?}");
+    }
+    if parsed.kind == Kind::Tcp {
+        let header = TcpHeader::parse(&bytes[l4..end]).expect("the parser accepted the header");
+        assert_eq!((header.header_len, header.src_port), (payload - l4, flow.src_port));
+        let options = TcpOptions::parse(&bytes[l4 + 20..payload]);
+        for syn in [false, true] {
+            let mut emitted = [0; 40];
+            assert!(options.emit(syn, &mut emitted) <= 40);
+        }
     }
     assert!(!parsed.partial_checksum || policy.partial_checksums);
 }
