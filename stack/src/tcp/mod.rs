@@ -313,6 +313,11 @@ impl Tcp {
         todo!()
     }
 
+    /// Whether there is a connection, SYN-RECEIVED or TIME-WAIT entry for `tuple`.
+    pub fn knows(&self, tuple: &Tuple) -> bool {
+        todo!()
+    }
+
     // ---- figures
     /// Connections by state, TIME-WAIT and SYN-RECEIVED included.
     pub fn census(&self) -> Census {
