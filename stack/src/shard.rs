@@ -185,6 +185,7 @@ impl Shard {
         }
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
+        self.ask_neighbors(now);
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries() || steered;
         busy |= if steered { true } else { self.output.flush(device) };
@@ -317,8 +318,15 @@ impl Shard {
         Ok(id)
     }
 
-    /// Timers of everything below the sockets, then TCP's.
     fn poll_timers(&mut self, now: Instant) {
+        self.expire_fragments(now);
+        self.poll_dhcp(now);
+        self.links.settle(self.lease.as_ref());
+        self.tcp.poll_timers(now, &mut self.counters);
+    }
+
+    /// Asks for the neighbours that packets wait for; tells TCP of those that do not answer.
+    fn ask_neighbors(&mut self, now: Instant) {
         let mut failed = Vec::new();
         self.output.poll_neighbors(now, &mut failed);
         for packet in failed {
@@ -328,10 +336,6 @@ impl Shard {
                 self.tcp.icmp_error(now, &error, &mut self.counters);
             }
         }
-        self.expire_fragments(now);
-        self.poll_dhcp(now);
-        self.links.settle(self.lease.as_ref());
-        self.tcp.poll_timers(now, &mut self.counters);
     }
 
     fn poll_dhcp(&mut self, now: Instant) {

@@ -5,7 +5,6 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::egress::{HOP_LIMIT, IPV4_HEADER, IPV6_HEADER, Output};
 use super::fragment::write_header;
-use crate::counters::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
 use crate::parse::{ParameterProblem, Policy, protocol};

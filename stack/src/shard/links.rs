@@ -80,6 +80,12 @@ pub(super) fn mesh(count: u16) -> Vec<ShardLinks> {
 }
 
 impl ShardLinks {
+    /// How many shards there are.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        self.senders.len() as u16
+    }
+
     /// The next message for this shard.
     pub(super) fn next(&mut self) -> Option<Message> {
         self.receiver.try_recv().ok()
