@@ -111,8 +111,7 @@ impl Tables {
         let Some(key) = self.key_of(place) else { return };
         let hash = self.hash(&key);
         let mut by_tuple = core::mem::take(&mut self.by_tuple);
-        by_tuple
-            .insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
+        by_tuple.insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
         self.by_tuple = by_tuple;
     }
 
@@ -282,10 +281,10 @@ impl Tcp {
         let pressure = self.is_under_pressure();
         let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { return Some(segment) };
         let listener = self.listeners.slab.get(entry.listener);
-        let options = listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
+        let options =
+            listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
         let buffer = options.receive_buffer_bytes;
-        let mut cx =
-            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(segment, buffer, &mut cx) {
             syn_queue::Outcome::Done => {}
             syn_queue::Outcome::NotOurs(segment) => return Some(segment),
@@ -375,8 +374,7 @@ impl Tcp {
         let Some(entry) = self.tables.time_waits.entries.get(index) else { return Some(segment) };
         let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
         let ack = entry.ack(ts_now);
-        let mut cx =
-            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(&segment, &mut cx) {
             time_wait::Outcome::Ignore => {}
             time_wait::Outcome::Restart => {
@@ -413,18 +411,18 @@ impl Tcp {
         }
     }
 
-    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
-    ///
-    /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
-    /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
-    /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
-    /// reason given if it times out.
     /// Whether there is a connection, SYN-RECEIVED or TIME-WAIT entry for `tuple`.
     #[must_use]
     pub fn knows(&self, tuple: &super::Tuple) -> bool {
         self.tables.find(&TupleKey::new(tuple.local, tuple.remote)).is_some()
     }
 
+    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
+    ///
+    /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
+    /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
+    /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
+    /// reason given if it times out.
     pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
         let key = TupleKey::new(error.tuple.local, error.tuple.remote);
         match self.tables.find(&key) {
@@ -484,7 +482,10 @@ impl Tcp {
     /// [`Tcp::transmit`]: should the egress be full, the shard waits for room there instead.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.replies.is_empty() || !self.ready.is_empty() || self.tables.syn_queue.next_pending().is_some() {
+        if !self.replies.is_empty()
+            || !self.ready.is_empty()
+            || self.tables.syn_queue.next_pending().is_some()
+        {
             return Some(Instant::ZERO);
         }
         let deadlines = [
@@ -514,8 +515,7 @@ impl Tcp {
     ) -> Option<R> {
         let pressure = self.is_under_pressure();
         let connection = self.tables.connections.get_mut(index)?;
-        let mut cx =
-            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         let result = act(connection, &mut cx);
         self.settle(now, index, counters);
         Some(result)
