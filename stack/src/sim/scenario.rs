@@ -270,7 +270,7 @@ impl Run {
                 progress = (self.checker.progress(), now);
             }
             if !self.checker.is_clean() {
-                return Err(self.failure(self.checker.verdict()));
+                return Err(self.failure(self.checker.violations()));
             }
             if now >= limit || now >= progress.1 + STUCK_AFTER {
                 return Err(self.stuck(progress));
