@@ -50,7 +50,8 @@ pub const UDP_SOCKET_DATAGRAMS: usize = 256;
 /// Bytes a UDP socket holds in each direction.
 pub const UDP_SOCKET_BYTES: usize = 256 << 10;
 
-/// Least memory a connection's receive buffer is held to, in bytes: a lower setting counts as this. Two segments fit.
+/// Least memory a connection's receive buffer is held to, in bytes: a lower setting counts as this.
+/// The window is then 2 KiB.
 pub const TCP_RECEIVE_BUFFER_MIN: usize = 4 << 10;
 /// Most memory a connection's receive buffer may be given, in bytes: a higher setting counts as this, so that every window
 /// stays below 2^30 (RFC 7323 section 2.3).

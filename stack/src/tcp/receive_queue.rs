@@ -134,7 +134,7 @@ impl ReceiveQueue {
 
     /// Bytes from RCV.NXT on that are sure to find room: the window to announce. It is what [`ReceiveQueue::window_max`]
     /// leaves beside the readable bytes, so taking in bytes lowers it by just as many, reading raises it, and the
-    /// window's right edge never moves back while `cap_bytes` stays (RFC 9293 section 3.8.6.2).
+    /// window's right edge never moves back while `cap_bytes` stays (RFC 9293 section 3.8.6, SHLD-14).
     #[must_use]
     pub fn space(&self, cap_bytes: usize) -> usize {
         Self::window_max(cap_bytes).saturating_sub(self.readable())
