@@ -1,9 +1,9 @@
 //! What the application wrote and the peer has not acknowledged: bytes copied once into blocks, from which segments of
 //! any length at any offset are gathered, for the first time and again.
 //!
-//! Small writes share a block. A block is as large as what is queued when it is begun, between [`BLOCK_MIN`] and
-//! [`BLOCK_MAX`]: a connection with one request outstanding keeps 1 KiB, a bulk sender 64 KiB blocks, and any 64 KiB of the
-//! queue lie in at most [`PIECES`] blocks. Nothing is allocated while the queue is empty.
+//! Small writes share a block. A block is as large as what is queued when it is begun, between 1 and 64 KiB: a connection
+//! with one request outstanding keeps 1 KiB, a bulk sender 64 KiB blocks, and any 64 KiB of the queue lie in at most ten
+//! blocks. Nothing is allocated while the queue is empty.
 
 use std::collections::VecDeque;
 
