@@ -223,9 +223,11 @@ impl Tcp {
         waker: &Waker,
     ) -> Poll<Result<usize, TcpError>> {
         match self.poll_readable(id, waker) {
-            Poll::Ready(Ok(true)) => {
-                Poll::Ready(self.call(now, id, |connection, _| connection.received.read(bytes)))
-            }
+            Poll::Ready(Ok(true)) => Poll::Ready(self.call(now, id, |connection, _| {
+                let len = connection.received.read(bytes);
+                connection.marks.ack_now |= connection.window_update_is_due();
+                len
+            })),
             Poll::Ready(Ok(false)) => Poll::Ready(Ok(0)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending if bytes.is_empty() => Poll::Ready(Ok(0)),
@@ -244,9 +246,11 @@ impl Tcp {
         waker: &Waker,
     ) -> Poll<Result<Option<Chunk>, TcpError>> {
         match self.poll_readable(id, waker) {
-            Poll::Ready(Ok(true)) => {
-                Poll::Ready(self.call(now, id, |connection, _| connection.received.read_chunk()))
-            }
+            Poll::Ready(Ok(true)) => Poll::Ready(self.call(now, id, |connection, _| {
+                let chunk = connection.received.read_chunk();
+                connection.marks.ack_now |= connection.window_update_is_due();
+                chunk
+            })),
             Poll::Ready(Ok(false)) => Poll::Ready(Ok(None)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
@@ -391,7 +395,9 @@ impl Tcp {
     /// [`TcpError::NotConnected`] when there is no such connection, [`TcpError::InvalidInput`] for a keepalive count of 0 or
     /// keepalive times of zero.
     pub fn set_options(&mut self, now: Instant, id: ConnId, options: SocketOptions) -> Result<(), TcpError> {
-        if options.keepalive_count == 0 || options.keepalive_idle.is_zero() || options.keepalive_interval.is_zero()
+        if options.keepalive_count == 0
+            || options.keepalive_idle.is_zero()
+            || options.keepalive_interval.is_zero()
         {
             return Err(TcpError::InvalidInput);
         }
@@ -413,10 +419,12 @@ impl Tcp {
 
     /// Connections that have not ended, half-open ones left out.
     pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
-        self.connections.iter().filter(|(_, connection)| connection.marks.in_table).map(|(index, connection)| {
-            let id = ConnId { index: index as u32, generation: connection.generation };
-            (id, connection.key.tuple(), connection.state)
-        })
+        self.connections.iter().filter(|(_, connection)| connection.marks.in_table).map(
+            |(index, connection)| {
+                let id = ConnId { index: index as u32, generation: connection.generation };
+                (id, connection.key.tuple(), connection.state)
+            },
+        )
     }
 
     // ---- helpers

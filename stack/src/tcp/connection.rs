@@ -189,7 +189,11 @@ impl Connection {
         Self {
             key,
             state: State::SynSent,
-            marks: Marks { timestamps: config.timestamps, scaling: config.window_scaling, ..Marks::default() },
+            marks: Marks {
+                timestamps: config.timestamps,
+                scaling: config.window_scaling,
+                ..Marks::default()
+            },
             generation: 0,
             snd_una: iss,
             snd_nxt: iss,

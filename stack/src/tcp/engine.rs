@@ -76,7 +76,8 @@ impl Tcp {
         let secret = derive(&seed, b"connection table").hash(&shard.to_be_bytes());
         let mut table_key = [0; 16];
         table_key[..8].copy_from_slice(&secret.to_be_bytes());
-        table_key[8..].copy_from_slice(&derive(&seed, b"connection table 2").hash(&shard.to_be_bytes()).to_be_bytes());
+        table_key[8..]
+            .copy_from_slice(&derive(&seed, b"connection table 2").hash(&shard.to_be_bytes()).to_be_bytes());
         Self {
             connections: Slab::new(),
             listeners: Slab::new(),
@@ -207,12 +208,8 @@ impl Tcp {
         }
         listener.syn_count += 1;
         let window = ReceiveQueue::window_max(listener.options.receive_buffer_bytes);
-        let syn = PeerSyn::new(
-            segment.header.seq,
-            segment.header.window,
-            &segment.options,
-            key.remote().is_ipv6(),
-        );
+        let syn =
+            PeerSyn::new(segment.header.seq, segment.header.window, &segment.options, key.remote().is_ipv6());
         let isn = self.secret.isn(now, &key.tuple());
         let index = self.syn_received.vacant_key() as u32;
         let timer = self.wheel.schedule(now + self.config.rto_initial, TimerKey::SynReceived(index));
@@ -418,9 +415,8 @@ impl Tcp {
 
     fn acknowledge_time_wait(&mut self, now: Instant, index: u32, counters: &mut Counters) {
         let state = self.time_waits.get(index);
-        let timestamps = state
-            .ts_recent
-            .map(|ecr| Timestamps { val: clock_ms(now).wrapping_add(state.ts_offset), ecr });
+        let timestamps =
+            state.ts_recent.map(|ecr| Timestamps { val: clock_ms(now).wrapping_add(state.ts_offset), ecr });
         let reply = Reply::Segment {
             key: state.key,
             seq: state.snd_nxt,
@@ -540,10 +536,10 @@ impl Tcp {
                 let options = TcpOptions {
                     mss: Some(entry.our_mss),
                     window_scale: entry.flags.scaling.then_some(entry.our_scale),
-                    timestamps: entry
-                        .flags
-                        .timestamps
-                        .then(|| Timestamps { val: clock_ms(now).wrapping_add(offset), ecr: entry.ts_recent }),
+                    timestamps: entry.flags.timestamps.then(|| Timestamps {
+                        val: clock_ms(now).wrapping_add(offset),
+                        ecr: entry.ts_recent,
+                    }),
                     ..TcpOptions::default()
                 };
                 (entry.key, entry.iss, entry.irs + 1, Flags::SYN | Flags::ACK, entry.window, options)
@@ -769,7 +765,8 @@ impl Tcp {
 
     /// Ends all half-open connections of a listener. Linear in the half-open connections of the shard: a user's call.
     pub(super) fn remove_half_open(&mut self, listener: u32) {
-        let of_it = |(index, entry): (usize, &SynReceived)| (entry.listener == listener).then_some(index as u32);
+        let of_it =
+            |(index, entry): (usize, &SynReceived)| (entry.listener == listener).then_some(index as u32);
         let places: Vec<u32> = self.syn_received.iter().filter_map(of_it).collect();
         places.into_iter().for_each(|index| self.remove_syn_received(index));
     }

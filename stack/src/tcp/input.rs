@@ -402,13 +402,7 @@ impl Connection {
     }
 
     /// `acked` bytes of ours are acknowledged for the first time.
-    fn acknowledge(
-        &mut self,
-        ack: SeqNumber,
-        acked: u32,
-        timestamps: Option<Timestamps>,
-        env: &mut Env<'_>,
-    ) {
+    fn acknowledge(&mut self, ack: SeqNumber, acked: u32, timestamps: Option<Timestamps>, env: &mut Env<'_>) {
         self.sample_rtt(ack, timestamps, env.now);
         let in_flight_before = self.snd_max.since(self.snd_una);
         let data = (acked as usize).min(self.unsent.len());
@@ -486,7 +480,9 @@ impl Connection {
             }
         }
         let retransmitted = self.retries > 0 || self.marks.in_recovery;
-        if let Some(echo) = timestamps.filter(|_| self.marks.timestamps && retransmitted && self.timed.is_none()) {
+        if let Some(echo) =
+            timestamps.filter(|_| self.marks.timestamps && retransmitted && self.timed.is_none())
+        {
             let elapsed = self.timestamp(now).wrapping_sub(echo.ecr);
             if echo.ecr != 0 && elapsed < 1 << 31 {
                 self.rtt.sample(Duration::from_millis(u64::from(elapsed)));

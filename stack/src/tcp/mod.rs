@@ -34,6 +34,10 @@ pub mod send_queue;
 pub mod seq;
 mod state;
 mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod time_wait;
 mod timers;
 

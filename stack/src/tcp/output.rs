@@ -134,7 +134,7 @@ impl Connection {
             let seq = self.snd_una - 1;
             return Some(Plan { seq, offset: 0, len: 0, flags: Flags::ACK, kind: Kind::Keepalive });
         }
-        (self.marks.ack_now || self.window_update_is_due()).then(|| self.bare_ack())
+        self.marks.ack_now.then(|| self.bare_ack())
     }
 
     fn plan_syn(&self) -> Option<Plan> {
@@ -277,14 +277,20 @@ impl Connection {
         if gain > 1 << 31 || gain < 1 << self.rcv_scale {
             return false;
         }
+        // A young connection's window is small because a SYN's cannot be scaled, not because it was used: the next ACK is
+        // early enough.
+        if self.totals.bytes_received < 1 << 15 && self.rcv_wnd() >= 1 << 15 {
+            return false;
+        }
         let low = self.rcv_wnd() <= window_max / 8;
         let two = gain >= 2 * u32::from(self.rcv_mss) && (gain >= window_max / 4 || low);
         two || gain >= window_max / 2
     }
 
-    /// How far the right edge of the window could be.
+    /// How far the right edge of the window could be, less what rounding the field up may add.
     fn free_edge(&self) -> SeqNumber {
-        self.rcv_nxt() + self.received.space(self.options.receive_buffer_bytes) as u32
+        let space = self.received.space(self.options.receive_buffer_bytes) as u32;
+        self.rcv_nxt() + space.saturating_sub((1 << self.rcv_scale) - 1)
     }
 
     /// Moves the window's right edge as far as silly-window avoidance allows (RFC 9293 section 3.8.6.2.2), never back, and
@@ -297,11 +303,8 @@ impl Connection {
         if gain < 1 << 31 && gain >= enough {
             self.rcv_edge = edge;
         }
-        // Rounded up, so that the edge does not seem to move back; the queue has some room beyond its window.
-        let unit = 1u32 << self.rcv_scale;
-        let field = self.rcv_wnd().div_ceil(unit).min(u32::from(u16::MAX));
-        self.rcv_edge = self.rcv_edge.max(self.rcv_nxt() + (field << self.rcv_scale));
-        field as u16
+        // Rounded up, so that what was announced before stays allowed; `free_edge` left room for that.
+        self.rcv_wnd().div_ceil(1 << self.rcv_scale).min(u32::from(u16::MAX)) as u16
     }
 
     /// Hands the planned segment to the egress.

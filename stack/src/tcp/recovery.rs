@@ -3,8 +3,8 @@
 
 use super::congestion::{Ack, CongestionControl, LossKind};
 use super::connection::{Connection, NEVER};
-use super::input::{Env, Segment};
 use super::header::Flags;
+use super::input::{Env, Segment};
 use super::seq::SeqNumber;
 use super::state::State;
 
