@@ -116,7 +116,9 @@ impl StackConfig {
             Some(mtu) if !(mtu_min..=device_mtu).contains(&mtu) => {
                 Err(ConfigError::BadMtu(mtu, mtu_min, device_mtu))
             }
-            None if device_mtu < mtu_min => Err(ConfigError::BadMtu(device_mtu, mtu_min, usize::from(u16::MAX))),
+            None if device_mtu < mtu_min => {
+                Err(ConfigError::BadMtu(device_mtu, mtu_min, usize::from(u16::MAX)))
+            }
             _ => Ok(()),
         }
     }
@@ -208,7 +210,10 @@ impl Cidr {
                 !(addr.octets()[0] == 0 || addr.octets()[0] >= 224 || addr.is_loopback() || edge)
             }
             IpAddr::V6(addr) => {
-                !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.to_ipv4_mapped().is_some())
+                !(addr.is_unspecified()
+                    || addr.is_loopback()
+                    || addr.is_multicast()
+                    || addr.to_ipv4_mapped().is_some())
             }
         }
     }
@@ -260,9 +265,18 @@ mod tests {
 
     #[test]
     fn addresses_that_no_host_may_have_are_refused() {
-        for bad in ["0.0.0.0/24", "127.0.0.1/8", "224.0.0.1/24", "240.0.0.1/8", "192.0.2.0/24", "192.0.2.255/24", "::/64",
-            "::1/128", "ff02::1/64", "::ffff:192.0.2.1/96"]
-        {
+        for bad in [
+            "0.0.0.0/24",
+            "127.0.0.1/8",
+            "224.0.0.1/24",
+            "240.0.0.1/8",
+            "192.0.2.0/24",
+            "192.0.2.255/24",
+            "::/64",
+            "::1/128",
+            "ff02::1/64",
+            "::ffff:192.0.2.1/96",
+        ] {
             let addr = bad.parse::<Cidr>().unwrap().addr;
             assert_eq!(config(&[bad]).validate(1500), Err(ConfigError::BadAddress(addr)), "{bad}");
         }

@@ -40,6 +40,9 @@ pub const NEIGHBOR_REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// threshold is 60 s).
 pub const NEIGHBOR_LIFETIME: Duration = Duration::from_secs(60);
 
+/// How long a neighbour that has not been confirmed for that long is used before it is asked (RFC 4861 section 10,
+/// DELAY_FIRST_PROBE_TIME).
+pub const NEIGHBOR_DELAY: Duration = Duration::from_secs(5);
 /// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
 pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -266,7 +266,8 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         return Err(DropReason::Martian.into());
     }
     let dhcp = policy.dhcp && number == protocol::UDP && !fragment && is_dhcp(&bytes[header_len..]);
-    let ours = if dst.is_multicast() { policy.in_group(dst.into()) } else { group || policy.is_ours(dst.into()) };
+    let ours =
+        if dst.is_multicast() { policy.in_group(dst.into()) } else { group || policy.is_ours(dst.into()) };
     // RFC 1122 section 3.3.6: a link-layer broadcast must be an IP broadcast or multicast.
     if !(ours && (cast == Cast::Unicast || group) || dhcp) {
         return Err(DropReason::NotForUs.into());
@@ -486,7 +487,8 @@ fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
         return Err(DropReason::BadTcpHeader);
     }
     let field = u16::from_be_bytes([bytes[16], bytes[17]]);
-    let partial_checksum = checksum(packet, &parsed, field, policy.partial_checksums).ok_or(DropReason::BadTcpChecksum)?;
+    let partial_checksum =
+        checksum(packet, &parsed, field, policy.partial_checksums).ok_or(DropReason::BadTcpChecksum)?;
     Ok(Parsed { kind: Kind::Tcp, payload: parsed.l4 + header_len as u16, flow, partial_checksum, ..parsed })
 }
 
@@ -506,7 +508,9 @@ fn udp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
     // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6.
     let partial_checksum = match field {
         0 if flow.dst.is_ipv4() => false,
-        _ => checksum(packet, &datagram, field, policy.partial_checksums).ok_or(DropReason::BadUdpChecksum)?,
+        _ => {
+            checksum(packet, &datagram, field, policy.partial_checksums).ok_or(DropReason::BadUdpChecksum)?
+        }
     };
     Ok(Parsed { kind: Kind::Udp, payload: parsed.l4 + HEADER as u16, flow, partial_checksum, ..parsed })
 }

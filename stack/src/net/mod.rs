@@ -4,5 +4,6 @@
 //! Received packets come from the shard after [`crate::parse`]; what is sent leaves through [`egress`], which asks
 //! [`route`] for the next hop and [`neighbor`] for its Ethernet address, and puts frames into the shard's backlog.
 
+mod keyed;
 pub(crate) mod neighbor;
 pub(crate) mod route;

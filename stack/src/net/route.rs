@@ -209,10 +209,8 @@ mod tests {
 
     #[test]
     fn the_ipv6_source_has_the_destinations_scope_and_the_longest_common_prefix() {
-        let routes = routes(
-            &["fe80::10/64", "2001:db8:1::10/64", "2001:db8:2::10/64"],
-            &[("::/0", "fe80::1")],
-        );
+        let routes =
+            routes(&["fe80::10/64", "2001:db8:1::10/64", "2001:db8:2::10/64"], &[("::/0", "fe80::1")]);
         assert_eq!(routes.source(addr("fe80::99")), Some(addr("fe80::10")));
         assert_eq!(routes.source(addr("ff02::1")), Some(addr("fe80::10")));
         assert_eq!(routes.source(addr("ff0e::1")), Some(addr("2001:db8:1::10")));
