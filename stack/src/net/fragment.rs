@@ -145,11 +145,12 @@ impl Fragments {
     }
 }
 
-/// Sets the checksum of an IPv4 header without options.
+/// Sets the checksum of the IPv4 header that `packet` begins with.
 pub(crate) fn fill_ipv4_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
+    let len = usize::from(packet[0] & 0xf) * 4;
     let mut sum = Sum::ZERO;
-    sum.add(&packet[..IPV4_HEADER]);
+    sum.add(&packet[..len]);
     packet[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
 }
 

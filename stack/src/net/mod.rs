@@ -11,10 +11,15 @@ use smoltcp::wire::EthernetAddress;
 pub(crate) mod arp;
 pub(crate) mod egress;
 pub(crate) mod fragment;
+pub(crate) mod icmp;
+pub(crate) mod iface;
 mod keyed;
 pub(crate) mod ndp;
 pub(crate) mod neighbor;
+pub(crate) mod ping;
+pub(crate) mod reassembly;
 pub(crate) mod route;
+pub(crate) mod slots;
 
 /// What was heard of a neighbour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
