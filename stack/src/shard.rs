@@ -59,7 +59,7 @@ pub enum NetError {
     InvalidInput,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct EchoReply {
     pub from: IpAddr,
     pub ident: u16,

@@ -9,6 +9,8 @@ use core::net::IpAddr;
 use smoltcp::wire::EthernetAddress;
 
 pub(crate) mod arp;
+pub(crate) mod dhcp;
+pub(crate) mod dns;
 pub(crate) mod egress;
 pub(crate) mod fragment;
 pub(crate) mod icmp;
@@ -19,7 +21,7 @@ pub(crate) mod neighbor;
 pub(crate) mod ping;
 pub(crate) mod reassembly;
 pub(crate) mod route;
-pub(crate) mod slots;
+pub(crate) mod udp;
 
 /// What was heard of a neighbour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,124 +1,177 @@
-//! Ping: sends echo requests and hands their replies to whoever asked (RFC 792, RFC 4443 section 4).
-//!
-//! A reply finds its ping by its identifier, which also names the shard (`ident % shards == shard`). Done here rather
-//! than with smoltcp's ICMP sockets because those do not tell a reply's hop limit and share one for all requests.
+//! Ping sockets: echo requests of ours and the replies to them (RFC 792, RFC 4443 section 4). Own sockets rather than
+//! smoltcp's, which do not tell a reply's hop limit and keep 64 KiB buffers.
 
 use core::net::IpAddr;
 use core::task::{Poll, Waker};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+
+use slab::Slab;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr};
 
 use super::egress::{HOP_LIMIT, IPV4_HEADER, IPV6_HEADER, Output};
 use super::fragment::write_header;
-use super::route::NextHop;
-use super::slots::{Handle, Slots};
-use crate::counters::DropReason;
+use crate::counters::{Counters, DropReason};
 use crate::limits;
-use crate::packet::Packet;
-use crate::packet::checksum::Sum;
 use crate::parse::protocol;
-use crate::shard::{EchoReply, NetError};
+use crate::shard::{EchoReply, NetError, PingId};
 use crate::time::Instant;
 
-const ICMP_HEADER: usize = 8;
-const ECHO_REQUEST: [u8; 2] = [8, 128];
-const ECHO_REPLY: [u8; 2] = [0, 129];
-/// Payload of the longest request: what an IPv4 packet holds.
-const PAYLOAD_MAX: usize = 65_535 - IPV4_HEADER - ICMP_HEADER;
+/// The largest echo payload: an IPv4 packet's 65,535 bytes less the headers.
+const PAYLOAD_MAX: usize = 65_535 - 20 - 8;
 
-/// Whether an ICMP message of this type is an echo request.
-pub(crate) fn is_request(ipv6: bool, kind: u8) -> bool {
-    kind == ECHO_REQUEST[usize::from(ipv6)]
-}
-
-/// Whether an ICMP message of this type is an echo reply.
-pub(crate) fn is_reply(ipv6: bool, kind: u8) -> bool {
-    kind == ECHO_REPLY[usize::from(ipv6)]
-}
-
-/// The pings of one shard.
-#[derive(Debug)]
+/// The ping sockets of one shard.
+#[derive(Debug, Default)]
 pub(crate) struct Pings {
-    slots: Slots<Ping>,
-    by_ident: BTreeMap<u16, Handle>,
-    shard: u16,
-    shards: u16,
+    sockets: Slab<Ping>,
+    generation: u32,
+    next_ident: u16,
 }
 
 #[derive(Debug)]
 struct Ping {
+    generation: u32,
     remote: IpAddr,
     ident: u16,
     replies: VecDeque<EchoReply>,
     waker: Option<Waker>,
 }
 
+/// A request that could not be sent at once because there is no time to send it at: it waits for the next poll.
+#[derive(Debug)]
+pub(crate) struct EchoRequest {
+    packet: Vec<u8>,
+}
+
+impl EchoRequest {
+    pub(crate) fn send(mut self, now: Instant, output: &mut Output) {
+        output.counters.icmp_tx += 1;
+        output.send_ip(now, &mut self.packet);
+    }
+}
+
 impl Pings {
-    pub(crate) fn new(shard: u16, shards: u16) -> Self {
-        Self { slots: Slots::new(limits::PING_SOCKETS), by_ident: BTreeMap::new(), shard, shards: shards.max(1) }
+    /// `first_ident`: where identifiers begin, not to be guessed.
+    pub(crate) fn new(first_ident: u16) -> Self {
+        Self { next_ident: first_ident, ..Self::default() }
     }
 
-    /// A ping to `remote`; its identifier is the first free one of this shard's from `random` on.
-    pub(crate) fn open(&mut self, remote: IpAddr, random: u16) -> Result<Handle, NetError> {
+    /// Opens a socket with an identifier that is `shard` modulo `shards`, by which its replies find the shard.
+    pub(crate) fn open(&mut self, remote: IpAddr, shard: u16, shards: u16) -> Result<PingId, NetError> {
+        if self.sockets.len() >= limits::PING_SOCKETS {
+            return Err(NetError::TooManySockets);
+        }
         if remote.is_unspecified() {
             return Err(NetError::InvalidInput);
         }
-        let count = u16::MAX / self.shards;
-        let ident = (0..count)
-            .map(|step| (random % count + step) % count * self.shards + self.shard)
-            .find(|ident| !self.by_ident.contains_key(ident))
-            .ok_or(NetError::TooManySockets)?;
-        let ping = Ping { remote, ident, replies: VecDeque::new(), waker: None };
-        let handle = self.slots.insert(ping).ok_or(NetError::TooManySockets)?;
-        self.by_ident.insert(ident, handle);
-        Ok(handle)
+        let free = |this: &Self, ident: u16| this.sockets.iter().all(|(_, ping)| ping.ident != ident);
+        let ident = loop {
+            self.next_ident = self.next_ident.wrapping_add(1);
+            // Fewer sockets than identifiers of this shard: one is free.
+            if self.next_ident % shards == shard && free(self, self.next_ident) {
+                break self.next_ident;
+            }
+        };
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let ping = Ping { generation, remote, ident, replies: VecDeque::new(), waker: None };
+        Ok(PingId(self.sockets.insert(ping) as u32, generation))
     }
 
-    pub(crate) fn close(&mut self, handle: Handle) {
-        if let Some(ping) = self.slots.remove(handle) {
-            self.by_ident.remove(&ping.ident);
-        }
-    }
-
-    /// Sends one request. It is not kept when it cannot go now.
-    pub(crate) fn send(
+    /// Builds an echo request.
+    pub(crate) fn request(
         &self,
-        now: Instant,
-        handle: Handle,
-        seq: u16,
-        payload: &[u8],
+        id: PingId,
+        seq_no: u16,
+        data: &[u8],
         hop_limit: Option<u8>,
-        output: &mut Output,
-    ) -> Result<(), NetError> {
-        let ping = self.slots.get(handle).ok_or(NetError::NotFound)?;
-        if hop_limit == Some(0) {
-            return Err(NetError::InvalidInput);
-        }
-        if payload.len() > PAYLOAD_MAX {
+        output: &Output,
+    ) -> Result<EchoRequest, NetError> {
+        let ping = self.get(id).ok_or(NetError::NotFound)?;
+        if data.len() > PAYLOAD_MAX {
             return Err(NetError::MessageTooLong);
         }
-        let src = output.routes.source(ping.remote).ok_or(NetError::NetworkUnreachable)?;
-        let ipv6 = ping.remote.is_ipv6();
-        let (header_len, number) =
-            if ipv6 { (IPV6_HEADER, protocol::ICMPV6) } else { (IPV4_HEADER, protocol::ICMPV4) };
-        let len = ICMP_HEADER + payload.len();
-        let mut packet = vec![0; header_len + len];
-        write_header(&mut packet, src, ping.remote, number, len, 0, hop_limit.unwrap_or(HOP_LIMIT));
-        let message = &mut packet[header_len..];
-        message[0] = ECHO_REQUEST[usize::from(ipv6)];
-        message[4..6].copy_from_slice(&ping.ident.to_be_bytes());
-        message[6..8].copy_from_slice(&seq.to_be_bytes());
-        message[8..].copy_from_slice(payload);
-        let mut sum =
-            if ipv6 { Sum::pseudo_header(src, ping.remote, number, len as u32) } else { Sum::default() };
-        sum.add(message);
-        message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
-        output.counters.icmp_tx += 1;
-        output.send_ip(now, &mut packet);
-        Ok(())
+        let source = output.routes.source(ping.remote).ok_or(NetError::NetworkUnreachable)?;
+        let (ident, hop_limit) = (ping.ident, hop_limit.unwrap_or(HOP_LIMIT));
+        if hop_limit == 0 {
+            return Err(NetError::InvalidInput);
+        }
+        let checksums = ChecksumCapabilities::default();
+        let packet = match (source, ping.remote) {
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let repr = Icmpv6Repr::EchoRequest { ident, seq_no, data };
+                let mut packet = vec![0; IPV6_HEADER + repr.buffer_len()];
+                write_header(
+                    &mut packet,
+                    source,
+                    ping.remote,
+                    protocol::ICMPV6,
+                    repr.buffer_len(),
+                    0,
+                    hop_limit,
+                );
+                repr.emit(
+                    &src,
+                    &dst,
+                    &mut Icmpv6Packet::new_unchecked(&mut packet[IPV6_HEADER..]),
+                    &checksums,
+                );
+                packet
+            }
+            _ => {
+                let repr = Icmpv4Repr::EchoRequest { ident, seq_no, data };
+                let mut packet = vec![0; IPV4_HEADER + repr.buffer_len()];
+                write_header(
+                    &mut packet,
+                    source,
+                    ping.remote,
+                    protocol::ICMPV4,
+                    repr.buffer_len(),
+                    0,
+                    hop_limit,
+                );
+                repr.emit(&mut Icmpv4Packet::new_unchecked(&mut packet[IPV4_HEADER..]), &checksums);
+                packet
+            }
+        };
+        Ok(EchoRequest { packet })
     }
 
-    pub(crate) fn poll_recv(&mut self, handle: Handle, waker: &Waker) -> Poll<Result<EchoReply, NetError>> {
-        let Some(ping) = self.slots.get_mut(handle) else { return Poll::Ready(Err(NetError::NotFound)) };
+    /// Takes in an echo reply: `message` is the ICMP message, checksum verified. Returns whether a socket waited for it.
+    pub(crate) fn receive(
+        &mut self,
+        from: IpAddr,
+        hop_limit: u8,
+        message: &[u8],
+        counters: &mut Counters,
+    ) -> bool {
+        let Some((header, payload)) = message.split_at_checked(8) else { return false };
+        let ident = u16::from_be_bytes([header[4], header[5]]);
+        let seq = u16::from_be_bytes([header[6], header[7]]);
+        let fits = |ping: &Ping| ping.ident == ident && (ping.remote == from || ping.remote.is_multicast());
+        let Some((_, ping)) = self.sockets.iter_mut().find(|(_, ping)| fits(ping)) else { return false };
+        if ping.replies.len() == limits::PING_REPLIES {
+            counters.drop(DropReason::IcmpIgnored);
+            return true;
+        }
+        ping.replies.push_back(EchoReply {
+            from,
+            ident,
+            seq,
+            payload: payload.to_vec(),
+            hop_limit: Some(hop_limit),
+        });
+        if let Some(waker) = ping.waker.take() {
+            waker.wake();
+        }
+        true
+    }
+
+    /// The next reply.
+    pub(crate) fn poll_recv(&mut self, id: PingId, waker: &Waker) -> Poll<Result<EchoReply, NetError>> {
+        let Some(ping) = self.sockets.get_mut(id.0 as usize).filter(|ping| ping.generation == id.1) else {
+            return Poll::Ready(Err(NetError::NotFound));
+        };
         if let Some(reply) = ping.replies.pop_front() {
             return Poll::Ready(Ok(reply));
         }
@@ -126,38 +179,14 @@ impl Pings {
         Poll::Pending
     }
 
-    /// The shard whose ping an echo reply answers.
-    pub(crate) fn owner(&self, message: &[u8]) -> u16 {
-        ident(message) % self.shards
-    }
-
-    /// Takes in an echo reply, its checksum verified; one that answers nothing is dropped and counted.
-    pub(crate) fn receive(&mut self, packet: &Packet, output: &mut Output) {
-        let parsed = &packet.parsed;
-        let message = packet.pieces(usize::from(parsed.l4)..parsed.end as usize).collect::<Vec<_>>().concat();
-        let handle = self.by_ident.get(&ident(&message)).copied();
-        let Some(ping) = handle.and_then(|handle| self.slots.get_mut(handle)) else {
-            return output.counters.drop(DropReason::IcmpIgnored);
-        };
-        // A request to a group is answered by its members.
-        let answers = ping.remote == parsed.flow.src || matches!(output.routes.next_hop(ping.remote), Some(NextHop::Group(_)));
-        if !answers || ping.replies.len() == limits::PING_REPLIES {
-            return output.counters.drop(DropReason::IcmpIgnored);
-        }
-        ping.replies.push_back(EchoReply {
-            from: parsed.flow.src,
-            ident: ping.ident,
-            seq: u16::from_be_bytes([message[6], message[7]]),
-            payload: message[ICMP_HEADER..].to_vec(),
-            hop_limit: Some(parsed.hop_limit),
-        });
-        if let Some(waker) = ping.waker.take() {
-            waker.wake();
+    /// Closes a socket; replies under way are ignored.
+    pub(crate) fn close(&mut self, id: PingId) {
+        if self.get(id).is_some() {
+            self.sockets.remove(id.0 as usize);
         }
     }
-}
 
-/// The identifier of an echo message of at least eight bytes.
-fn ident(message: &[u8]) -> u16 {
-    u16::from_be_bytes([message[4], message[5]])
+    fn get(&self, id: PingId) -> Option<&Ping> {
+        self.sockets.get(id.0 as usize).filter(|ping| ping.generation == id.1)
+    }
 }
