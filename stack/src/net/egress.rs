@@ -168,6 +168,15 @@ impl Output {
         }
     }
 
+    /// A packet with these bytes in frames of the pool; `None`, counted, when it is empty.
+    pub(crate) fn copy_packet(&mut self, bytes: &[u8]) -> Option<Packet> {
+        let packet = Packet::copy_from(&self.pool, bytes);
+        if packet.is_none() {
+            self.counters.drop(DropReason::NoFrame);
+        }
+        packet
+    }
+
     /// Asks for neighbours whose time has come; packets whose neighbour did not answer go to `failed`, counted.
     pub(crate) fn poll_neighbors(&mut self, now: Instant, failed: &mut Vec<Packet>) {
         while let Some(due) = self.neighbors.due(now) {

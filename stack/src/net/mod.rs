@@ -16,6 +16,7 @@ pub(crate) mod fragment;
 pub(crate) mod icmp;
 pub(crate) mod iface;
 mod keyed;
+pub(crate) mod layer;
 pub(crate) mod ndp;
 pub(crate) mod neighbor;
 pub(crate) mod ping;
