@@ -318,8 +318,13 @@ impl Net {
         if reassembled {
             return self.output.counters.drop(DropReason::BadNeighborDiscovery);
         }
-        let message =
-            ndp::Message { src, dst, hop_limit: packet.parsed.hop_limit, from: source_mac(packet), bytes: message };
+        let message = ndp::Message {
+            src,
+            dst,
+            hop_limit: packet.parsed.hop_limit,
+            from: source_mac(packet),
+            bytes: message,
+        };
         let heard = ndp::receive(now, message, &self.policy, self.settings.own, &mut self.output);
         self.tell(heard, origin);
     }
