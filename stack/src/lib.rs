@@ -5,6 +5,7 @@ pub mod config;
 pub mod counters;
 pub mod device;
 pub mod limits;
+mod net;
 pub mod packet;
 pub mod parse;
 pub mod shard;
