@@ -8,6 +8,7 @@ pub mod limits;
 pub mod packet;
 pub mod parse;
 pub mod pcap;
+pub mod runtime;
 pub mod shard;
 pub mod tcp;
 pub mod time;
