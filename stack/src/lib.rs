@@ -12,3 +12,4 @@ pub mod runtime;
 pub mod shard;
 pub mod tcp;
 pub mod time;
+pub mod timer_wheel;
