@@ -76,8 +76,8 @@ pub const CAPTURE_PACKETS: usize = 8192;
 pub const BLOCKING_PIECES: usize = 32;
 /// Bytes of one such piece: with [`BLOCKING_PIECES`] it bounds what waits to 512 KiB in each direction.
 pub const BLOCKING_PIECE_BYTES: usize = 16 << 10;
-/// Accepted connections that wait for a blocking listener's `accept`, all shards together; then they stay in the shards'
-/// accept queues.
+/// Connections accepted by one shard that wait for a blocking listener's `accept`; further ones stay in the shard's accept
+/// queue.
 pub const BLOCKING_ACCEPTED: usize = 128;
 /// Datagrams that wait in one direction between a blocking UDP socket and its shards; then senders wait and received
 /// ones stay in the shard's socket until that is full.

@@ -88,7 +88,7 @@ fn tokios_copy_runs_over_our_streams() {
             Ok(())
         },
         |_| async {
-            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
             let (mut reader, mut writer) = TcpStream::connect(server(7)).await?.into_split();
             let write = spawn(async move {
                 AsyncWriteExt::write_all(&mut writer, &pattern(0, LEN)).await.unwrap();
