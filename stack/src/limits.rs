@@ -65,6 +65,9 @@ pub const CONTROL_MESSAGES_PER_TURN: usize = 64;
 pub const TASKS_PER_TURN: usize = 4 * BURST_PACKETS;
 /// Bursts a shard sends at its end to get the last FINs, RSTs and ACKs out; what does not fit is lost, as on a crash.
 pub const FINAL_TURNS: usize = 64;
+/// How long a shard sleeps that has something to send but found no room in the device; the device ends the sleep when it has
+/// room, so that the bound matters only with devices that cannot.
+pub const STALLED_WAIT: Duration = Duration::from_millis(1);
 /// A busy shard publishes its figures no more often than this (a snapshot costs microseconds and a system call); an idle
 /// one not at all.
 pub const METRICS_INTERVAL: Duration = Duration::from_millis(100);

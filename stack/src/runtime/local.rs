@@ -144,13 +144,14 @@ impl Local {
         }
     }
 
-    /// Runs what [`Local::release`] put off.
-    pub(super) fn run_deferred(&self) {
+    /// Runs what [`Local::release`] put off; returns whether there was anything.
+    pub(super) fn run_deferred(&self) -> bool {
         let deferred = self.deferred.take();
-        if !deferred.is_empty() {
-            let mut shard = self.shard.borrow_mut();
-            deferred.into_iter().for_each(|release| release(&mut shard, self.now()));
+        let any = !deferred.is_empty();
+        for release in deferred {
+            release(&mut self.shard.borrow_mut(), self.now());
         }
+        any
     }
 
     /// The packet's journey once.

@@ -198,7 +198,9 @@ impl Driver {
         local.set_now(sys::monotonic());
         let mut worked = false;
         for message in self.control.try_iter().take(limits::CONTROL_MESSAGES_PER_TURN) {
-            message(local);
+            if catch_unwind(AssertUnwindSafe(|| message(local))).is_err() {
+                local.counters.borrow_mut().task_panics += 1;
+            }
             worked = true;
         }
         while let Some(waker) = local.fire_timer() {
@@ -206,10 +208,10 @@ impl Driver {
             worked = true;
         }
         let tasks = (0..limits::TASKS_PER_TURN).take_while(|_| self.executor.try_tick()).count();
-        local.run_deferred();
         // Ports open before the packets leave that peers will answer to them.
         let _ = local.apply_steering();
         worked |= local.poll_shard();
+        worked |= local.run_deferred();
         let _ = local.apply_steering();
         local.check_addresses();
         let mut counters = local.counters.borrow_mut();
@@ -225,7 +227,11 @@ impl Driver {
         let alarm = &local.shared.ports[local.index].alarm;
         let publish = self.unpublished.then(|| self.last_published + limits::METRICS_INTERVAL);
         let deadlines = [local.next_deadline(), publish, self.drain_deadline];
-        let timeout = deadlines.into_iter().flatten().min().map(|at| at - sys::monotonic());
+        let timeout = deadlines.into_iter().flatten().min().map(|at| match at <= local.now() {
+            // Due, and yet the last turn found nothing to do: the device has no room. It ends the wait when it has.
+            true => limits::STALLED_WAIT,
+            false => at - sys::monotonic(),
+        });
         if timeout.is_some_and(|timeout| timeout.is_zero()) || !alarm.prepare_sleep() {
             return Ok(());
         }

@@ -82,8 +82,7 @@ fn what_was_written_arrives_although_the_stream_was_dropped_at_once() {
     const LEN: usize = 300_000;
     let runtimes = pair((1, 1));
     let listener = TcpListener::bind(&runtimes.0.handle(), any(0)).unwrap();
-    let mut stream =
-        TcpStream::connect(&runtimes.1.handle(), server(listener.local_addr().port())).unwrap();
+    let mut stream = TcpStream::connect(&runtimes.1.handle(), server(listener.local_addr().port())).unwrap();
     let (mut accepted, peer) = listener.accept().unwrap();
     assert_eq!(peer, stream.local_addr());
     let reader = std::thread::spawn(move || {
@@ -192,7 +191,8 @@ fn blocking_calls_are_refused_on_a_shard() {
     let runtimes = pair((1, 1));
     let handle = runtimes.0.handle();
     let inside = handle.clone();
-    let kind = handle.run_on(0, move || async move { TcpListener::bind(&inside, any(7)).map_err(|e| e.kind()).err() });
+    let kind = handle
+        .run_on(0, move || async move { TcpListener::bind(&inside, any(7)).map_err(|e| e.kind()).err() });
     assert_eq!(kind.unwrap(), Some(io::ErrorKind::Unsupported));
     end(runtimes);
 }

@@ -48,7 +48,8 @@ fn hyper_serves_and_asks_over_our_streams() {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
         let connection = spawn(connection);
         for len in [0, 1, 100_000, 1_000_000] {
-            let request = Request::post("/").header("host", "test").body(Full::new(Bytes::from(pattern(0, len))))?;
+            let request =
+                Request::post("/").header("host", "test").body(Full::new(Bytes::from(pattern(0, len))))?;
             let response = sender.send_request(request).await?;
             assert_eq!(response.status(), 200);
             assert!(response.into_body().collect().await?.to_bytes() == pattern(0, len));

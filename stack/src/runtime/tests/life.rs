@@ -59,7 +59,8 @@ fn a_device_that_does_not_open_fails_the_start_and_joins_all_threads() {
 fn a_wrong_configuration_fails_the_start() {
     let (left, _) = cable(1, 1).unwrap();
     let config = crate::config::StackConfig::new(Vec::new(), [0; 32]);
-    let builder = left.into_iter().fold(Runtime::builder(config), |builder, plug| builder.queue(|| plug.open(64)));
+    let builder =
+        left.into_iter().fold(Runtime::builder(config), |builder, plug| builder.queue(|| plug.open(64)));
     assert!(matches!(builder.start(until_shutdown).err(), Some(StartError::Config(_))));
 }
 
@@ -330,8 +331,7 @@ fn connections_that_do_not_finish_in_time_are_aborted() {
         drop(stream);
         Ok(())
     };
-    let server_runtime =
-        host(SERVER_V4, left).drain_timeout(Duration::from_millis(10)).start(serve).unwrap();
+    let server_runtime = host(SERVER_V4, left).drain_timeout(Duration::from_millis(10)).start(serve).unwrap();
     let handle = server_runtime.handle();
     let call = move |_| {
         let handle = handle.clone();

@@ -66,7 +66,10 @@ fn replies_to_pings_carry_the_payload_and_a_time() {
             let mut pinger = Pinger::new(server(0).ip())?;
             for seq in [1, 2, 65535] {
                 let echo = pinger.ping(seq, b"are you there?").await?;
-                assert_eq!((echo.from, echo.seq, &echo.payload[..]), (server(0).ip(), seq, &b"are you there?"[..]));
+                assert_eq!(
+                    (echo.from, echo.seq, &echo.payload[..]),
+                    (server(0).ip(), seq, &b"are you there?"[..])
+                );
                 assert!(echo.rtt > Duration::ZERO && echo.rtt < Duration::from_secs(20));
             }
             Ok(())
