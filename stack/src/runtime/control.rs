@@ -7,7 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::builder::RunError;
 use super::capture::CaptureFigures;
@@ -255,20 +255,20 @@ impl Handle {
             }
             return self.0.published_metrics();
         }
-        let (sender, answers) = crossbeam_channel::bounded(self.shards());
+        // Every shard drops its sender when it has published its figures.
+        let (sender, answers) = crossbeam_channel::bounded::<()>(0);
         for shard in 0..self.shards() {
             let sender = sender.clone();
-            let ask = move |local: &Rc<Local>| drop(local.snapshot().map(|own| sender.send(own)));
+            let ask = move |local: &Rc<Local>| {
+                if let Some(own) = local.snapshot() {
+                    local.shared.publish(own);
+                }
+                drop(sender);
+            };
             let _ = self.try_send(shard, Box::new(ask));
         }
         drop(sender);
-        let deadline = std::time::Instant::now() + limits::METRICS_PATIENCE;
-        loop {
-            match answers.recv_deadline(deadline) {
-                Ok(metrics) => self.0.publish(metrics),
-                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => break,
-            }
-        }
+        let _ = answers.recv_timeout(limits::METRICS_PATIENCE);
         self.0.published_metrics()
     }
 

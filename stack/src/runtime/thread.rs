@@ -173,19 +173,25 @@ impl Driver {
         // Polled only when no task is ready: it registers the alarm with the executor and then waits for a ready task.
         let mut tick: Pin<&mut _> = pin!(executor.tick());
         loop {
-            if self.turn() {
+            let worked = self.turn();
+            if worked {
                 self.last_work = self.local.now();
                 self.unpublished = true;
-            } else if self.local.now() - self.last_work < self.local.shared.spin {
-                core::hint::spin_loop();
-            } else if tick.as_mut().poll(&mut cx).is_ready() {
-                tick.set(executor.tick());
-            } else if let Err(source) = self.sleep() {
-                self.local.shared.fail(RunError::Device { shard: self.local.index, source });
-                return;
             }
             self.publish();
             if self.is_over() {
+                return;
+            }
+            if worked {
+                continue;
+            }
+            if self.local.now() - self.last_work < self.local.shared.spin {
+                core::hint::spin_loop();
+            } else if tick.as_mut().poll(&mut cx).is_ready() {
+                tick.set(executor.tick());
+                self.local.counters.borrow_mut().tasks += 1;
+            } else if let Err(source) = self.sleep() {
+                self.local.shared.fail(RunError::Device { shard: self.local.index, source });
                 return;
             }
         }

@@ -24,13 +24,11 @@ pub fn now() -> Instant {
 }
 
 /// Completes `duration` from now.
-#[must_use]
 pub fn sleep(duration: Duration) -> Sleep {
     sleep_until(now() + duration)
 }
 
 /// Completes at `deadline`, or at once when that is past.
-#[must_use]
 pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { deadline, key: None }
 }

@@ -414,3 +414,15 @@ fn a_capture_file_holds_what_was_seen_and_sent() {
     let payloads = file.windows(19).filter(|window| window == b"written to the file").count();
     assert!(payloads >= 4 || summary.metrics.capture_lost != Some(0));
 }
+
+#[test]
+fn what_other_threads_use_may_cross_threads() {
+    fn crosses<T: Send + Sync>() {}
+    crosses::<crate::runtime::Handle>();
+    crosses::<crate::runtime::Summary>();
+    crosses::<RunError>();
+    crosses::<time::Sleep>();
+    crosses::<crate::runtime::blocking::TcpListener>();
+    crosses::<crate::runtime::blocking::TcpStream>();
+    crosses::<crate::runtime::blocking::UdpSocket>();
+}
