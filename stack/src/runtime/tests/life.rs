@@ -210,7 +210,7 @@ fn commands_from_many_threads_are_all_run() {
             std::thread::spawn(move || {
                 for command in 0..COMMANDS {
                     let count = Arc::clone(&count);
-                    let add = move || async move { drop(count.fetch_add(1, Ordering::Relaxed)) };
+                    let add = move || async move { count.fetch_add(1, Ordering::Relaxed) };
                     handle.spawn_on(command % 2, add).unwrap();
                 }
                 handle.run_on(0, || async {}).unwrap();
