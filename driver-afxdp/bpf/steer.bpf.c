@@ -26,7 +26,7 @@
 #define COPY_BYTES_MAX 512
 // Bytes of a queue's ring of copies until the loader sets it.
 #define COPY_RING_BYTES (64 * 1024)
-// IPv6 extension headers walked before the packet is the kernel's.
+// IPv6 extension headers walked; a packet with more is the kernel's.
 #define EXTENSION_HEADERS_MAX 8
 
 // Flags of a queue; 0 means that all of it is the kernel's.
@@ -142,7 +142,7 @@ struct {
 	__type(value, struct counters);
 } bw_counters SEC(".maps");
 
-// Magic number and version of all of this, for processes that join (src/maps.rs).
+// Magic number and version of all of this, for processes that join (src/maps.rs). The loader binds it to the program.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -375,7 +375,7 @@ static __always_inline enum verdict icmpv6(const struct view *view, __u32 offset
 // walked. False when the packet ends before, or there are too many.
 static __always_inline bool skip_extensions(const struct view *view, __u32 *offset, __u8 *next, bool *fragment)
 {
-	for (int i = 0; i < EXTENSION_HEADERS_MAX; i++) {
+	for (int i = 0; i <= EXTENSION_HEADERS_MAX; i++) {
 		const __u8 *header;
 
 		switch (*next) {

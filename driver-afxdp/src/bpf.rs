@@ -250,6 +250,12 @@ pub(crate) fn xdp_link_of(program: u32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// Makes a program keep a map that its code does not use, so that the map is found with it.
+pub(crate) fn bind_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are descriptors, and no options are passed.
+    check(unsafe { sys::bpf_prog_bind_map(program.as_raw_fd(), map.as_raw_fd(), ptr::null()) }).map(|_| ())
+}
+
 /// Creates a ring that a program can put records into; `bytes` must be a power of two and whole pages.
 pub(crate) fn create_ring(bytes: u32) -> io::Result<OwnedFd> {
     let name = c"bw_copy_ring";

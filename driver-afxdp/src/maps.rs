@@ -5,7 +5,7 @@ use core::ffi::{CStr, c_void};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU8, Ordering};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use bywash::device::Protocol;
@@ -123,13 +123,14 @@ impl Maps {
         object.set_max_entries(c"bw_addrs", queues.saturating_mul(ADDRESSES_PER_QUEUE))
     }
 
-    /// The maps of an object that was just loaded; marks them with the version.
-    pub fn of(object: &Object) -> io::Result<Self> {
+    /// The maps of an object that was just loaded with `program`; marks them with the version.
+    pub fn of(object: &Object, program: BorrowedFd<'_>) -> io::Result<Self> {
         let mut fds = Vec::new();
         for (name, ..) in SHAPES {
             fds.push(object.map_fd(name)?);
         }
         let maps = Self::check(fds)?.map_err(io::Error::other)?;
+        bpf::bind_map(program, maps.abi.as_fd())?;
         bpf::update(maps.abi.as_fd(), &0u32, &(u64::from(ABI_MAGIC) << 32 | u64::from(ABI_VERSION)))?;
         Ok(maps)
     }

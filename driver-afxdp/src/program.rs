@@ -95,7 +95,7 @@ impl Nic {
         let object = self.load_object()?;
         let system = |what| move |source| Error::System { interface: self.name.clone(), what, source };
         let program = object.program_fd(PROGRAM).map_err(system("find the steering program"))?;
-        let maps = Maps::of(&object).map_err(system("open the steering program's maps"))?;
+        let maps = Maps::of(&object, program.as_fd()).map_err(system("open the steering program's maps"))?;
         drop(object);
         let link = |flags| bpf::xdp_link(program.as_fd(), self.ifindex, flags);
         let (mode, link) = match options.mode {

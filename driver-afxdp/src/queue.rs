@@ -29,9 +29,9 @@ use crate::umem::Memory;
 /// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
 const PACKET_CONTINUES: u32 = 1;
 
-/// Frames one received packet may span: the kernel's `MAX_SKB_FRAGS` of 17 and the head, with room to spare. A longer
-/// one is dropped and counted.
-const RX_FRAMES_MAX: usize = 32;
+/// Frames one received packet may span: 64 KiB and an Ethernet header in frames of 2048 bytes take 37. A longer one is
+/// dropped and counted.
+const RX_FRAMES_MAX: usize = 40;
 
 /// How long a sleeper waits before it gives the kernel another push to transmit what it would not take at once.
 const TX_RETRY_INTERVAL: Duration = Duration::from_millis(1);
