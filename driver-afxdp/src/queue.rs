@@ -158,8 +158,9 @@ impl fmt::Debug for QueueOpener {
 
 /// An open queue: what the shard drives. Belongs to one thread.
 ///
-/// Closing it (dropping it) first gives the queue's traffic back to the kernel, then closes the socket. Frames that
-/// packets or slices still hold stay valid until these are gone.
+/// Closing it (dropping it) gives the queue's traffic back to the kernel. Packets and slices of its pool that are still
+/// held stay valid; the socket, and with it the queue, is given up with the last of them, because libxdp closes it only
+/// with its packet memory.
 pub struct Queue {
     // The order of the fields is the order of closing: no more packets, then the rings, then the rest.
     steering: QueueSteering,
@@ -463,8 +464,17 @@ impl Rings {
         unsafe { self.rx.consume(&mut self.scratch[..max]) }
     }
 
-    /// Tops the fill ring up to its target, so that each frame received gives one back, now or when frames return.
+    /// Tops the fill ring up, and wakes the driver if it wants to be told of it. It may say so a little after it ran out,
+    /// when the ring is full again.
     fn refill(&mut self) {
+        self.top_up();
+        if self.fill.needs_wakeup() {
+            self.wake_receiver();
+        }
+    }
+
+    /// Brings the fill ring to its target, so that each frame received gives one back, now or when frames return.
+    fn top_up(&mut self) {
         let mut want = self.fill_target.saturating_sub(self.pool.usage().fill);
         if want == 0 {
             return;
@@ -484,9 +494,6 @@ impl Rings {
             let put = unsafe { self.fill.produce(&self.scratch[..chunk]) };
             assert_eq!(put, chunk, "the fill ring had room");
             want -= chunk as u32;
-        }
-        if self.fill.needs_wakeup() {
-            self.wake_receiver();
         }
     }
 
@@ -536,7 +543,7 @@ impl Rings {
             return None;
         }
         let aligned = packet.headroom() == XDP_HEADROOM as usize && packet.frames() == 1;
-        let packet = if aligned { packet } else { self.realigned(packet)? };
+        let packet = if aligned && packet.is_in(&self.pool) { packet } else { self.realigned(packet)? };
         if packet.frames() > self.tx_frames_max {
             self.counters.tx_too_long += 1;
             return None;
@@ -545,13 +552,14 @@ impl Rings {
     }
 
     /// Moves the packet's bytes to the frames' headroom where they are not: in place, or into fresh frames when one
-    /// frame's bytes do not fit behind its headroom or the packet has more frames than can be sent.
+    /// frame's bytes do not fit behind its headroom, the packet has more frames than can be sent, or they are of another
+    /// pool.
     fn realigned(&mut self, packet: Packet) -> Option<Packet> {
         let (start, size) = (XDP_HEADROOM as usize, self.frame_size());
         let frames = packet.frames();
         let mut segments = Vec::with_capacity(frames);
         let mut moved = false;
-        let mut fits = frames <= self.tx_frames_max;
+        let mut fits = frames <= self.tx_frames_max && packet.is_in(&self.pool);
         for (frame, at, len) in packet.into_frames() {
             moved |= at != start;
             fits &= start + len <= size && len > 0;
@@ -672,9 +680,9 @@ fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     });
     let timeout = timeout.as_ref().map_or(core::ptr::null(), |timeout| &raw const *timeout);
     // SAFETY: the array has the length passed; the timeout is null or valid; no signal mask is passed.
-    let result = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, timeout, core::ptr::null()) };
-    match io::Error::last_os_error() {
-        error if result < 0 && error.kind() != io::ErrorKind::Interrupted => Err(error),
-        _ => Ok(()),
+    if unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, timeout, core::ptr::null()) } >= 0 {
+        return Ok(());
     }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }
