@@ -188,7 +188,7 @@ fn hopeless(nic: &Nic, queue: u32, options: &QueueOptions, source: &io::Error) -
     })
 }
 
-type Rings = (TxQueue, RxQueue, FillQueue, CompQueue);
+type RingHandles = (TxQueue, RxQueue, FillQueue, CompQueue);
 
 /// Binds, and waits for a while if the queue is busy.
 fn bind_patiently(
@@ -197,7 +197,7 @@ fn bind_patiently(
     options: &QueueOptions,
     umem: &Umem,
     attempt: Attempt,
-) -> io::Result<Rings> {
+) -> io::Result<RingHandles> {
     let started = Instant::now();
     loop {
         match bind_once(nic, queue, options, umem, attempt) {
@@ -215,7 +215,7 @@ fn bind_once(
     options: &QueueOptions,
     umem: &Umem,
     attempt: Attempt,
-) -> io::Result<Rings> {
+) -> io::Result<RingHandles> {
     let mut flags = match attempt.mode {
         BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
         BindMode::Copy => BindFlags::XDP_COPY,
@@ -243,7 +243,7 @@ fn finish(
     nic: &Nic,
     queue: u32,
     options: &QueueOptions,
-    (tx, rx, fill, completion): Rings,
+    (tx, rx, fill, completion): RingHandles,
     attempt: Attempt,
     mtu: usize,
 ) -> Result<Bound, Error> {

@@ -223,17 +223,3 @@ fn a_peer_with_more_queues_is_explained() {
         assert!(matches!(error, Error::PeerHasMoreQueues { queues: 1, .. }), "{error}");
     });
 }
-
-#[test]
-fn an_interface_that_is_down_is_opened_and_works_once_it_is_up() {
-    require_root!();
-    let pair = pair(VethOptions::default());
-    pair.stack.ip(&format!("link set {} down", pair.stack_interface));
-    pair.stack.run(|| {
-        let steer = attach(&pair, AddressUse::Own).unwrap();
-        match steer.queue(0, &small()).unwrap().open() {
-            Ok(queue) => assert!(!queue.link_is_up()),
-            Err(error) => says(&error, &["down", "ip link set up"]),
-        }
-    });
-}

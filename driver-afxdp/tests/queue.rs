@@ -428,6 +428,27 @@ fn a_link_that_goes_down_and_up_is_survived_and_reported() {
 }
 
 #[test]
+fn a_queue_opened_while_the_link_is_down_works_once_it_is_up() {
+    require_root!();
+    let pair = pair(VethOptions::default());
+    pair.stack.ip(&format!("link set {} down", pair.stack_interface));
+    pair.stack.run(|| {
+        let mut queue = open_owning(&pair, &small());
+        assert!(!queue.link_is_up());
+        pair.stack.ip(&format!("link set {} up", pair.stack_interface));
+        let wake = event_fd();
+        let started = Instant::now();
+        while !queue.link_is_up() {
+            assert!(started.elapsed() < PATIENCE);
+            queue.wait(wake.as_raw_fd(), Some(Duration::from_millis(100))).unwrap();
+        }
+        send_from_peer(&pair, &[udp(PEER, OWN, 1, 2, b"up")]);
+        let mut batch = PacketBatch::new();
+        receive_until(&mut queue, &mut batch, |batch| batch.len() == 1);
+    });
+}
+
+#[test]
 fn a_removed_interface_ends_the_wait_with_an_error() {
     require_root!();
     let pair = pair(VethOptions::default());
