@@ -1,0 +1,2 @@
+//! `bywash`.
+fn main() {}
