@@ -220,6 +220,12 @@ impl PacketSlice {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len.try_into().unwrap_or(u32::MAX));
     }
+
+    /// Bytes of the whole frame, which the slice keeps from the pool however short it is.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        self.frame.bytes().len()
+    }
 }
 
 impl core::ops::Deref for PacketSlice {

@@ -8,11 +8,16 @@ use crate::counters::Counters;
 use crate::packet::{Packet, PacketSlice};
 use crate::time::{Duration, Instant};
 
-pub mod seq {
-    /// A sequence number, compared modulo 2^32 only (RFC 9293 section 3.4). No `Ord`.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-    pub struct SeqNumber(pub u32);
-}
+pub mod congestion;
+pub mod header;
+pub mod isn;
+pub mod options;
+pub mod ports;
+pub mod rate_limit;
+pub mod receive_queue;
+pub mod rtt;
+pub mod send_queue;
+pub mod seq;
 use seq::SeqNumber;
 
 /// Local and remote end of a connection.
