@@ -87,3 +87,13 @@ pub const BLOCKING_ACCEPTED: usize = 128;
 pub const BLOCKING_DATAGRAMS: usize = 256;
 /// Longest UDP payload: 65,535 bytes of IPv6 payload less the UDP header (an IPv4 packet holds 20 bytes less).
 pub const UDP_PAYLOAD_BYTES: usize = 65_527;
+/// Least memory a connection's receive buffer is held to, in bytes: a lower setting counts as this. Two segments fit.
+pub const TCP_RECEIVE_BUFFER_MIN: usize = 4 << 10;
+/// Most memory a connection's receive buffer may be given, in bytes: a higher setting counts as this, so that every window
+/// stays below 2^30 (RFC 7323 section 2.3).
+pub const TCP_RECEIVE_BUFFER_MAX: usize = 1 << 30;
+
+/// Timers moved to a finer level of the wheel in one call: a long-lived crowd (keepalives of a million idle
+/// connections) may reach the same coarse slot at once. Beyond it the rest waits for the next call, which is due at
+/// once, so that packets are served in between; timers among the rest fire some milliseconds late.
+pub const TIMER_CASCADE: usize = 4096;

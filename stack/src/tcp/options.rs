@@ -482,7 +482,7 @@ mod tests {
         fn a_syn_reads_back(options in any_options()) {
             let sent = TcpOptions { sack: SackBlocks::default(), ..options };
             let bytes = emitted(&options, true);
-            prop_assert!(bytes.len() <= 40 && bytes.len() % 4 == 0);
+            prop_assert!(bytes.len() <= 40 && bytes.len().is_multiple_of(4));
             let read = TcpOptions::parse(&bytes);
             let fits = bytes.len() + 4 <= 40 || read.user_timeout.is_some();
             let expected = TcpOptions {

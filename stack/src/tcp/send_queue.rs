@@ -245,7 +245,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Push(len) => {
-                        let more: Vec<u8> = (0..len as u32).map(|i| ((written + i) * 31 >> 3) as u8).collect();
+                        let more: Vec<u8> = (0..len as u32).map(|i| (((written + i) * 31) >> 3) as u8).collect();
                         let taken = queue.push(&more, cap);
                         prop_assert_eq!(taken, len.min(cap - model.len()));
                         model.extend_from_slice(&more[..taken]);

@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_spurious_timeout_or_loss_is_taken_back() {
         for spurious in [NewReno::on_timeout, |cc: &mut NewReno, now, bytes| {
-            cc.on_loss_event(now, bytes, LossKind::FastRetransmit)
+            cc.on_loss_event(now, bytes, LossKind::FastRetransmit);
         }] {
             let mut cc = avoiding(20);
             spurious(&mut cc, NOW, 12 * MSS);
