@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -28,7 +28,6 @@ const DISK_CHUNK_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct Root {
     directory: Arc<OwnedFd>,
-    path: PathBuf,
 }
 
 /// What a path led to.
@@ -36,8 +35,8 @@ pub struct Root {
 pub enum Opened {
     /// A regular file.
     File(OpenFile),
-    /// A directory.
-    Directory,
+    /// A directory, open for listing.
+    Directory(OwnedFd),
 }
 
 /// A regular file with what the answer's header says of it.
@@ -58,7 +57,7 @@ impl Root {
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
-        let root = Self { directory: Arc::new(directory), path: path.to_owned() };
+        let root = Self { directory: Arc::new(directory) };
         match open_beneath(&root.directory, Path::new("."), ResolveFlags::empty()) {
             Err(Errno::NOSYS | Errno::PERM) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -68,12 +67,6 @@ impl Root {
             Err(error) => Err(error.into()),
             Ok(_) => Ok(root),
         }
-    }
-
-    /// Where it is, for messages and listings.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Opens what is at `path` below the directory. Sockets, pipes and devices count as not found.
@@ -98,7 +91,7 @@ impl Root {
         };
         let metadata = file.metadata()?;
         if metadata.is_dir() {
-            return Ok(Opened::Directory);
+            return Ok(Opened::Directory(file.into()));
         }
         if !metadata.is_file() {
             return Err(io::ErrorKind::NotFound.into());
@@ -201,8 +194,8 @@ mod tests {
         assert_eq!((a.length, b.length), (5, 5));
         assert_ne!(a.validators.etag, b.validators.etag);
         assert!(a.validators.last_modified.is_some());
-        assert!(matches!(open(&root, "sub"), Ok(Opened::Directory)));
-        assert!(matches!(open(&root, "."), Ok(Opened::Directory)));
+        assert!(matches!(open(&root, "sub"), Ok(Opened::Directory(_))));
+        assert!(matches!(open(&root, "."), Ok(Opened::Directory(_))));
     }
 
     #[test]

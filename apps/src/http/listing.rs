@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use rustix::fs::{AtFlags, Dir, FileType};
 
 use super::target::{Target, encode_segment};
 use crate::units::bytes_for_people;
@@ -22,21 +24,24 @@ struct Entry {
 ///
 /// # Errors
 /// What the system says of the directory; entries that vanish meanwhile are left out.
-pub fn page(directory: &Path, target: &Target, hidden: bool) -> io::Result<String> {
+pub fn page(directory: OwnedFd, target: &Target, hidden: bool) -> io::Result<String> {
     let mut entries = Vec::new();
     let mut cut = false;
-    for entry in std::fs::read_dir(directory)? {
-        let Ok(entry) = entry else { continue };
-        let name = entry.file_name();
-        let Ok(metadata) = entry.metadata() else { continue };
-        if !hidden && name.as_bytes().first() == Some(&b'.') {
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." || (!hidden && name.first() == Some(&b'.')) {
             continue;
         }
+        // Links are shown as links' own entries; following them is for the request to the name.
+        let Ok(status) = rustix::fs::statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
         cut = entries.len() == ENTRIES_MAX;
         if cut {
             break;
         }
-        entries.push(Entry { name, directory: metadata.is_dir(), bytes: metadata.len() });
+        let is_directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
+        let bytes = u64::try_from(status.st_size).unwrap_or(0);
+        entries.push(Entry { name: OsString::from_vec(name.to_vec()), directory: is_directory, bytes });
     }
     entries.sort_by(|a, b| b.directory.cmp(&a.directory).then_with(|| a.name.cmp(&b.name)));
     Ok(render(target, &entries, cut))
@@ -87,6 +92,11 @@ pub fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn page(directory: &std::path::Path, target: &str, hidden: bool) -> String {
+        let open = std::fs::File::open(directory).unwrap();
+        super::page(open.into(), &Target::parse(target).unwrap(), hidden).unwrap()
+    }
+
     #[test]
     fn names_are_escaped_sorted_and_directories_come_first() {
         let directory = tempfile::tempdir().unwrap();
@@ -94,7 +104,7 @@ mod tests {
             std::fs::write(directory.path().join(name), "12345").unwrap();
         }
         std::fs::create_dir(directory.path().join("zdir")).unwrap();
-        let page = page(directory.path(), &Target::parse("/s<b>/").unwrap(), false).unwrap();
+        let page = page(directory.path(), "/s<b>/", false);
         assert!(page.contains("<title>/s&lt;b&gt;</title>") && page.contains("href=\"../\""));
         assert!(page.contains("href=\"./%3Cscript%3E%22&#39;&amp;\">&lt;script&gt;&quot;&#39;&amp;</a>"), "{page}");
         assert!(page.contains("href=\"./a%20b.txt\">a b.txt</a></td><td align=\"right\">5 B<"));
@@ -107,7 +117,7 @@ mod tests {
     fn hidden_files_are_shown_on_demand_and_the_root_has_no_parent() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(".hidden"), "").unwrap();
-        let page = page(directory.path(), &Target::parse("/").unwrap(), true).unwrap();
+        let page = page(directory.path(), "/", true);
         assert!(page.contains(".hidden") && !page.contains("../"));
     }
 }

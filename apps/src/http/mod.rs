@@ -10,6 +10,8 @@ pub mod conditional;
 pub mod files;
 pub mod listing;
 pub mod range;
+pub mod server;
 pub mod service;
 pub mod sink;
 pub mod target;
+pub mod watch;

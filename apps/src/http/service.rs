@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use hyper::header::{
@@ -43,8 +45,8 @@ pub struct Site {
     pub upload_bytes_max: u64,
     /// Path of the counters; empty: none.
     pub metrics: String,
-    /// The counters in Prometheus' text format.
-    pub metrics_text: Box<dyn Fn() -> String>,
+    /// The counters in Prometheus' text format. Every shard is asked, so it takes a moment.
+    pub metrics_text: Box<dyn Fn() -> Pin<Box<dyn Future<Output = String>>>>,
     /// What multipart boundaries begin with: unpredictable, so that no file can hold one on purpose.
     pub boundary_secret: u64,
     /// Multipart answers so far.
@@ -91,7 +93,7 @@ where
         return allow(StatusCode::METHOD_NOT_ALLOWED, allowed(site, path));
     }
     if !site.metrics.is_empty() && path == site.metrics {
-        let mut response = answer(StatusCode::OK, PROMETHEUS, (site.metrics_text)());
+        let mut response = answer(StatusCode::OK, PROMETHEUS, (site.metrics_text)().await);
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return response;
     }
@@ -139,28 +141,34 @@ async fn path_answer(site: &Site, method: &Method, headers: &HeaderMap, target: 
     match site.root.open_path(&path).await {
         Ok(Opened::File(_)) if target.directory => not_found(),
         Ok(Opened::File(file)) => file_answer(site, method, headers, file, &path),
-        Ok(Opened::Directory) if !target.directory => {
+        Ok(Opened::Directory(_)) if !target.directory => {
             let mut response = failure(StatusCode::MOVED_PERMANENTLY, "a directory's path ends in a slash");
             let location = HeaderValue::try_from(target.directory_url()).expect("encoded to visible ASCII");
             response.headers_mut().insert(LOCATION, location);
             response
         }
-        Ok(Opened::Directory) => directory_answer(site, method, headers, target).await,
+        Ok(Opened::Directory(directory)) => directory_answer(site, method, headers, target, directory).await,
         Err(error) => io_failure(&error),
     }
 }
 
-async fn directory_answer(site: &Site, method: &Method, headers: &HeaderMap, target: &Target) -> Response<Body> {
+async fn directory_answer(
+    site: &Site,
+    method: &Method,
+    headers: &HeaderMap,
+    target: &Target,
+    directory: OwnedFd,
+) -> Response<Body> {
     let index = target.file_path().join(&site.index);
     match site.root.open_path(&index).await {
         Ok(Opened::File(file)) => return file_answer(site, method, headers, file, &index),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return io_failure(&error),
-        Ok(Opened::Directory) | Err(_) => {}
+        Ok(Opened::Directory(_)) | Err(_) => {}
     }
     if !site.listing {
         return not_found();
     }
-    let (directory, target, hidden) = (site.root.path().join(target.file_path()), target.clone(), site.hidden);
+    let (target, hidden) = (target.clone(), site.hidden);
     match blocking::unblock(move || super::listing::page(&directory, &target, hidden)).await {
         Ok(page) => answer(StatusCode::OK, HTML, page),
         Err(error) => io_failure(&error),

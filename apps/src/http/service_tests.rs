@@ -23,7 +23,7 @@ fn site(directory: &Path) -> Site {
         sink: "/sink".into(),
         upload_bytes_max: 10,
         metrics: "/metrics".into(),
-        metrics_text: Box::new(|| "bywash_up 1\n".into()),
+        metrics_text: Box::new(|| Box::pin(async { "bywash_up 1\n".into() })),
         boundary_secret: 0xabc,
         boundaries: Cell::new(0),
     }
