@@ -431,7 +431,8 @@ mod tests {
         let parsed = route("198.51.100.0/24 via 192.0.2.1").unwrap();
         assert_eq!((parsed.destination.prefix_len, parsed.gateway), (24, "192.0.2.1".parse().unwrap()));
         assert_eq!(route("default via fe80::1").unwrap().destination, "::/0".parse().unwrap());
-        for text in ["", "198.51.100.0/24", "198.51.100.0/24 via x", "::/0 via 192.0.2.1", "x via 192.0.2.1"] {
+        for text in ["", "198.51.100.0/24", "198.51.100.0/24 via x", "::/0 via 192.0.2.1", "x via 192.0.2.1"]
+        {
             assert!(route(text).is_err(), "{text}");
         }
     }
@@ -452,7 +453,13 @@ mod tests {
     #[test]
     fn own_and_shared_addresses_exclude_each_other() {
         let error = Cli::try_parse_from([
-            "bywash", "http", "-i", "x", "--share-address", "--address", "192.0.2.1/24",
+            "bywash",
+            "http",
+            "-i",
+            "x",
+            "--share-address",
+            "--address",
+            "192.0.2.1/24",
         ]);
         assert_eq!(error.unwrap_err().kind(), clap::error::ErrorKind::ArgumentConflict);
     }

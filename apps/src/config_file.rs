@@ -80,10 +80,13 @@ fn merge(argv: Vec<OsString>, matches: &ArgMatches, path: &Path, text: &str) -> 
     let (chosen, chosen_matches) = matches.subcommand().expect("clap requires a subcommand");
     let mut argv = Appender { argv };
     let mut cli = None;
-    for (line_span, keys, value) in options(table.get_ref(), &root).map_err(|e| content(e.span, e.message))? {
-        let applies = keys.command.is_none_or(|command| command == chosen);
+    for Found { span, key, value } in
+        options(table.get_ref(), &root).map_err(|e| content(e.span, e.message))?
+    {
+        let applies = key.command.is_none_or(|command| command == chosen);
         let command = root.find_subcommand(chosen).expect("clap knows the chosen command");
-        let Some(argument) = command.get_arguments().find(|argument| argument.get_long() == Some(&keys.option))
+        let Some(argument) =
+            command.get_arguments().find(|argument| argument.get_long() == Some(&key.option))
         else {
             continue; // a shared option that this command does not have, such as `address` for `nic`
         };
@@ -92,10 +95,10 @@ fn merge(argv: Vec<OsString>, matches: &ArgMatches, path: &Path, text: &str) -> 
         if !applies || matches!(said, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
             continue;
         }
-        argv.add(&keys.option, value, argument.get_action().takes_values())
-            .map_err(|message| content(line_span.clone(), message))?;
+        argv.add(&key.option, value, argument.get_action().takes_values())
+            .map_err(|message| content(span.clone(), message))?;
         let parsed = Cli::command().try_get_matches_from(&argv.argv).and_then(|m| Cli::from_arg_matches(&m));
-        cli = Some(parsed.map_err(|error| content(line_span, first_paragraph(&error)))?);
+        cli = Some(parsed.map_err(|error| content(span, first_paragraph(&error)))?);
     }
     match cli {
         Some(cli) => Ok(cli),
@@ -109,6 +112,13 @@ struct Key {
     option: String,
 }
 
+/// An option of the file.
+struct Found<'a> {
+    span: Range<usize>,
+    key: Key,
+    value: &'a DeValue<'a>,
+}
+
 /// A key that nobody knows.
 struct Unknown {
     span: Range<usize>,
@@ -116,10 +126,7 @@ struct Unknown {
 }
 
 /// Every option of the file, in the file's order; a key unknown to its command, or at the top to every command, is an error.
-fn options<'a>(
-    table: &'a DeTable<'a>,
-    root: &Command,
-) -> Result<Vec<(Range<usize>, Key, &'a DeValue<'a>)>, Unknown> {
+fn options<'a>(table: &'a DeTable<'a>, root: &Command) -> Result<Vec<Found<'a>>, Unknown> {
     let mut found = Vec::new();
     for (key, value) in table {
         let name = key.get_ref().as_ref();
@@ -127,15 +134,16 @@ fn options<'a>(
             for (key, value) in value.get_ref().as_table().expect("checked above") {
                 check(command, std::slice::from_ref(&command), key.get_ref(), key.span(), Some(name))?;
                 let key = Key { command: Some(name.to_owned()), option: key.get_ref().to_string() };
-                found.push((value.span(), key, value.get_ref()));
+                found.push(Found { span: value.span(), key, value: value.get_ref() });
             }
         } else {
             let commands: Vec<&Command> = root.get_subcommands().collect();
             check(root, &commands, name, key.span(), None)?;
-            found.push((value.span(), Key { command: None, option: name.to_owned() }, value.get_ref()));
+            let key = Key { command: None, option: name.to_owned() };
+            found.push(Found { span: value.span(), key, value: value.get_ref() });
         }
     }
-    found.sort_by_key(|(span, ..)| span.start);
+    found.sort_by_key(|found| found.span.start);
     Ok(found)
 }
 
@@ -147,17 +155,21 @@ fn check(
     span: Range<usize>,
     table: Option<&str>,
 ) -> Result<(), Unknown> {
-    let known = |command: &&Command| command.get_arguments().any(|argument| argument.get_long() == Some(name));
+    let known =
+        |command: &&Command| command.get_arguments().any(|argument| argument.get_long() == Some(name));
     let having = commands.iter().filter(|command| known(command)).count();
     let needed = if table.is_some() { 1 } else { 2 };
     if having >= needed && !["config", "help", "version"].contains(&name) {
         return Ok(());
     }
     let message = match (having, table) {
-        (_, Some(table)) => format!("unknown key `{name}` in [{table}]; `bywash help {table}` lists what there is"),
+        (_, Some(table)) => {
+            format!("unknown key `{name}` in [{table}]; `bywash help {table}` lists what there is")
+        }
         (0, None) => format!("unknown key `{name}`; the keys are the long options of `{}`", root.get_name()),
         (_, None) => {
-            let owner = commands.iter().find(|command| known(command)).map_or("", |command| command.get_name());
+            let owner =
+                commands.iter().find(|command| known(command)).map_or("", |command| command.get_name());
             format!("`{name}` is an option of `{owner}` alone: it belongs into the table [{owner}]")
         }
     };
@@ -220,7 +232,8 @@ mod tests {
     use crate::cli::Command as BywashCommand;
 
     fn merged(arguments: &[&str], text: &str) -> Result<Cli, String> {
-        let argv: Vec<OsString> = std::iter::once("bywash").chain(arguments.iter().copied()).map(Into::into).collect();
+        let argv: Vec<OsString> =
+            std::iter::once("bywash").chain(arguments.iter().copied()).map(Into::into).collect();
         let matches = Cli::command().try_get_matches_from(&argv).unwrap();
         merge(argv, &matches, Path::new("b.toml"), text).map_err(|error| error.to_string())
     }
@@ -242,7 +255,10 @@ mod tests {
         let args = http(cli);
         assert_eq!((args.port, args.listing, args.idle_timeout.as_secs()), (8080, true, 5));
         assert_eq!(args.stack.interface.as_deref(), Some("eth9"));
-        assert_eq!(args.stack.address, ["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()]);
+        assert_eq!(
+            args.stack.address,
+            ["192.0.2.10/24".parse().unwrap(), "2001:db8::10/64".parse().unwrap()]
+        );
     }
 
     #[test]
@@ -284,7 +300,10 @@ mod tests {
             ("share-address = true\naddress = ['192.0.2.1/24']\n", 2, "share-address"),
         ] {
             let error = merged(&["http"], text).unwrap_err();
-            assert!(error.starts_with(&format!("b.toml:{line}: ")) && error.contains(word), "{text}: {error}");
+            assert!(
+                error.starts_with(&format!("b.toml:{line}: ")) && error.contains(word),
+                "{text}: {error}"
+            );
         }
     }
 

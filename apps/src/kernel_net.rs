@@ -68,7 +68,9 @@ fn ipv4_routes(table: &str, interface: &str) -> Vec<Route> {
 fn ipv6_routes(table: &str, interface: &str) -> Vec<Route> {
     let parse = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let [destination, length, _, _, gateway, _, _, _, flags, name] = fields.as_slice() else { return None };
+        let [destination, length, _, _, gateway, _, _, _, flags, name] = fields.as_slice() else {
+            return None;
+        };
         let addr = |hex: &str| Some(Ipv6Addr::from(u128::from_str_radix(hex, 16).ok()?));
         if *name != interface || u32::from_str_radix(flags, 16).ok()? & UP_AND_GATEWAY != UP_AND_GATEWAY {
             return None;
@@ -115,8 +117,10 @@ mod tests {
                      eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
                      eth1\t006433C6\t010200C0\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
                      eth0\t006433C6\tFE0200C0\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\ngarbage\n";
-        let routes: Vec<_> =
-            ipv4_routes(table, "eth0").iter().map(|r| (r.destination.to_string(), r.gateway.to_string())).collect();
+        let routes: Vec<_> = ipv4_routes(table, "eth0")
+            .iter()
+            .map(|r| (r.destination.to_string(), r.gateway.to_string()))
+            .collect();
         assert_eq!(
             routes,
             [("0.0.0.0/0".into(), "192.0.2.1".into()), ("198.51.100.0/24".into(), "192.0.2.254".into())]
@@ -134,7 +138,10 @@ mod tests {
         );
         let routes = ipv6_routes(&table, "eth0");
         assert_eq!(routes.len(), 1);
-        assert_eq!((routes[0].destination, routes[0].gateway), ("::/0".parse().unwrap(), "fe80::1".parse().unwrap()));
+        assert_eq!(
+            (routes[0].destination, routes[0].gateway),
+            ("::/0".parse().unwrap(), "fe80::1".parse().unwrap())
+        );
     }
 
     #[test]

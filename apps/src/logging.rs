@@ -14,7 +14,9 @@ use crate::error::AppError;
 /// [`AppError::Usage`] when it is no filter.
 pub fn init(filter: &str) -> Result<(), AppError> {
     let targets: Targets = filter.parse().map_err(|error| {
-        AppError::Usage(format!("--log {filter}: {error}; use off, error, warn, info, debug, trace or target=level,..."))
+        AppError::Usage(format!(
+            "--log {filter}: {error}; use off, error, warn, info, debug, trace or target=level,..."
+        ))
     })?;
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

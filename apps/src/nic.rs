@@ -117,8 +117,11 @@ pub fn run(args: &NicArgs) -> Result<(), AppError> {
         (Some(name), false) => render(&Report::of(&Nic::open(name)?)),
         (Some(name), true) => json(&Report::of(&Nic::open(name)?)),
         (None, wants_json) => {
-            let reports: Vec<Report> =
-                interfaces().iter().filter_map(|name| Nic::open(name).ok()).map(|nic| Report::of(&nic)).collect();
+            let reports: Vec<Report> = interfaces()
+                .iter()
+                .filter_map(|name| Nic::open(name).ok())
+                .map(|nic| Report::of(&nic))
+                .collect();
             if wants_json { json(&reports) } else { overview(&reports) }
         }
     };
@@ -181,7 +184,10 @@ impl Report {
             }),
             rings: nic.rings.map(|rings| RingsReport { rx: setting(rings.rx), tx: setting(rings.tx) }),
             rss_queues: rss.len() as u32,
-            offloads: offloads.into_iter().filter_map(|(name, on)| Some(OffloadReport { name, on: on? })).collect(),
+            offloads: offloads
+                .into_iter()
+                .filter_map(|(name, on)| Some(OffloadReport { name, on: on? }))
+                .collect(),
             xdp_features: nic.xdp_features.map(|features| features.names().collect()),
             modes,
             attached: nic.attached.as_ref().map(|program| AttachedReport {
@@ -223,7 +229,9 @@ impl Report {
         self.advise_modes(&mut advice);
         self.advise_queues(&mut advice);
         if self.offload("lro") == Some(true) {
-            advice.push(format!("large receive offload does not go with XDP on many drivers: ethtool -K {name} lro off"));
+            advice.push(format!(
+                "large receive offload does not go with XDP on many drivers: ethtool -K {name} lro off"
+            ));
         }
         advice
     }
@@ -258,7 +266,10 @@ impl Report {
             && rings.rx.max > rings.rx.current
         {
             let size = rings.rx.max.min(4096);
-            advice.push(format!("a receive ring of {} loses bursts: ethtool -G {name} rx {size}", rings.rx.current));
+            advice.push(format!(
+                "a receive ring of {} loses bursts: ethtool -G {name} rx {size}",
+                rings.rx.current
+            ));
         }
         if let Some(channels) = self.channels {
             let (queues, max) = (channels.combined.current, channels.combined.max);
@@ -292,9 +303,13 @@ fn lacking() -> Vec<&'static str> {
 
 /// One line a NIC.
 fn overview(reports: &[Report]) -> String {
-    let mut lines = vec![["NAME", "DRIVER", "STATE", "MTU", "QUEUES", "BEST MODE", "XDP PROGRAM"].map(str::to_owned)];
+    let mut lines =
+        vec![["NAME", "DRIVER", "STATE", "MTU", "QUEUES", "BEST MODE", "XDP PROGRAM"].map(str::to_owned)];
     for report in reports {
-        let program = report.attached.as_ref().map_or("-".into(), |program| format!("{} ({})", program.name, program.mode));
+        let program = report
+            .attached
+            .as_ref()
+            .map_or("-".into(), |program| format!("{} ({})", program.name, program.mode));
         lines.push([
             report.interface.clone(),
             or_dash(&report.driver),
@@ -336,7 +351,7 @@ pub fn render(report: &Report) -> String {
         let _ = writeln!(text, "{what:<14}{value}");
     };
     line("interface", format!("{} ({})", report.interface, state(report)));
-    line("driver", [&report.driver, &report.driver_version].map(|part| part.as_str()).join(" ").trim().into());
+    line("driver", format!("{} {}", report.driver, report.driver_version).trim().into());
     for (what, value) in [("firmware", &report.firmware), ("bus", &report.bus)] {
         if !value.is_empty() {
             line(what, value.clone());
@@ -357,7 +372,8 @@ pub fn render(report: &Report) -> String {
         .map(|offload| format!("{} {}", offload.name, if offload.on { "on" } else { "off" }))
         .collect();
     line("offloads", or_dash(&offloads.join(", ")));
-    let features = report.xdp_features.as_ref().map_or("the kernel does not say".into(), |names| names.join(", "));
+    let features =
+        report.xdp_features.as_ref().map_or("the kernel does not say".into(), |names| names.join(", "));
     line("xdp features", features);
     line("modes", report.modes.join(", "));
     let attached = report.attached.as_ref();
@@ -428,7 +444,10 @@ mod tests {
         assert_eq!(report().advise(), Vec::<String>::new());
         let text = render(&report());
         assert!(text.contains("eth7 (up)") && text.contains("Nothing is missing"), "{text}");
-        assert!(text.contains("rings         receive 1024 of 4096") && text.contains("combined 1 of 1"), "{text}");
+        assert!(
+            text.contains("rings         receive 1024 of 4096") && text.contains("combined 1 of 1"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -42,9 +42,8 @@ pub fn run(args: &PingArgs) -> Result<(), AppError> {
         },
     };
     let shared = outcome.clone();
-    let running = prepared.start(&format!("ping {}", args.host), move |context| {
-        ping(plan.clone(), context, shared.clone())
-    })?;
+    let running = prepared
+        .start(&format!("ping {}", args.host), move |context| ping(plan.clone(), context, shared.clone()))?;
     let ended = running.wait();
     let outcome = outcome.lock().map(|outcome| outcome.clone()).unwrap_or_default();
     if let Some(addr) = outcome.addr {
@@ -89,7 +88,8 @@ async fn ping(plan: Plan, context: Context, outcome: Arc<Mutex<Outcome>>) -> Res
         .map_err(|_| format!("no answer about {} within {START_TIMEOUT:?}", plan.host))?
         .map_err(|error| format!("{}: {error}", plan.host))?;
     let fits = |addr: &&IpAddr| plan.family.is_none_or(|family| (family == Family::V4) == addr.is_ipv4());
-    let addr = *addresses.iter().find(fits).ok_or_else(|| format!("{} has no address of that family", plan.host))?;
+    let addr =
+        *addresses.iter().find(fits).ok_or_else(|| format!("{} has no address of that family", plan.host))?;
     let mut pinger = Pinger::new(addr)?;
     lock(&outcome).addr = Some(addr);
     println!("PING {} ({addr}): {} bytes of payload", plan.host, plan.size);
@@ -205,7 +205,10 @@ mod tests {
 
     #[test]
     fn nothing_received_has_no_round_trip() {
-        assert_eq!(Statistics { sent: 3, ..Statistics::default() }.to_string(), "3 sent, 0 received, 100.0 % lost");
+        assert_eq!(
+            Statistics { sent: 3, ..Statistics::default() }.to_string(),
+            "3 sent, 0 received, 100.0 % lost"
+        );
         assert_eq!(Statistics::default().to_string(), "0 sent, 0 received, 0.0 % lost");
     }
 }

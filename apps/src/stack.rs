@@ -50,7 +50,9 @@ pub fn prepare(args: &StackArgs) -> Result<Prepared, AppError> {
     };
     let nic = Nic::open(interface)?;
     if !nic.is_up {
-        return Err(AppError::Unsuccessful(format!("{interface} is down: `ip link set {interface} up` first")));
+        return Err(AppError::Unsuccessful(format!(
+            "{interface} is down: `ip link set {interface} up` first"
+        )));
     }
     if !nic.has_carrier {
         tracing::warn!("{interface} has no carrier: is the cable plugged in, the other end up?");
@@ -106,7 +108,8 @@ impl Prepared {
         tracing::info!("{}", self.start_line(what, &obtained));
         let stats = self.args.stats_interval.filter(|interval| !interval.is_zero());
         let stats = stats.map(|interval| log_figures(runtime.handle(), interval)).transpose();
-        let stats = stats.map_err(|error| AppError::System { what: "start the thread that logs figures", error })?;
+        let stats =
+            stats.map_err(|error| AppError::System { what: "start the thread that logs figures", error })?;
         Ok(Running { runtime, _stats: stats })
     }
 
@@ -222,7 +225,9 @@ fn share_with_kernel(config: &mut StackConfig, interface: &str) -> Result<(), Ap
         )));
     }
     if config.addresses.len() > INTERFACE_ADDRESSES {
-        tracing::warn!("{interface} has more than {INTERFACE_ADDRESSES} addresses: the last ones are not served");
+        tracing::warn!(
+            "{interface} has more than {INTERFACE_ADDRESSES} addresses: the last ones are not served"
+        );
         config.addresses.truncate(INTERFACE_ADDRESSES);
     }
     let given = config.routes.len();
@@ -251,7 +256,8 @@ fn default_route(gateway: std::net::IpAddr) -> Route {
 /// A listener's options from the command line.
 #[must_use]
 pub fn socket_options(args: &TcpArgs) -> SocketOptions {
-    let mut options = SocketOptions { nodelay: true, user_timeout: args.user_timeout, ..SocketOptions::default() };
+    let mut options =
+        SocketOptions { nodelay: true, user_timeout: args.user_timeout, ..SocketOptions::default() };
     if let Some(keepalive) = args.keepalive {
         options.keepalive = true;
         options.keepalive_idle = keepalive.idle;
@@ -319,8 +325,18 @@ mod tests {
     #[test]
     fn own_addresses_gateways_and_routes_become_the_configuration() {
         let args = args(&[
-            "--address", "192.0.2.10/24", "--address", "2001:db8::10/64", "--gateway", "192.0.2.1", "--gateway",
-            "2001:db8::1", "--route", "198.51.100.0/24 via 192.0.2.2", "--dns", "192.0.2.53",
+            "--address",
+            "192.0.2.10/24",
+            "--address",
+            "2001:db8::10/64",
+            "--gateway",
+            "192.0.2.1",
+            "--gateway",
+            "2001:db8::1",
+            "--route",
+            "198.51.100.0/24 via 192.0.2.2",
+            "--dns",
+            "192.0.2.53",
         ]);
         let config = stack_config(&args, "lo").unwrap();
         assert_eq!((config.addresses.len(), config.address_use), (2, AddressUse::Own));
@@ -339,7 +355,9 @@ mod tests {
 
     #[test]
     fn no_address_and_no_interface_are_usage_errors() {
-        assert!(matches!(stack_config(&args(&[]), "lo"), Err(AppError::Usage(text)) if text.contains("--dhcp")));
+        assert!(
+            matches!(stack_config(&args(&[]), "lo"), Err(AppError::Usage(text)) if text.contains("--dhcp"))
+        );
         let nameless = StackArgs { interface: None, ..args(&[]) };
         assert!(matches!(prepare(&nameless), Err(AppError::Usage(text)) if text.contains("--interface")));
     }

@@ -45,7 +45,8 @@ pub fn size(text: &str) -> Result<u64, String> {
         "t" | "tib" => 40,
         _ => return Err(format!("`{unit}` is no unit of size; use k, M, G or T, as in 64k")),
     };
-    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a size such as 1500, 64k or 16M"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("`{text}` is not a size such as 1500, 64k or 16M"))?;
     number
         .checked_mul(1 << shift)
         .filter(|&bytes| bytes <= 1 << 63)
@@ -165,7 +166,8 @@ mod tests {
 
     #[test]
     fn sizes_are_powers_of_1024_and_do_not_overflow() {
-        for (text, want) in [("0", 0), ("1500", 1500), ("64k", 65_536), ("16MiB", 16 << 20), ("2G", 2 << 30)] {
+        for (text, want) in [("0", 0), ("1500", 1500), ("64k", 65_536), ("16MiB", 16 << 20), ("2G", 2 << 30)]
+        {
             assert_eq!(size(text), Ok(want), "{text}");
         }
         for text in ["", "k", "1.5k", "-1", "10x", "99999999999T", "16777216T"] {
@@ -185,7 +187,8 @@ mod tests {
 
     #[test]
     fn bytes_are_shown_with_one_decimal() {
-        for (bytes, want) in [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (104_857_600, "104.9 MB")]
+        for (bytes, want) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (104_857_600, "104.9 MB")]
         {
             assert_eq!(bytes_for_people(bytes), want);
         }

@@ -66,8 +66,9 @@ pub fn run(args: &GetArgs, url: Uri) -> Result<(), AppError> {
     let outcome: Arc<Mutex<Option<Outcome>>> = Arc::default();
     let shared = outcome.clone();
     let prepared = stack::prepare(&args.stack)?;
-    let running =
-        prepared.start(&format!("get {}", args.url), move |context| first_shard(plan.clone(), context, shared.clone()))?;
+    let running = prepared.start(&format!("get {}", args.url), move |context| {
+        first_shard(plan.clone(), context, shared.clone())
+    })?;
     running.wait()?;
     let outcome = outcome.lock().map_or(None, |mut outcome| outcome.take());
     match outcome {
@@ -94,7 +95,11 @@ impl Done {
 }
 
 /// The first shard fetches; the others hand over what comes to their queues.
-async fn first_shard(plan: Plan, context: Context, outcome: Arc<Mutex<Option<Outcome>>>) -> Result<(), BoxError> {
+async fn first_shard(
+    plan: Plan,
+    context: Context,
+    outcome: Arc<Mutex<Option<Outcome>>>,
+) -> Result<(), BoxError> {
     if context.shard() != 0 {
         return Ok(());
     }

@@ -57,8 +57,12 @@ pub fn run(args: &GetArgs, url: &Uri, requests: u64) -> Result<(), AppError> {
     println!("{}", results.report(elapsed));
     let done = results.latencies.count;
     match &results.error {
-        Some(error) => Err(AppError::Unsuccessful(format!("{} requests failed; the first: {error}", results.failed))),
-        None if done < requests => Err(AppError::Unsuccessful(format!("{} requests were not made", requests - done))),
+        Some(error) => {
+            Err(AppError::Unsuccessful(format!("{} requests failed; the first: {error}", results.failed)))
+        }
+        None if done < requests => {
+            Err(AppError::Unsuccessful(format!("{} requests were not made", requests - done)))
+        }
         None => Ok(()),
     }
 }

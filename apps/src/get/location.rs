@@ -22,10 +22,11 @@ pub fn parse(text: &str) -> Result<Uri, LocationError> {
     if url.scheme_str() != Some("http") {
         return Err(LocationError::Scheme(url.scheme_str().unwrap_or_default().to_owned()));
     }
-    // A `:` with nothing valid behind it is taken for part of the host by nobody.
     let authority = url.authority().ok_or_else(malformed)?;
-    let port_is_bad = authority.port().is_some() && authority.port_u16().is_none();
-    if authority.host().is_empty() || authority.host() == "[]" || port_is_bad || authority.port_u16() == Some(0) {
+    let (host, port) = (authority.host(), authority.port_u16());
+    // `port_u16` is none for a port that is no number as well.
+    let port_is_bad = port == Some(0) || (port.is_none() && !authority.as_str().ends_with(host));
+    if host.is_empty() || host == "[]" || port_is_bad {
         return Err(malformed());
     }
     Ok(url)
@@ -50,7 +51,8 @@ pub fn resolve(base: &Uri, reference: &str) -> Result<Uri, LocationError> {
         return parse(&format!("http://{rest}"));
     }
     let authority = base.authority().map_or("", |authority| authority.as_str());
-    let (path, query) = reference.split_once('?').map_or((reference, None), |(path, query)| (path, Some(query)));
+    let (path, query) =
+        reference.split_once('?').map_or((reference, None), |(path, query)| (path, Some(query)));
     let query = match query {
         None if path.is_empty() => base.query(),
         query => query,
@@ -100,7 +102,16 @@ mod tests {
             let url = parse(text).unwrap();
             assert_eq!((url.host(), url.port_u16()), (Some(host), port), "{text}");
         }
-        for text in ["", "http://", "http:///x", "http://h:0/", "http://h:99999/", "http://[]/", "http://a b/", "/path"] {
+        for text in [
+            "",
+            "http://",
+            "http:///x",
+            "http://h:0/",
+            "http://h:99999/",
+            "http://[]/",
+            "http://a b/",
+            "/path",
+        ] {
             assert!(matches!(parse(text), Err(LocationError::Malformed(_))), "{text}");
         }
         assert_eq!(parse("https://h/"), Err(LocationError::Scheme("https".into())));

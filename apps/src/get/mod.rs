@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bywash::runtime::net::{TcpStream, lookup};
-use bywash::runtime::time::timeout;
 use bywash::runtime::spawn;
+use bywash::runtime::time::timeout;
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -29,7 +29,8 @@ const HTTP_PORT: u16 = 80;
 /// # Errors
 /// [`AppError::Unsuccessful`] when the answer was not 2xx or did not come; otherwise as [`AppError`] says.
 pub fn run(args: &GetArgs) -> Result<(), AppError> {
-    let url = location::parse(&args.url).map_err(|error| AppError::Usage(format!("{}: {error}", args.url)))?;
+    let url =
+        location::parse(&args.url).map_err(|error| AppError::Usage(format!("{}: {error}", args.url)))?;
     match args.requests {
         Some(requests) => load::run(args, &url, requests),
         None => download::run(args, url),
@@ -84,7 +85,8 @@ impl Connection {
             Err(GetError::Connect(format!("{host}:{port}"), failure))
         };
         let connected = timeout(connect_timeout, connect).await;
-        let stream = connected.map_err(|_| GetError::ConnectTimeout(format!("{host}:{port}"), connect_timeout))??;
+        let stream =
+            connected.map_err(|_| GetError::ConnectTimeout(format!("{host}:{port}"), connect_timeout))??;
         let _ = stream.set_nodelay(true);
         let (sender, connection) = handshake(stream).await?;
         spawn(async move {

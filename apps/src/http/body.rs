@@ -112,7 +112,10 @@ impl Body {
     /// Takes what was read off the part in front.
     fn advance(&mut self, piece: Bytes) -> io::Result<Bytes> {
         if piece.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was sent",
+            ));
         }
         if let Some(Part::Range(range)) = self.parts.front_mut() {
             range.start += piece.len() as u64;
@@ -129,7 +132,10 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         loop {
             if let Some(reading) = &mut self.reading {
                 let Poll::Ready(piece) = reading.poll(context) else { return Poll::Pending };
@@ -206,7 +212,8 @@ mod tests {
 
     #[test]
     fn parts_come_in_order_and_the_hint_counts_down() {
-        let parts = vec![Part::Bytes("ab".into()), Part::Range(3..3), Part::Range(5..7), Part::Bytes("z".into())];
+        let parts =
+            vec![Part::Bytes("ab".into()), Part::Range(3..3), Part::Range(5..7), Part::Bytes("z".into())];
         let mut body = Body::new(Some(Source::Generated(10)), parts);
         assert_eq!(body.size_hint().exact(), Some(5));
         block_on(body.frame()).unwrap().unwrap();

@@ -34,7 +34,8 @@ pub fn evaluate(headers: &HeaderMap, validators: &Validators) -> Verdict {
         if !etag_listed(headers, &IF_MATCH, &validators.etag, false) {
             return Verdict::Failed;
         }
-    } else if let (Some(date), Some(modified)) = (date(headers, &IF_UNMODIFIED_SINCE), validators.last_modified)
+    } else if let (Some(date), Some(modified)) =
+        (date(headers, &IF_UNMODIFIED_SINCE), validators.last_modified)
         && whole_seconds(modified) > date
     {
         return Verdict::Failed;
@@ -73,8 +74,7 @@ pub fn range_applies(headers: &HeaderMap, validators: &Validators) -> bool {
 /// Whether the list of entity tags in `name` has `etag`; `*` is every tag (RFC 9110 §13.1.1, §13.1.2).
 fn etag_listed(headers: &HeaderMap, name: &HeaderName, etag: &str, weak_comparison: bool) -> bool {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|list| {
-        list.trim() == "*"
-            || etags(list).any(|(weak, tag)| tag == etag && (weak_comparison || !weak))
+        list.trim() == "*" || etags(list).any(|(weak, tag)| tag == etag && (weak_comparison || !weak))
     })
 }
 

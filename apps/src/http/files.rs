@@ -188,7 +188,9 @@ mod tests {
     fn files_open_with_length_and_distinct_tags() {
         let (outside, root) = site();
         std::fs::write(outside.path().join("www/b.txt"), "world").unwrap();
-        let (Opened::File(a), Opened::File(b)) = (open(&root, "a.txt").unwrap(), open(&root, "b.txt").unwrap()) else {
+        let (Opened::File(a), Opened::File(b)) =
+            (open(&root, "a.txt").unwrap(), open(&root, "b.txt").unwrap())
+        else {
             panic!("not files")
         };
         assert_eq!((a.length, b.length), (5, 5));

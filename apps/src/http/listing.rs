@@ -24,17 +24,19 @@ struct Entry {
 ///
 /// # Errors
 /// What the system says of the directory; entries that vanish meanwhile are left out.
-pub fn page(directory: OwnedFd, target: &Target, hidden: bool) -> io::Result<String> {
+pub fn page(directory: &OwnedFd, target: &Target, hidden: bool) -> io::Result<String> {
     let mut entries = Vec::new();
     let mut cut = false;
-    for entry in Dir::read_from(&directory)? {
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name == b"." || name == b".." || (!hidden && name.first() == Some(&b'.')) {
             continue;
         }
         // Links are shown as links' own entries; following them is for the request to the name.
-        let Ok(status) = rustix::fs::statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let Ok(status) = rustix::fs::statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else {
+            continue;
+        };
         cut = entries.len() == ENTRIES_MAX;
         if cut {
             break;
@@ -62,7 +64,9 @@ fn render(target: &Target, entries: &[Entry], cut: bool) -> String {
         let name = escape(&entry.name.to_string_lossy());
         let size = if entry.directory { String::new() } else { bytes_for_people(entry.bytes) };
         // "./" in front: a name with a colon must not read as a scheme (RFC 3986 section 4.2).
-        page += &format!("<tr><td><a href=\"./{href}{slash}\">{name}{slash}</a></td><td align=\"right\">{size}</td></tr>\n");
+        page += &format!(
+            "<tr><td><a href=\"./{href}{slash}\">{name}{slash}</a></td><td align=\"right\">{size}</td></tr>\n"
+        );
     }
     page += "</table>\n";
     if cut {
@@ -94,7 +98,7 @@ mod tests {
 
     fn page(directory: &std::path::Path, target: &str, hidden: bool) -> String {
         let open = std::fs::File::open(directory).unwrap();
-        super::page(open.into(), &Target::parse(target).unwrap(), hidden).unwrap()
+        super::page(&open.into(), &Target::parse(target).unwrap(), hidden).unwrap()
     }
 
     #[test]
@@ -106,7 +110,10 @@ mod tests {
         std::fs::create_dir(directory.path().join("zdir")).unwrap();
         let page = page(directory.path(), "/s<b>/", false);
         assert!(page.contains("<title>/s&lt;b&gt;</title>") && page.contains("href=\"../\""));
-        assert!(page.contains("href=\"./%3Cscript%3E%22&#39;&amp;\">&lt;script&gt;&quot;&#39;&amp;</a>"), "{page}");
+        assert!(
+            page.contains("href=\"./%3Cscript%3E%22&#39;&amp;\">&lt;script&gt;&quot;&#39;&amp;</a>"),
+            "{page}"
+        );
         assert!(page.contains("href=\"./a%20b.txt\">a b.txt</a></td><td align=\"right\">5 B<"));
         assert!(page.contains("href=\"./x:y\"") && !page.contains("hidden"));
         let place = |text: &str| page.find(text).unwrap();

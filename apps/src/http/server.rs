@@ -52,13 +52,18 @@ pub fn run(args: &HttpArgs) -> Result<(), AppError> {
         }
     }
     let prepared = stack::prepare(&args.stack)?;
-    let secret = getrandom::u64().map_err(|error| AppError::System { what: "get random numbers", error: error.into() })?;
+    let secret = getrandom::u64()
+        .map_err(|error| AppError::System { what: "get random numbers", error: error.into() })?;
     let what = format!("HTTP on port {}, serving {}", args.port, args.root.display());
     let plan = Plan {
         port: args.port,
         backlog: args.tcp_options.backlog,
         options: stack::socket_options(&args.tcp_options),
-        timeouts: Timeouts { idle: args.idle_timeout, header: args.header_timeout, stall: args.stall_timeout },
+        timeouts: Timeouts {
+            idle: args.idle_timeout,
+            header: args.header_timeout,
+            stall: args.stall_timeout,
+        },
         connections_max: args.max_connections,
         root,
         index: args.index.clone(),
@@ -119,7 +124,8 @@ async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
         connections_max: plan.connections_max,
         refusals: Cell::new(0),
     });
-    let listen = |ip| TcpListener::bind_with(SocketAddr::new(ip, plan.port), plan.backlog, plan.options.clone());
+    let listen =
+        |ip| TcpListener::bind_with(SocketAddr::new(ip, plan.port), plan.backlog, plan.options.clone());
     let four = accept(listen(Ipv4Addr::UNSPECIFIED.into())?, server.clone(), context.clone());
     let six = accept(listen(Ipv6Addr::UNSPECIFIED.into())?, server, context);
     futures_lite::future::zip(four, six).await;

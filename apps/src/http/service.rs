@@ -8,8 +8,8 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use hyper::header::{
-    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
-    HeaderValue, LAST_MODIFIED, LOCATION, RANGE, SERVER,
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderValue, LAST_MODIFIED, LOCATION, RANGE, SERVER,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -102,7 +102,14 @@ where
             Ok(length) => {
                 let validators = Validators { etag: format!("\"bytes-{length}\""), last_modified: None };
                 let kind = "application/octet-stream";
-                representation(site, request.method(), request.headers(), Source::Generated(length), &validators, kind)
+                representation(
+                    site,
+                    request.method(),
+                    request.headers(),
+                    Source::Generated(length),
+                    &validators,
+                    kind,
+                )
             }
             Err(_) => failure(StatusCode::NOT_FOUND, "/bytes/N wants a number of bytes below 2^64"),
         };
@@ -130,7 +137,9 @@ where
             text.push('\n');
             answer(StatusCode::OK, "application/json", text)
         }
-        Err(error @ SinkError::TooLarge(_)) => closing(failure(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string())),
+        Err(error @ SinkError::TooLarge(_)) => {
+            closing(failure(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()))
+        }
         Err(error @ SinkError::Broken(_)) => closing(failure(StatusCode::BAD_REQUEST, &error.to_string())),
     }
 }
@@ -305,7 +314,9 @@ fn closing(mut response: Response<Body>) -> Response<Body> {
 fn io_failure(error: &io::Error) -> Response<Body> {
     match error.kind() {
         io::ErrorKind::NotFound => not_found(),
-        io::ErrorKind::PermissionDenied => failure(StatusCode::FORBIDDEN, "the server may not read this file"),
+        io::ErrorKind::PermissionDenied => {
+            failure(StatusCode::FORBIDDEN, "the server may not read this file")
+        }
         _ if error.raw_os_error().is_some_and(out_of_descriptors) => {
             tracing::warn!(%error, "cannot open a file: raise the limit on open files (ulimit -n)");
             failure(StatusCode::SERVICE_UNAVAILABLE, "too many files are open")

@@ -41,7 +41,13 @@ impl Answer {
     }
 }
 
-fn send(site: &Site, method: Method, path: &str, fields: &[(HeaderName, &str)], body: &'static str) -> Answer {
+fn send(
+    site: &Site,
+    method: Method,
+    path: &str,
+    fields: &[(HeaderName, &str)],
+    body: &'static str,
+) -> Answer {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in fields {
         request = request.header(name, *value);
@@ -197,7 +203,10 @@ fn other_methods_are_405_with_what_is_allowed() {
 #[test]
 fn the_counters_and_generated_bytes_have_their_paths() {
     let metrics = get("/metrics", &[]);
-    assert_eq!((metrics.body.as_slice(), metrics.header(CACHE_CONTROL)), (b"bywash_up 1\n".as_slice(), "no-store"));
+    assert_eq!(
+        (metrics.body.as_slice(), metrics.header(CACHE_CONTROL)),
+        (b"bywash_up 1\n".as_slice(), "no-store")
+    );
     let answer = get("/bytes/100000", &[(RANGE, "bytes=70000-70001")]);
     let want = [70_000, 70_001].map(super::super::body::generated_byte);
     assert_eq!((answer.status, answer.body.as_slice()), (206, want.as_slice()));

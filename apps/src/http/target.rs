@@ -12,8 +12,22 @@ const SEGMENTS_MAX: usize = 256;
 
 /// What must be encoded in one segment of a path (RFC 3986 §3.3: everything that is no pchar, and `%`).
 const SEGMENT: &AsciiSet = &CONTROLS
-    .add(b' ').add(b'"').add(b'#').add(b'%').add(b'/').add(b'<').add(b'>').add(b'?').add(b'[').add(b'\\').add(b']')
-    .add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// A path as names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +169,10 @@ mod tests {
 
     #[test]
     fn dot_files_are_hidden_at_any_depth() {
-        assert!(Target::parse("/.git/config").unwrap().hidden() && Target::parse("/a/%2ehtaccess").unwrap().hidden());
+        assert!(
+            Target::parse("/.git/config").unwrap().hidden()
+                && Target::parse("/a/%2ehtaccess").unwrap().hidden()
+        );
         assert!(!Target::parse("/a.b/c").unwrap().hidden());
     }
 
