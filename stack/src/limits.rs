@@ -26,8 +26,8 @@ pub const IPV6_EXTENSION_HEADERS: usize = 8;
 pub const IPV6_OPTIONS: usize = 8;
 
 /// Packets that wait for one neighbour's address; the oldest is dropped and counted beyond it (RFC 1122 section 2.3.2.2
-/// asks for at least one, Linux keeps about 100 of 1500 bytes).
-pub const NEIGHBOR_PENDING_PACKETS: usize = 16;
+/// asks for at least one, Linux keeps about 100 of 1500 bytes). Enough for all fragments of a packet of 64 KiB.
+pub const NEIGHBOR_PENDING_PACKETS: usize = 64;
 /// Packets that wait for any neighbour; further ones are dropped and counted.
 pub const NEIGHBOR_PENDING_PACKETS_TOTAL: usize = 256;
 /// Entries in the neighbour table; the least recently confirmed one goes first.

@@ -1,155 +1,89 @@
-//! One queue's whole stack: [`Shard::poll`] runs the packet's journey once.
+//! One queue's whole stack: [`Shard::poll`] runs the packet's journey once, from a burst in to a burst out.
 //!
-//! A burst from the device is parsed and goes to [`crate::net`] or [`crate::tcp`]; timers run; sockets and connections send
-//! into the backlog, which goes to the device. Shards share nothing: what one receives and another waits for is copied
-//! into the bounded channel between them ([`ShardLinks`]), one shard after the other until one takes it.
+//! A shard shares nothing: it owns its TCP engine, its sockets, its neighbours and its backlog, and tells other shards of
+//! the same interface what they must know over bounded channels ([`ShardLinks`]). It reads no clock and draws no randomness
+//! but what the configuration's seed gives.
 
 use core::net::{IpAddr, SocketAddr};
-use core::task::{Poll, Waker};
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rand_chacha::ChaCha12Rng;
+use rand_core::{RngCore, SeedableRng};
 
-use crate::config::{ConfigError, StackConfig};
-use crate::counters::{Counters, DropReason};
+mod links;
+mod receive;
+mod sockets;
+mod steering;
+#[cfg(test)]
+mod tests;
+
+pub use links::ShardLinks;
+pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
+pub use steering::SteeringChange;
+
+use crate::config::{AddressUse, Cidr, ConfigError, PartialChecksums, Route, StackConfig};
+use crate::counters::Counters;
 use crate::device::{Device, Protocol};
 use crate::limits;
-use crate::net::layer::{Net, News, Origin, Taken};
-use crate::packet::{Packet, PacketBatch};
-use crate::tcp::{self, ConnId, ListenerId, Received, SocketOptions, Tcp, TcpError};
+use crate::net::dhcp::{Dhcp, Lease};
+use crate::net::egress::{Output, mtu_in_frames};
+use crate::net::fragment::FragmentIds;
+use crate::net::icmp;
+use crate::net::iface::Iface;
+use crate::net::neighbor::Neighbors;
+use crate::net::ping::{EchoRequest, Pings};
+use crate::net::reassembly::Reassembly;
+use crate::net::route::{Routes, link_local};
+use crate::packet::{PacketBatch, PacketPool};
+use crate::parse::Policy;
+use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError};
 use crate::time::Instant;
+use links::Message;
+use steering::SteeringBook;
 
-/// One queue's stack: the network layer and the TCP engine with what they need of each other.
+/// One queue's stack.
 pub struct Shard {
-    net: Net,
-    tcp: Tcp,
-    links: ShardLinks,
     index: u16,
     count: u16,
+    /// The addresses are ours alone: ARP, neighbour discovery, ping and closed ports are ours to answer.
+    own: bool,
+    config: Configured,
+    policy: Policy,
     counters: Counters,
-    batch: PacketBatch,
-    /// ICMP errors for the engine, from neighbours that did not answer.
-    errors: Vec<tcp::IcmpError>,
-    notify: Option<Box<dyn Fn(u16)>>,
-    /// Shards that were sent a message in this poll.
-    told: BTreeSet<u16>,
-    /// Packets wait because the device took no more.
-    stuck: bool,
-    /// Ports of connections opened by us that the steering lets through, and when it is next time to look which are gone.
-    connect_ports: BTreeSet<u16>,
-    sweep_at: Instant,
+    tcp: Tcp,
+    output: Output,
+    iface: Iface,
+    dhcp: Option<Dhcp>,
+    /// The lease in use, this shard's or told by the first.
+    lease: Option<Lease>,
+    pings: Pings,
+    echo_requests: VecDeque<EchoRequest>,
+    reassembly: Reassembly,
+    links: ShardLinks,
+    steering: SteeringBook,
+    pool: PacketPool,
+    rx: PacketBatch,
+    scratch: Vec<u8>,
+    /// Who last confirmed itself by data, so that a burst asks the neighbour table once.
+    last_data: Option<receive::LastData>,
+    rng: ChaCha12Rng,
+    /// Something could not be sent for want of room; how often to try again without being woken.
+    blocked: bool,
 }
 
-/// The bounded channels between the shards of one interface; made by [`Shard::links`], one for each shard.
-pub struct ShardLinks {
-    inbox: Receiver<Message>,
-    /// Everybody's, in the shards' order.
-    outboxes: Vec<Sender<Message>>,
-}
-
-/// What one shard sends to another.
-enum Message {
-    Packet { frame: Vec<u8>, walk: Walk },
-    TcpError(tcp::IcmpError),
-    News(News),
-}
-
-/// The way of a packet that its first shard has no use for: to the shard that its port names, then to all others in turn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Walk {
-    origin: u16,
-    owner: u16,
-    /// Hand-overs so far, at least 1 once under way.
-    steps: u16,
-}
-
-impl Walk {
-    /// The next shard of `count` to ask.
-    fn next(self, count: u16) -> Option<u16> {
-        let Self { origin, owner, steps } = self;
-        let others = (1..count).map(|step| (origin + step) % count).filter(|shard| *shard != owner);
-        Some(owner).filter(|owner| *owner != origin).into_iter().chain(others).nth(usize::from(steps))
-    }
-}
-
-/// A change of what the steering must let through; drained by the runtime after each poll or user call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SteeringChange {
-    /// Packets to this port, whatever the address, are for the stack from now on.
-    OpenPort(Protocol, u16),
-    /// They are for the kernel again, as far as this shard is concerned.
-    ClosePort(Protocol, u16),
-    /// All packets to this address are for the stack.
-    OwnAddress(IpAddr),
-    /// They are not any more.
-    DisownAddress(IpAddr),
-}
-
-/// A UDP socket of this shard.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct UdpId(pub u32, pub u32);
-/// A ping of this shard.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct PingId(pub u32, pub u32);
-/// A name query of this shard.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct DnsQueryId(pub u32, pub u32);
-
-/// Why a call on a UDP socket, a ping or a name query failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NetError {
-    /// A bound of [`crate::limits`] is reached.
-    #[error("too many sockets")]
-    TooManySockets,
-    /// Another socket has the port.
-    #[error("address already in use")]
-    AddrInUse,
-    /// The local address is not ours.
-    #[error("address not available")]
-    AddrNotAvailable,
-    /// No route to the destination.
-    #[error("network unreachable")]
-    NetworkUnreachable,
-    /// Longer than an IP packet can be.
-    #[error("message too long")]
-    MessageTooLong,
-    /// The handle names nothing (any more).
-    #[error("no such socket")]
-    NotFound,
-    /// The name servers know no such address, or did not answer.
-    #[error("name not found")]
-    NameNotFound,
-    /// Neither the configuration nor DHCP named one.
-    #[error("no name server configured")]
-    NoNameServer,
-    /// No answer in time.
-    #[error("timed out")]
-    TimedOut,
-    /// An argument makes no sense: port or hop limit 0, an unspecified destination, the other IP version.
-    #[error("invalid argument")]
-    InvalidInput,
-}
-
-/// An answer to a ping.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EchoReply {
-    /// Who answered.
-    pub from: IpAddr,
-    /// The ping's identifier.
-    pub ident: u16,
-    /// The request's sequence number.
-    pub seq: u16,
-    /// The request's payload, as it came back.
-    pub payload: Vec<u8>,
-    /// Time to live or hop limit of the answer when it arrived.
-    pub hop_limit: Option<u8>,
+/// What of the configuration is needed after the start.
+struct Configured {
+    addresses: Vec<Cidr>,
+    routes: Vec<Route>,
+    dns_servers: Vec<IpAddr>,
 }
 
 impl Shard {
-    /// `index`/`count`: which shard of how many of this interface; `links` from [`Shard::links`] with the same count.
+    /// Shard `index` of the `count` that serve one interface; `links` is one of [`Shard::links`]`(count)`. The addresses
+    /// are in use at once; the device's pool gives the frames.
     ///
     /// # Errors
-    /// What is wrong with `config` for this device.
+    /// What is wrong with the configuration, for this device.
     pub fn new(
         config: &StackConfig,
         index: u16,
@@ -158,184 +92,144 @@ impl Shard {
         device: &dyn Device,
         now: Instant,
     ) -> Result<Self, ConfigError> {
-        Ok(Self {
-            net: Net::new(config, index, count, device, now)?,
-            tcp: Tcp::new(config.tcp.clone(), config.seed, index, count),
-            links,
+        let capabilities = device.capabilities();
+        let pool = device.pool().clone();
+        let device_mtu = capabilities.mtu.min(mtu_in_frames(pool.layout(), capabilities.tx_frames_max));
+        config.validate(device_mtu)?;
+        let mtu = config.mtu.unwrap_or(device_mtu).min(device_mtu);
+        let mut shared = rng(config.seed, u64::MAX);
+        let hash_keys = keys(&mut shared);
+        let mut rng = rng(config.seed, u64::from(index));
+        let neighbors = Neighbors::new(keys(&mut rng));
+        let id_keys = keys(&mut rng);
+        let ids = FragmentIds::new(&mut rng, id_keys, index, count);
+        let mut output = Output::new(capabilities.mac, mtu, pool.clone(), neighbors, ids, now);
+        let iface = Iface::new(rng.next_u64(), now, &mut output);
+        let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
+        let partial_checksums = match config.partial_checksums {
+            PartialChecksums::Auto => capabilities.partial_checksums,
+            PartialChecksums::Accept => true,
+            PartialChecksums::Refuse => false,
+        };
+        let policy = Policy {
+            mac: capabilities.mac,
+            addresses: Vec::new(),
+            groups: Vec::new(),
+            partial_checksums,
+            dhcp: config.dhcp,
+            hash_keys,
+        };
+        let mut shard = Self {
             index,
-            count,
+            count: count.max(1),
+            own: config.address_use == AddressUse::Own,
+            config: Configured {
+                addresses: with_link_local(&config.addresses, capabilities.mac),
+                routes: config.routes.clone(),
+                dns_servers: config.dns_servers.clone(),
+            },
+            policy,
             counters: Counters::default(),
-            batch: PacketBatch::new(),
-            errors: Vec::new(),
-            notify: None,
-            told: BTreeSet::new(),
-            stuck: false,
-            connect_ports: BTreeSet::new(),
-            sweep_at: Instant::ZERO,
-        })
+            tcp: Tcp::new(config.tcp.clone(), config.seed, index, count.max(1)),
+            output,
+            iface,
+            dhcp,
+            lease: None,
+            pings: Pings::new(rng.next_u32() as u16),
+            echo_requests: VecDeque::new(),
+            reassembly: Reassembly::default(),
+            links,
+            steering: SteeringBook::default(),
+            pool,
+            rx: PacketBatch::new(),
+            scratch: Vec::new(),
+            last_data: None,
+            rng,
+            blocked: false,
+        };
+        if config.dhcp {
+            shard.steering.open(Protocol::Udp, receive::DHCP_CLIENT_PORT);
+        }
+        shard.use_addresses();
+        Ok(shard)
     }
 
-    /// The channels of `count` shards, to be given to them in order.
+    /// The bounded channels between `count` shards of one interface: one end for each shard, in order.
     #[must_use]
     pub fn links(count: u16) -> Vec<ShardLinks> {
-        let (outboxes, inboxes): (Vec<_>, Vec<_>) =
-            (0..count).map(|_| bounded(limits::SHARD_CHANNEL_MESSAGES)).unzip();
-        inboxes.into_iter().map(|inbox| ShardLinks { inbox, outboxes: outboxes.clone() }).collect()
+        links::mesh(count)
     }
 
-    /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (poll again at once).
+    /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (then poll again at once).
     pub fn poll(&mut self, now: Instant, device: &mut dyn Device) -> bool {
         let mut busy = self.take_messages(now);
-        busy |= self.receive(now, device);
-        self.tcp.poll_timers(now, &mut self.counters);
-        // Neighbours and answers before TCP, which may fill the backlog; what TCP wants of the neighbours after it.
-        self.net.poll(now, &mut self.errors);
-        self.tcp.transmit(now, &mut self.net.output, &mut self.counters);
-        self.net.poll_neighbors(now, &mut self.errors);
-        for error in self.errors.drain(..) {
-            self.tcp.icmp_error(now, &error, &mut self.counters);
+
+        // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
+        // steering by hash, GRO, filters and forwarding have their places in `receive`, in this order.
+        let mut rx = core::mem::take(&mut self.rx);
+        busy |= device.receive(&mut rx, limits::BURST_PACKETS) > 0;
+        for packet in rx.drain(..) {
+            self.counters.rx_packets += 1;
+            self.counters.rx_bytes += packet.len() as u64;
+            self.receive(now, packet);
         }
-        busy |= self.net.output.flush(device);
-        self.stuck = self.net.output.is_waiting() || device.pool().free_frames() == 0;
-        self.sweep_ports(now);
-        self.spread_news();
-        self.counters.add(&core::mem::take(&mut self.net.output.counters));
+        self.rx = rx;
+
+        self.poll_timers(now);
+        let steered = self.follow_name_queries();
+
+        // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
+        // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
+        for request in self.echo_requests.drain(..) {
+            request.send(now, &mut self.output);
+        }
+        self.iface.poll(now, &mut self.output);
+        self.tcp.transmit(now, &mut self.output, &mut self.counters);
+        self.ask_neighbors(now);
+        // A port that was opened just now must be steered before its first packet may be answered.
+        let steered = self.follow_name_queries() || steered;
+        busy |= if steered { true } else { self.output.flush(device) };
+        self.blocked = self.output.is_waiting();
+
+        self.steering.forget_closed(&self.tcp);
+        self.counters.add(&core::mem::take(&mut self.output.counters));
         busy
     }
 
-    fn receive(&mut self, now: Instant, device: &mut dyn Device) -> bool {
-        let mut batch = core::mem::take(&mut self.batch);
-        let received = device.receive(&mut batch, limits::BURST_PACKETS);
-        for packet in batch.drain(..) {
-            self.counters.rx_packets += 1;
-            self.counters.rx_bytes += packet.len() as u64;
-            self.take_in(now, packet, None);
-        }
-        self.batch = batch;
-        received > 0
-    }
-
-    fn take_messages(&mut self, now: Instant) -> bool {
-        let mut messages = 0;
-        while messages < limits::SHARD_MESSAGES_PER_POLL
-            && let Ok(message) = self.links.inbox.try_recv()
-        {
-            messages += 1;
-            match message {
-                Message::Packet { frame, walk } => {
-                    self.counters.rx_taken_over += 1;
-                    if let Some(packet) = self.net.output.copy_packet(&frame) {
-                        self.take_in(now, packet, Some(walk));
-                    }
-                }
-                Message::TcpError(error) => {
-                    self.tcp.icmp_error(now, &error, &mut self.counters);
-                }
-                Message::News(news) => self.net.learn(now, news),
-            }
-        }
-        messages > 0
-    }
-
-    /// Takes in a packet: from the queue, or on its `walk` from shard to shard.
-    fn take_in(&mut self, now: Instant, packet: Packet, walk: Option<Walk>) {
-        let last = match walk {
-            Some(walk) => walk.next(self.count).is_none(),
-            None => self.count == 1,
-        };
-        match self.net.receive(now, packet, Origin { queue: walk.is_none(), last }) {
-            Taken::Done => {}
-            Taken::Tcp(packet) => match self.tcp.receive(now, packet, &mut self.counters) {
-                Received::Done => {}
-                Received::NoConnection(packet) if last => {
-                    self.tcp.reject(now, &packet, &mut self.counters);
-                }
-                Received::NoConnection(packet) => {
-                    let owner = packet.parsed.flow.dst_port % self.count;
-                    self.hand_over(&packet, walk, owner);
-                }
-            },
-            Taken::TcpError(error) => {
-                if !self.tcp.icmp_error(now, &error, &mut self.counters) {
-                    self.tell_others(|| Message::TcpError(error));
-                }
-            }
-            Taken::Elsewhere { packet, owner } => self.hand_over(&packet, walk, owner),
-        }
-    }
-
-    /// Sends a packet on to the next shard of its walk, which begins here if it has none.
-    fn hand_over(&mut self, packet: &Packet, walk: Option<Walk>, owner: u16) {
-        let walk = walk.unwrap_or(Walk { origin: self.index, owner, steps: 0 });
-        let Some(shard) = walk.next(self.count) else { return };
-        let mut frame = Vec::new();
-        packet.copy_to(&mut frame);
-        self.counters.rx_handed_over += 1;
-        self.send(shard, Message::Packet { frame, walk: Walk { steps: walk.steps + 1, ..walk } });
-    }
-
-    fn send(&mut self, shard: u16, message: Message) {
-        let Some(outbox) = self.links.outboxes.get(usize::from(shard)) else { return };
-        match outbox.try_send(message) {
-            Ok(()) => {
-                self.told.insert(shard);
-            }
-            // A shard that has ended takes nothing more: as good as full.
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.counters.drop(DropReason::ShardChannelFull);
-            }
-        }
-    }
-
-    fn tell_others(&mut self, message: impl Fn() -> Message) {
-        let own = self.index;
-        for shard in (0..self.count).filter(|shard| *shard != own) {
-            self.send(shard, message());
-        }
-    }
-
-    fn spread_news(&mut self) {
-        for news in self.net.take_news() {
-            self.tell_others(|| Message::News(news.clone()));
-        }
-        for shard in core::mem::take(&mut self.told) {
-            if let Some(notify) = &self.notify {
-                notify(shard);
-            }
-        }
-    }
-
-    /// When `poll` is next needed if no packet arrives and no user call is made. `Some(t <= now)`: at once.
+    /// When [`Shard::poll`] is next needed if no packet arrives and no other call is made; not later than `now`: at once.
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
-        if !self.links.inbox.is_empty() {
-            return Some(now);
-        }
-        let deadline = self.tcp.next_deadline().into_iter().chain(self.net.next_deadline(now)).min();
-        if self.stuck {
-            // Whoever waits to send waits for the device: trying at once would only spin.
-            let retry = now + limits::TX_RETRY_INTERVAL;
-            return Some(deadline.filter(|deadline| *deadline > now).map_or(retry, |later| later.min(retry)));
-        }
-        deadline
+        let net = [
+            self.output.neighbors.next_deadline(),
+            self.reassembly.next_deadline(),
+            self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
+            self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
+            (!self.echo_requests.is_empty()).then_some(now),
+        ];
+        // These are due at once while something waits to be sent. When the device has no room, they wait with it.
+        let retry = if self.blocked { now + limits::TX_RETRY_INTERVAL } else { Instant::ZERO };
+        let senders = [self.tcp.next_deadline(), self.iface.next_deadline(now)];
+        let senders = senders.into_iter().flatten().map(|at| at.max(retry));
+        let waiting = self.blocked.then_some(retry);
+        net.into_iter().flatten().chain(senders).chain(waiting).min()
     }
 
-    /// `notify` is called with a shard's index after messages were sent to it, on this shard's thread.
-    pub fn set_notify(&mut self, notify: Box<dyn Fn(u16)>) {
-        self.notify = Some(notify);
+    /// `notify` is called with a shard's number after a message was sent to it, from this shard's thread.
+    pub fn set_notify(&mut self, notify: Box<dyn Fn(u16) + Send>) {
+        self.links.notify = Some(notify);
     }
 
-    /// The changes since the last call, in order.
+    /// What has changed since the last call in what the steering must let through, in order.
     pub fn take_steering_changes(&mut self) -> Vec<SteeringChange> {
-        self.net.take_steering_changes()
+        self.steering.take()
     }
 
-    /// Everything counted up to the last poll.
+    /// Everything counted so far.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The TCP engine.
+    /// The TCP engine, for calls that need neither routes nor steering.
     pub fn tcp(&mut self) -> &mut Tcp {
         &mut self.tcp
     }
@@ -346,54 +240,54 @@ impl Shard {
         &self.tcp
     }
 
-    /// Our addresses at present with their prefix lengths (DHCP's included).
+    /// Our addresses at present with their prefix lengths, DHCP's included.
     #[must_use]
     pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
-        self.net.addresses().iter().map(|cidr| (cidr.addr, cidr.prefix_len)).collect()
+        self.policy.addresses.iter().map(|cidr| (cidr.addr, cidr.prefix_len)).collect()
     }
 
-    /// `None`: DHCP is off; `Some(false)`: still asking; `Some(true)`: an address is lent.
+    /// `None`: DHCP is off; else whether there is a lease.
     #[must_use]
     pub fn dhcp_configured(&self) -> Option<bool> {
-        self.net.dhcp_configured()
+        self.policy.dhcp.then_some(self.lease.is_some())
     }
 
-    // ---- TCP calls that also need routes or steering
-
-    /// [`Tcp::listen`], with the port opened in the steering.
+    /// Listens on `addr` (an unspecified address: all of ours of that family) and steers the port to the stack.
     ///
     /// # Errors
-    /// [`TcpError::AddrNotAvailable`] when the address is not ours, else the engine's.
+    /// `AddrNotAvailable` for an address that is not ours, else the engine's.
     pub fn tcp_listen(
         &mut self,
         addr: SocketAddr,
         backlog: usize,
         options: SocketOptions,
     ) -> Result<ListenerId, TcpError> {
-        self.check_local(addr.ip())?;
+        if !addr.ip().is_unspecified() && !self.policy.is_ours(addr.ip()) {
+            return Err(TcpError::AddrNotAvailable);
+        }
         let id = self.tcp.listen(addr, backlog, options)?;
-        let port = self.tcp.listener_addr(id)?.port();
-        self.net.open_port(Protocol::Tcp, port);
+        self.steering.open(Protocol::Tcp, self.tcp.listener_addr(id)?.port());
         Ok(id)
     }
 
-    /// [`Tcp::close_listener`], with the port closed in the steering.
+    /// Stops listening; connections not yet accepted are reset.
     ///
     /// # Errors
-    /// The engine's.
+    /// `NotConnected` for a listener that is gone.
     pub fn tcp_close_listener(&mut self, now: Instant, id: ListenerId) -> Result<(), TcpError> {
         let port = self.tcp.listener_addr(id)?.port();
         self.tcp.close_listener(now, id)?;
-        self.net.close_port(Protocol::Tcp, port);
+        // Connections accepted earlier still need the port: it stays open for them.
+        self.steering.close_listener(port, &self.tcp);
         Ok(())
     }
 
-    /// [`Tcp::connect`]. Without a local address (or an unspecified one) the source is chosen by route (RFC 6724 section 5
-    /// in short). The port is open in the steering until no connection has it any more.
+    /// Opens a connection. Without `local` (or with an unspecified address) the source is chosen by route (RFC 6724 in
+    /// short); the local port is steered to the stack until the connection is gone.
     ///
     /// # Errors
-    /// [`TcpError::NetworkUnreachable`] without a route, [`TcpError::AddrNotAvailable`] when the address is not ours,
-    /// else the engine's.
+    /// `InvalidInput` for a remote address that is no host's, `AddrNotAvailable` for a local one that is not ours,
+    /// `NetworkUnreachable` without a route, else the engine's.
     pub fn tcp_connect(
         &mut self,
         now: Instant,
@@ -401,177 +295,130 @@ impl Shard {
         remote: SocketAddr,
         options: SocketOptions,
     ) -> Result<ConnId, TcpError> {
-        let port = local.map_or(0, |local| local.port());
-        let local = match local.map(|local| local.ip()).filter(|addr| !addr.is_unspecified()) {
-            Some(addr) => {
-                self.check_local(addr)?;
-                addr
-            }
-            None => self.net.output.routes.source(remote.ip()).ok_or(TcpError::NetworkUnreachable)?,
+        let group = match remote.ip() {
+            IpAddr::V4(addr) => addr.is_multicast() || self.policy.is_broadcast(addr),
+            IpAddr::V6(addr) => addr.is_multicast(),
         };
-        if self.net.output.routes.next_hop(remote.ip()).is_none() {
-            return Err(TcpError::NetworkUnreachable);
+        if group || remote.ip().is_unspecified() || remote.port() == 0 {
+            return Err(TcpError::InvalidInput);
         }
-        let id = self.tcp.connect(now, SocketAddr::new(local, port), remote, options)?;
-        let port = self.tcp.tuple(id)?.local.port();
-        if self.net.is_shared() && self.connect_ports.insert(port) {
-            self.net.open_port(Protocol::Tcp, port);
+        let source = self.output.routes.source(remote.ip()).ok_or(TcpError::NetworkUnreachable)?;
+        let local = match local {
+            None => SocketAddr::new(source, 0),
+            Some(local) if local.is_ipv4() != remote.is_ipv4() => return Err(TcpError::InvalidInput),
+            Some(local) if local.ip().is_unspecified() => SocketAddr::new(source, local.port()),
+            Some(local) if self.policy.is_ours(local.ip()) => local,
+            Some(_) => return Err(TcpError::AddrNotAvailable),
+        };
+        let id = self.tcp.connect(now, local, remote, options)?;
+        // An address of our own is steered whole.
+        if !self.own {
+            self.steering.open_while_connected(self.tcp.tuple(id)?);
         }
         Ok(id)
     }
 
-    fn check_local(&self, addr: IpAddr) -> Result<(), TcpError> {
-        let ours = addr.is_unspecified() || self.net.is_ours(addr);
-        if ours { Ok(()) } else { Err(TcpError::AddrNotAvailable) }
+    fn poll_timers(&mut self, now: Instant) {
+        self.expire_fragments(now);
+        self.poll_dhcp(now);
+        self.links.settle(self.lease.as_ref());
+        self.tcp.poll_timers(now, &mut self.counters);
     }
 
-    /// Closes ports that were opened for connections which are gone, TIME-WAIT included. Only with addresses shared with
-    /// the kernel, and rarely: it looks at every connection.
-    fn sweep_ports(&mut self, now: Instant) {
-        if self.connect_ports.is_empty() || now < self.sweep_at {
-            return;
-        }
-        self.sweep_at = now + limits::STEERING_SWEEP_INTERVAL;
-        let used: BTreeSet<u16> = self.tcp.connections().map(|(_, tuple, _)| tuple.local.port()).collect();
-        let gone: Vec<u16> = self.connect_ports.difference(&used).copied().collect();
-        for port in gone {
-            self.connect_ports.remove(&port);
-            self.net.close_port(Protocol::Tcp, port);
-        }
-    }
-
-    // ---- UDP (smoltcp's sockets)
-
-    /// Binds a socket; port 0 is chosen such that `port % count == index`.
-    ///
-    /// # Errors
-    /// [`NetError::AddrNotAvailable`], [`NetError::AddrInUse`], [`NetError::TooManySockets`].
-    pub fn udp_bind(&mut self, local: SocketAddr) -> Result<UdpId, NetError> {
-        self.net.udp_bind(local)
-    }
-
-    /// The socket's address, with the port that was chosen.
-    ///
-    /// # Errors
-    /// [`NetError::NotFound`].
-    pub fn udp_local_addr(&self, id: UdpId) -> Result<SocketAddr, NetError> {
-        self.net.udp_local_addr(id)
-    }
-
-    /// Queues a datagram; pending while the socket's buffer has no room for it.
-    ///
-    /// # Errors
-    /// [`NetError::MessageTooLong`], [`NetError::NetworkUnreachable`], [`NetError::InvalidInput`],
-    /// [`NetError::NotFound`].
-    pub fn udp_poll_send_to(
-        &mut self,
-        id: UdpId,
-        bytes: &[u8],
-        remote: SocketAddr,
-        waker: &Waker,
-    ) -> Poll<Result<usize, NetError>> {
-        self.net.udp_poll_send_to(id, bytes, remote, waker)
-    }
-
-    /// Takes a datagram, cut to `bytes` as recvfrom(2) does: length copied, sender.
-    ///
-    /// # Errors
-    /// [`NetError::NotFound`].
-    pub fn udp_poll_recv_from(
-        &mut self,
-        id: UdpId,
-        bytes: &mut [u8],
-        waker: &Waker,
-    ) -> Poll<Result<(usize, SocketAddr), NetError>> {
-        self.net.udp_poll_recv_from(id, bytes, waker)
-    }
-
-    /// Closes a socket; datagrams not yet sent are lost.
-    pub fn udp_close(&mut self, id: UdpId) {
-        self.net.udp_close(id);
-    }
-
-    // ---- ping
-
-    /// A ping to `remote`, its identifier such that `ident % count == index`, so that replies find their shard. With
-    /// addresses shared with the kernel the replies are the kernel's.
-    ///
-    /// # Errors
-    /// [`NetError::TooManySockets`], [`NetError::InvalidInput`].
-    pub fn ping_open(&mut self, remote: IpAddr) -> Result<PingId, NetError> {
-        self.net.ping_open(remote)
-    }
-
-    /// Sends one echo request.
-    ///
-    /// # Errors
-    /// [`NetError::MessageTooLong`], [`NetError::NetworkUnreachable`], [`NetError::InvalidInput`],
-    /// [`NetError::NotFound`].
-    pub fn ping_send(
-        &mut self,
-        id: PingId,
-        seq: u16,
-        payload: &[u8],
-        hop_limit: Option<u8>,
-    ) -> Result<(), NetError> {
-        self.net.ping_send(id, seq, payload, hop_limit)
-    }
-
-    /// The next reply.
-    ///
-    /// # Errors
-    /// [`NetError::NotFound`].
-    pub fn ping_poll_recv(&mut self, id: PingId, waker: &Waker) -> Poll<Result<EchoReply, NetError>> {
-        self.net.ping_poll_recv(id, waker)
-    }
-
-    /// Ends a ping; replies under way are ignored.
-    pub fn ping_close(&mut self, id: PingId) {
-        self.net.ping_close(id);
-    }
-
-    // ---- DNS (smoltcp's resolver)
-
-    /// Starts to ask for the IPv6 or IPv4 addresses of `name`.
-    ///
-    /// # Errors
-    /// [`NetError::NoNameServer`], [`NetError::TooManySockets`], [`NetError::InvalidInput`].
-    pub fn dns_query(&mut self, name: &str, ipv6: bool) -> Result<DnsQueryId, NetError> {
-        self.net.dns_query(name, ipv6)
-    }
-
-    /// The answer; the query is over once this is ready.
-    ///
-    /// # Errors
-    /// [`NetError::NameNotFound`], [`NetError::NotFound`].
-    pub fn dns_poll(&mut self, id: DnsQueryId, waker: &Waker) -> Poll<Result<Vec<IpAddr>, NetError>> {
-        self.net.dns_poll(id, waker)
-    }
-
-    /// Gives a query up.
-    pub fn dns_cancel(&mut self, id: DnsQueryId) {
-        self.net.dns_cancel(id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_packet_walks_to_its_owner_and_then_to_every_other_shard_once() {
-        for count in 1..5 {
-            for origin in 0..count {
-                for owner in 0..count {
-                    let visited: Vec<u16> =
-                        (0..).map_while(|steps| Walk { origin, owner, steps }.next(count)).collect();
-                    let mut all = visited.clone();
-                    all.push(origin);
-                    all.sort_unstable();
-                    assert_eq!(all, (0..count).collect::<Vec<_>>(), "from {origin} to {owner}");
-                    assert!(owner == origin || visited[0] == owner);
-                }
+    /// Asks for the neighbours that packets wait for; tells TCP of those that do not answer.
+    fn ask_neighbors(&mut self, now: Instant) {
+        let mut failed = Vec::new();
+        self.output.poll_neighbors(now, &mut failed);
+        for packet in failed {
+            let quote = &packet.head()[crate::net::egress::ETHERNET_HEADER..];
+            if let Some((tuple, seq)) = icmp::tcp_of(quote) {
+                let error = IcmpError { tuple, seq, kind: IcmpErrorKind::Unreachable };
+                self.tcp.icmp_error(now, &error, &mut self.counters);
             }
         }
     }
+
+    fn poll_dhcp(&mut self, now: Instant) {
+        let Some(dhcp) = &mut self.dhcp else { return };
+        if dhcp.poll(now, &mut self.output) {
+            let lease = dhcp.lease().cloned();
+            self.links.owe_lease();
+            self.use_lease(lease);
+        }
+    }
+
+    /// Takes over a lease, or gives it up.
+    fn use_lease(&mut self, lease: Option<Lease>) {
+        match &lease {
+            Some(lease) => tracing::info!(address = %lease.address, router = ?lease.router, "DHCP lease"),
+            None => tracing::warn!("the DHCP lease is over"),
+        }
+        self.lease = lease;
+        self.use_addresses();
+    }
+
+    /// Puts the configured and the leased addresses, routes and name servers to use.
+    fn use_addresses(&mut self) {
+        let lease = self.lease.as_ref();
+        let mut addresses = self.config.addresses.clone();
+        addresses.extend(lease.map(|lease| lease.address));
+        let mut routes = self.config.routes.clone();
+        routes.extend(lease.and_then(|lease| lease.router).map(|router| Route {
+            destination: Cidr { addr: IpAddr::from([0, 0, 0, 0]), prefix_len: 0 },
+            gateway: router.into(),
+        }));
+        if self.own {
+            let ips = |list: &[Cidr]| list.iter().map(|cidr| cidr.addr).collect::<Vec<_>>();
+            self.steering.own(&ips(&self.policy.addresses), &ips(&addresses));
+        }
+        self.iface.set_addresses(&addresses, self.own);
+        self.iface.set_dns_servers(&self.dns_servers());
+        self.output.set_routes(Routes::new(addresses.clone(), routes));
+        self.policy.addresses = addresses;
+    }
+
+    /// The name servers in use: the configured ones, then the lease's, as many as fit.
+    fn dns_servers(&self) -> Vec<IpAddr> {
+        let leased = self.lease.iter().flat_map(|lease| &lease.dns_servers);
+        self.config.dns_servers.iter().chain(leased).copied().take(limits::DNS_SERVERS).collect()
+    }
+
+    /// Steers the ports that name server queries have chosen; returns whether one was opened.
+    fn follow_name_queries(&mut self) -> bool {
+        self.steering.follow(self.iface.dns_ports())
+    }
+
+    fn take_messages(&mut self, now: Instant) -> bool {
+        let mut taken = 0;
+        while taken < limits::SHARD_MESSAGES_PER_POLL
+            && let Some(message) = self.links.next()
+        {
+            taken += 1;
+            match message {
+                Message::Packet(visit, bytes, parsed) => self.take_over(now, visit, &bytes, parsed),
+                Message::Neighbor(heard) => self.output.heard(now, heard),
+                Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
+                Message::Lease(lease) => self.use_lease(lease),
+            }
+        }
+        taken > 0
+    }
+}
+
+/// A stream of random numbers of its own for each `stream`.
+fn rng(seed: [u8; 32], stream: u64) -> ChaCha12Rng {
+    let mut rng = ChaCha12Rng::from_seed(seed);
+    rng.set_stream(stream);
+    rng
+}
+
+fn keys(rng: &mut ChaCha12Rng) -> (u64, u64) {
+    (rng.next_u64(), rng.next_u64())
+}
+
+/// The configured addresses, and a link-local one when IPv6 needs it (RFC 4291 section 2.8).
+fn with_link_local(addresses: &[Cidr], mac: smoltcp::wire::EthernetAddress) -> Vec<Cidr> {
+    let is_link_local = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+    let needed = addresses.iter().any(|cidr| cidr.addr.is_ipv6()) && !addresses.iter().any(is_link_local);
+    addresses.iter().copied().chain(needed.then(|| link_local(mac))).collect()
 }

@@ -67,7 +67,7 @@ impl Iface {
             Ok(addresses) => Ok(addresses.iter().map(|addr| (*addr).into()).collect()),
             Err(dns::GetQueryResultError::Failed) => Err(NetError::NameNotFound),
         };
-        self.queries.remove(id.0 as usize);
+        self.end_query(id);
         Poll::Ready(result)
     }
 
@@ -77,7 +77,13 @@ impl Iface {
         let (handle, ipv6) = (query.handle, query.ipv6);
         let family = self.family(ipv6);
         family.sockets.get_mut::<dns::Socket<'_>>(family.dns).cancel_query(handle);
+        self.end_query(id);
+    }
+
+    fn end_query(&mut self, id: DnsQueryId) {
         self.queries.remove(id.0 as usize);
+        // The next poll gives its port back.
+        self.dirty = true;
     }
 
     /// The ports that answers to queries come to.

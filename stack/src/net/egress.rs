@@ -168,15 +168,6 @@ impl Output {
         }
     }
 
-    /// A packet with these bytes in frames of the pool; `None`, counted, when it is empty.
-    pub(crate) fn copy_packet(&mut self, bytes: &[u8]) -> Option<Packet> {
-        let packet = Packet::copy_from(&self.pool, bytes);
-        if packet.is_none() {
-            self.counters.drop(DropReason::NoFrame);
-        }
-        packet
-    }
-
     /// Asks for neighbours whose time has come; packets whose neighbour did not answer go to `failed`, counted.
     pub(crate) fn poll_neighbors(&mut self, now: Instant, failed: &mut Vec<Packet>) {
         while let Some(due) = self.neighbors.due(now) {
@@ -209,9 +200,7 @@ impl Output {
     /// Takes one ICMP message from the budget; `false`, counted, when it is used up (RFC 4443 section 2.4 (f)).
     pub(crate) fn may_send_icmp(&mut self, now: Instant) -> bool {
         let granted = self.icmp_budget.take(now);
-        if granted {
-            self.counters.icmp_tx += 1;
-        } else {
+        if !granted {
             self.counters.drop(DropReason::IcmpRateLimited);
         }
         granted

@@ -5,7 +5,6 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::egress::{HOP_LIMIT, IPV4_HEADER, IPV6_HEADER, Output};
 use super::fragment::write_header;
-use crate::counters::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
 use crate::parse::{ParameterProblem, Policy, protocol};
@@ -35,24 +34,14 @@ pub(crate) enum Complaint {
 }
 
 /// An ICMP error as it concerns us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Received {
     /// About a TCP segment of ours.
-    Tcp(Tuple, SeqNumber, IcmpErrorKind),
+    Tcp(IcmpError),
     /// About something else of ours, or of a kind that calls for nothing.
     Ignored,
     /// It quotes nothing of ours.
     Malformed,
-}
-
-impl Received {
-    /// The error in the engine's form.
-    pub(crate) fn tcp(self) -> Option<IcmpError> {
-        match self {
-            Self::Tcp(tuple, seq, kind) => Some(IcmpError { tuple, seq, kind }),
-            _ => None,
-        }
-    }
 }
 
 /// Whether an ICMP message of this type reports an error (RFC 1122 section 3.2.2, RFC 4443 section 2.1).
@@ -74,7 +63,7 @@ pub(crate) fn read_error(ipv6: bool, message: &[u8], policy: &Policy) -> Receive
         ipv4_kind(header[0], header[1], word, quoted.total_len)
     };
     match (kind, quoted.tcp()) {
-        (Some(kind), Some((tuple, seq))) => Received::Tcp(tuple, seq, kind),
+        (Some(kind), Some((tuple, seq))) => Received::Tcp(IcmpError { tuple, seq, kind }),
         (_, None) if quoted.protocol == protocol::TCP => Received::Malformed,
         _ => Received::Ignored,
     }
@@ -102,6 +91,7 @@ pub(crate) fn complain(
     if !output.may_send_icmp(now) {
         return;
     }
+    output.counters.icmp_tx += 1;
     let (ip_header, max, number) = if ipv6 {
         (IPV6_HEADER, IPV6_ERROR_MAX, protocol::ICMPV6)
     } else {

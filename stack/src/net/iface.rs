@@ -36,6 +36,8 @@ pub(crate) struct Iface {
     pub(super) generation: u32,
     /// A socket may have something to send.
     pub(super) dirty: bool,
+    /// When smoltcp next wants to send something, as of the last [`Iface::poll`].
+    deadline: Option<Instant>,
     scratch: Vec<u8>,
     /// Source ports of name server queries on their way, for steering and for the shards' demultiplexing.
     pub(super) dns_ports: Vec<u16>,
@@ -71,6 +73,7 @@ impl Iface {
             queries: Slab::new(),
             generation: 0,
             dirty: false,
+            deadline: None,
             scratch,
             dns_ports: Vec::new(),
         }
@@ -119,7 +122,7 @@ impl Iface {
 
     /// Sends what sockets hold, as far as the backlog has room.
     pub(crate) fn poll(&mut self, now: Instant, output: &mut Output) {
-        let due = self.dirty || self.deadline(now).is_some_and(|at| at <= now);
+        let due = self.dirty || self.deadline.is_some_and(|at| at <= now);
         if !due {
             return;
         }
@@ -136,18 +139,13 @@ impl Iface {
                 }
             }
         }
+        self.deadline = interface_deadline(&mut self.interface, now, [&self.ipv4, &self.ipv6]);
         self.forget_dns_ports();
     }
 
     /// When [`Iface::poll`] is next needed.
-    pub(crate) fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
-        if self.dirty { Some(now) } else { self.deadline(now) }
-    }
-
-    fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let ipv4 = self.interface.poll_at(now.into(), &self.ipv4.sockets);
-        let ipv6 = self.interface.poll_at(now.into(), &self.ipv6.sockets);
-        ipv4.into_iter().chain(ipv6).min().map(Instant::from)
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.dirty { Some(now) } else { self.deadline }
     }
 
     pub(super) fn family(&mut self, ipv6: bool) -> &mut Family {
@@ -164,6 +162,14 @@ impl Iface {
         let family = if ipv6 { six } else { ipv4 };
         family.sockets.get_mut::<dns::Socket<'_>>(family.dns).start_query(interface.context(), name, kind)
     }
+}
+
+fn interface_deadline(interface: &mut Interface, now: Instant, families: [&Family; 2]) -> Option<Instant> {
+    families
+        .into_iter()
+        .filter_map(|family| interface.poll_at(now.into(), &family.sockets))
+        .min()
+        .map(Instant::from)
 }
 
 /// smoltcp's view of the device for the length of one call.
@@ -185,9 +191,8 @@ impl Device for Bridge<'_> {
     where
         Self: 't;
 
-    fn receive(&mut self, now: smoltcp::time::Instant) -> Option<(Received<'_>, Outgoing<'_>)> {
+    fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Outgoing<'_>)> {
         let packet = self.received.take()?;
-        let _ = now;
         let Self { output, scratch, dns_ports, now, .. } = self;
         Some((Received(packet), Outgoing { output, scratch, dns_ports, now: *now }))
     }

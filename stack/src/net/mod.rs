@@ -16,7 +16,6 @@ pub(crate) mod fragment;
 pub(crate) mod icmp;
 pub(crate) mod iface;
 mod keyed;
-pub(crate) mod layer;
 pub(crate) mod ndp;
 pub(crate) mod neighbor;
 pub(crate) mod ping;

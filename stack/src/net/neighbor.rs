@@ -109,6 +109,11 @@ impl Neighbors {
         entry.mac
     }
 
+    /// Whether `addr` is in the table.
+    pub(crate) fn knows(&self, addr: IpAddr) -> bool {
+        self.entries.contains_key(&addr)
+    }
+
     /// What [`Neighbors::resolve`] answered stays true while this number stays the same.
     pub(crate) fn generation(&self) -> u64 {
         self.generation

@@ -304,8 +304,8 @@ impl Partial {
     }
 }
 
-/// Where the last of these IPv6 headers names what follows it.
-fn last_next_header(headers: &[u8]) -> usize {
+/// Where (from the IP header's first byte) the last of these IPv6 headers names what follows it.
+pub(crate) fn last_next_header(headers: &[u8]) -> usize {
     let (mut field, mut at) = (6, IPV6_HEADER);
     while at + 1 < headers.len() {
         field = at;

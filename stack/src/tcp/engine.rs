@@ -582,6 +582,12 @@ impl Tcp {
         self.table.get(key, |place| self.key_at(place))
     }
 
+    /// Whether something stands at these ends: a connection, half-open or not, or TIME-WAIT.
+    #[must_use]
+    pub fn knows(&self, tuple: &Tuple) -> bool {
+        self.place(&Key::from(*tuple)).is_some()
+    }
+
     fn key_at(&self, place: Place) -> Key {
         key_at(&self.connections, &self.syn_received, &self.time_waits, place)
     }
