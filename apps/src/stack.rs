@@ -104,7 +104,11 @@ impl Prepared {
         }
         let runtime = builder.start(app)?;
         signals::drain_on_signal(runtime.handle());
-        let obtained = obtained.lock().expect("nobody panics with it").clone();
+        let mut obtained = obtained.lock().expect("nobody panics with it").clone();
+        obtained.sort_by_key(|&(queue, _)| queue);
+        for (queue, mode) in &obtained {
+            tracing::info!("queue {queue}: {mode}");
+        }
         tracing::info!("{}", self.start_line(what, &obtained));
         let stats = self.args.stats_interval.filter(|interval| !interval.is_zero());
         let stats = stats.map(|interval| log_figures(runtime.handle(), interval)).transpose();
@@ -120,13 +124,9 @@ impl Prepared {
     }
 
     fn start_line(&self, what: &str, obtained: &[(u32, ObtainedMode)]) -> String {
-        let mut modes: Vec<String> = Vec::new();
-        for (_, mode) in obtained {
-            let mode = mode.to_string();
-            if !modes.contains(&mode) {
-                modes.push(mode);
-            }
-        }
+        let mut modes: Vec<String> = obtained.iter().map(|(_, mode)| mode.bind.to_string()).collect();
+        modes.sort_unstable();
+        modes.dedup();
         let queues: Vec<String> = self.queues.iter().map(ToString::to_string).collect();
         let plural = if queues.len() == 1 { "queue" } else { "queues" };
         let mut addresses: Vec<String> = self.config.addresses.iter().map(ToString::to_string).collect();
