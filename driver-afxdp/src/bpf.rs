@@ -60,7 +60,8 @@ impl Object {
         let fail = |source| LoadError { source, log: String::new() };
         // SAFETY: `elf` and `options` are valid for the call; libbpf copies what it needs of `elf`, and `log` outlives
         // the object's loading, the only time it is written.
-        let object = unsafe { sys::bpf_object__open_mem(elf.as_ptr().cast(), elf.len() as _, &raw const options) };
+        let object =
+            unsafe { sys::bpf_object__open_mem(elf.as_ptr().cast(), elf.len() as _, &raw const options) };
         let Some(object) = ptr::NonNull::new(object) else { return Err(fail(io::Error::last_os_error())) };
         let object = Self { object };
         adjust(&object).map_err(fail)?;
@@ -413,6 +414,25 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, packet: &[u8], ifindex: u32, que
     // SAFETY: the options say where the packet and the context are and how long.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) })?;
     Ok(options.retval)
+}
+
+/// Loads a program that passes every packet: `r0 = XDP_PASS; exit`.
+#[cfg(feature = "testing")]
+pub(crate) fn load_pass_all(name: &CStr) -> io::Result<OwnedFd> {
+    let code: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+    let instructions = code.as_ptr().cast();
+    // SAFETY: two instructions of 8 bytes, C strings, and no options.
+    owned(unsafe {
+        let (license, count) = (c"MIT OR Apache-2.0", code.len() as _);
+        sys::bpf_prog_load(
+            sys::BPF_PROG_TYPE_XDP,
+            name.as_ptr(),
+            license.as_ptr(),
+            instructions,
+            count,
+            ptr::null_mut(),
+        )
+    })
 }
 
 /// A C string of an interface's name; names with a NUL do not exist.

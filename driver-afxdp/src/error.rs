@@ -103,13 +103,17 @@ pub enum Error {
         difference: String,
     },
     /// The other processes on the interface came and went so fast that neither attaching nor joining succeeded.
-    #[error("could neither attach to {interface} nor join the steering program of the processes on it; try again")]
+    #[error(
+        "could neither attach to {interface} nor join the steering program of the processes on it; try again"
+    )]
     AttachRace {
         /// Name of the interface.
         interface: String,
     },
     /// The program on the interface is attached in another mode than asked for.
-    #[error("{interface} already is in {obtained} XDP mode, so that {wanted} cannot be had; end the other processes on it")]
+    #[error(
+        "{interface} already is in {obtained} XDP mode, so that {wanted} cannot be had; end the other processes on it"
+    )]
     ModeConflict {
         /// Name of the interface.
         interface: String,

@@ -215,7 +215,8 @@ impl Ethtool {
 
     /// The RSS indirection table: the RX queue for each slot of the hash.
     pub fn indirection(&self) -> io::Result<Vec<u32>> {
-        let mut get = Box::new(GetIndirection { cmd: GRXFHINDIR, size: 0, ring: [0; INDIRECTION_ENTRIES_MAX] });
+        let mut get =
+            Box::new(GetIndirection { cmd: GRXFHINDIR, size: 0, ring: [0; INDIRECTION_ENTRIES_MAX] });
         self.ethtool(&mut *get)?;
         get.size = get.size.min(INDIRECTION_ENTRIES_MAX as u32);
         if get.size > 0 {

@@ -5,7 +5,7 @@
 //! 2. [`Nic::attach`] attaches the steering program, or joins another process's (`program.rs`, `bpf/steer.bpf.c`);
 //! 3. [`Steer::queue`] checks the options (`options.rs`), and [`QueueOpener::open`], on the thread that will drive the
 //!    queue, allocates the frames (`umem.rs`), binds the socket (`socket.rs`) and starts the steering (`steer.rs`);
-//! 4. [`Queue`] is the device (`queue.rs`): bursts of packets in and out, and sleep.
+//! 4. [`Queue`] is the device (`queue.rs`, `rings.rs`): bursts of packets in and out, and sleep.
 //!
 //! All `unsafe` is here because the kernel is on the other side: rings and frames it shares, syscalls libc does not
 //! wrap. Needs Linux 5.18 or later.
@@ -22,6 +22,7 @@ mod options;
 mod privileges;
 mod program;
 mod queue;
+mod rings;
 mod socket;
 mod stats;
 mod steer;

@@ -104,6 +104,18 @@ impl LinkWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_datagram_panics_or_hangs(mut bytes in prop::collection::vec(any::<u8>(), 0..200), len in 0u32..80) {
+            // A first length that is often plausible, so that the walk gets further.
+            if let Some(first) = bytes.first_chunk_mut::<4>() {
+                *first = len.to_ne_bytes();
+            }
+            LinkWatch::new(7).unwrap().parse(&bytes);
+        }
+    }
 
     fn message(kind: u16, index: u32, flags: i32) -> Vec<u8> {
         let mut bytes = vec![0; NLMSG_HEADER + IFINFO];

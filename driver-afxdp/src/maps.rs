@@ -81,7 +81,10 @@ pub(crate) const VERDICTS: [(&str, &str); 13] = [
     ("xdp_passed_fragment", "Fragments left to the kernel because it shares their destination address."),
     ("xdp_no_socket", "Packets left to the kernel because no socket was bound to the queue."),
     ("xdp_copied", "Packets of which the stack got a copy (ARP, neighbour discovery)."),
-    ("xdp_copy_failed", "Packets of which the stack should have got a copy, but the ring of copies was full or they were too long."),
+    (
+        "xdp_copy_failed",
+        "Packets of which the stack should have got a copy, but the ring of copies was full or they were too long.",
+    ),
     ("xdp_arp", "ARP packets for addresses of the stack's own."),
     ("xdp_neighbor_discovery", "Neighbour solicitations for addresses of the stack's own."),
     ("xdp_tcp", "TCP packets steered to the stack."),
@@ -207,7 +210,8 @@ impl PortMap {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = ptr::NonNull::new(base.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let base =
+            ptr::NonNull::new(base.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         Ok(Self { base, queues, _fd: fd })
     }
 

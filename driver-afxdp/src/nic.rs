@@ -285,7 +285,8 @@ fn queues(name: &str, ifindex: u32, channels: Option<Channels>) -> (u32, u32) {
         }
     }
     let folder = Path::new("/sys/class/net").join(name);
-    let same = fs::read_to_string(folder.join("ifindex")).is_ok_and(|text| text.trim() == ifindex.to_string());
+    let same =
+        fs::read_to_string(folder.join("ifindex")).is_ok_and(|text| text.trim() == ifindex.to_string());
     let count = |kind: &str| {
         let entries = fs::read_dir(folder.join("queues")).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(kind)).count() as u32
@@ -312,7 +313,10 @@ mod tests {
     fn an_unknown_interface_is_answered_with_those_that_exist() {
         for name in ["nosuch0", "", "a\0b", "a-name-much-too-long-for-an-interface"] {
             let error = Nic::open(name).unwrap_err();
-            assert!(matches!(&error, Error::NoSuchInterface { existing, .. } if existing.contains("lo")), "{error}");
+            assert!(
+                matches!(&error, Error::NoSuchInterface { existing, .. } if existing.contains("lo")),
+                "{error}"
+            );
         }
     }
 
@@ -326,7 +330,9 @@ mod tests {
     #[test]
     fn features_are_named_by_their_bits() {
         let features = XdpFeatures { bits: 0b010_1011, zero_copy_frames_max: 0 };
-        assert!(features.native() && features.redirect() && features.zero_copy() && features.rx_multi_buffer());
+        assert!(
+            features.native() && features.redirect() && features.zero_copy() && features.rx_multi_buffer()
+        );
         let names: Vec<_> = features.names().collect();
         assert_eq!(names, ["basic", "redirect", "xsk-zerocopy", "rx-sg"]);
     }

@@ -135,7 +135,11 @@ impl QueueOptions {
         }
         power_of_two("the frame size", self.frame_size, 2048, 4096)?;
         if !FRAMES.contains(&self.frames) {
-            return Err(Error::BadFrameCount { frames: self.frames, min: *FRAMES.start(), max: *FRAMES.end() });
+            return Err(Error::BadFrameCount {
+                frames: self.frames,
+                min: *FRAMES.start(),
+                max: *FRAMES.end(),
+            });
         }
         Ok(())
     }
@@ -191,7 +195,10 @@ mod tests {
             (QueueOptions { frame_size: 3000, ..QueueOptions::default() }, "frame size"),
         ] {
             let error = options.check().unwrap_err();
-            assert!(matches!(error, Error::NotPowerOfTwo { .. }) && error.to_string().contains(what), "{error}");
+            assert!(
+                matches!(error, Error::NotPowerOfTwo { .. }) && error.to_string().contains(what),
+                "{error}"
+            );
         }
     }
 

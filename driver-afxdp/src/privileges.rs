@@ -21,12 +21,13 @@ pub const SYS_ADMIN: Capability = Capability { name: "CAP_SYS_ADMIN", bit: 21 };
 pub const BPF: Capability = Capability { name: "CAP_BPF", bit: 39 };
 
 impl Capability {
-    /// Whether the calling thread has it. `CAP_SYS_ADMIN` includes `CAP_BPF` (capabilities(7)).
+    /// Whether the calling thread has it, or `CAP_SYS_ADMIN`, which the kernel takes for `CAP_BPF` and, where programs are
+    /// concerned, for `CAP_NET_ADMIN`.
     #[must_use]
     pub fn is_effective(self) -> bool {
         let Some(effective) = effective() else { return false };
         let has = |capability: Self| effective >> capability.bit & 1 == 1;
-        has(self) || (self == BPF && has(SYS_ADMIN))
+        has(self) || ([BPF, NET_ADMIN].contains(&self) && has(SYS_ADMIN))
     }
 }
 
@@ -101,7 +102,10 @@ mod tests {
     fn what_is_missing_is_named_with_what_to_do() {
         let missing = Missing { needed: &[NET_RAW, BPF], lacking: vec![NET_RAW] };
         let text = missing.to_string();
-        assert!(text.contains("lacks CAP_NET_RAW;") && text.contains("setcap cap_net_raw,cap_bpf+ep"), "{text}");
+        assert!(
+            text.contains("lacks CAP_NET_RAW;") && text.contains("setcap cap_net_raw,cap_bpf+ep"),
+            "{text}"
+        );
         let refused = Missing { needed: &[NET_RAW], lacking: Vec::new() };
         assert!(refused.to_string().contains("CAP_NET_RAW in the initial user namespace"));
     }

@@ -9,6 +9,8 @@ use core::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bywash::config::AddressUse;
 
@@ -34,9 +36,11 @@ const TO_ATTACH: &[Capability] = &[privileges::NET_ADMIN, privileges::BPF, privi
 const TO_JOIN: &[Capability] =
     &[privileges::SYS_ADMIN, privileges::NET_ADMIN, privileges::BPF, privileges::NET_RAW];
 
-/// How often attaching and joining are tried while other processes on the interface come and go. Each of the two steps
-/// can be overtaken once by one other process; more are unlikely enough to be an error.
-const ATTEMPTS: usize = 4;
+/// How long attaching and joining are tried while other processes on the interface come and go. The kernel takes a dead
+/// process's link away a little after the process itself; meanwhile the program can neither be joined nor replaced.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Time between two attempts.
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// How to attach the steering program.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,7 +77,8 @@ impl Nic {
     /// [`Error::ModeConflict`], [`Error::MtuTooLarge`], [`Error::PeerHasMoreQueues`], [`Error::Unsupported`],
     /// [`Error::AttachRace`].
     pub fn attach(&self, options: &AttachOptions) -> Result<Steer, Error> {
-        for _ in 0..ATTEMPTS {
+        let started = Instant::now();
+        loop {
             let query = bpf::xdp_query(self.ifindex).map_err(|source| Error::Interface {
                 interface: self.name.clone(),
                 what: "the attached XDP program",
@@ -86,8 +91,11 @@ impl Nic {
             if let Some(attached) = attached {
                 return Ok(Steer { inner: Arc::new(attached) });
             }
+            if started.elapsed() > PATIENCE {
+                return Err(Error::AttachRace { interface: self.name.clone() });
+            }
+            thread::sleep(INTERVAL);
         }
-        Err(Error::AttachRace { interface: self.name.clone() })
     }
 
     /// Loads the program and attaches it; `None` when another process was faster.
@@ -126,7 +134,7 @@ impl Nic {
     pub(crate) fn load_object(&self) -> Result<Object, Error> {
         // As many queues as the driver can ever have, so that `ethtool -L` while we run is no trouble.
         let max = self.channels.map_or(0, |channels| channels.combined.max.saturating_add(channels.rx.max));
-        let queues = self.rx_queues.max(max).min(QUEUES_MAX).max(1);
+        let queues = self.rx_queues.max(max).clamp(1, QUEUES_MAX);
         Object::load(&ELF.0, |object| Maps::size(object, queues))
             .map_err(|LoadError { source, log }| self.load_error(source, log))
     }
@@ -135,9 +143,15 @@ impl Nic {
     fn join(&self, id: u32, mode: AttachMode, options: &AttachOptions) -> Result<Option<Attached>, Error> {
         let privilege = |error: &io::Error| error.raw_os_error() == Some(libc::EPERM);
         let vanished = |error: &io::Error| error.raw_os_error() == Some(libc::ENOENT);
-        let no_privilege =
-            || Error::NoPrivilege { what: "look at the XDP program on the interface", missing: Missing::of(TO_JOIN) };
-        let system = |source| Error::System { interface: self.name.clone(), what: "join the steering program", source };
+        let no_privilege = || Error::NoPrivilege {
+            what: "look at the XDP program on the interface",
+            missing: Missing::of(TO_JOIN),
+        };
+        let system = |source| Error::System {
+            interface: self.name.clone(),
+            what: "join the steering program",
+            source,
+        };
         let program = match bpf::program_by_id(id) {
             Ok(program) => program,
             Err(error) if vanished(&error) => return Ok(None),
@@ -149,7 +163,9 @@ impl Nic {
             return Err(Error::ProgramAttached { interface: self.name.clone(), id, name: info.name });
         }
         // The link first: with it held, program and maps stay.
-        let Some(link) = bpf::xdp_link_of(id).map_err(|e| if privilege(&e) { no_privilege() } else { system(e) })? else {
+        let Some(link) =
+            bpf::xdp_link_of(id).map_err(|e| if privilege(&e) { no_privilege() } else { system(e) })?
+        else {
             return Ok(None);
         };
         let maps = Maps::join(&info.maps).map_err(system)?.map_err(|difference| Error::OtherVersion {
@@ -169,14 +185,20 @@ impl Nic {
                 obtained: if mode == AttachMode::Native { "native" } else { "generic" },
             });
         }
-        tracing::debug!(interface = self.name, program = id, "joined the steering program of another process");
+        tracing::debug!(
+            interface = self.name,
+            program = id,
+            "joined the steering program of another process"
+        );
         let (nic, address_use) = (self.clone(), options.address_use);
         Ok(Some(Attached { nic, mode, address_use, maps, joined: true, _link: link }))
     }
 
     fn load_error(&self, source: io::Error, log: String) -> Error {
         match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) if log.is_empty() || !Missing::of(TO_ATTACH).lacking().is_empty() => {
+            Some(libc::EPERM | libc::EACCES)
+                if log.is_empty() || !Missing::of(TO_ATTACH).lacking().is_empty() =>
+            {
                 Error::NoPrivilege { what: "load the steering program", missing: Missing::of(TO_ATTACH) }
             }
             _ => Error::Unsupported {
@@ -195,18 +217,27 @@ impl Nic {
                 Error::NoPrivilege { what: "attach the steering program", missing: Missing::of(TO_ATTACH) }
             }
             // What drivers answer when a packet of this size does not fit the buffers they have for XDP.
-            Some(libc::ERANGE | libc::EINVAL | libc::EOPNOTSUPP) if self.mtu > SAFE_XDP_MTU => Error::MtuTooLarge {
-                interface,
-                mtu: self.mtu,
-                max: SAFE_XDP_MTU,
-                mode: if mode == AttachMode::Native { "native XDP with this driver" } else { "generic XDP" },
-            },
+            Some(libc::ERANGE | libc::EINVAL | libc::EOPNOTSUPP) if self.mtu > SAFE_XDP_MTU => {
+                Error::MtuTooLarge {
+                    interface,
+                    mtu: self.mtu,
+                    max: SAFE_XDP_MTU,
+                    mode: if mode == AttachMode::Native {
+                        "native XDP with this driver"
+                    } else {
+                        "generic XDP"
+                    },
+                }
+            }
             Some(libc::ENOSPC) if self.driver.name == "veth" => {
                 Error::PeerHasMoreQueues { interface, queues: self.rx_queues }
             }
-            _ => {
-                Error::Unsupported { interface, what: "attach the steering program", source, log: String::new() }
-            }
+            _ => Error::Unsupported {
+                interface,
+                what: "attach the steering program",
+                source,
+                log: String::new(),
+            },
         }
     }
 }

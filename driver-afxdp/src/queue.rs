@@ -1,8 +1,5 @@
-//! One RX/TX queue pair of a NIC as a packet device: frames go round between the pool, the fill and RX rings, the
-//! stack, and the TX and completion rings. Every hand-over to a ring is a [`Frame::lend`], every return a
-//! [`PacketPool::reclaim`], so that no frame can be lost or doubled, whatever the kernel puts into a ring.
-//!
-//! [`Frame::lend`]: bywash::packet::Frame::lend
+//! One RX/TX queue pair of a NIC as a packet device of the stack: opening it, bursts of packets in (from the RX ring and
+//! from the copies of what the kernel gets as well) and out, and sleep. The frames' way through the rings is `rings.rs`.
 
 use core::fmt;
 use core::time::Duration;
@@ -12,22 +9,20 @@ use std::sync::Arc;
 
 use bywash::device::{Capabilities, Device, Steering, WaitDevice};
 use bywash::limits::BURST_PACKETS;
-use bywash::packet::{Frame, Packet, PacketBatch, PacketPool, Ring};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue, Umem};
+use bywash::packet::{Packet, PacketBatch, PacketPool, Ring};
+use xsk_rs::FrameDesc;
 
 use crate::error::Error;
 use crate::link::{LinkState, LinkWatch};
 use crate::maps::ADDRESSES_PER_QUEUE;
-use crate::nic::AttachMode;
-use crate::options::{ETHERNET_HEADER, Mode, PortAddresses, QueueOptions, XDP_HEADROOM};
+use crate::nic::{AttachMode, Nic};
+use crate::options::{Mode, PortAddresses, QueueOptions};
 use crate::program::{Attached, Steer};
-use crate::socket::{self, BindMode, ObtainedMode};
+use crate::rings::{PACKET_CONTINUES, Rings};
+use crate::socket::{self, ObtainedMode};
 use crate::stats::{QueueCounters, XdpStatistics};
 use crate::steer::QueueSteering;
 use crate::umem::Memory;
-
-/// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
-const PACKET_CONTINUES: u32 = 1;
 
 /// Frames one received packet may span: 64 KiB and an Ethernet header in frames of 2048 bytes take 37. A longer one is
 /// dropped and counted.
@@ -93,31 +88,10 @@ impl QueueOpener {
             let interface = attached.nic.name.clone();
             move |source| Error::System { interface, what, source }
         };
+        // Watched first and looked at then, so that no change is missed.
         let link = LinkWatch::new(attached.nic.ifindex).map_err(system("watch the link"))?;
-        let mut rings = Rings {
-            rx: bound.rx,
-            tx: bound.tx,
-            fill: bound.fill,
-            completion: bound.completion,
-            pool: memory.pool,
-            umem: memory.umem,
-            frames: memory.frames,
-            fd,
-            fill_target: options.fill_target(),
-            // Without need-wakeup a zero-copy driver looks at the TX ring by itself; copy mode never does.
-            always_push: bound.mode == BindMode::Copy && !options.need_wakeup,
-            pushes_max: options.tx_ring.div_ceil(32) as usize,
-            busy_poll: options.busy_poll.is_some(),
-            tx_frames_max: bound.tx_frames_max,
-            tx_len_max: bound.mtu + ETHERNET_HEADER,
-            tx_pending: false,
-            counters: QueueCounters::default(),
-            scratch: Box::new([FrameDesc::default(); BURST_PACKETS]),
-        };
-        // The NIC must have frames before the first packet is steered here.
-        rings.refill();
-        let steering = QueueSteering::start(&attached, queue, fd, &options)
-            .map_err(system("set up the queue's steering"))?;
+        let now = Nic::open(&attached.nic.name)?;
+        let up = now.is_up && now.has_carrier;
         let mode = ObtainedMode {
             bind: bound.mode,
             attach: attached.mode,
@@ -130,12 +104,17 @@ impl QueueOpener {
             partial_checksums: attached.nic.partial_checksums(),
             tx_frames_max: bound.tx_frames_max,
         };
-        tracing::info!(interface = attached.nic.name, queue, %mode, mtu = bound.mtu, "queue opened");
+        let mut rings = Rings::new(bound, memory, &options);
+        // The NIC must have frames before the first packet is steered here.
+        rings.refill();
+        let steering = QueueSteering::start(&attached, queue, fd, &options)
+            .map_err(system("set up the queue's steering"))?;
+        tracing::info!(interface = attached.nic.name, queue, %mode, mtu = capabilities.mtu, "queue opened");
         Ok(Queue {
             steering,
             rings,
             link,
-            link_state: if attached.nic.has_carrier { LinkState::Up } else { LinkState::Down },
+            link_state: if up { LinkState::Up } else { LinkState::Down },
             partial: Partial::None,
             tx_blocked: false,
             capabilities,
@@ -158,8 +137,9 @@ impl fmt::Debug for QueueOpener {
 
 /// An open queue: what the shard drives. Belongs to one thread.
 ///
-/// Closing it (dropping it) first gives the queue's traffic back to the kernel, then closes the socket. Frames that
-/// packets or slices still hold stay valid until these are gone.
+/// Closing it (dropping it) gives the queue's traffic back to the kernel. Packets and slices of its pool that are still
+/// held stay valid; the socket, and with it the queue, is given up with the last of them, because libxdp closes it only
+/// with its packet memory.
 pub struct Queue {
     // The order of the fields is the order of closing: no more packets, then the rings, then the rest.
     steering: QueueSteering,
@@ -340,7 +320,7 @@ impl Device for Queue {
 
     fn transmit(&mut self, batch: &mut PacketBatch) -> usize {
         self.rings.reap();
-        let mut room = self.rings.tx.nb_free_exact() as usize;
+        let mut room = self.rings.room();
         let (mut taken, mut put) = (0, false);
         self.tx_blocked = false;
         while let Some(packet) = batch.pop_front() {
@@ -367,7 +347,7 @@ impl Device for Queue {
 
     fn transmit_room(&mut self) -> usize {
         self.rings.reap();
-        self.rings.tx.nb_free_exact() as usize
+        self.rings.room()
     }
 }
 
@@ -378,7 +358,7 @@ impl WaitDevice for Queue {
         if self.rings.tx_pending {
             self.rings.push();
         }
-        if self.tx_blocked && self.rings.tx.nb_free_exact() > 0 {
+        if self.tx_blocked && self.rings.room() > 0 {
             self.tx_blocked = false;
             return Ok(());
         }
@@ -423,247 +403,6 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// The four rings and the pool, and every movement of a frame between them.
-struct Rings {
-    rx: RxQueue,
-    tx: TxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
-    pool: PacketPool,
-    umem: Umem,
-    frames: Box<[FrameDesc]>,
-    fd: RawFd,
-    fill_target: u32,
-    always_push: bool,
-    /// Syscalls for one push at most: enough to empty the TX ring at the kernel's 32 packets a call.
-    pushes_max: usize,
-    busy_poll: bool,
-    tx_frames_max: usize,
-    tx_len_max: usize,
-    /// The kernel would not transmit all that is in the TX ring: it must be asked again.
-    tx_pending: bool,
-    counters: QueueCounters,
-    scratch: Box<[FrameDesc; BURST_PACKETS]>,
-}
-
-impl Rings {
-    fn frame_size(&self) -> usize {
-        self.pool.layout().frame_size as usize
-    }
-
-    /// The frame behind a descriptor that `ring` returned; `None` when that ring does not have it.
-    fn reclaim(&self, desc: &FrameDesc, ring: Ring) -> Option<Frame> {
-        self.pool.reclaim(u32::try_from(desc.addr() / self.frame_size()).ok()?, ring)
-    }
-
-    /// Takes up to `max` descriptors from the RX ring into the scratch.
-    fn take_received(&mut self, max: usize) -> usize {
-        let max = max.min(self.scratch.len());
-        // SAFETY: the frames named are only used after `PacketPool::reclaim` found that they were lent.
-        unsafe { self.rx.consume(&mut self.scratch[..max]) }
-    }
-
-    /// Tops the fill ring up to its target, so that each frame received gives one back, now or when frames return.
-    fn refill(&mut self) {
-        let mut want = self.fill_target.saturating_sub(self.pool.usage().fill);
-        if want == 0 {
-            return;
-        }
-        want = want.min(self.fill.nb_free_exact());
-        while want > 0 {
-            let chunk = want.min(BURST_PACKETS as u32).min(self.pool.free_frames()) as usize;
-            if chunk == 0 {
-                self.counters.rx_starved += 1;
-                break;
-            }
-            for i in 0..chunk {
-                let Some(frame) = self.pool.alloc() else { unreachable!("counted free frames above") };
-                self.scratch[i] = self.frames[frame.lend(Ring::Fill) as usize];
-            }
-            // SAFETY: these frames were just lent to this ring, so that nobody else uses them.
-            let put = unsafe { self.fill.produce(&self.scratch[..chunk]) };
-            assert_eq!(put, chunk, "the fill ring had room");
-            want -= chunk as u32;
-        }
-        if self.fill.needs_wakeup() {
-            self.wake_receiver();
-        }
-    }
-
-    /// Lets the driver look at the fill ring (and poll its queue).
-    fn wake_receiver(&mut self) {
-        self.counters.rx_wakeups += 1;
-        // SAFETY: nothing is received into: the buffer is null and its length 0. What it answers does not matter: RX
-        // goes on by itself, or is woken again at the next call.
-        unsafe {
-            let (none, flags) = (core::ptr::null_mut(), libc::MSG_DONTWAIT);
-            libc::recvfrom(self.fd, none, 0, flags, core::ptr::null_mut(), core::ptr::null_mut())
-        };
-    }
-
-    /// Whether the fill ring lacks frames while transmitted ones have not come back.
-    fn starves_for_completions(&self) -> bool {
-        let usage = self.pool.usage();
-        usage.fill < self.fill_target && usage.tx > 0
-    }
-
-    /// Takes transmitted frames back to the pool.
-    fn reap(&mut self) {
-        loop {
-            // SAFETY: the frames named are only used after `PacketPool::reclaim` found that they were lent.
-            let count = unsafe { self.completion.consume(&mut self.scratch[..]) };
-            for i in 0..count {
-                match self.reclaim(&self.scratch[i], Ring::Tx) {
-                    Some(frame) => {
-                        drop(frame);
-                        self.counters.completions += 1;
-                    }
-                    None => self.counters.bad_completions += 1,
-                }
-            }
-            if count < self.scratch.len() {
-                return;
-            }
-        }
-    }
-
-    /// The packet as it can go into the TX ring: every frame's bytes at the frame's headroom. `None` when it cannot be
-    /// sent at all.
-    fn sendable(&mut self, packet: Packet) -> Option<Packet> {
-        let len = packet.len();
-        if len == 0 || len > self.tx_len_max {
-            self.counters.tx_too_long += 1;
-            return None;
-        }
-        let aligned = packet.headroom() == XDP_HEADROOM as usize && packet.frames() == 1;
-        let packet = if aligned { packet } else { self.realigned(packet)? };
-        if packet.frames() > self.tx_frames_max {
-            self.counters.tx_too_long += 1;
-            return None;
-        }
-        Some(packet)
-    }
-
-    /// Moves the packet's bytes to the frames' headroom where they are not: in place, or into fresh frames when one
-    /// frame's bytes do not fit behind its headroom or the packet has more frames than can be sent.
-    fn realigned(&mut self, packet: Packet) -> Option<Packet> {
-        let (start, size) = (XDP_HEADROOM as usize, self.frame_size());
-        let frames = packet.frames();
-        let mut segments = Vec::with_capacity(frames);
-        let mut moved = false;
-        let mut fits = frames <= self.tx_frames_max;
-        for (frame, at, len) in packet.into_frames() {
-            moved |= at != start;
-            fits &= start + len <= size && len > 0;
-            segments.push((frame, at, len));
-        }
-        self.counters.tx_realigned += u64::from(moved || !fits);
-        if fits {
-            let mut out: Option<Packet> = None;
-            for (mut frame, at, len) in segments {
-                if at != start {
-                    frame.bytes_mut().copy_within(at..at + len, start);
-                }
-                match &mut out {
-                    None => out = Some(Packet::from_frame(frame, start, len)?),
-                    Some(packet) => packet.push_frame(frame, start, len)?,
-                }
-            }
-            return out;
-        }
-        let repacked = self.repack(&segments);
-        self.counters.tx_no_frame += u64::from(repacked.is_none());
-        repacked
-    }
-
-    /// The segments' bytes in as few fresh frames as possible; `None` when the pool has too few.
-    fn repack(&self, segments: &[(Frame, usize, usize)]) -> Option<Packet> {
-        let start = XDP_HEADROOM as usize;
-        let room = self.frame_size() - start;
-        let mut out: Option<Packet> = None;
-        let (mut frame, mut filled) = (self.pool.alloc()?, 0);
-        for (from, at, len) in segments {
-            let mut bytes = &from.bytes()[*at..at + len];
-            while !bytes.is_empty() {
-                if filled == room {
-                    let full = core::mem::replace(&mut frame, self.pool.alloc()?);
-                    append_frame(&mut out, full, start, filled)?;
-                    filled = 0;
-                }
-                let count = bytes.len().min(room - filled);
-                frame.bytes_mut()[start + filled..][..count].copy_from_slice(&bytes[..count]);
-                filled += count;
-                bytes = &bytes[count..];
-            }
-        }
-        append_frame(&mut out, frame, start, filled)?;
-        out
-    }
-
-    /// Puts a packet that [`Rings::sendable`] returned into the TX ring, which has room for all of its frames.
-    fn put(&mut self, packet: Packet) {
-        let frames = packet.frames();
-        assert!(frames <= self.scratch.len(), "a packet's frames fit one burst");
-        for (i, (frame, _, len)) in packet.into_frames().enumerate() {
-            let mut desc = self.frames[frame.lend(Ring::Tx) as usize];
-            // SAFETY: the frame was just lent and is not in the ring yet, so that nobody else sees its bytes; the
-            // cursor only notes the length in the descriptor.
-            unsafe { self.umem.data_mut(&mut desc) }.cursor().set_pos(len);
-            desc.set_options(if i + 1 < frames { PACKET_CONTINUES } else { 0 });
-            self.scratch[i] = desc;
-        }
-        // SAFETY: these frames were just lent to this ring, so that nobody else uses them.
-        let put = unsafe { self.tx.produce(&self.scratch[..frames]) };
-        assert_eq!(put, frames, "the TX ring had room");
-        self.counters.tx_packets += 1;
-        self.counters.tx_frames += frames as u64;
-    }
-
-    /// Lets the kernel transmit what is in the TX ring, if it wants to be told.
-    fn push(&mut self) {
-        self.tx_pending = false;
-        if !self.always_push && !self.tx.needs_wakeup() {
-            return;
-        }
-        for _ in 0..self.pushes_max {
-            let before = self.tx.nb_free_exact();
-            self.counters.tx_wakeups += 1;
-            // SAFETY: nothing is sent from: the buffer is null and its length 0.
-            let result = unsafe {
-                libc::sendto(self.fd, core::ptr::null(), 0, libc::MSG_DONTWAIT, core::ptr::null(), 0)
-            };
-            if result >= 0 {
-                return;
-            }
-            self.tx_pending = true;
-            match io::Error::last_os_error().raw_os_error() {
-                // Copy mode sends so many at a time: on, as long as that moves anything.
-                Some(libc::EAGAIN) if self.tx.nb_free_exact() > before => {}
-                Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
-                    self.counters.tx_retries += 1;
-                    return;
-                }
-                Some(libc::ENETDOWN | libc::ENXIO) => {
-                    self.counters.tx_link_down += 1;
-                    return;
-                }
-                _ => {
-                    self.counters.tx_errors += 1;
-                    return;
-                }
-            }
-        }
-    }
-}
-
-fn append_frame(packet: &mut Option<Packet>, frame: Frame, start: usize, len: usize) -> Option<()> {
-    match packet {
-        None => *packet = Some(Packet::from_frame(frame, start, len)?),
-        Some(packet) => packet.push_frame(frame, start, len)?,
-    }
-    Some(())
-}
-
 /// `poll(2)` with a timeout in nanoseconds; an interruption is a return like any other.
 fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.map(|timeout| libc::timespec {
@@ -672,9 +411,9 @@ fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     });
     let timeout = timeout.as_ref().map_or(core::ptr::null(), |timeout| &raw const *timeout);
     // SAFETY: the array has the length passed; the timeout is null or valid; no signal mask is passed.
-    let result = unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, timeout, core::ptr::null()) };
-    match io::Error::last_os_error() {
-        error if result < 0 && error.kind() != io::ErrorKind::Interrupted => Err(error),
-        _ => Ok(()),
+    if unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as _, timeout, core::ptr::null()) } >= 0 {
+        return Ok(());
     }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }

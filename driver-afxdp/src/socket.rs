@@ -7,13 +7,14 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bywash::limits::BURST_PACKETS;
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
 
 use crate::bpf;
 use crate::error::Error;
 use crate::nic::{AttachMode, Nic};
-use crate::options::{BusyPoll, ETHERNET_HEADER, Mode, QueueOptions};
+use crate::options::{BusyPoll, Mode, QueueOptions};
 use crate::privileges::{self, Missing};
 use crate::umem::os_error;
 
@@ -169,18 +170,15 @@ fn hopeless(nic: &Nic, queue: u32, options: &QueueOptions, source: &io::Error) -
     let interface = nic.name.clone();
     Some(match source.raw_os_error()? {
         libc::EBUSY => Error::QueueTaken { interface, queue },
-        libc::EPERM | libc::EACCES => Error::NoPrivilege {
-            what: "bind an AF_XDP socket",
-            missing: Missing::of(&[privileges::NET_RAW]),
-        },
-        libc::ENOBUFS => Error::LockedMemoryLimit {
-            bytes: options.bytes(),
-            limit: privileges::locked_memory_limit(),
-        },
-        libc::ENODEV => Error::NoSuchInterface {
-            name: interface,
-            existing: crate::nic::interfaces().join(", "),
-        },
+        libc::EPERM | libc::EACCES => {
+            Error::NoPrivilege { what: "bind an AF_XDP socket", missing: Missing::of(&[privileges::NET_RAW]) }
+        }
+        libc::ENOBUFS => {
+            Error::LockedMemoryLimit { bytes: options.bytes(), limit: privileges::locked_memory_limit() }
+        }
+        libc::ENODEV => {
+            Error::NoSuchInterface { name: interface, existing: crate::nic::interfaces().join(", ") }
+        }
         libc::ENETDOWN => Error::System {
             interface,
             what: "bind an AF_XDP socket to an interface that is down (`ip link set up`)",
@@ -190,7 +188,7 @@ fn hopeless(nic: &Nic, queue: u32, options: &QueueOptions, source: &io::Error) -
     })
 }
 
-type Rings = (TxQueue, RxQueue, FillQueue, CompQueue);
+type RingHandles = (TxQueue, RxQueue, FillQueue, CompQueue);
 
 /// Binds, and waits for a while if the queue is busy.
 fn bind_patiently(
@@ -199,13 +197,11 @@ fn bind_patiently(
     options: &QueueOptions,
     umem: &Umem,
     attempt: Attempt,
-) -> io::Result<Rings> {
+) -> io::Result<RingHandles> {
     let started = Instant::now();
     loop {
         match bind_once(nic, queue, options, umem, attempt) {
-            Err(error)
-                if error.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < BUSY_PATIENCE =>
-            {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < BUSY_PATIENCE => {
                 thread::sleep(BUSY_INTERVAL);
             }
             result => return result,
@@ -219,7 +215,7 @@ fn bind_once(
     options: &QueueOptions,
     umem: &Umem,
     attempt: Attempt,
-) -> io::Result<Rings> {
+) -> io::Result<RingHandles> {
     let mut flags = match attempt.mode {
         BindMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
         BindMode::Copy => BindFlags::XDP_COPY,
@@ -247,7 +243,7 @@ fn finish(
     nic: &Nic,
     queue: u32,
     options: &QueueOptions,
-    (tx, rx, fill, completion): Rings,
+    (tx, rx, fill, completion): RingHandles,
     attempt: Attempt,
     mtu: usize,
 ) -> Result<Bound, Error> {
@@ -259,16 +255,15 @@ fn finish(
     }
     if mode == BindMode::Copy {
         // Older kernels do not know it and are asked several times a burst instead.
-        let _ = set_option(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, TX_BUDGET);
+        let _ = set_option(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, TX_BUDGET.min(options.tx_ring));
     }
+    let zero_copy_frames_max = nic.xdp_features.map_or(1, |features| features.zero_copy_frames_max as usize);
     let tx_frames_max = match (attempt.multi_buffer, mode) {
         (false, _) => 1,
         (true, BindMode::Copy) => COPY_FRAMES_MAX,
-        (true, BindMode::ZeroCopy) => {
-            nic.xdp_features.map_or(1, |features| features.zero_copy_frames_max.max(1) as usize)
-        }
+        (true, BindMode::ZeroCopy) => zero_copy_frames_max.clamp(1, BURST_PACKETS),
     };
-    tracing::debug!(interface = nic.name, queue, ?attempt, ?mode, mtu, header = ETHERNET_HEADER, "bound");
+    tracing::debug!(interface = nic.name, queue, ?attempt, ?mode, mtu, "bound");
     let multi_buffer = attempt.multi_buffer;
     Ok(Bound { rx, tx, fill, completion, mode, multi_buffer, tx_frames_max, mtu })
 }
@@ -296,7 +291,6 @@ fn set_busy_poll(fd: RawFd, busy_poll: BusyPoll) -> io::Result<()> {
 fn set_option(fd: RawFd, level: c_int, name: c_int, value: u32) -> io::Result<()> {
     let len = size_of::<u32>() as libc::socklen_t;
     // SAFETY: the value is `len` bytes long.
-    let result =
-        unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast::<c_void>(), len) };
+    let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast::<c_void>(), len) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -85,7 +85,7 @@ counters! {
     tx_retries "Times the kernel asked to try again later (EAGAIN, EBUSY, ENOBUFS).",
     tx_link_down "Times the kernel would not transmit because the link was down.",
     tx_errors "Other failures of transmission.",
-    tx_realigned "Packets copied because they did not begin at their frames' headroom.",
+    tx_realigned "Packets copied because they did not begin at their frames' headroom, or were of another pool.",
     tx_too_long "Packets dropped because they were empty, longer than the MTU, or spanned too many frames.",
     tx_no_frame "Packets dropped because realigning them took frames and the pool was empty.",
     completions "Transmitted frames that came back.",

@@ -23,6 +23,9 @@ pub(crate) struct QueueSteering {
     attached: Arc<Attached>,
     queue: u32,
     copies: RecordRing,
+    /// Addresses at which open ports count.
+    shared: Vec<IpAddr>,
+    /// Entries in the address map.
     addresses: u32,
 }
 
@@ -39,7 +42,7 @@ impl QueueSteering {
         let ring_fd = ring.as_raw_fd() as u32;
         let copies = RecordRing::new(ring)?;
         // From here on dropping undoes what was done.
-        let mut this = Self { attached: attached.clone(), queue, copies, addresses: 0 };
+        let mut this = Self { attached: attached.clone(), queue, copies, shared: Vec::new(), addresses: 0 };
         this.clear()?;
         let maps = &attached.maps;
         bpf::update(maps.copies.as_fd(), &queue, &ring_fd)?;
@@ -55,17 +58,13 @@ impl QueueSteering {
 
     /// Lists the addresses at which open ports count; returns further flags.
     fn share_addresses(&mut self, addresses: &PortAddresses) -> io::Result<u32> {
-        let interface;
-        let addresses = match addresses {
+        self.shared = match addresses {
             PortAddresses::Any => return Ok(QUEUE_ANY_ADDRESS),
-            PortAddresses::Listed(addresses) => addresses,
-            PortAddresses::Interface => {
-                interface = self.attached.nic.addresses()?;
-                &interface
-            }
+            PortAddresses::Listed(addresses) => addresses.clone(),
+            PortAddresses::Interface => self.attached.nic.addresses()?,
         };
-        for &addr in addresses {
-            self.set_address(addr, ADDRESS_SHARED)?;
+        for i in 0..self.shared.len() {
+            self.set_address(self.shared[i], ADDRESS_SHARED)?;
         }
         Ok(0)
     }
@@ -147,6 +146,9 @@ impl Steering for QueueSteering {
     }
 
     fn disown_address(&mut self, addr: IpAddr) -> io::Result<()> {
+        if self.shared.contains(&addr) {
+            return self.set_address(addr, ADDRESS_SHARED);
+        }
         let addrs = self.attached.maps.addrs.as_fd();
         let key = AddressKey::new(self.queue, addr);
         if bpf::lookup::<_, u32>(addrs, &key).is_ok() {

@@ -59,7 +59,8 @@ impl Namespace {
     pub fn new() -> Self {
         let enter = || {
             // SAFETY: no pointers; only this thread changes its namespace, and it ends right afterwards.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "unshare: {}", io::Error::last_os_error());
+            let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(unshared, 0, "unshare: {}", io::Error::last_os_error());
             OwnedFd::from(fs::File::open("/proc/thread-self/ns/net").expect("open the namespace"))
         };
         let fd = thread::scope(|scope| scope.spawn(enter).join()).expect("a thread in a new namespace");
@@ -124,7 +125,8 @@ impl Namespace {
     /// When it cannot.
     pub fn sysctl(&self, name: &str, value: &str) {
         self.run(|| {
-            fs::write(format!("/proc/sys/{name}"), value).unwrap_or_else(|e| panic!("sysctl {name}={value}: {e}"));
+            fs::write(format!("/proc/sys/{name}"), value)
+                .unwrap_or_else(|e| panic!("sysctl {name}={value}: {e}"));
         });
     }
 
@@ -280,3 +282,43 @@ pub enum XdpAction {
     /// Another one, by its number.
     Other(u32),
 }
+
+/// Keeps a program that is not Bywash's on an interface: it passes everything.
+#[derive(Debug)]
+pub struct ForeignProgram {
+    _link: OwnedFd,
+}
+
+impl ForeignProgram {
+    /// Attaches it to the interface `nic`, of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn attach(nic: &Nic) -> io::Result<Self> {
+        let program = bpf::load_pass_all(c"someone_elses")?;
+        Ok(Self { _link: bpf::xdp_link(program.as_fd(), nic.ifindex, 0)? })
+    }
+}
+
+/// Takes these capabilities (by number, capabilities(7)) from the calling thread, for good.
+///
+/// # Panics
+/// When the kernel refuses.
+pub fn drop_capabilities(numbers: &[u32]) {
+    let mut header: [u32; 2] = [LINUX_CAPABILITY_VERSION_3, 0];
+    // Effective, permitted and inheritable; then the same of the capabilities from 32 on.
+    let mut sets = [[0u32; 3]; 2];
+    // SAFETY: version 3 reads the header's two fields and fills two triples.
+    let got = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    assert_eq!(got, 0, "capget: {}", io::Error::last_os_error());
+    for number in numbers {
+        for set in &mut sets[(number / 32) as usize][..2] {
+            *set &= !(1 << (number % 32));
+        }
+    }
+    // SAFETY: as above, but read.
+    let set = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    assert_eq!(set, 0, "capset: {}", io::Error::last_os_error());
+}
+
+const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;

@@ -50,8 +50,7 @@ impl Memory {
 
 fn create(options: &QueueOptions, huge_pages: bool) -> Result<(Umem, Vec<FrameDesc>), Error> {
     let bytes = options.bytes();
-    let impossible =
-        |what: String| Error::Memory { bytes, huge_pages, source: io::Error::other(what) };
+    let impossible = |what: String| Error::Memory { bytes, huge_pages, source: io::Error::other(what) };
     let queue_size = |size| QueueSize::new(size).map_err(|error| impossible(error.to_string()));
     let config = UmemConfig::builder()
         .frame_size(FrameSize::new(options.frame_size).map_err(|error| impossible(error.to_string()))?)
@@ -61,20 +60,19 @@ fn create(options: &QueueOptions, huge_pages: bool) -> Result<(Umem, Vec<FrameDe
         .build()
         .map_err(|error| impossible(error.to_string()))?;
     let frames = NonZeroU32::new(options.frames).ok_or_else(|| impossible("no frames".to_owned()))?;
-    Umem::new(config, frames, huge_pages).map_err(|error| {
-        let source = os_error(&error);
-        match source.raw_os_error() {
-            Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Error::NoAfXdp,
-            Some(libc::EPERM | libc::EACCES) => Error::NoPrivilege {
-                what: "open an AF_XDP socket",
-                missing: Missing::of(&[privileges::NET_RAW]),
-            },
-            Some(libc::ENOBUFS) => {
-                Error::LockedMemoryLimit { bytes, limit: privileges::locked_memory_limit() }
-            }
-            _ => Error::Memory { bytes, huge_pages, source },
+    Umem::new(config, frames, huge_pages).map_err(|error| refusal(os_error(&error), bytes, huge_pages))
+}
+
+/// What the kernel's answer to a new AF_XDP socket and its UMEM means.
+fn refusal(source: io::Error, bytes: u64, huge_pages: bool) -> Error {
+    match source.raw_os_error() {
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => Error::NoAfXdp,
+        Some(libc::EPERM | libc::EACCES) => {
+            Error::NoPrivilege { what: "open an AF_XDP socket", missing: Missing::of(&[privileges::NET_RAW]) }
         }
-    })
+        Some(libc::ENOBUFS) => Error::LockedMemoryLimit { bytes, limit: privileges::locked_memory_limit() },
+        _ => Error::Memory { bytes, huge_pages, source },
+    }
 }
 
 /// The OS error behind one of xsk-rs's.
@@ -113,5 +111,19 @@ unsafe impl Region for UmemRegion {
     }
     fn len(&self) -> usize {
         self.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_refusals_are_told_apart() {
+        let of = |code| refusal(io::Error::from_raw_os_error(code), 4096, false);
+        assert!(matches!(of(libc::EAFNOSUPPORT), Error::NoAfXdp));
+        assert!(matches!(of(libc::EPERM), Error::NoPrivilege { .. }));
+        assert!(matches!(of(libc::ENOBUFS), Error::LockedMemoryLimit { bytes: 4096, .. }));
+        assert!(matches!(of(libc::ENOMEM), Error::Memory { bytes: 4096, huge_pages: false, .. }));
     }
 }

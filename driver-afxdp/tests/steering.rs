@@ -57,8 +57,10 @@ impl Bed {
             let own = attach(&pair, AddressUse::Own).unwrap();
             let shared = attach(&pair, AddressUse::Shared).unwrap();
             let any = QueueOptions { port_addresses: PortAddresses::Any, ..small() };
-            let open = |steer: &bywash_afxdp::Steer, id, options| steer.queue(id, options).unwrap().open().unwrap();
-            let mut queues = vec![open(&own, 0, &small()), open(&shared, 1, &small()), open(&shared, 2, &any)];
+            let open =
+                |steer: &bywash_afxdp::Steer, id, options| steer.queue(id, options).unwrap().open().unwrap();
+            let mut queues =
+                vec![open(&own, 0, &small()), open(&shared, 1, &small()), open(&shared, 2, &any)];
             for queue in &mut queues {
                 for protocol in [Protocol::Tcp, Protocol::Udp] {
                     queue.steering().open_port(protocol, OPEN).unwrap();
@@ -412,9 +414,11 @@ fn icmp_errors_follow_the_packet_they_quote() {
     require_root!();
     Bed::with(|bed| {
         for (protocol, segment) in [(TCP, tcp as fn(u16, u16) -> Vec<u8>), (UDP, udp)] {
-            for (port, expected) in [(OPEN, fates(Kernel, Stack, Stack)), (CLOSED, fates(Kernel, Kernel, Kernel))]
+            for (port, expected) in
+                [(OPEN, fates(Kernel, Stack, Stack)), (CLOSED, fates(Kernel, Kernel, Kernel))]
             {
-                let quoted = Ipv4 { options: &[1; 4], ..Ipv4::to(PEER, protocol) }.header(&segment(port, OPEN));
+                let quoted =
+                    Ipv4 { options: &[1; 4], ..Ipv4::to(PEER, protocol) }.header(&segment(port, OPEN));
                 for kind in [3, 11, 12] {
                     let frame = Ipv4::to(KERNEL, ICMP).frame(&icmp(kind, &quoted));
                     bed.expect(&format!("error {kind} about port {port}"), &frame, expected);
@@ -446,7 +450,11 @@ fn dhcp_answers_reach_an_open_client_port_however_addressed() {
         }
         for ip in [broadcast, offered] {
             bed.expect("after", &ip.frame(&udp(67, 68)), fates(Stack, Stack, Stack));
-            bed.expect("TCP", &Ipv4 { protocol: TCP, ..ip }.frame(&tcp(67, 68)), fates(Kernel, Kernel, Kernel));
+            bed.expect(
+                "TCP",
+                &Ipv4 { protocol: TCP, ..ip }.frame(&tcp(67, 68)),
+                fates(Kernel, Kernel, Kernel),
+            );
         }
     });
 }

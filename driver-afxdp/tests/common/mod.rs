@@ -105,7 +105,13 @@ impl RawSocket {
         // SAFETY: both values have the lengths passed.
         unsafe {
             let (fd, sol) = (fd.as_raw_fd(), libc::SOL_SOCKET);
-            libc::setsockopt(fd, sol, libc::SO_RCVTIMEO, (&raw const timeout).cast(), size_of_val(&timeout) as u32);
+            libc::setsockopt(
+                fd,
+                sol,
+                libc::SO_RCVTIMEO,
+                (&raw const timeout).cast(),
+                size_of_val(&timeout) as u32,
+            );
             libc::setsockopt(fd, sol, libc::SO_RCVBUFFORCE, (&raw const buffer).cast(), 4);
         }
         Self { fd }
