@@ -69,6 +69,12 @@ impl Packet {
         Some(())
     }
 
+    /// The pool the packet's frames belong to.
+    #[must_use]
+    pub fn pool(&self) -> PacketPool {
+        self.head.frame.pool()
+    }
+
     /// Length of the whole packet in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
