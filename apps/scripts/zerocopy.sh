@@ -12,6 +12,6 @@ target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_director
 for nic in virtio:0 igb:0,1; do
     echo "== ${nic%:*}"
     "$vm/run.sh" --nic "${nic%:*}" --bin "$target/release/bywash" --script "$vm/self-test.sh" --script "$vm/http-test.sh" \
-        --env HTTP_URL=http://10.77.0.10 --env 'ZC_LINE=queue [0-9]+: zero-copy' \
+        --env HTTP_URL=http://10.77.0.10 --env 'ZC_LINE=queue opened .*mode=zero-copy' \
         --env "HTTP_SERVER=bywash http -i dut --queues ${nic#*:} --mode zero-copy --address 10.77.0.10/24 --root /tmp/www"
 done

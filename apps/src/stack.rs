@@ -84,7 +84,7 @@ impl Prepared {
         Fut: Future<Output = Result<(), BoxError>> + 'static,
     {
         signals::install().map_err(|error| AppError::System { what: "listen for signals", error })?;
-        let obtained: Arc<Mutex<Vec<(u32, ObtainedMode)>>> = Arc::default();
+        let obtained: Arc<Mutex<Vec<ObtainedMode>>> = Arc::default();
         let pinning = self.args.cpus.clone().map_or(Pinning::Auto, |cpus| Pinning::Cpus(cpus.0));
         let mut builder = Runtime::builder(self.config.clone())
             .spin(self.args.spin)
@@ -98,17 +98,13 @@ impl Prepared {
             let obtained = obtained.clone();
             builder = builder.queue(move || -> Result<_, bywash_afxdp::Error> {
                 let queue = opener.open()?;
-                obtained.lock().expect("nobody panics with it").push((queue.queue(), queue.mode()));
+                obtained.lock().expect("nobody panics with it").push(queue.mode());
                 Ok(queue)
             });
         }
         let runtime = builder.start(app)?;
         signals::drain_on_signal(runtime.handle());
-        let mut obtained = obtained.lock().expect("nobody panics with it").clone();
-        obtained.sort_by_key(|&(queue, _)| queue);
-        for (queue, mode) in &obtained {
-            tracing::info!("queue {queue}: {mode}");
-        }
+        let obtained = obtained.lock().expect("nobody panics with it").clone();
         tracing::info!("{}", self.start_line(what, &obtained));
         let stats = self.args.stats_interval.filter(|interval| !interval.is_zero());
         let stats = stats.map(|interval| log_figures(runtime.handle(), interval)).transpose();
@@ -123,8 +119,8 @@ impl Prepared {
         &self.config.addresses
     }
 
-    fn start_line(&self, what: &str, obtained: &[(u32, ObtainedMode)]) -> String {
-        let mut modes: Vec<String> = obtained.iter().map(|(_, mode)| mode.bind.to_string()).collect();
+    fn start_line(&self, what: &str, obtained: &[ObtainedMode]) -> String {
+        let mut modes: Vec<String> = obtained.iter().map(|mode| mode.bind.to_string()).collect();
         modes.sort_unstable();
         modes.dedup();
         let queues: Vec<String> = self.queues.iter().map(ToString::to_string).collect();
