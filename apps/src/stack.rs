@@ -84,7 +84,7 @@ impl Prepared {
         Fut: Future<Output = Result<(), BoxError>> + 'static,
     {
         signals::install().map_err(|error| AppError::System { what: "listen for signals", error })?;
-        let obtained: Arc<Mutex<Vec<(u32, ObtainedMode)>>> = Arc::default();
+        let obtained: Arc<Mutex<Vec<ObtainedMode>>> = Arc::default();
         let pinning = self.args.cpus.clone().map_or(Pinning::Auto, |cpus| Pinning::Cpus(cpus.0));
         let mut builder = Runtime::builder(self.config.clone())
             .spin(self.args.spin)
@@ -98,7 +98,7 @@ impl Prepared {
             let obtained = obtained.clone();
             builder = builder.queue(move || -> Result<_, bywash_afxdp::Error> {
                 let queue = opener.open()?;
-                obtained.lock().expect("nobody panics with it").push((queue.queue(), queue.mode()));
+                obtained.lock().expect("nobody panics with it").push(queue.mode());
                 Ok(queue)
             });
         }
@@ -119,14 +119,10 @@ impl Prepared {
         &self.config.addresses
     }
 
-    fn start_line(&self, what: &str, obtained: &[(u32, ObtainedMode)]) -> String {
-        let mut modes: Vec<String> = Vec::new();
-        for (_, mode) in obtained {
-            let mode = mode.to_string();
-            if !modes.contains(&mode) {
-                modes.push(mode);
-            }
-        }
+    fn start_line(&self, what: &str, obtained: &[ObtainedMode]) -> String {
+        let mut modes: Vec<String> = obtained.iter().map(|mode| mode.bind.to_string()).collect();
+        modes.sort_unstable();
+        modes.dedup();
         let queues: Vec<String> = self.queues.iter().map(ToString::to_string).collect();
         let plural = if queues.len() == 1 { "queue" } else { "queues" };
         let mut addresses: Vec<String> = self.config.addresses.iter().map(ToString::to_string).collect();
