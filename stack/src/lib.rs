@@ -9,6 +9,7 @@ mod net;
 pub mod packet;
 pub mod parse;
 pub mod pcap;
+pub mod runtime;
 pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -9,11 +9,17 @@ use crate::net::dhcp::Lease;
 use crate::parse::Parsed;
 use crate::tcp::IcmpError;
 
-/// One shard's ends of the channels between all shards of an interface.
+/// One shard's ends of the channels between all shards of an interface; goes to the thread that runs the shard.
 pub struct ShardLinks {
     index: u16,
     senders: Vec<Sender<Message>>,
     receiver: Receiver<Message>,
+}
+
+/// A shard's ends in use.
+pub(super) struct Links {
+    ends: ShardLinks,
+    /// Called after a message was sent to a shard.
     pub(super) notify: Option<Box<dyn Fn(u16)>>,
     /// Shards that have not been told of the present lease.
     owed: Vec<u16>,
@@ -69,13 +75,7 @@ impl Visit {
 pub(super) fn mesh(count: u16) -> Vec<ShardLinks> {
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..count).map(|_| bounded(limits::SHARD_CHANNEL_MESSAGES)).unzip();
-    let link = |(index, receiver)| ShardLinks {
-        index,
-        senders: senders.clone(),
-        receiver,
-        notify: None,
-        owed: Vec::new(),
-    };
+    let link = |(index, receiver)| ShardLinks { index, senders: senders.clone(), receiver };
     (0..count).zip(receivers).map(link).collect()
 }
 
@@ -85,16 +85,24 @@ impl ShardLinks {
     pub fn count(&self) -> u16 {
         self.senders.len() as u16
     }
+}
+
+impl Links {
+    /// Nobody is notified yet.
+    pub(super) fn new(ends: ShardLinks) -> Self {
+        Self { ends, notify: None, owed: Vec::new() }
+    }
 
     /// The next message for this shard.
     pub(super) fn next(&mut self) -> Option<Message> {
-        self.receiver.try_recv().ok()
+        self.ends.receiver.try_recv().ok()
     }
 
     /// Sends to one shard; `false`: its channel is full (or it is gone).
     #[must_use]
     pub(super) fn send(&self, to: u16, message: Message) -> bool {
-        let sent = self.senders.get(usize::from(to)).is_some_and(|sender| sender.try_send(message).is_ok());
+        let sent =
+            self.ends.senders.get(usize::from(to)).is_some_and(|sender| sender.try_send(message).is_ok());
         if sent && let Some(notify) = &self.notify {
             notify(to);
         }
@@ -124,8 +132,8 @@ impl ShardLinks {
     }
 
     fn others(&self) -> impl Iterator<Item = u16> + use<> {
-        let index = self.index;
-        (0..self.senders.len() as u16).filter(move |other| *other != index)
+        let index = self.ends.index;
+        (0..self.ends.senders.len() as u16).filter(move |other| *other != index)
     }
 }
 
@@ -153,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_full_channel_refuses() {
-        let mut links = mesh(2);
+        let mut links: Vec<Links> = mesh(2).into_iter().map(Links::new).collect();
         let message = Message::Lease(None);
         for _ in 0..limits::SHARD_CHANNEL_MESSAGES {
             assert!(links[0].send(1, message.clone()));
@@ -166,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_could_not_be_told_is_told_later() {
-        let mut links = mesh(2);
+        let mut links: Vec<Links> = mesh(2).into_iter().map(Links::new).collect();
         while links[0].send(1, Message::Lease(None)) {}
         links[0].owe_lease();
         links[0].settle(None);

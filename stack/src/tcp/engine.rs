@@ -642,6 +642,28 @@ impl Tcp {
         }
     }
 
+    /// Whether something has this tuple: a connection, half-open or not, or a TIME-WAIT entry.
+    #[must_use]
+    pub fn knows(&self, tuple: &Tuple) -> bool {
+        self.tables.find(&TupleKey::new(tuple.local, tuple.remote)).is_some()
+    }
+
+    /// Tuple and state of everything that segments are led to: half-open connections and TIME-WAIT entries too. O(all).
+    pub fn ends(&self) -> impl Iterator<Item = (Tuple, State)> + '_ {
+        let Tables { connections, syn_queue, time_waits, .. } = &self.tables;
+        let attached = connections.iter().filter(|(.., connection)| connection.attached);
+        let displaced = |entry: &HalfOpen| entry.displaced();
+        let hidden: Vec<(u32, u32)> =
+            syn_queue.entries.iter().filter_map(|(.., entry)| displaced(entry)).collect();
+        let waits = time_waits.entries.iter().filter(move |(index, generation, _)| {
+            hidden.is_empty() || !hidden.contains(&(*index, *generation))
+        });
+        attached
+            .map(|(.., connection)| (connection.key.tuple(), connection.state))
+            .chain(syn_queue.entries.iter().map(|(.., entry)| (entry.key.tuple(), State::SynReceived)))
+            .chain(waits.map(|(.., entry)| (entry.key.tuple(), State::TimeWait)))
+    }
+
     /// All connections with a handle or still under way: id, tuple, state. For `ss`-like listings and graceful shutdown;
     /// O(connections).
     pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
