@@ -86,6 +86,62 @@ impl StackConfig {
             seed,
         }
     }
+
+    /// Checks the configuration against itself and against a device with packets of at most `device_mtu` bytes.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self, device_mtu: usize) -> Result<(), ConfigError> {
+        if self.addresses.is_empty() && !self.dhcp {
+            return Err(ConfigError::NoAddress);
+        }
+        // The link-local address and DHCP's take a place each.
+        let ipv6 = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(_));
+        let link_local = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        let generated = self.addresses.iter().any(ipv6) && !self.addresses.iter().any(link_local);
+        let addresses = self.addresses.len() + usize::from(generated) + usize::from(self.dhcp);
+        if addresses > limits::INTERFACE_ADDRESSES {
+            return Err(ConfigError::TooManyAddresses(addresses));
+        }
+        if let Some(bad) = self.addresses.iter().find(|cidr| !cidr.is_host()) {
+            return Err(ConfigError::BadAddress(bad.addr));
+        }
+        self.validate_routes()?;
+        if self.dns_servers.len() > limits::DNS_SERVERS {
+            return Err(ConfigError::TooManyDnsServers(self.dns_servers.len()));
+        }
+        // RFC 8200 section 5 and RFC 791 section 3.2: what every link must carry.
+        let mtu_min = if self.addresses.iter().any(ipv6) { 1280 } else { 576 };
+        match self.mtu {
+            Some(mtu) if !(mtu_min..=device_mtu).contains(&mtu) => {
+                Err(ConfigError::BadMtu(mtu, mtu_min, device_mtu))
+            }
+            None if device_mtu < mtu_min => {
+                Err(ConfigError::BadMtu(device_mtu, mtu_min, usize::from(u16::MAX)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_routes(&self) -> Result<(), ConfigError> {
+        let routes = self.routes.len() + usize::from(self.dhcp);
+        if routes > limits::INTERFACE_ROUTES {
+            return Err(ConfigError::TooManyRoutes(routes));
+        }
+        for route in &self.routes {
+            if route.destination.addr.is_ipv4() != route.gateway.is_ipv4() {
+                return Err(ConfigError::GatewayOfOtherFamily(route.gateway, route.destination));
+            }
+            let link_local = matches!(route.gateway, IpAddr::V6(addr) if addr.is_unicast_link_local());
+            let ipv6 = self.addresses.iter().any(|cidr| cidr.addr.is_ipv6());
+            let on_link = self.addresses.iter().any(|cidr| cidr.contains(route.gateway));
+            let ours = self.addresses.iter().any(|cidr| cidr.addr == route.gateway);
+            if !(on_link || link_local && ipv6) || ours {
+                return Err(ConfigError::GatewayNotOnLink(route.gateway));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What is wrong with a configuration.
@@ -106,6 +162,9 @@ pub enum ConfigError {
     /// A gateway that is on none of the links.
     #[error("gateway {0} is not on the link of any address")]
     GatewayNotOnLink(IpAddr),
+    /// An IPv4 route with an IPv6 gateway or the reverse.
+    #[error("gateway {0} is of another IP version than its destination {1}")]
+    GatewayOfOtherFamily(IpAddr, Cidr),
     /// Neither an address nor DHCP.
     #[error("no address: give at least one, or ask for DHCP")]
     NoAddress,
@@ -138,6 +197,27 @@ impl core::fmt::Display for Cidr {
 }
 
 impl Cidr {
+    /// Whether the address is one that a host can have on its link (RFC 1122 section 3.2.1.3): neither unspecified,
+    /// loopback, multicast, reserved nor the link's network or broadcast address.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        match self.addr {
+            IpAddr::V4(addr) => {
+                let host_bits = u32::MAX.checked_shr(u32::from(self.prefix_len)).unwrap_or(0);
+                let host = u32::from(addr) & host_bits;
+                // RFC 3021: a /31 has no network and no broadcast address.
+                let edge = self.prefix_len < 31 && (host == 0 || host == host_bits);
+                !(addr.octets()[0] == 0 || addr.octets()[0] >= 224 || addr.is_loopback() || edge)
+            }
+            IpAddr::V6(addr) => {
+                !(addr.is_unspecified()
+                    || addr.is_loopback()
+                    || addr.is_multicast()
+                    || addr.to_ipv4_mapped().is_some())
+            }
+        }
+    }
+
     /// Whether `addr` is in this network.
     #[must_use]
     pub fn contains(&self, addr: IpAddr) -> bool {
@@ -177,5 +257,65 @@ mod tests {
         assert!(!net.contains("192.0.2.128".parse().unwrap()));
         assert!(!net.contains("::1".parse().unwrap()));
         assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains("198.51.100.1".parse().unwrap()));
+    }
+
+    fn config(addresses: &[&str]) -> StackConfig {
+        StackConfig::new(addresses.iter().map(|text| text.parse().unwrap()).collect(), [0; 32])
+    }
+
+    #[test]
+    fn addresses_that_no_host_may_have_are_refused() {
+        for bad in [
+            "0.0.0.0/24",
+            "127.0.0.1/8",
+            "224.0.0.1/24",
+            "240.0.0.1/8",
+            "192.0.2.0/24",
+            "192.0.2.255/24",
+            "::/64",
+            "::1/128",
+            "ff02::1/64",
+            "::ffff:192.0.2.1/96",
+        ] {
+            let addr = bad.parse::<Cidr>().unwrap().addr;
+            assert_eq!(config(&[bad]).validate(1500), Err(ConfigError::BadAddress(addr)), "{bad}");
+        }
+        for good in ["192.0.2.0/31", "192.0.2.255/32", "192.0.2.1/24", "fe80::1/64", "2001:db8::1/128"] {
+            assert_eq!(config(&[good]).validate(1500), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_must_be_reachable_without_a_gateway() {
+        let mut config = config(&["192.0.2.10/24", "2001:db8::10/64"]);
+        let mut gateway = |destination: &str, gateway: &str| {
+            let gateway = gateway.parse().unwrap();
+            config.routes = vec![Route { destination: destination.parse().unwrap(), gateway }];
+            config.validate(1500)
+        };
+        assert_eq!(gateway("0.0.0.0/0", "192.0.2.1"), Ok(()));
+        assert_eq!(gateway("::/0", "fe80::1"), Ok(()));
+        let not_on_link = |text: &str| Err(ConfigError::GatewayNotOnLink(text.parse().unwrap()));
+        assert_eq!(gateway("0.0.0.0/0", "198.51.100.1"), not_on_link("198.51.100.1"));
+        assert_eq!(gateway("0.0.0.0/0", "192.0.2.10"), not_on_link("192.0.2.10"));
+        assert!(matches!(gateway("0.0.0.0/0", "fe80::1"), Err(ConfigError::GatewayOfOtherFamily(..))));
+    }
+
+    #[test]
+    fn counts_and_mtus_beyond_the_bounds_are_refused() {
+        assert_eq!(config(&[]).validate(1500), Err(ConfigError::NoAddress));
+        // Eight IPv6 addresses leave no place for the link-local one.
+        let eight: Vec<String> = (1..=8).map(|host| format!("2001:db8::{host}/64")).collect();
+        let eight: Vec<&str> = eight.iter().map(String::as_str).collect();
+        assert_eq!(config(&eight).validate(1500), Err(ConfigError::TooManyAddresses(9)));
+        assert_eq!(config(&eight[..7]).validate(1500), Ok(()));
+        let mut small = config(&["2001:db8::1/64"]);
+        small.mtu = Some(1279);
+        assert_eq!(small.validate(1500), Err(ConfigError::BadMtu(1279, 1280, 1500)));
+        small.mtu = Some(1501);
+        assert_eq!(small.validate(1500), Err(ConfigError::BadMtu(1501, 1280, 1500)));
+        small.mtu = None;
+        small.dns_servers = vec!["192.0.2.53".parse().unwrap(); 5];
+        assert_eq!(small.validate(1500), Err(ConfigError::TooManyDnsServers(5)));
     }
 }

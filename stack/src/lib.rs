@@ -5,11 +5,14 @@ pub mod config;
 pub mod counters;
 pub mod device;
 pub mod limits;
+mod net;
 pub mod packet;
 pub mod parse;
 pub mod pcap;
 pub mod runtime;
 pub mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod tcp;
 pub mod time;
 pub mod timer_wheel;

@@ -10,9 +10,24 @@ pub const BURST_PACKETS: usize = 64;
 /// copy payload to the heap, so that a slow reader cannot starve the NIC of frames.
 pub const SHARED_FRAMES_FRACTION: u32 = 4;
 
+/// Packets that the stack has built and the device has not taken yet. A full backlog stops TCP and the sockets (they keep
+/// their data); packets that cannot wait elsewhere are dropped and counted.
+pub const TX_BACKLOG_PACKETS: usize = 256;
+/// Frames that TCP payload leaves free in the pool (at most an eighth of it), so that the NIC and short control packets
+/// still find some while much is being sent.
+pub const TX_RESERVE_FRAMES: u32 = 64;
+/// How soon a shard that could not send (no frame, no room in the ring) tries again if the device does not wake it before.
+pub const TX_RETRY_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Extension headers in one IPv6 packet before the transport header (RFC 8504 section 5.3 allows such a bound); a packet
+/// with more is dropped and counted.
+pub const IPV6_EXTENSION_HEADERS: usize = 8;
+/// Options in one IPv6 hop-by-hop or destination header (RFC 8504 section 5.3); a packet with more is dropped and counted.
+pub const IPV6_OPTIONS: usize = 8;
+
 /// Packets that wait for one neighbour's address; the oldest is dropped and counted beyond it (RFC 1122 section 2.3.2.2
-/// asks for at least one, Linux keeps about 100 of 1500 bytes).
-pub const NEIGHBOR_PENDING_PACKETS: usize = 16;
+/// asks for at least one, Linux keeps about 100 of 1500 bytes). Enough for all fragments of a packet of 64 KiB.
+pub const NEIGHBOR_PENDING_PACKETS: usize = 64;
 /// Packets that wait for any neighbour; further ones are dropped and counted.
 pub const NEIGHBOR_PENDING_PACKETS_TOTAL: usize = 256;
 /// Entries in the neighbour table; the least recently confirmed one goes first.
@@ -24,6 +39,12 @@ pub const NEIGHBOR_REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an entry is used without being confirmed again (RFC 4861 section 10, REACHABLE_TIME is 30 s; Linux's gc
 /// threshold is 60 s).
 pub const NEIGHBOR_LIFETIME: Duration = Duration::from_secs(60);
+
+/// How long a neighbour that has not been confirmed for that long is used before it is asked (RFC 4861 section 10,
+/// DELAY_FIRST_PROBE_TIME).
+pub const NEIGHBOR_DELAY: Duration = Duration::from_secs(5);
+/// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
+pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Addresses on one interface: smoltcp's fixed table. More is a configuration error.
 pub const INTERFACE_ADDRESSES: usize = 8;
@@ -39,6 +60,12 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Messages waiting from one shard to another; further ones are dropped and counted.
 pub const SHARD_CHANNEL_MESSAGES: usize = 1024;
+/// Messages a shard takes from its channel in one poll, so that neighbours' traffic cannot keep it from its own NIC queue.
+pub const SHARD_MESSAGES_PER_POLL: usize = 64;
+
+/// How often the ports of connections that we opened are checked for ones no longer needed, so that the steering gives them
+/// back to the kernel: all connections are looked at, only with shared addresses.
+pub const STEERING_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// ICMP errors and echo replies sent a second by one shard (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
 pub const ICMP_REPLIES_PER_SECOND: u32 = 1000;
@@ -50,6 +77,26 @@ pub const UDP_SOCKET_DATAGRAMS: usize = 256;
 /// Bytes a UDP socket holds in each direction.
 pub const UDP_SOCKET_BYTES: usize = 256 << 10;
 
+/// Least memory a connection's receive buffer is held to, in bytes: a lower setting counts as this.
+/// The window is then 2 KiB.
+pub const TCP_RECEIVE_BUFFER_MIN: usize = 4 << 10;
+/// Most memory a connection's receive buffer may be given, in bytes: a higher setting counts as this, so that every window
+/// stays below 2^30 (RFC 7323 section 2.3).
+pub const TCP_RECEIVE_BUFFER_MAX: usize = 1 << 30;
+
+/// Timers moved to a finer level of the wheel in one call: a long-lived crowd (keepalives of a million idle
+/// connections) may reach the same coarse slot at once. Beyond it the rest waits for the next call, which is due at
+/// once, so that packets are served in between; timers among the rest fire some milliseconds late.
+pub const TIMER_CASCADE: usize = 4096;
+/// Ping sockets of one shard. More is an error to the caller.
+pub const PING_SOCKETS: usize = 256;
+/// Echo replies a ping socket holds; further ones are dropped and counted.
+pub const PING_REPLIES: usize = 64;
+
+/// Name server queries of one shard at a time. More is an error to the caller.
+pub const DNS_QUERIES: usize = 64;
+/// Name servers: smoltcp's fixed table.
+pub const DNS_SERVERS: usize = 4;
 /// Connections that wait for `accept` at a listener that asks for no other backlog (Linux's `somaxconn`); further ones
 /// are dropped and counted, and their peers try again.
 pub const LISTEN_BACKLOG: usize = 4096;

@@ -1,6 +1,20 @@
 //! One pass over a packet's headers: where each begins, the flow's key and hash, and whether it may go on.
+//!
+//! Packets come from the driver (or from reassembly, whole) and go on to the shard's next step by their [`Kind`]. Checked
+//! here, once: Ethernet and IP destination, lengths, checksums, martian and spoofed sources (RFC 1122 section 3.2.1.3),
+//! IPv6 extension headers (RFC 8200 section 4). Whoever comes later may trust the offsets.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::hash::Hasher;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use siphasher::sip::SipHasher13;
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
+
+use crate::config::Cidr;
+use crate::counters::DropReason;
+use crate::limits;
+use crate::packet::Packet;
+use crate::packet::checksum::Sum;
 
 /// What kind of packet it is, for the shard's next step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -69,4 +83,482 @@ pub struct Parsed {
     pub flow: FlowKey,
     /// Hash of the flow, the same for a flow's every packet in one direction; 0 where there is no flow.
     pub hash: u32,
+}
+
+/// What a parser must know of the interface to tell which packets are for it. Addresses and groups are few (bounded by
+/// [`crate::limits::INTERFACE_ADDRESSES`]) and looked through in order.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Our Ethernet address.
+    pub mac: EthernetAddress,
+    /// Our addresses with their links' prefixes.
+    pub addresses: Vec<Cidr>,
+    /// Multicast groups we are in, besides all-nodes, all-systems and the solicited-node groups of our addresses.
+    pub groups: Vec<IpAddr>,
+    /// Accept transport checksums that are only the pseudo-header's sum.
+    pub partial_checksums: bool,
+    /// Accept DHCP's answers (UDP from port 67 to port 68) whatever IPv4 address they were sent to.
+    pub dhcp: bool,
+    /// Secret of the flow hash.
+    pub hash_keys: (u64, u64),
+}
+
+impl Policy {
+    /// Whether `addr` is one of our addresses.
+    #[must_use]
+    pub fn is_ours(&self, addr: IpAddr) -> bool {
+        self.addresses.iter().any(|cidr| cidr.addr == addr)
+    }
+
+    /// Whether `addr` is the limited broadcast address or that of one of our links (RFC 1122 section 3.2.1.3).
+    #[must_use]
+    pub fn is_broadcast(&self, addr: Ipv4Addr) -> bool {
+        addr.is_broadcast()
+            || self.addresses.iter().any(|cidr| match cidr.addr {
+                IpAddr::V4(own) if cidr.prefix_len < 31 => {
+                    u32::from(own) | (u32::MAX >> cidr.prefix_len) == u32::from(addr)
+                }
+                _ => false,
+            })
+    }
+
+    /// Whether we listen to the multicast group `addr`.
+    #[must_use]
+    pub fn in_group(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(group) if group == ALL_SYSTEMS => return true,
+            IpAddr::V6(group) if group == ALL_NODES => return true,
+            IpAddr::V6(group) if group.octets()[..13] == SOLICITED_NODE_PREFIX => {
+                let ours = |cidr: &Cidr| match cidr.addr {
+                    IpAddr::V6(own) => own.octets()[13..] == group.octets()[13..],
+                    IpAddr::V4(_) => false,
+                };
+                return self.addresses.iter().any(ours);
+            }
+            _ => {}
+        }
+        self.groups.contains(&addr)
+    }
+}
+
+/// Why a packet goes no further, and the answer its sender should get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The counter to raise.
+    pub reason: DropReason,
+    /// ICMPv6 Parameter Problem to send, if any.
+    pub answer: Option<ParameterProblem>,
+}
+
+/// An ICMPv6 Parameter Problem (RFC 4443 section 3.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ParameterProblem {
+    /// 0: erroneous field, 1: unrecognised next header, 2: unrecognised option.
+    pub code: u8,
+    /// Offset of the offending octet from the IPv6 header's first.
+    pub pointer: u32,
+    /// Whether it is sent even when the packet's destination was a multicast group.
+    pub to_multicast_too: bool,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, answer: None }
+    }
+}
+
+const ETHERNET_HEADER: usize = 14;
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
+const ARP_PACKET: usize = 28;
+const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
+pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+pub(crate) const SOLICITED_NODE_PREFIX: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
+/// IEEE 802.1Q, 802.1ad and the older stacked tag.
+const VLAN_TYPES: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+const DHCP_SERVER_PORT: u16 = 67;
+const DHCP_CLIENT_PORT: u16 = 68;
+
+/// IP protocol numbers that the stack knows by name.
+pub mod protocol {
+    #![allow(missing_docs)]
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ICMPV4: u8 = 1;
+    pub const IGMP: u8 = 2;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const ICMPV6: u8 = 58;
+    pub const NO_NEXT_HEADER: u8 = 59;
+    pub const DESTINATION_OPTIONS: u8 = 60;
+}
+
+/// Looks at a packet's headers once, from Ethernet to the transport header, and says what it is. The packet is not changed;
+/// the caller stores the result in [`Packet::parsed`].
+///
+/// # Errors
+/// The reason to drop the packet: it is malformed, not for us, or must not be on the wire.
+pub fn parse(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
+    let head = packet.head();
+    let ethernet = head.get(..ETHERNET_HEADER).ok_or(DropReason::Truncated)?;
+    let ethernet = EthernetFrame::new_unchecked(ethernet);
+    let cast = match ethernet.dst_addr() {
+        dst if dst == policy.mac => Cast::Unicast,
+        dst if !dst.is_unicast() => Cast::Group,
+        _ => return Err(DropReason::NotForUs.into()),
+    };
+    if !ethernet.src_addr().is_unicast() {
+        return Err(DropReason::Martian.into());
+    }
+    match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => ipv4(packet, policy, cast),
+        EthernetProtocol::Ipv6 => ipv6(packet, policy, cast),
+        EthernetProtocol::Arp => {
+            let end = ETHERNET_HEADER + ARP_PACKET;
+            if head.len() < end {
+                return Err(DropReason::Truncated.into());
+            }
+            let l3 = ETHERNET_HEADER as u16;
+            Ok(Parsed { kind: Kind::Arp, l3, l4: l3, payload: l3, end: end as u32, ..Parsed::default() })
+        }
+        EthernetProtocol::Unknown(tag) if VLAN_TYPES.contains(&tag) => Err(DropReason::VlanTagged.into()),
+        EthernetProtocol::Unknown(_) => Err(DropReason::UnknownEtherType.into()),
+    }
+}
+
+/// How the link layer addressed the frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cast {
+    Unicast,
+    /// Broadcast or multicast.
+    Group,
+}
+
+fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal> {
+    let l3 = ETHERNET_HEADER;
+    let bytes = &packet.head()[l3..];
+    if bytes.len() < IPV4_HEADER {
+        return Err(DropReason::Truncated.into());
+    }
+    let header = Ipv4Packet::new_unchecked(bytes);
+    let header_len = usize::from(header.header_len());
+    if header.version() != 4 || header_len < IPV4_HEADER {
+        return Err(DropReason::BadIpVersion.into());
+    }
+    let end = l3 + usize::from(header.total_len());
+    if header_len > bytes.len() || l3 + header_len > end || end > packet.len() {
+        return Err(DropReason::Truncated.into());
+    }
+    let mut sum = Sum::ZERO;
+    sum.add(&bytes[..header_len]);
+    if !sum.is_valid() {
+        return Err(DropReason::BadIpChecksum.into());
+    }
+    ipv4_options(&bytes[IPV4_HEADER..header_len])?;
+
+    let (src, dst) = (header.src_addr(), header.dst_addr());
+    let number = bytes[9];
+    let fragment = header.more_frags() || header.frag_offset() != 0;
+    let group = dst.is_multicast() || policy.is_broadcast(dst);
+    ipv4_source(src, dst, number, policy)?;
+    if dst.is_loopback() || dst.octets()[0] == 0 {
+        return Err(DropReason::Martian.into());
+    }
+    let dhcp = policy.dhcp && number == protocol::UDP && !fragment && is_dhcp(&bytes[header_len..]);
+    let ours =
+        if dst.is_multicast() { policy.in_group(dst.into()) } else { group || policy.is_ours(dst.into()) };
+    // RFC 1122 section 3.3.6: a link-layer broadcast must be an IP broadcast or multicast.
+    if !(ours && (cast == Cast::Unicast || group) || dhcp) {
+        return Err(DropReason::NotForUs.into());
+    }
+    let parsed = Parsed {
+        l3: l3 as u16,
+        l4: (l3 + header_len) as u16,
+        payload: (l3 + header_len) as u16,
+        end: end as u32,
+        ecn: header.ecn(),
+        hop_limit: header.hop_limit(),
+        flow: FlowKey { src: src.into(), dst: dst.into(), protocol: number, ..FlowKey::default() },
+        ..Parsed::default()
+    };
+    if fragment {
+        return Ok(Parsed { kind: Kind::Fragment, ..parsed });
+    }
+    transport(packet, policy, parsed, group)
+}
+
+/// RFC 1122 section 3.2.1.3: sources that must not be on the wire.
+fn ipv4_source(src: Ipv4Addr, dst: Ipv4Addr, number: u8, policy: &Policy) -> Result<(), DropReason> {
+    if policy.is_ours(src.into()) {
+        return Err(DropReason::SpoofedSelf);
+    }
+    // 0.0.0.0 is for hosts that do not know their address yet: DHCP clients, and IGMP queriers without one.
+    let unconfigured =
+        src.is_unspecified() && (number == protocol::IGMP || number == protocol::UDP && dst.is_broadcast());
+    let reserved = src.octets()[0] == 0 || src.octets()[0] >= 224 || src.is_loopback();
+    if policy.is_broadcast(src) || reserved && !unconfigured { Err(DropReason::Martian) } else { Ok(()) }
+}
+
+/// RFC 791 section 3.1: every option lies within the header. Source routes are refused, as RFC 7126 section 4.3 advises.
+fn ipv4_options(mut options: &[u8]) -> Result<(), DropReason> {
+    while let [kind, rest @ ..] = options {
+        options = match (kind, rest.first()) {
+            (0, _) => return Ok(()),
+            (1, _) => rest,
+            (131 | 137, _) => return Err(DropReason::SourceRoute),
+            (_, Some(&len)) if len >= 2 => options.get(usize::from(len)..).ok_or(DropReason::Truncated)?,
+            _ => return Err(DropReason::Truncated),
+        };
+    }
+    Ok(())
+}
+
+fn is_dhcp(udp: &[u8]) -> bool {
+    udp.len() >= 4 && udp[..4] == [0, DHCP_SERVER_PORT as u8, 0, DHCP_CLIENT_PORT as u8]
+}
+
+fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal> {
+    let l3 = ETHERNET_HEADER;
+    let bytes = &packet.head()[l3..];
+    if bytes.len() < IPV6_HEADER {
+        return Err(DropReason::Truncated.into());
+    }
+    let header = Ipv6Packet::new_unchecked(bytes);
+    if header.version() != 6 {
+        return Err(DropReason::BadIpVersion.into());
+    }
+    let end = l3 + IPV6_HEADER + usize::from(header.payload_len());
+    if end > packet.len() {
+        return Err(DropReason::Truncated.into());
+    }
+    let (src, dst) = (header.src_addr(), header.dst_addr());
+    let first = bytes[6];
+    if policy.is_ours(src.into()) {
+        return Err(DropReason::SpoofedSelf.into());
+    }
+    let no_host = |addr: Ipv6Addr| addr.is_loopback() || addr.to_ipv4_mapped().is_some();
+    // RFC 4291 section 2.5.2: the unspecified address is the source of a host that is still checking its own (ICMPv6).
+    let unconfigured = src.is_unspecified() && matches!(first, protocol::ICMPV6 | protocol::HOP_BY_HOP);
+    if src.is_multicast()
+        || no_host(src)
+        || src.is_unspecified() && !unconfigured
+        || no_host(dst)
+        || dst.is_unspecified()
+    {
+        return Err(DropReason::Martian.into());
+    }
+    let group = dst.is_multicast();
+    let ours = if group { policy.in_group(dst.into()) } else { policy.is_ours(dst.into()) };
+    if !ours || cast == Cast::Group && !group {
+        return Err(DropReason::NotForUs.into());
+    }
+    let parsed = Parsed {
+        l3: l3 as u16,
+        end: end as u32,
+        ecn: header.traffic_class() & 3,
+        hop_limit: header.hop_limit(),
+        flow: FlowKey { src: src.into(), dst: dst.into(), protocol: first, ..FlowKey::default() },
+        ..Parsed::default()
+    };
+    // What is behind the first frame cannot be a header: RFC 7112 wants the chain in the first fragment, we in one frame.
+    let chain = &packet.head()[..packet.head().len().min(end)];
+    let parsed = extension_headers(chain, parsed)?;
+    if parsed.kind == Kind::Fragment {
+        return Ok(parsed);
+    }
+    if src.is_unspecified() && parsed.flow.protocol != protocol::ICMPV6 {
+        return Err(DropReason::Martian.into());
+    }
+    transport(packet, policy, parsed, group)
+}
+
+/// Walks IPv6's extension headers (RFC 8200 section 4) up to the transport header or a real fragment's header; `l4` and the
+/// flow's protocol are set to what was found.
+fn extension_headers(chain: &[u8], parsed: Parsed) -> Result<Parsed, Refusal> {
+    let l3 = usize::from(parsed.l3);
+    let (mut at, mut next, mut next_field) = (l3 + IPV6_HEADER, parsed.flow.protocol, l3 + 6);
+    for count in 0.. {
+        let problem = |code, at: usize| Refusal {
+            reason: DropReason::BadExtensionHeader,
+            answer: Some(ParameterProblem { code, pointer: (at - l3) as u32, to_multicast_too: false }),
+        };
+        if !matches!(
+            next,
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
+        ) {
+            break;
+        }
+        if count == limits::IPV6_EXTENSION_HEADERS {
+            return Err(DropReason::BadExtensionHeader.into());
+        }
+        // RFC 8200 section 4.1: hop-by-hop options come first or not at all.
+        if next == protocol::HOP_BY_HOP && count > 0 {
+            return Err(problem(1, next_field));
+        }
+        let fixed = chain.get(at..at + 8).ok_or(DropReason::Truncated)?;
+        let len = if next == protocol::FRAGMENT { 8 } else { (usize::from(fixed[1]) + 1) * 8 };
+        let header = chain.get(at..at + len).ok_or(DropReason::Truncated)?;
+        match next {
+            protocol::FRAGMENT => {
+                // RFC 6946: a fragment that is the whole packet is taken as such.
+                if u16::from_be_bytes([header[2], header[3]]) & 0xfff9 != 0 {
+                    return Ok(Parsed {
+                        kind: Kind::Fragment,
+                        l4: at as u16,
+                        payload: at as u16,
+                        flow: FlowKey { protocol: protocol::FRAGMENT, ..parsed.flow },
+                        ..parsed
+                    });
+                }
+            }
+            // RFC 8200 section 4.4; type 0 is deprecated (RFC 5095) and gets the same answer.
+            protocol::ROUTING if header[3] != 0 || header[2] == 0 => {
+                return Err(Refusal { reason: DropReason::SourceRoute, ..problem(0, at + 2) });
+            }
+            protocol::ROUTING => {}
+            _ => options(header, at - l3)?,
+        }
+        (next_field, next) = (at, header[0]);
+        at += len;
+    }
+    let flow = FlowKey { protocol: next, ..parsed.flow };
+    Ok(Parsed { l4: at as u16, payload: at as u16, flow, ..parsed })
+}
+
+/// RFC 8200 section 4.2: the options of a hop-by-hop or destination header at `offset` from the IPv6 header; the two high
+/// bits of an unknown option's type say what to do about it.
+fn options(header: &[u8], offset: usize) -> Result<(), Refusal> {
+    const PAD1: u8 = 0;
+    const PADN: u8 = 1;
+    const ROUTER_ALERT: u8 = 5;
+    let (mut at, mut count) = (2, 0);
+    while let Some(&kind) = header.get(at) {
+        if kind == PAD1 {
+            at += 1;
+            continue;
+        }
+        let Some(&len) = header.get(at + 1) else { return Err(DropReason::BadExtensionHeader.into()) };
+        let next = at + 2 + usize::from(len);
+        count += usize::from(kind != PADN);
+        if next > header.len() || count > limits::IPV6_OPTIONS {
+            return Err(DropReason::BadExtensionHeader.into());
+        }
+        if !matches!(kind, PADN | ROUTER_ALERT) && kind >> 6 != 0 {
+            let problem =
+                ParameterProblem { code: 2, pointer: (offset + at) as u32, to_multicast_too: kind >> 6 == 2 };
+            let answer = (kind >> 6 >= 2).then_some(problem);
+            return Err(Refusal { reason: DropReason::BadExtensionHeader, answer });
+        }
+        at = next;
+    }
+    Ok(())
+}
+
+/// The transport header at `l4`: lengths, ports, checksum, flow.
+fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> Result<Parsed, Refusal> {
+    let head = packet.head();
+    let head = &head[..head.len().min(parsed.end as usize)];
+    let bytes = head.get(usize::from(parsed.l4)..).ok_or(DropReason::Truncated)?;
+    let mut parsed = match (parsed.flow.protocol, parsed.flow.dst) {
+        // RFC 9293 section 3.9.2.3 (MUST-57): TCP is between two hosts.
+        (protocol::TCP, _) if group => return Err(DropReason::NotForUs.into()),
+        (protocol::TCP, _) => tcp(packet, policy, parsed, bytes)?,
+        (protocol::UDP, _) => udp(packet, policy, parsed, bytes)?,
+        (protocol::ICMPV4, IpAddr::V4(_)) => icmp(packet, parsed, bytes, Kind::Icmpv4)?,
+        (protocol::ICMPV6, IpAddr::V6(_)) => icmp(packet, parsed, bytes, Kind::Icmpv6)?,
+        _ => Parsed { kind: Kind::Other, ..parsed },
+    };
+    parsed.hash = flow_hash(&parsed.flow, policy.hash_keys);
+    Ok(parsed)
+}
+
+fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result<Parsed, DropReason> {
+    const MIN_HEADER: usize = 20;
+    if bytes.len() < MIN_HEADER {
+        return Err(DropReason::Truncated);
+    }
+    let header_len = usize::from(bytes[12] >> 4) * 4;
+    if header_len < MIN_HEADER || header_len > bytes.len() {
+        return Err(DropReason::BadTcpHeader);
+    }
+    let flow = ports(parsed.flow, bytes);
+    if flow.src_port == 0 || flow.dst_port == 0 {
+        return Err(DropReason::BadTcpHeader);
+    }
+    let field = u16::from_be_bytes([bytes[16], bytes[17]]);
+    let partial_checksum =
+        checksum(packet, &parsed, field, policy.partial_checksums).ok_or(DropReason::BadTcpChecksum)?;
+    Ok(Parsed { kind: Kind::Tcp, payload: parsed.l4 + header_len as u16, flow, partial_checksum, ..parsed })
+}
+
+fn udp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result<Parsed, DropReason> {
+    const HEADER: usize = 8;
+    if bytes.len() < HEADER {
+        return Err(DropReason::Truncated);
+    }
+    let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    let flow = ports(parsed.flow, bytes);
+    if len < HEADER || usize::from(parsed.l4) + len > parsed.end as usize || flow.dst_port == 0 {
+        return Err(DropReason::BadUdpHeader);
+    }
+    // Bytes between the datagram's end and the packet's are nobody's and not in the checksum.
+    let datagram = Parsed { end: u32::from(parsed.l4) + len as u32, flow, ..parsed };
+    let field = u16::from_be_bytes([bytes[6], bytes[7]]);
+    // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6.
+    let partial_checksum = match field {
+        0 if flow.dst.is_ipv4() => false,
+        _ => {
+            checksum(packet, &datagram, field, policy.partial_checksums).ok_or(DropReason::BadUdpChecksum)?
+        }
+    };
+    Ok(Parsed { kind: Kind::Udp, payload: parsed.l4 + HEADER as u16, flow, partial_checksum, ..parsed })
+}
+
+fn icmp(packet: &Packet, parsed: Parsed, bytes: &[u8], kind: Kind) -> Result<Parsed, DropReason> {
+    if bytes.len() < 8 {
+        return Err(DropReason::Truncated);
+    }
+    let mut sum = if kind == Kind::Icmpv6 { pseudo_header(&parsed) } else { Sum::ZERO };
+    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
+    if sum.is_valid() { Ok(Parsed { kind, ..parsed }) } else { Err(DropReason::BadIcmp) }
+}
+
+fn ports(flow: FlowKey, bytes: &[u8]) -> FlowKey {
+    FlowKey {
+        src_port: u16::from_be_bytes([bytes[0], bytes[1]]),
+        dst_port: u16::from_be_bytes([bytes[2], bytes[3]]),
+        ..flow
+    }
+}
+
+fn pseudo_header(parsed: &Parsed) -> Sum {
+    let len = parsed.end - u32::from(parsed.l4);
+    Sum::pseudo_header(parsed.flow.src, parsed.flow.dst, parsed.flow.protocol, len)
+}
+
+/// Verifies the transport checksum over all frames of the packet. `None`: wrong; `Some(true)`: it is only the pseudo-header's
+/// sum, left to a device that was never reached (accepted where `accept_partial`).
+fn checksum(packet: &Packet, parsed: &Parsed, field: u16, accept_partial: bool) -> Option<bool> {
+    let mut sum = pseudo_header(parsed);
+    if accept_partial && field == sum.folded() {
+        return Some(true);
+    }
+    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
+    sum.is_valid().then_some(false)
+}
+
+/// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard.
+fn flow_hash(flow: &FlowKey, keys: (u64, u64)) -> u32 {
+    let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+    for addr in [flow.src, flow.dst] {
+        match addr {
+            IpAddr::V4(addr) => hasher.write_u32(addr.into()),
+            IpAddr::V6(addr) => hasher.write(&addr.octets()),
+        }
+    }
+    hasher.write_u64(
+        u64::from(flow.src_port) << 32 | u64::from(flow.dst_port) << 16 | u64::from(flow.protocol),
+    );
+    hasher.finish() as u32
 }

@@ -1,74 +1,90 @@
-//! SKELETON: one queue's whole stack: `poll(now)` runs the packet's journey once.
-#![allow(missing_docs, unused_variables, clippy::todo, clippy::needless_pass_by_value, dead_code)]
+//! One queue's whole stack: [`Shard::poll`] runs the packet's journey once, from a burst in to a burst out.
+//!
+//! A shard shares nothing: it owns its TCP engine, its sockets, its neighbours and its backlog, and tells other shards of
+//! the same interface what they must know over bounded channels ([`ShardLinks`]). It reads no clock and draws no randomness
+//! but what the configuration's seed gives.
 
 use core::net::{IpAddr, SocketAddr};
-use core::task::{Poll, Waker};
+use std::collections::VecDeque;
 
-use crate::config::{ConfigError, StackConfig};
+use rand_chacha::ChaCha12Rng;
+use rand_core::{RngCore, SeedableRng};
+
+mod links;
+mod receive;
+mod sockets;
+mod steering;
+#[cfg(test)]
+mod tests;
+
+pub use links::ShardLinks;
+pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
+pub use steering::SteeringChange;
+
+use crate::config::{AddressUse, Cidr, ConfigError, PartialChecksums, Route, StackConfig};
 use crate::counters::Counters;
 use crate::device::{Device, Protocol};
-use crate::tcp::{ConnId, SocketOptions, Tcp, TcpError};
+use crate::limits;
+use crate::net::dhcp::{Dhcp, Lease};
+use crate::net::egress::{Output, mtu_in_frames};
+use crate::net::fragment::FragmentIds;
+use crate::net::icmp;
+use crate::net::iface::Iface;
+use crate::net::neighbor::Neighbors;
+use crate::net::ping::{EchoRequest, Pings};
+use crate::net::reassembly::Reassembly;
+use crate::net::route::{Routes, link_local};
+use crate::packet::{PacketBatch, PacketPool};
+use crate::parse::Policy;
+use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError};
 use crate::time::Instant;
+use links::Links;
+use links::Message;
+use steering::SteeringBook;
 
+/// One queue's stack.
 pub struct Shard {
-    _p: (),
+    index: u16,
+    count: u16,
+    /// The addresses are ours alone: ARP, neighbour discovery, ping and closed ports are ours to answer.
+    own: bool,
+    config: Configured,
+    policy: Policy,
+    counters: Counters,
+    tcp: Tcp,
+    output: Output,
+    iface: Iface,
+    dhcp: Option<Dhcp>,
+    /// The lease in use, this shard's or told by the first.
+    lease: Option<Lease>,
+    pings: Pings,
+    echo_requests: VecDeque<EchoRequest>,
+    reassembly: Reassembly,
+    links: Links,
+    steering: SteeringBook,
+    pool: PacketPool,
+    rx: PacketBatch,
+    scratch: Vec<u8>,
+    /// Who last confirmed itself by data, so that a burst asks the neighbour table once.
+    last_data: Option<receive::LastData>,
+    rng: ChaCha12Rng,
+    /// Something could not be sent for want of room; how often to try again without being woken.
+    blocked: bool,
 }
 
-/// The bounded channels between the shards of one interface; made by `links(n)`, one for each shard.
-pub struct ShardLinks {
-    _p: (),
-}
-
-/// A change of what the steering must let through; drained by the runtime after each poll / user call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SteeringChange {
-    OpenPort(Protocol, u16),
-    ClosePort(Protocol, u16),
-    OwnAddress(IpAddr),
-    DisownAddress(IpAddr),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct UdpId(pub u32, pub u32);
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct PingId(pub u32, pub u32);
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct DnsQueryId(pub u32, pub u32);
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NetError {
-    #[error("too many sockets")]
-    TooManySockets,
-    #[error("address already in use")]
-    AddrInUse,
-    #[error("address not available")]
-    AddrNotAvailable,
-    #[error("network unreachable")]
-    NetworkUnreachable,
-    #[error("message too long")]
-    MessageTooLong,
-    #[error("no such socket")]
-    NotFound,
-    #[error("name not found")]
-    NameNotFound,
-    #[error("no name server configured")]
-    NoNameServer,
-    #[error("timed out")]
-    TimedOut,
-    #[error("invalid argument")]
-    InvalidInput,
-}
-
-pub struct EchoReply {
-    pub from: IpAddr,
-    pub ident: u16,
-    pub seq: u16,
-    pub payload: Vec<u8>,
-    pub hop_limit: Option<u8>,
+/// What of the configuration is needed after the start.
+struct Configured {
+    addresses: Vec<Cidr>,
+    routes: Vec<Route>,
+    dns_servers: Vec<IpAddr>,
 }
 
 impl Shard {
-    /// `index`/`count`: which shard of how many of this interface; `links` from `links(count)`.
+    /// Shard `index` of the `count` that serve one interface; `links` is one of [`Shard::links`]`(count)`. The addresses
+    /// are in use at once; the device's pool gives the frames.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, for this device.
     pub fn new(
         config: &StackConfig,
         index: u16,
@@ -77,57 +93,202 @@ impl Shard {
         device: &dyn Device,
         now: Instant,
     ) -> Result<Self, ConfigError> {
-        todo!()
-    }
-    pub fn links(count: u16) -> Vec<ShardLinks> {
-        todo!()
-    }
-    /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (poll again at once).
-    pub fn poll(&mut self, now: Instant, device: &mut dyn Device) -> bool {
-        todo!()
-    }
-    /// When `poll` is next needed if no packet arrives and no user call is made. `Some(t <= now)`: at once.
-    pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
-        todo!()
-    }
-    /// Called from another shard's thread context by the runtime to wake this one: the runtime passes a callback that is run after a message was sent to shard `index`.
-    pub fn set_notify(&mut self, notify: Box<dyn Fn(u16)>) {
-        todo!()
-    }
-    pub fn take_steering_changes(&mut self) -> Vec<SteeringChange> {
-        todo!()
-    }
-    pub fn counters(&self) -> &Counters {
-        todo!()
-    }
-    pub fn tcp(&mut self) -> &mut Tcp {
-        todo!()
-    }
-    pub fn tcp_ref(&self) -> &Tcp {
-        todo!()
-    }
-    /// Our addresses at present (DHCP's included).
-    pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
-        todo!()
-    }
-    /// Lease state: None = DHCP off, Some(false) = still asking, Some(true) = configured.
-    pub fn dhcp_configured(&self) -> Option<bool> {
-        todo!()
+        let capabilities = device.capabilities();
+        let pool = device.pool().clone();
+        let device_mtu = capabilities.mtu.min(mtu_in_frames(pool.layout(), capabilities.tx_frames_max));
+        config.validate(device_mtu)?;
+        let mtu = config.mtu.unwrap_or(device_mtu).min(device_mtu);
+        let mut shared = rng(config.seed, u64::MAX);
+        let hash_keys = keys(&mut shared);
+        let mut rng = rng(config.seed, u64::from(index));
+        let neighbors = Neighbors::new(keys(&mut rng));
+        let id_keys = keys(&mut rng);
+        let ids = FragmentIds::new(&mut rng, id_keys, index, count);
+        let mut output = Output::new(capabilities.mac, mtu, pool.clone(), neighbors, ids, now);
+        let iface = Iface::new(rng.next_u64(), now, &mut output);
+        let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
+        let partial_checksums = match config.partial_checksums {
+            PartialChecksums::Auto => capabilities.partial_checksums,
+            PartialChecksums::Accept => true,
+            PartialChecksums::Refuse => false,
+        };
+        let policy = Policy {
+            mac: capabilities.mac,
+            addresses: Vec::new(),
+            groups: Vec::new(),
+            partial_checksums,
+            dhcp: config.dhcp,
+            hash_keys,
+        };
+        let mut shard = Self {
+            index,
+            count: count.max(1),
+            own: config.address_use == AddressUse::Own,
+            config: Configured {
+                addresses: with_link_local(&config.addresses, capabilities.mac),
+                routes: config.routes.clone(),
+                dns_servers: config.dns_servers.clone(),
+            },
+            policy,
+            counters: Counters::default(),
+            tcp: Tcp::new(config.tcp.clone(), config.seed, index, count.max(1)),
+            output,
+            iface,
+            dhcp,
+            lease: None,
+            pings: Pings::new(rng.next_u32() as u16),
+            echo_requests: VecDeque::new(),
+            reassembly: Reassembly::default(),
+            links: Links::new(links),
+            steering: SteeringBook::default(),
+            pool,
+            rx: PacketBatch::new(),
+            scratch: Vec::new(),
+            last_data: None,
+            rng,
+            blocked: false,
+        };
+        if config.dhcp {
+            shard.steering.open(Protocol::Udp, receive::DHCP_CLIENT_PORT);
+        }
+        shard.use_addresses();
+        Ok(shard)
     }
 
-    // TCP calls that also need routes or steering
+    /// The bounded channels between `count` shards of one interface: one end for each shard, in order.
+    #[must_use]
+    pub fn links(count: u16) -> Vec<ShardLinks> {
+        links::mesh(count)
+    }
+
+    /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (then poll again at once).
+    pub fn poll(&mut self, now: Instant, device: &mut dyn Device) -> bool {
+        let mut busy = self.take_messages(now);
+
+        // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
+        // steering by hash, GRO, filters and forwarding have their places in `receive`, in this order.
+        let mut rx = core::mem::take(&mut self.rx);
+        busy |= device.receive(&mut rx, limits::BURST_PACKETS) > 0;
+        for packet in rx.drain(..) {
+            self.counters.rx_packets += 1;
+            self.counters.rx_bytes += packet.len() as u64;
+            self.receive(now, packet);
+        }
+        self.rx = rx;
+
+        self.poll_timers(now);
+        let steered = self.follow_name_queries();
+
+        // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
+        // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
+        for request in self.echo_requests.drain(..) {
+            request.send(now, &mut self.output);
+        }
+        self.iface.poll(now, &mut self.output);
+        self.tcp.transmit(now, &mut self.output, &mut self.counters);
+        self.ask_neighbors(now);
+        // A port that was opened just now must be steered before its first packet may be answered.
+        let steered = self.follow_name_queries() || steered;
+        busy |= if steered { true } else { self.output.flush(device) };
+        self.blocked = self.output.is_waiting();
+
+        self.steering.forget_closed(&self.tcp);
+        self.counters.add(&core::mem::take(&mut self.output.counters));
+        busy
+    }
+
+    /// When [`Shard::poll`] is next needed if no packet arrives and no other call is made; not later than `now`: at once.
+    pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
+        let net = [
+            self.output.neighbors.next_deadline(),
+            self.reassembly.next_deadline(),
+            self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
+            self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
+            (!self.echo_requests.is_empty()).then_some(now),
+        ];
+        // These are due at once while something waits to be sent. When the device has no room, they wait with it.
+        let retry = if self.blocked { now + limits::TX_RETRY_INTERVAL } else { Instant::ZERO };
+        let senders = [self.tcp.next_deadline(), self.iface.next_deadline(now)];
+        let senders = senders.into_iter().flatten().map(|at| at.max(retry));
+        let waiting = self.blocked.then_some(retry);
+        net.into_iter().flatten().chain(senders).chain(waiting).min()
+    }
+
+    /// `notify` is called with a shard's number after a message was sent to it, from this shard's thread.
+    pub fn set_notify(&mut self, notify: Box<dyn Fn(u16)>) {
+        self.links.notify = Some(notify);
+    }
+
+    /// What has changed since the last call in what the steering must let through, in order.
+    pub fn take_steering_changes(&mut self) -> Vec<SteeringChange> {
+        self.steering.take()
+    }
+
+    /// Everything counted so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The TCP engine, for calls that need neither routes nor steering.
+    pub fn tcp(&mut self) -> &mut Tcp {
+        &mut self.tcp
+    }
+
+    /// The TCP engine, to look at.
+    #[must_use]
+    pub fn tcp_ref(&self) -> &Tcp {
+        &self.tcp
+    }
+
+    /// Our addresses at present with their prefix lengths, DHCP's included.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
+        self.policy.addresses.iter().map(|cidr| (cidr.addr, cidr.prefix_len)).collect()
+    }
+
+    /// `None`: DHCP is off; else whether there is a lease.
+    #[must_use]
+    pub fn dhcp_configured(&self) -> Option<bool> {
+        self.policy.dhcp.then_some(self.lease.is_some())
+    }
+
+    /// Listens on `addr` (an unspecified address: all of ours of that family) and steers the port to the stack.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` for an address that is not ours, else the engine's.
     pub fn tcp_listen(
         &mut self,
         addr: SocketAddr,
         backlog: usize,
         options: SocketOptions,
-    ) -> Result<crate::tcp::ListenerId, TcpError> {
-        todo!()
+    ) -> Result<ListenerId, TcpError> {
+        if !addr.ip().is_unspecified() && !self.policy.is_ours(addr.ip()) {
+            return Err(TcpError::AddrNotAvailable);
+        }
+        let id = self.tcp.listen(addr, backlog, options)?;
+        self.steering.open(Protocol::Tcp, self.tcp.listener_addr(id)?.port());
+        Ok(id)
     }
-    pub fn tcp_close_listener(&mut self, now: Instant, id: crate::tcp::ListenerId) -> Result<(), TcpError> {
-        todo!()
+
+    /// Stops listening; connections not yet accepted are reset.
+    ///
+    /// # Errors
+    /// `NotConnected` for a listener that is gone.
+    pub fn tcp_close_listener(&mut self, now: Instant, id: ListenerId) -> Result<(), TcpError> {
+        let port = self.tcp.listener_addr(id)?.port();
+        self.tcp.close_listener(now, id)?;
+        // Connections accepted earlier still need the port: it stays open for them.
+        self.steering.close_listener(port, &self.tcp);
+        Ok(())
     }
-    /// Chooses the source address by route (RFC 6724 in short) when `local` is None, and opens the ephemeral port in the steering until the connection is gone.
+
+    /// Opens a connection. Without `local` (or with an unspecified address) the source is chosen by route (RFC 6724 in
+    /// short); the local port is steered to the stack until the connection is gone.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a remote address that is no host's, `AddrNotAvailable` for a local one that is not ours,
+    /// `NetworkUnreachable` without a route, else the engine's.
     pub fn tcp_connect(
         &mut self,
         now: Instant,
@@ -135,66 +296,130 @@ impl Shard {
         remote: SocketAddr,
         options: SocketOptions,
     ) -> Result<ConnId, TcpError> {
-        todo!()
+        let group = match remote.ip() {
+            IpAddr::V4(addr) => addr.is_multicast() || self.policy.is_broadcast(addr),
+            IpAddr::V6(addr) => addr.is_multicast(),
+        };
+        if group || remote.ip().is_unspecified() || remote.port() == 0 {
+            return Err(TcpError::InvalidInput);
+        }
+        let source = self.output.routes.source(remote.ip()).ok_or(TcpError::NetworkUnreachable)?;
+        let local = match local {
+            None => SocketAddr::new(source, 0),
+            Some(local) if local.is_ipv4() != remote.is_ipv4() => return Err(TcpError::InvalidInput),
+            Some(local) if local.ip().is_unspecified() => SocketAddr::new(source, local.port()),
+            Some(local) if self.policy.is_ours(local.ip()) => local,
+            Some(_) => return Err(TcpError::AddrNotAvailable),
+        };
+        let id = self.tcp.connect(now, local, remote, options)?;
+        // An address of our own is steered whole.
+        if !self.own {
+            self.steering.open_while_connected(self.tcp.tuple(id)?);
+        }
+        Ok(id)
     }
 
-    // UDP (smoltcp's sockets)
-    pub fn udp_bind(&mut self, local: SocketAddr) -> Result<UdpId, NetError> {
-        todo!()
-    }
-    pub fn udp_local_addr(&self, id: UdpId) -> Result<SocketAddr, NetError> {
-        todo!()
-    }
-    pub fn udp_poll_send_to(
-        &mut self,
-        id: UdpId,
-        bytes: &[u8],
-        remote: SocketAddr,
-        waker: &Waker,
-    ) -> Poll<Result<usize, NetError>> {
-        todo!()
-    }
-    /// Truncates to `bytes` as recvfrom(2) does; returns (copied, sender).
-    pub fn udp_poll_recv_from(
-        &mut self,
-        id: UdpId,
-        bytes: &mut [u8],
-        waker: &Waker,
-    ) -> Poll<Result<(usize, SocketAddr), NetError>> {
-        todo!()
-    }
-    pub fn udp_close(&mut self, id: UdpId) {
-        todo!()
+    fn poll_timers(&mut self, now: Instant) {
+        self.expire_fragments(now);
+        self.poll_dhcp(now);
+        self.links.settle(self.lease.as_ref());
+        self.tcp.poll_timers(now, &mut self.counters);
     }
 
-    // ping (smoltcp's ICMP sockets). Idents satisfy ident % count == index so that replies find their shard.
-    pub fn ping_open(&mut self, remote: IpAddr) -> Result<PingId, NetError> {
-        todo!()
-    }
-    pub fn ping_send(
-        &mut self,
-        id: PingId,
-        seq: u16,
-        payload: &[u8],
-        hop_limit: Option<u8>,
-    ) -> Result<(), NetError> {
-        todo!()
-    }
-    pub fn ping_poll_recv(&mut self, id: PingId, waker: &Waker) -> Poll<Result<EchoReply, NetError>> {
-        todo!()
-    }
-    pub fn ping_close(&mut self, id: PingId) {
-        todo!()
+    /// Asks for the neighbours that packets wait for; tells TCP of those that do not answer.
+    fn ask_neighbors(&mut self, now: Instant) {
+        let mut failed = Vec::new();
+        self.output.poll_neighbors(now, &mut failed);
+        for packet in failed {
+            let quote = &packet.head()[crate::net::egress::ETHERNET_HEADER..];
+            if let Some((tuple, seq)) = icmp::tcp_of(quote) {
+                let error = IcmpError { tuple, seq, kind: IcmpErrorKind::Unreachable };
+                self.tcp.icmp_error(now, &error, &mut self.counters);
+            }
+        }
     }
 
-    // DNS (smoltcp's resolver)
-    pub fn dns_query(&mut self, name: &str, ipv6: bool) -> Result<DnsQueryId, NetError> {
-        todo!()
+    fn poll_dhcp(&mut self, now: Instant) {
+        let Some(dhcp) = &mut self.dhcp else { return };
+        if dhcp.poll(now, &mut self.output) {
+            let lease = dhcp.lease().cloned();
+            self.links.owe_lease();
+            self.use_lease(lease);
+        }
     }
-    pub fn dns_poll(&mut self, id: DnsQueryId, waker: &Waker) -> Poll<Result<Vec<IpAddr>, NetError>> {
-        todo!()
+
+    /// Takes over a lease, or gives it up.
+    fn use_lease(&mut self, lease: Option<Lease>) {
+        match &lease {
+            Some(lease) => tracing::info!(address = %lease.address, router = ?lease.router, "DHCP lease"),
+            None => tracing::warn!("the DHCP lease is over"),
+        }
+        self.lease = lease;
+        self.use_addresses();
     }
-    pub fn dns_cancel(&mut self, id: DnsQueryId) {
-        todo!()
+
+    /// Puts the configured and the leased addresses, routes and name servers to use.
+    fn use_addresses(&mut self) {
+        let lease = self.lease.as_ref();
+        let mut addresses = self.config.addresses.clone();
+        addresses.extend(lease.map(|lease| lease.address));
+        let mut routes = self.config.routes.clone();
+        routes.extend(lease.and_then(|lease| lease.router).map(|router| Route {
+            destination: Cidr { addr: IpAddr::from([0, 0, 0, 0]), prefix_len: 0 },
+            gateway: router.into(),
+        }));
+        if self.own {
+            let ips = |list: &[Cidr]| list.iter().map(|cidr| cidr.addr).collect::<Vec<_>>();
+            self.steering.own(&ips(&self.policy.addresses), &ips(&addresses));
+        }
+        self.iface.set_addresses(&addresses, self.own);
+        self.iface.set_dns_servers(&self.dns_servers());
+        self.output.set_routes(Routes::new(addresses.clone(), routes));
+        self.policy.addresses = addresses;
     }
+
+    /// The name servers in use: the configured ones, then the lease's, as many as fit.
+    fn dns_servers(&self) -> Vec<IpAddr> {
+        let leased = self.lease.iter().flat_map(|lease| &lease.dns_servers);
+        self.config.dns_servers.iter().chain(leased).copied().take(limits::DNS_SERVERS).collect()
+    }
+
+    /// Steers the ports that name server queries have chosen; returns whether one was opened.
+    fn follow_name_queries(&mut self) -> bool {
+        self.steering.follow(self.iface.dns_ports())
+    }
+
+    fn take_messages(&mut self, now: Instant) -> bool {
+        let mut taken = 0;
+        while taken < limits::SHARD_MESSAGES_PER_POLL
+            && let Some(message) = self.links.next()
+        {
+            taken += 1;
+            match message {
+                Message::Packet(visit, bytes, parsed) => self.take_over(now, visit, &bytes, parsed),
+                Message::Neighbor(heard) => self.output.heard(now, heard),
+                Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
+                Message::Lease(lease) => self.use_lease(lease),
+            }
+        }
+        taken > 0
+    }
+}
+
+/// A stream of random numbers of its own for each `stream`.
+fn rng(seed: [u8; 32], stream: u64) -> ChaCha12Rng {
+    let mut rng = ChaCha12Rng::from_seed(seed);
+    rng.set_stream(stream);
+    rng
+}
+
+fn keys(rng: &mut ChaCha12Rng) -> (u64, u64) {
+    (rng.next_u64(), rng.next_u64())
+}
+
+/// The configured addresses, and a link-local one when IPv6 needs it (RFC 4291 section 2.8).
+fn with_link_local(addresses: &[Cidr], mac: smoltcp::wire::EthernetAddress) -> Vec<Cidr> {
+    let is_link_local = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+    let needed = addresses.iter().any(|cidr| cidr.addr.is_ipv6()) && !addresses.iter().any(is_link_local);
+    addresses.iter().copied().chain(needed.then(|| link_local(mac))).collect()
 }

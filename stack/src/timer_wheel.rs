@@ -1,11 +1,13 @@
 //! Timers of one shard: a hierarchical wheel with ticks of one millisecond. Setting, moving and cancelling a timer is
-//! O(1); a timer is touched once for each level it falls through, at most [`LEVELS`] times, before it fires.
+//! O(1); a timer is touched once for each level it falls through, at most 8 times, before it fires, and one call
+//! moves no more than [`TIMER_CASCADE`] timers to finer levels.
 //!
 //! Level `l` has 64 slots of 64^l ticks. A timer lies on the level of the highest 6-bit digit in which its tick differs
 //! from the wheel's, in the slot of that digit: all earlier slots of the level are then empty, and the first occupied
 //! slot of the lowest occupied level holds the timer that is due next. Entries live in a slab and are linked in both
-//! directions, so the memory is 32 bytes and the key for each timer, and none a tick.
+//! directions: 32 bytes for a timer with a key of 4, and 4 KiB for the slots.
 
+use crate::limits::TIMER_CASCADE;
 use crate::time::Instant;
 
 /// Nanoseconds in a tick.
@@ -39,6 +41,8 @@ pub struct TimerWheel<K> {
     /// Ticks before this one have been dealt with; no timer lies before it.
     tick: u64,
     generation: u32,
+    /// The slot whose timers are being moved to finer levels; it may be empty.
+    cascading: Option<u16>,
     /// One bit for each slot that is not empty, a word for each level.
     occupied: [u64; LEVELS],
     slots: Box<[List; SLOTS * LEVELS]>,
@@ -73,6 +77,7 @@ impl<K: Copy> TimerWheel<K> {
             len: 0,
             tick: now.as_nanos() / TICK_NANOS,
             generation: 0,
+            cascading: None,
             occupied: [0; LEVELS],
             slots: Box::new([List { head: NIL, tail: NIL }; SLOTS * LEVELS]),
             firing: Vec::new(),
@@ -117,29 +122,35 @@ impl<K: Copy> TimerWheel<K> {
 
     /// Appends the keys of all timers due at `now` to `fired`, by the millisecond they were rounded up to, then by their
     /// exact time, then in an order that depends only on the calls made. A `now` before an earlier one fires nothing new.
+    /// When more than [`TIMER_CASCADE`] timers are met at once, some that are due may be left for the next call, and
+    /// [`TimerWheel::next_deadline`] is not after `now`.
     pub fn advance(&mut self, now: Instant, fired: &mut Vec<K>) {
         let now = now.as_nanos() / TICK_NANOS;
-        while let Some((level, slot, tick)) = self.next_slot() {
-            if tick > now {
+        let mut budget = TIMER_CASCADE;
+        while self.cascade(&mut budget) {
+            let Some((level, slot, tick)) = self.next_slot().filter(|(.., tick)| *tick <= now) else {
+                self.tick = self.tick.max(now);
                 break;
-            }
+            };
             debug_assert!(tick >= self.tick, "no timer lies before the wheel");
             self.tick = tick;
-            let list = self.take_slot(level, slot);
             if level == 0 {
-                self.fire(list, fired);
+                self.fire(slot, fired);
             } else {
-                self.cascade(list);
+                self.cascading = Some((level * SLOTS + slot) as u16);
             }
         }
-        self.tick = self.tick.max(now);
         self.shrink();
     }
 
     /// A time not later than the earliest timer, and later than the last `advance` unless one is due: call `advance`
-    /// then. It is exact for timers less than 64 ms away; before later ones there are at most [`LEVELS`] - 1 stops.
+    /// then. It is exact for timers less than 64 ms away; before later ones there are at most 7 stops.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
+        let cascading = self.cascading.is_some_and(|slot| self.slots[usize::from(slot)].head != NIL);
+        if cascading {
+            return Some(Instant::from_millis(self.tick));
+        }
         self.next_slot().map(|(_, _, tick)| Instant::from_millis(tick))
     }
 
@@ -180,8 +191,10 @@ impl<K: Copy> TimerWheel<K> {
     }
 
     /// Fires the timers of one tick in the order of their exact times; the sort is stable.
-    fn fire(&mut self, list: List, fired: &mut Vec<K>) {
+    fn fire(&mut self, slot: usize, fired: &mut Vec<K>) {
         debug_assert!(self.firing.is_empty());
+        self.occupied[0] &= !(1 << slot);
+        let list = core::mem::replace(&mut self.slots[slot], List { head: NIL, tail: NIL });
         let mut index = list.head;
         while index != NIL {
             let entry = self.entries[index as usize];
@@ -193,14 +206,20 @@ impl<K: Copy> TimerWheel<K> {
         fired.extend(self.firing.drain(..).map(|(_, key)| key));
     }
 
-    /// Spreads the timers of a slot over the levels below.
-    fn cascade(&mut self, list: List) {
-        let mut index = list.head;
-        while index != NIL {
-            let next = self.entries[index as usize].next;
+    /// Spreads the timers of the slot that the wheel has reached over the levels below. Whether all of them.
+    fn cascade(&mut self, budget: &mut usize) -> bool {
+        let Some(slot) = self.cascading else { return true };
+        while self.slots[usize::from(slot)].head != NIL {
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            let index = self.slots[usize::from(slot)].head;
+            self.unlink(index);
             self.link(index);
-            index = next;
         }
+        self.cascading = None;
+        true
     }
 
     /// Appends an entry to the slot that its time belongs in.
@@ -234,12 +253,6 @@ impl<K: Copy> TimerWheel<K> {
         if list.head == NIL {
             self.occupied[usize::from(slot) / SLOTS] &= !(1 << (usize::from(slot) % SLOTS));
         }
-    }
-
-    /// Empties a slot; its entries stay linked to each other.
-    fn take_slot(&mut self, level: usize, slot: usize) -> List {
-        self.occupied[level] &= !(1 << slot);
-        core::mem::replace(&mut self.slots[level * SLOTS + slot], List { head: NIL, tail: NIL })
     }
 
     fn allocate(&mut self, entry: Entry<K>) -> u32 {
@@ -276,10 +289,13 @@ impl<K: Copy> TimerWheel<K> {
         }
     }
 
-    /// Gives memory back after a peak: free entries at the slab's end go, and the slab shrinks when it is three quarters
-    /// empty. Entries in use do not move, so one timer at the end keeps the slab long.
+    /// Gives memory back after a peak, a portion a call: free entries at the slab's end go, and the slab shrinks when it
+    /// is three quarters empty. Entries in use do not move, so one timer at the end keeps the slab long.
     fn shrink(&mut self) {
-        while self.entries.last().is_some_and(|entry| entry.slot == FREE) {
+        for _ in 0..TIMER_CASCADE {
+            if self.entries.last().is_none_or(|entry| entry.slot != FREE) {
+                break;
+            }
             self.unlink_free(self.entries.len() as u32 - 1);
             self.entries.pop();
         }
@@ -385,6 +401,25 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_that_falls_a_level_at_once_is_moved_in_portions() {
+        let mut wheel = TimerWheel::new(at(0));
+        let crowd = 3 * TIMER_CASCADE as u32;
+        let ids: Vec<_> = (0..crowd).map(|key| wheel.schedule(at(4096 + u64::from(key % 50)), key)).collect();
+        let last_two = [ids[crowd as usize - 1], ids[crowd as usize - 2]];
+        assert!(fired(&mut wheel, at(4096)).is_empty(), "two thirds still to be moved");
+        assert_eq!(wheel.next_deadline(), Some(at(4096)));
+        assert_eq!(wheel.cancel(last_two[0]), Some(crowd - 1));
+        assert!(wheel.reschedule(last_two[1], at(4100)));
+        let (mut calls, mut all) = (0, Vec::new());
+        while wheel.next_deadline().is_some_and(|next| next <= at(4200)) {
+            wheel.advance(at(4200), &mut all);
+            calls += 1;
+        }
+        assert_eq!((calls, all.len()), (2, crowd as usize - 1));
+        assert!(all.is_sorted_by_key(|key| if *key == crowd - 2 { 4 } else { key % 50 }));
+    }
+
+    #[test]
     fn an_old_id_touches_nobody_else_s_timer() {
         let mut wheel = TimerWheel::new(at(0));
         let old = wheel.schedule(at(1), 1);
@@ -408,6 +443,7 @@ mod tests {
             wheel.cancel(*id);
         }
         assert_eq!(fired(&mut wheel, at(200)).len(), 100);
+        (0..3).for_each(|_| assert!(fired(&mut wheel, at(200)).is_empty()));
         assert!(wheel.memory() < empty + 64 * 32 * 4, "{} bytes", wheel.memory());
     }
 

@@ -37,10 +37,7 @@ impl IsnSecret {
     /// hash of the tuple, so that a later connection of the same tuple starts further on.
     #[must_use]
     pub fn isn(&self, now: Instant, tuple: &Tuple) -> SeqNumber {
-        let mut bytes = [0; 2 * ENDPOINT_LEN];
-        bytes[..ENDPOINT_LEN].copy_from_slice(&endpoint(tuple.local));
-        bytes[ENDPOINT_LEN..].copy_from_slice(&endpoint(tuple.remote));
-        SeqNumber(self.isn.hash(&bytes) as u32) + (now.as_micros() / 4) as u32
+        SeqNumber(self.isn.hash(&pair(tuple.local, tuple.remote)) as u32) + (now.as_micros() / 4) as u32
     }
 
     /// What to add to the millisecond clock in timestamps of this connection. It depends on the two addresses only, as
@@ -48,10 +45,8 @@ impl IsnSecret {
     /// peers that compare a host's timestamps across connections rely on that.
     #[must_use]
     pub fn timestamp_offset(&self, tuple: &Tuple) -> u32 {
-        let mut bytes = [0; 2 * ENDPOINT_LEN];
-        bytes[..ENDPOINT_LEN].copy_from_slice(&endpoint(SocketAddr::new(tuple.local.ip(), 0)));
-        bytes[ENDPOINT_LEN..].copy_from_slice(&endpoint(SocketAddr::new(tuple.remote.ip(), 0)));
-        self.timestamp.hash(&bytes) as u32
+        let address = |addr: SocketAddr| SocketAddr::new(addr.ip(), 0);
+        self.timestamp.hash(&pair(address(tuple.local), address(tuple.remote))) as u32
     }
 }
 
@@ -63,8 +58,15 @@ pub(super) fn derive(seed: &[u8; 32], purpose: &[u8]) -> SipHasher24 {
     SipHasher24::new_with_keys(half(0), half(1))
 }
 
-/// An endpoint as bytes to hash.
-pub(super) fn endpoint(addr: SocketAddr) -> [u8; ENDPOINT_LEN] {
+/// Two endpoints as bytes to hash.
+pub(super) fn pair(local: SocketAddr, remote: SocketAddr) -> [u8; 2 * ENDPOINT_LEN] {
+    let mut bytes = [0; 2 * ENDPOINT_LEN];
+    bytes[..ENDPOINT_LEN].copy_from_slice(&endpoint(local));
+    bytes[ENDPOINT_LEN..].copy_from_slice(&endpoint(remote));
+    bytes
+}
+
+fn endpoint(addr: SocketAddr) -> [u8; ENDPOINT_LEN] {
     let mut bytes = [0; ENDPOINT_LEN];
     match addr.ip() {
         IpAddr::V4(ip) => {

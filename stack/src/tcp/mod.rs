@@ -1,339 +1,270 @@
-//! SKELETON: the engine's face, to be filled in.
-#![allow(missing_docs, unused_variables, clippy::todo, clippy::needless_pass_by_value, dead_code)]
+//! TCP (RFC 9293): one engine for each shard, without clock, threads or syscalls.
+//!
+//! A segment enters at [`Tcp::receive`] (`engine.rs`), which finds its connection in `table.rs` and has `input.rs` handle it
+//! in the steps of RFC 9293 section 3.10.7; a SYN for a `listener.rs` begins a compact half-open entry. Payload waits in
+//! `receive_queue.rs` for the calls of `calls.rs`; what they write waits in `send_queue.rs` until `output.rs` sends it through
+//! the [`Egress`]. `timers.rs` acts when time has passed, `recovery.rs` and `congestion/` when segments were lost, and
+//! `time_wait.rs` remembers what has ended.
 
 use core::net::{IpAddr, SocketAddr};
-use core::task::{Poll, Waker};
+use std::io;
 
-use crate::counters::Counters;
 use crate::packet::{Packet, PacketSlice};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
+mod calls;
+mod config;
 pub mod congestion;
+mod connection;
+mod engine;
 pub mod header;
-pub mod isn;
+mod info;
+mod input;
+mod isn;
+mod listener;
 pub mod options;
-pub mod ports;
+mod output;
+mod ports;
 pub mod rate_limit;
 pub mod receive_queue;
+mod recovery;
+mod replies;
 pub mod rtt;
 pub mod send_queue;
 pub mod seq;
-use seq::SeqNumber;
+mod state;
+mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod time_wait;
+mod timers;
 
-/// Local and remote end of a connection.
+pub use config::{SocketOptions, TcpConfig};
+pub use engine::Tcp;
+pub use info::TcpInfo;
+use seq::SeqNumber;
+pub use state::State;
+
+/// Both ends of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
+    /// Our end.
     pub local: SocketAddr,
+    /// The peer's end.
     pub remote: SocketAddr,
 }
 
-/// A connection of this shard. Stale handles are detected (generation) and give `TcpError::NotConnected`.
+/// A connection of this shard. A handle that was closed stays invalid: generations differ.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnId {
+    /// Place in the engine's slab.
     pub index: u32,
+    /// Which of the connections that had this place.
     pub generation: u32,
 }
+
 /// A listener of this shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ListenerId {
+    /// Place in the engine's slab.
     pub index: u32,
+    /// Which of the listeners that had this place.
     pub generation: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
-    Closed,
-    Listen,
-    SynSent,
-    SynReceived,
-    Established,
-    FinWait1,
-    FinWait2,
-    CloseWait,
-    Closing,
-    LastAck,
-    TimeWait,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+/// Why a call failed or a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum TcpError {
+    /// Nothing to do now; the blocking and async faces wait instead.
     #[error("operation would block")]
     WouldBlock,
+    /// No such connection or listener, or it ended in order.
     #[error("not connected")]
     NotConnected,
+    /// The peer answered the SYN with a RST, or ICMP said that nobody listens.
     #[error("connection refused")]
     ConnectionRefused,
+    /// The peer sent a RST.
     #[error("connection reset by peer")]
     ConnectionReset,
+    /// We reset the connection.
     #[error("connection aborted")]
     ConnectionAborted,
+    /// The peer did not answer: retransmissions, keepalive or the user timeout are used up.
     #[error("connection timed out")]
     TimedOut,
+    /// ICMP, or neighbour discovery, said that the host cannot be reached.
     #[error("host unreachable")]
     HostUnreachable,
+    /// No route to the destination.
     #[error("network unreachable")]
     NetworkUnreachable,
+    /// The address and port are taken.
     #[error("address already in use")]
     AddrInUse,
+    /// No free port, or not an address of ours.
     #[error("address not available")]
     AddrNotAvailable,
+    /// The write side was shut down.
     #[error("the write side is shut down")]
     Shutdown,
+    /// The engine holds as many connections as it may (`TcpConfig::connections_max`).
     #[error("connection table full")]
     TableFull,
+    /// An argument that makes no sense.
     #[error("invalid argument")]
     InvalidInput,
 }
-// also: impl From<TcpError> for std::io::Error with the matching ErrorKind
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+impl From<TcpError> for io::Error {
+    fn from(error: TcpError) -> Self {
+        let kind = match error {
+            TcpError::WouldBlock => io::ErrorKind::WouldBlock,
+            TcpError::NotConnected => io::ErrorKind::NotConnected,
+            TcpError::ConnectionRefused => io::ErrorKind::ConnectionRefused,
+            TcpError::ConnectionReset => io::ErrorKind::ConnectionReset,
+            TcpError::ConnectionAborted => io::ErrorKind::ConnectionAborted,
+            TcpError::TimedOut => io::ErrorKind::TimedOut,
+            TcpError::HostUnreachable => io::ErrorKind::HostUnreachable,
+            TcpError::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
+            TcpError::AddrInUse => io::ErrorKind::AddrInUse,
+            TcpError::AddrNotAvailable => io::ErrorKind::AddrNotAvailable,
+            TcpError::Shutdown => io::ErrorKind::BrokenPipe,
+            TcpError::TableFull => io::ErrorKind::OutOfMemory,
+            TcpError::InvalidInput => io::ErrorKind::InvalidInput,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Which directions to shut, as shutdown(2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Shutdown {
+    /// Receiving.
     Read,
+    /// Sending.
     Write,
+    /// Both.
     Both,
 }
 
-/// Defaults for new connections and the engine's bounds; Linux's defaults. (Engine author: extend as needed, every field documented.)
-#[derive(Clone, Debug, Default)]
-pub struct TcpConfig {}
-
-/// setsockopt(2)'s names. Defaults come from `TcpConfig`; a listener's options are inherited by what it accepts.
-#[derive(Clone, Debug)]
-pub struct SocketOptions {
-    pub nodelay: bool,
-    pub cork: bool,
-    pub quickack: bool,
-    pub keepalive: bool,
-    pub keepalive_idle: Duration,
-    pub keepalive_interval: Duration,
-    pub keepalive_count: u8,
-    pub user_timeout: Option<Duration>,
-    pub linger: Option<Duration>,
-    pub receive_buffer_bytes: usize,
-    pub send_buffer_bytes: usize,
-    // ...
-}
-
-#[derive(Clone, Debug)]
-pub struct TcpInfo {
-    pub state: Option<State>, /* tcp_info's names: rto, ato, snd_mss, rcv_mss, unacked, retransmits, rtt, rttvar, snd_cwnd, snd_ssthresh, ... */
-}
-
 /// What became of a segment.
+#[derive(Debug)]
 pub enum Received {
-    /// Processed (or dropped and counted).
+    /// Processed, or dropped and counted.
     Done,
-    /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last calls `reject`.
+    /// Nothing of this shard takes it: the shard asks the others, and the last calls [`Tcp::reject`].
     NoConnection(Packet),
 }
 
-/// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while copying.
+/// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while it copies.
+#[derive(Clone, Copy, Debug)]
 pub struct SegmentOut<'a> {
+    /// Our end.
     pub src: SocketAddr,
+    /// The peer's end.
     pub dst: SocketAddr,
+    /// Sequence number.
     pub seq: SeqNumber,
+    /// Acknowledgment number; 0 without the ACK bit.
     pub ack: SeqNumber,
-    pub flags: u16, // wire bits, see `tcp::flags`
+    /// Control bits as on the wire: see [`header::Flags`].
+    pub flags: u16,
+    /// Window field, scaled already.
     pub window: u16,
+    /// Urgent pointer.
     pub urgent: u16,
-    pub options: &'a [u8], // padded to a multiple of 4, at most 40
+    /// Options, a multiple of 4 bytes, at most 40.
+    pub options: &'a [u8],
+    /// Payload, piece by piece.
     pub payload: &'a [&'a [u8]],
+    /// The two ECN bits of the IP header.
     pub ecn: u8,
 }
 
+/// Why the egress did not take a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EgressError {
-    /// No frame or no room in the transmit queue now: stop, keep state, try again at the next `transmit`.
+    /// No frame or no room now: stop, keep everything as it is, try again at the next `transmit`.
     Full,
     /// No route to the destination.
     NoRoute,
-    /// Longer than the path's MTU (the value).
-    TooBig { mtu: usize },
+    /// The packet would be longer than the path takes, in bytes of IP.
+    TooBig {
+        /// What the path takes.
+        mtu: usize,
+    },
 }
 
+/// Where segments go.
 pub trait Egress {
-    /// Largest IP packet towards `dst`, bytes.
+    /// Largest IP packet towards `dst`, in bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
+
+    /// Takes one segment.
+    ///
+    /// # Errors
+    /// See [`EgressError`]; the segment was not taken then.
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
 }
 
-/// An ICMP error about a TCP segment of ours, already parsed (net/icmp.rs).
-#[derive(Clone, Copy, Debug)]
+/// An ICMP error about a segment of ours, read by `net`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
+    /// The quoted segment's ends, as we see them.
     pub tuple: Tuple,
+    /// Its sequence number.
     pub seq: SeqNumber,
+    /// What happened to it.
     pub kind: IcmpErrorKind,
 }
+
+/// What an ICMP error says (RFC 9293 section 3.9.2.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IcmpErrorKind {
-    /// hard errors: protocol/port unreachable
+    /// Protocol or port unreachable: nobody listens.
     Refused,
-    /// soft errors: net/host unreachable, time exceeded
+    /// Network or host unreachable, time exceeded: it may pass.
     Unreachable,
+    /// Too big for a link on the way.
     PacketTooBig {
+        /// That link's MTU in bytes; 0 from old routers.
         mtu: u32,
     },
 }
 
-/// A received run of payload without copy.
-#[derive(Debug)]
+/// A run of received bytes, taken without a copy.
+#[derive(Clone, Debug)]
 pub enum Chunk {
+    /// In the frame they arrived in.
     Frame(PacketSlice),
+    /// In a block on the heap.
     Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
 }
 
-/// One shard's TCP.
-pub struct Tcp {
-    _p: (),
-}
-
-impl Tcp {
-    /// `shard`/`shards`: ephemeral ports chosen here satisfy `port % shards == shard`.
-    pub fn new(config: TcpConfig, seed: [u8; 32], shard: u16, shards: u16) -> Self {
-        todo!()
-    }
-
-    // ---- the packet path
-    /// `packet.parsed.kind == Kind::Tcp` (header and checksum checked).
-    pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
-        todo!()
-    }
-    /// Queues the RST that RFC 9293 section 3.10.7.1 wants (none for a RST).
-    pub fn reject(&mut self, now: Instant, packet: &Packet, counters: &mut Counters) {
-        todo!()
-    }
-    /// Whether the error quoted a connection of this shard.
-    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
-        todo!()
-    }
-    pub fn poll_timers(&mut self, now: Instant, counters: &mut Counters) {
-        todo!()
-    }
-    /// Sends what may be sent, connection by connection in turn, until done or `Full`.
-    pub fn transmit(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
-        todo!()
-    }
-    /// When `poll_timers` is next needed; `Some(now)` at once when segments wait for `transmit`.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        todo!()
-    }
-
-    // ---- user calls (RFC 9293 section 3.9)
-    /// `addr.ip()` unspecified = any address of ours of that family. Port 0 is chosen.
-    pub fn listen(
-        &mut self,
-        addr: SocketAddr,
-        backlog: usize,
-        options: SocketOptions,
-    ) -> Result<ListenerId, TcpError> {
-        todo!()
-    }
-    pub fn listener_addr(&self, id: ListenerId) -> Result<SocketAddr, TcpError> {
-        todo!()
-    }
-    pub fn poll_accept(
-        &mut self,
-        id: ListenerId,
-        waker: &Waker,
-    ) -> Poll<Result<(ConnId, SocketAddr), TcpError>> {
-        todo!()
-    }
-    /// Connections not yet accepted are reset.
-    pub fn close_listener(&mut self, now: Instant, id: ListenerId) -> Result<(), TcpError> {
-        todo!()
-    }
-    /// Starts an active open. `local.port()` 0: chosen (RFC 6056).
-    pub fn connect(
-        &mut self,
-        now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
-        options: SocketOptions,
-    ) -> Result<ConnId, TcpError> {
-        todo!()
-    }
-    pub fn poll_connected(&mut self, id: ConnId, waker: &Waker) -> Poll<Result<(), TcpError>> {
-        todo!()
-    }
-    /// Bytes taken, at least 1; `Pending` when the send buffer is full.
-    pub fn poll_send(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        bytes: &[u8],
-        waker: &Waker,
-    ) -> Poll<Result<usize, TcpError>> {
-        todo!()
-    }
-    /// `Ok(0)`: the peer's FIN was reached (or `bytes` is empty).
-    pub fn poll_recv(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        bytes: &mut [u8],
-        waker: &Waker,
-    ) -> Poll<Result<usize, TcpError>> {
-        todo!()
-    }
-    /// Without copy; `None` at the peer's FIN.
-    pub fn poll_recv_chunk(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        waker: &Waker,
-    ) -> Poll<Result<Option<Chunk>, TcpError>> {
-        todo!()
-    }
-    /// Ready when everything sent was acknowledged (`Ok`), or the connection died.
-    pub fn poll_flushed(&mut self, id: ConnId, waker: &Waker) -> Poll<Result<(), TcpError>> {
-        todo!()
-    }
-    pub fn shutdown(&mut self, now: Instant, id: ConnId, how: Shutdown) -> Result<(), TcpError> {
-        todo!()
-    }
-    /// The application lets go: the handle is invalid from now on; FIN, or RST when data is unread or linger is zero.
-    pub fn close(&mut self, now: Instant, id: ConnId) {
-        todo!()
-    }
-    pub fn abort(&mut self, now: Instant, id: ConnId) {
-        todo!()
-    }
-    pub fn tuple(&self, id: ConnId) -> Result<Tuple, TcpError> {
-        todo!()
-    }
-    pub fn state(&self, id: ConnId) -> Option<State> {
-        todo!()
-    }
-    pub fn info(&self, now: Instant, id: ConnId) -> Result<TcpInfo, TcpError> {
-        todo!()
-    }
-    pub fn options(&self, id: ConnId) -> Result<SocketOptions, TcpError> {
-        todo!()
-    }
-    pub fn set_options(&mut self, now: Instant, id: ConnId, options: SocketOptions) -> Result<(), TcpError> {
-        todo!()
-    }
-    /// The error that ended the connection, taken once, as SO_ERROR.
-    pub fn take_error(&mut self, id: ConnId) -> Option<TcpError> {
-        todo!()
-    }
-
-    // ---- figures
-    /// Connections by state, TIME-WAIT and SYN-RECEIVED included.
-    pub fn census(&self) -> Census {
-        todo!()
-    }
-    /// All connections' ids and tuples, for `ss`-like listings and graceful shutdown.
-    pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
-        core::iter::empty()
+impl core::ops::Deref for Chunk {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Frame(slice) => slice,
+            Self::Heap(block, range) => &block[range.clone()],
+        }
     }
 }
 
+/// How many of what a shard's TCP holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
+    /// Listeners.
     pub listeners: usize,
+    /// Half-open connections of listeners.
     pub syn_received: usize,
+    /// Connections, those the application has not let go of after their end included.
     pub connections: usize,
+    /// TIME-WAIT entries.
     pub time_wait: usize,
+    /// Bytes behind all queues.
     pub buffered_bytes: usize,
 }

@@ -6,7 +6,7 @@ use core::ops::RangeInclusive;
 
 use siphasher::sip::SipHasher24;
 
-use super::isn::{derive, endpoint};
+use super::isn::{derive, pair};
 
 /// Counters among which destinations are spread; more makes a destination's next port harder to learn from another's
 /// (RFC 6056 section 3.3.4). 4 KiB a shard.
@@ -72,7 +72,7 @@ impl EphemeralPorts {
         remote: SocketAddr,
         mut is_free: impl FnMut(u16) -> bool,
     ) -> Option<u16> {
-        let key = [endpoint(SocketAddr::new(local, 0)), endpoint(remote)].concat();
+        let key = pair(SocketAddr::new(local, 0), remote);
         let offset = self.offset.hash(&key) as u32;
         let counter = &mut self.table[self.index.hash(&key) as usize % TABLE_LEN];
         for _ in 0..self.count {

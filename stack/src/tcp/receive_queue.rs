@@ -14,12 +14,9 @@ use self::run::{Data, Run};
 use super::Chunk;
 use super::options::SackBlocks;
 use super::seq::SeqNumber;
+use crate::limits::{TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
 use crate::packet::PacketSlice;
 
-/// A smaller bound counts as this: two blocks and their books.
-const CAP_MIN: usize = 4 << 10;
-/// A larger bound counts as this, so that all windows stay below 2^30 (RFC 7323 section 2.3).
-const CAP_MAX: usize = 1 << 30;
 /// Shorter payload than this, or than a quarter of its frame, does not keep the frame.
 const FRAME_PAYLOAD_MIN: usize = 512;
 /// What a run costs in the table of runs: 56 bytes in a node of 11 that is at least 5/11 full, and the nodes above.
@@ -92,7 +89,7 @@ impl ReceiveQueue {
         let mut at = self.offset(seq);
         for slice in payload {
             let len = slice.len() as u64;
-            self.insert_data(at, Data::Frame(slice), &mut insert);
+            self.insert_data(at, &Data::Frame(slice), &mut insert);
             at += len;
         }
         insert.inserted
@@ -101,7 +98,7 @@ impl ReceiveQueue {
     /// As [`ReceiveQueue::insert`], for bytes that are in no frame.
     pub fn insert_bytes(&mut self, seq: SeqNumber, bytes: &[u8], cap_bytes: usize) -> Inserted {
         let mut insert = Insert::new(cap_bytes, true);
-        self.insert_data(self.offset(seq), Data::Bytes(bytes), &mut insert);
+        self.insert_data(self.offset(seq), &Data::Bytes(bytes), &mut insert);
         insert.inserted
     }
 
@@ -137,7 +134,7 @@ impl ReceiveQueue {
 
     /// Bytes from RCV.NXT on that are sure to find room: the window to announce. It is what [`ReceiveQueue::window_max`]
     /// leaves beside the readable bytes, so taking in bytes lowers it by just as many, reading raises it, and the
-    /// window's right edge never moves back while `cap_bytes` stays (RFC 9293 section 3.8.6.2).
+    /// window's right edge never moves back while `cap_bytes` stays (RFC 9293 section 3.8.6, SHLD-14).
     #[must_use]
     pub fn space(&self, cap_bytes: usize) -> usize {
         Self::window_max(cap_bytes).saturating_sub(self.readable())
@@ -221,7 +218,7 @@ impl ReceiveQueue {
     }
 
     /// Takes one slice: what was in order before is cut off at its front, what has no room at its end.
-    fn insert_data(&mut self, at: u64, data: Data<'_>, insert: &mut Insert) {
+    fn insert_data(&mut self, at: u64, data: &Data<'_>, insert: &mut Insert) {
         let end = at + data.len() as u64;
         if at < self.next {
             insert.duplicate(at, end.min(self.next));
@@ -234,18 +231,18 @@ impl ReceiveQueue {
         }
         let data = data.part((from - at) as usize..(until - at) as usize);
         if from == self.next {
-            self.insert_in_order(data, insert);
+            self.insert_in_order(&data, insert);
         } else {
-            self.insert_out_of_order(from, data, insert);
+            self.insert_out_of_order(from, &data, insert);
         }
     }
 
-    fn insert_in_order(&mut self, data: Data<'_>, insert: &mut Insert) {
-        // Whether or not this makes enough room: the window promised it.
-        self.make_room(insert.need(data.len()), insert.cap, 0);
+    fn insert_in_order(&mut self, data: &Data<'_>, insert: &mut Insert) {
+        // Whether or not it succeeds: the window promised room, and the sixteenth left over is enough for it.
+        self.make_room(insert.need(data.len()), insert, 0);
         let before = self.next;
         let mut ready = core::mem::take(&mut self.ready);
-        self.next = self.extend(&mut ready, before, before, &data, insert);
+        self.next = self.extend(&mut ready, before, before, data, insert);
         self.ready = ready;
         if self.runs.is_empty() {
             self.recent_len = 0;
@@ -253,10 +250,9 @@ impl ReceiveQueue {
         insert.inserted.advanced += (self.next - before) as u32;
     }
 
-    fn insert_out_of_order(&mut self, at: u64, data: Data<'_>, insert: &mut Insert) {
+    fn insert_out_of_order(&mut self, at: u64, data: &Data<'_>, insert: &mut Insert) {
         let until = at + data.len() as u64;
-        // A sixteenth is left for what comes in order.
-        if !self.make_room(insert.need(data.len()) + RUN_OVERHEAD, insert.cap - insert.cap / 16, until) {
+        if !self.make_room(insert.need(data.len()) + RUN_OVERHEAD, insert, until) {
             insert.inserted.dropped += data.len() as u32;
             return;
         }
@@ -266,7 +262,7 @@ impl ReceiveQueue {
         insert.duplicate(at, end.min(until));
         let before = self.out_of_order;
         let mut run = self.take_run(start).unwrap_or_default();
-        let end = self.extend(&mut run, end, at, &data, insert);
+        let end = self.extend(&mut run, end, at, data, insert);
         self.put_run(start, run);
         insert.inserted.new_out_of_order += self.out_of_order - before;
         self.note_recent(start, end);
@@ -307,13 +303,21 @@ impl ReceiveQueue {
         }
     }
 
-    /// Makes room for `need` bytes of memory within `cap`: by copying out of frames, then by dropping out-of-order data
-    /// from `evict_from` on, farthest first (RFC 2018 section 8 allows that). Whether it succeeded.
-    fn make_room(&mut self, need: usize, cap: usize, evict_from: u64) -> bool {
-        if self.memory() + need > cap {
+    /// Makes room for `need` bytes of memory: by copying out of frames and half-used blocks, then by dropping
+    /// out-of-order data from `evict_from` on, farthest first (RFC 2018 section 8 allows that). Whether it succeeded.
+    ///
+    /// It costs O(1) a byte received, taken over time: frames are kept below half of the bound and copied at all of it, an
+    /// eighth of the bound must be wasted before blocks are, and what is dropped was taken in once. A sixteenth of the
+    /// bound is left for the growth of the books when runs meet.
+    fn make_room(&mut self, need: usize, insert: &Insert, evict_from: u64) -> bool {
+        let bound = insert.cap - insert.cap / 16;
+        if self.memory() + need > bound {
             self.release_frames();
         }
-        while self.memory() + need > cap {
+        if self.memory() + need > bound && self.ready.waste(insert.block_max) > insert.cap / 8 {
+            self.ready.compact(insert.block_max);
+        }
+        while self.memory() + need > bound {
             if !self.evict_last(evict_from) {
                 return false;
             }
@@ -400,9 +404,11 @@ impl Insert {
         len + (len / self.block_max + 1) * 128 + self.block_max + 128
     }
 
+    /// Whether a slice stays in its frame: it makes use of the frame, would fit into a block if it had to be copied
+    /// after all, and memory is not short.
     fn keeps_frame(&self, slice: &PacketSlice, memory: usize) -> bool {
         !self.copy
-            && slice.len() >= FRAME_PAYLOAD_MIN.max(slice.frame_bytes() / 4)
+            && (FRAME_PAYLOAD_MIN.max(slice.frame_bytes() / 4)..=self.block_max).contains(&slice.len())
             && memory + slice.frame_bytes() <= self.cap / 2
     }
 

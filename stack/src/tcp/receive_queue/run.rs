@@ -32,15 +32,7 @@ impl Data<'_> {
         self.bytes().len()
     }
 
-    /// Bytes of the frame behind it; `None` when it is not in a frame.
-    pub(super) fn frame_bytes(&self) -> Option<usize> {
-        match self {
-            Self::Frame(slice) => Some(slice.frame_bytes()),
-            Self::Bytes(_) => None,
-        }
-    }
-
-    /// The bytes of `range`, which lies inside.
+    /// The bytes of `range`, which lies inside; the frame, if any, is then shared.
     pub(super) fn part(&self, range: Range<usize>) -> Self {
         match self {
             Self::Frame(slice) => {
@@ -133,6 +125,15 @@ impl Piece {
     }
 }
 
+/// Makes sure that `more` pieces fit. Grows by an eighth instead of to the double, so that the deque's growth cannot
+/// burst the queue's bound.
+fn make_places(pieces: &mut VecDeque<Piece>, more: usize) {
+    let needed = pieces.len() + more;
+    if needed > pieces.capacity() {
+        pieces.reserve_exact(more + (needed / 8).max(3));
+    }
+}
+
 /// Consecutive bytes in pieces. Of two heap pieces side by side, the first has at most an eighth of its block unused,
 /// or both together are longer than a block.
 #[derive(Debug, Default)]
@@ -187,11 +188,13 @@ impl Run {
         self.join(&mut other, block_max);
         let (len, cost) = (self.len + other.len, self.cost + other.cost);
         if self.pieces.len() < other.pieces.len() {
+            make_places(&mut other.pieces, self.pieces.len());
             while let Some(piece) = self.pieces.pop_back() {
                 other.pieces.push_front(piece);
             }
             self.pieces = other.pieces;
         } else {
+            make_places(&mut self.pieces, other.pieces.len());
             self.pieces.append(&mut other.pieces);
         }
         (self.len, self.cost) = (len, cost);
@@ -257,9 +260,41 @@ impl Run {
         }
     }
 
+    /// What [`Run::compact`] would save, in bytes, roughly.
+    pub(super) fn waste(&self, block_max: usize) -> usize {
+        let blocks = self.len() / block_max + 1;
+        self.memory().saturating_sub(self.len() + blocks * (BLOCK_OVERHEAD + size_of::<Piece>()))
+    }
+
+    /// Copies everything into full blocks. O(n).
+    pub(super) fn compact(&mut self, block_max: usize) {
+        let old = core::mem::take(self);
+        let mut left = old.len();
+        for piece in old.pieces {
+            let mut rest = piece.bytes();
+            while !rest.is_empty() {
+                let now = match self.pieces.back_mut() {
+                    Some(Piece::Heap(heap)) if heap.room() > 0 => {
+                        let later = heap.fill(rest);
+                        self.len += (rest.len() - later.len()) as u32;
+                        later
+                    }
+                    _ => {
+                        let (now, later) = rest.split_at(rest.len().min(block_max));
+                        self.push(Piece::Heap(Heap::new(now, left.min(block_max))));
+                        later
+                    }
+                };
+                left -= rest.len() - now.len();
+                rest = now;
+            }
+        }
+    }
+
     fn push(&mut self, piece: Piece) {
         self.len += piece.len() as u32;
         self.cost += piece.cost() as u32;
+        make_places(&mut self.pieces, 1);
         self.pieces.push_back(piece);
     }
 
@@ -338,6 +373,8 @@ impl Run {
         assert_eq!(self.cost as usize, self.pieces.iter().map(Piece::cost).sum::<usize>());
         assert!(self.pieces.iter().all(|piece| piece.len() > 0));
         assert!(self.pieces.len() >= self.pieces.capacity() / 4);
+        let books = self.pieces.capacity() * size_of::<Piece>();
+        assert_eq!(self.memory(), books + self.pieces.iter().map(Piece::cost).sum::<usize>());
         assert!(!self.pieces.is_empty() || self.memory() == 0);
     }
 }

@@ -112,6 +112,17 @@ fn scarce_frames_are_not_kept() {
 }
 
 #[test]
+fn frames_take_at_most_half_of_the_bound() {
+    let pool = pool(100);
+    let cap = 128 << 10;
+    let mut queue = ReceiveQueue::new(SeqNumber(0));
+    for i in 0..60 {
+        queue.insert(SeqNumber(i * MSS as u32), slices(&pool, &[1; MSS]), cap, false);
+    }
+    assert_eq!((queue.readable(), pool.shared_frames()), (60 * MSS, cap as u32 / 2 / 2048 - 1));
+}
+
+#[test]
 fn a_packet_in_several_frames_is_one_segment() {
     let pool = pool(8);
     let mut queue = ReceiveQueue::new(SeqNumber(7));
@@ -166,6 +177,15 @@ fn the_latest_run_is_reported_first_and_then_the_ones_before_it() {
     assert_eq!(blocks(&queue), [50, 70, 90]);
     queue.insert_bytes(SeqNumber(40), &[1; 100], NO_BOUND);
     assert!(blocks(&queue).is_empty());
+}
+
+#[test]
+fn a_run_that_grows_downwards_does_not_push_others_from_the_report() {
+    let mut queue = ReceiveQueue::new(SeqNumber(0));
+    for start in [10, 90, 50, 49, 48, 47, 46] {
+        queue.insert_bytes(SeqNumber(start), &[1], NO_BOUND);
+    }
+    assert_eq!(queue.sack_blocks().iter().map(|(start, _)| start.0).collect::<Vec<_>>(), [46, 90, 10]);
 }
 
 #[test]
@@ -546,4 +566,60 @@ proptest! {
         queue.clear();
         prop_assert_eq!((queue.memory(), pool.free_frames()), (0, 1200));
     }
+
+    /// Long assaults, each a pattern made to waste memory: holes, single bytes, payload just long enough to keep its
+    /// frame, blocks that meet half full. The bound and the promise hold through all of them.
+    #[test]
+    fn patterns_made_to_waste_memory_do_not_pass_the_bound(
+        cap in prop_oneof![4096usize..70_000, 70_000usize..1 << 19],
+        frame_size in prop_oneof![Just(2048u32), Just(4096)],
+        phases in prop::collection::vec(assault(), 1..12),
+    ) {
+        let pool = PacketPool::heap(PoolLayout { frames: 300, frame_size, headroom: 128 });
+        let mut queue = ReceiveQueue::new(SeqNumber(0));
+        for Assault { count, distance, stride, lens, read } in phases {
+            for i in 0..count {
+                let len = lens[i % lens.len()];
+                let distance = (distance + i * stride) % (ReceiveQueue::window_max(cap) + 2000);
+                let copy = pool.free_frames() < 8;
+                let payload = slices(&pool, &vec![1; len]);
+                let space = queue.space(cap);
+                let inserted = queue.insert(queue.rcv_nxt() + distance as u32, payload, cap, copy);
+                prop_assert!(queue.memory() <= cap, "{} of {cap}", queue.memory());
+                prop_assert!(distance > 0 || inserted.advanced as usize >= len.min(space));
+                queue.read(&mut vec![0; read]);
+            }
+            check(&queue);
+        }
+    }
+}
+
+/// The same kind of segment over and over.
+#[derive(Clone, Debug)]
+struct Assault {
+    count: usize,
+    /// From RCV.NXT.
+    distance: usize,
+    stride: usize,
+    /// Lengths in turn.
+    lens: Vec<usize>,
+    /// Bytes read after each.
+    read: usize,
+}
+
+fn assault() -> impl Strategy<Value = Assault> {
+    let len = prop_oneof![
+        Just(1usize),
+        1usize..20,
+        Just(512),
+        500usize..520,
+        Just(1024),
+        1000usize..1460,
+        200usize..300
+    ];
+    let distance = prop_oneof![2 => Just(0usize), 1 => 1usize..3000, 1 => 0usize..1 << 18];
+    let stride = prop_oneof![3 => Just(0usize), 2 => 1usize..20, 1 => 500usize..3000];
+    let read = prop_oneof![4 => Just(0usize), 1 => 0usize..1500];
+    (1usize..800, distance, stride, prop::collection::vec(len, 1..4), read)
+        .prop_map(|(count, distance, stride, lens, read)| Assault { count, distance, stride, lens, read })
 }

@@ -1,0 +1,101 @@
+//! ARP (RFC 826): answers for our addresses, learns neighbours, notices who else claims an address of ours (RFC 5227).
+//!
+//! Packets come from the shard; requests of our own are sent by [`super::egress`]. smoltcp's interface does this too, but
+//! resolves at most one new neighbour a second for all sockets together and forgets the packet that asked.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetProtocol};
+
+use super::Heard;
+use super::egress::Output;
+use super::neighbor::Claim;
+use crate::counters::DropReason;
+use crate::parse::Policy;
+use crate::time::Instant;
+
+/// Takes in an ARP packet. `answer`: the addresses are ours alone, so requests for them are ours to answer. Returns what
+/// was learned, for the other shards.
+pub(crate) fn receive(
+    now: Instant,
+    bytes: &[u8],
+    policy: &Policy,
+    answer: bool,
+    output: &mut Output,
+) -> Option<Heard> {
+    output.counters.arp_rx += 1;
+    let packet = ArpPacket::new_checked(bytes).ok();
+    let Some(ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr: mac,
+        source_protocol_addr: sender,
+        target_protocol_addr: target,
+        ..
+    }) = packet.and_then(|packet| ArpRepr::parse(&packet).ok())
+    else {
+        output.counters.drop(DropReason::BadArp);
+        return None;
+    };
+    if !mac.is_unicast() || sender.is_multicast() || sender.is_loopback() || policy.is_broadcast(sender) {
+        output.counters.drop(DropReason::BadArp);
+        return None;
+    }
+    if mac == output.mac {
+        return None;
+    }
+    if policy.is_ours(sender.into()) {
+        output.address_conflict(now, sender.into(), mac);
+        return None;
+    }
+    let for_us = policy.is_ours(target.into());
+    let claim = match operation {
+        ArpOperation::Request if for_us => Claim::Asked,
+        ArpOperation::Reply => Claim::Told { solicited: true, replace: true },
+        ArpOperation::Request => Claim::Told { solicited: false, replace: true },
+        ArpOperation::Unknown(_) => {
+            output.counters.drop(DropReason::BadArp);
+            return None;
+        }
+    };
+    // A probe (RFC 5227 section 2.1.1) has no sender; a sender off the link is answered but not learned.
+    let heard = (!sender.is_unspecified() && output.routes.is_on_link(sender.into())).then_some(Heard {
+        addr: sender.into(),
+        mac,
+        claim,
+    });
+    if let Some(heard) = heard {
+        output.heard(now, heard);
+    }
+    if operation == ArpOperation::Request && for_us && answer {
+        send(output, mac, ArpOperation::Reply, (target, output.mac), (sender, mac));
+    }
+    heard
+}
+
+/// Asks for `target`: `to` if given, else everybody.
+pub(crate) fn request(output: &mut Output, target: Ipv4Addr, to: Option<EthernetAddress>) {
+    let Some(IpAddr::V4(source)) = output.routes.source(target.into()) else { return };
+    output.counters.arp_requests_tx += 1;
+    let asked = EthernetAddress::default();
+    let to = to.unwrap_or(EthernetAddress::BROADCAST);
+    send(output, to, ArpOperation::Request, (source, output.mac), (target, asked));
+}
+
+fn send(
+    output: &mut Output,
+    to: EthernetAddress,
+    operation: ArpOperation,
+    (source_protocol_addr, source_hardware_addr): (Ipv4Addr, EthernetAddress),
+    (target_protocol_addr, target_hardware_addr): (Ipv4Addr, EthernetAddress),
+) {
+    let repr = ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr,
+        source_protocol_addr,
+        target_hardware_addr,
+        target_protocol_addr,
+    };
+    let mut bytes = [0; 28];
+    repr.emit(&mut ArpPacket::new_unchecked(&mut bytes[..]));
+    output.send_frame(to, EthernetProtocol::Arp, &[&bytes]);
+}

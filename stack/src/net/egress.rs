@@ -1,0 +1,420 @@
+//! The way out: an IP packet or TCP segment gets its next hop, its neighbour's Ethernet address and its frames, and waits in
+//! the shard's backlog for the device.
+//!
+//! TCP's segments ([`tcp::Egress`]) are built in place, payload copied and summed in one pass; what smoltcp and ICMP send
+//! comes as whole IP packets and is cut into fragments where it is too long (see [`super::fragment`]).
+
+use core::net::IpAddr;
+
+use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
+
+use super::fragment::{FragmentIds, Fragments, write_header};
+use super::neighbor::{Due, Neighbors};
+use super::route::{NextHop, Routes};
+use super::{Heard, arp, ndp};
+use crate::counters::{Counters, DropReason};
+use crate::device::Device;
+use crate::limits;
+use crate::packet::checksum::Sum;
+use crate::packet::{Frame, Packet, PacketBatch, PacketPool, PoolLayout};
+use crate::parse::protocol;
+use crate::tcp::{self, EgressError, SegmentOut};
+use crate::time::{Duration, Instant};
+
+pub(crate) const ETHERNET_HEADER: usize = 14;
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
+const TCP_HEADER: usize = 20;
+/// Ethernet, IPv6 and TCP with all its options: these are always in one frame.
+const HEADERS_MAX: usize = ETHERNET_HEADER + IPV6_HEADER + 60;
+/// Hop limit of what we send (RFC 1122 section 3.2.1.7).
+pub(crate) const HOP_LIMIT: u8 = 64;
+/// What every IPv6 link carries (RFC 8200 section 5).
+const IPV6_MTU_MIN: usize = 1280;
+
+/// What all senders of a shard share: routes, neighbours, frames and the backlog.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) mac: EthernetAddress,
+    pub(crate) routes: Routes,
+    pub(crate) neighbors: Neighbors,
+    /// Counts of everything below TCP; the shard adds them to its own.
+    pub(crate) counters: Counters,
+    ids: FragmentIds,
+    pool: PacketPool,
+    mtu: usize,
+    backlog: PacketBatch,
+    last_hop: Option<LastHop>,
+    icmp_budget: IcmpBudget,
+    conflict_logged: Option<Instant>,
+}
+
+/// The last neighbour asked for: a burst of segments mostly has one destination.
+#[derive(Clone, Copy, Debug)]
+struct LastHop {
+    dst: IpAddr,
+    mac: EthernetAddress,
+    generation: u64,
+    until: Instant,
+}
+
+/// How long [`LastHop`] is believed: the neighbour table must hear of use to know when to ask again.
+const LAST_HOP_LIFETIME: Duration = Duration::from_millis(100);
+
+/// The largest IP packet that `frames_max` frames of a pool hold behind an Ethernet header; 0 when the first frame has no
+/// room for the headers.
+pub(crate) fn mtu_in_frames(layout: PoolLayout, frames_max: usize) -> usize {
+    let first = (layout.frame_size - layout.headroom) as usize;
+    if first < HEADERS_MAX {
+        return 0;
+    }
+    let more = (frames_max.max(1) - 1).saturating_mul(layout.frame_size as usize);
+    first.saturating_add(more).saturating_sub(ETHERNET_HEADER)
+}
+
+impl Output {
+    /// `mtu`: the largest IP packet in bytes, at most what [`mtu_in_frames`] allows.
+    pub(crate) fn new(
+        mac: EthernetAddress,
+        mtu: usize,
+        pool: PacketPool,
+        neighbors: Neighbors,
+        ids: FragmentIds,
+        now: Instant,
+    ) -> Self {
+        Self {
+            mac,
+            routes: Routes::default(),
+            neighbors,
+            counters: Counters::default(),
+            ids,
+            pool,
+            mtu,
+            backlog: PacketBatch::new(),
+            last_hop: None,
+            icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
+            conflict_logged: None,
+        }
+    }
+
+    /// Replaces the routes; all neighbours are forgotten, the links may be others.
+    pub(crate) fn set_routes(&mut self, routes: Routes) {
+        self.routes = routes;
+        self.last_hop = None;
+        self.neighbors.clear(&mut self.counters);
+    }
+
+    /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.
+    pub(crate) fn has_room(&self) -> bool {
+        self.backlog.len() < limits::TX_BACKLOG_PACKETS
+    }
+
+    /// Whether packets wait for the device.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Sends a whole IP packet (header and transport checksum set, no IPv4 options), in fragments where it must be. What
+    /// cannot be sent is dropped and counted.
+    pub(crate) fn send_ip(&mut self, now: Instant, packet: &mut [u8]) {
+        let (dst, ethertype) = if packet[0] >> 4 == 4 {
+            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4)
+        } else {
+            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6)
+        };
+        let Some(hop) = self.routes.next_hop(dst) else {
+            self.counters.drop(DropReason::NoRoute);
+            return;
+        };
+        if !self.has_room() {
+            self.counters.drop(DropReason::TxQueueFull);
+            return;
+        }
+        // RFC 8200 section 5: without path MTU discovery, only the minimum is safe beyond a router.
+        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
+        let mtu = if dst.is_ipv6() && beyond_router { self.mtu.min(IPV6_MTU_MIN) } else { self.mtu };
+        let mut fragments = Fragments::new(packet, mtu, &mut self.ids);
+        let cut = fragments.is_cut();
+        while let Some((header, payload)) = fragments.next() {
+            let Some(frame) = build(&self.pool, self.mac, ethertype, &[header, &packet[payload]]) else {
+                self.counters.drop(DropReason::NoFrame);
+                return;
+            };
+            self.counters.fragments_tx += u64::from(cut);
+            self.deliver(now, hop, frame);
+        }
+    }
+
+    /// Sends a frame to a known Ethernet address.
+    pub(crate) fn send_frame(&mut self, to: EthernetAddress, ethertype: EthernetProtocol, parts: &[&[u8]]) {
+        if !self.has_room() {
+            self.counters.drop(DropReason::TxQueueFull);
+            return;
+        }
+        match build(&self.pool, self.mac, ethertype, parts) {
+            Some(packet) => self.enqueue(to, packet),
+            None => self.counters.drop(DropReason::NoFrame),
+        }
+    }
+
+    /// Takes in what was heard of a neighbour and sends what waited for it.
+    pub(crate) fn heard(&mut self, now: Instant, heard: Heard) {
+        let Heard { addr, mac, claim } = heard;
+        for packet in self.neighbors.heard(now, addr, mac, claim, &mut self.counters) {
+            if self.has_room() {
+                self.enqueue(mac, packet);
+            } else {
+                self.counters.drop(DropReason::TxQueueFull);
+            }
+        }
+    }
+
+    /// Asks for neighbours whose time has come; packets whose neighbour did not answer go to `failed`, counted.
+    pub(crate) fn poll_neighbors(&mut self, now: Instant, failed: &mut Vec<Packet>) {
+        while let Some(due) = self.neighbors.due(now) {
+            match due {
+                Due::Solicit { addr: IpAddr::V4(addr), to } => arp::request(self, addr, to),
+                Due::Solicit { addr: IpAddr::V6(addr), to } => ndp::solicit(self, addr, to),
+                Due::Failed { addr, packets } => {
+                    if !packets.is_empty() {
+                        tracing::debug!(neighbor = %addr, packets = packets.len(), "neighbour does not answer");
+                    }
+                    packets.iter().for_each(|_| self.counters.drop(DropReason::NeighborUnreachable));
+                    failed.extend(packets);
+                }
+            }
+        }
+    }
+
+    /// Another station uses an address of ours (RFC 5227 section 2.4: it is counted and, at most every ten seconds, logged).
+    pub(crate) fn address_conflict(&mut self, now: Instant, addr: IpAddr, mac: EthernetAddress) {
+        self.counters.address_conflicts += 1;
+        let quiet = self
+            .conflict_logged
+            .is_some_and(|at| now.saturating_since(at) < limits::ADDRESS_CONFLICT_LOG_INTERVAL);
+        if !quiet {
+            self.conflict_logged = Some(now);
+            tracing::warn!(%addr, %mac, "another station claims our address; give one of the two another");
+        }
+    }
+
+    /// Takes one ICMP message from the budget; `false`, counted, when it is used up (RFC 4443 section 2.4 (f)).
+    pub(crate) fn may_send_icmp(&mut self, now: Instant) -> bool {
+        let granted = self.icmp_budget.take(now);
+        if !granted {
+            self.counters.drop(DropReason::IcmpRateLimited);
+        }
+        granted
+    }
+
+    /// Gives the backlog to the device; returns whether it took anything.
+    pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
+        if self.backlog.is_empty() {
+            return false;
+        }
+        let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
+        let before = bytes(&self.backlog);
+        let packets = device.transmit(&mut self.backlog);
+        self.counters.tx_packets += packets as u64;
+        self.counters.tx_bytes += (before - bytes(&self.backlog)) as u64;
+        packets > 0
+    }
+
+    fn deliver(&mut self, now: Instant, hop: NextHop, packet: Packet) {
+        match hop {
+            NextHop::Group(mac) => self.enqueue(mac, packet),
+            NextHop::Neighbor(addr) => match self.neighbors.resolve(now, addr) {
+                Some(mac) => self.enqueue(mac, packet),
+                None => self.neighbors.hold(now, addr, packet, &mut self.counters),
+            },
+        }
+    }
+
+    fn enqueue(&mut self, to: EthernetAddress, mut packet: Packet) {
+        EthernetFrame::new_unchecked(packet.head_mut()).set_dst_addr(to);
+        self.backlog.push_back(packet);
+    }
+
+    /// Next hop of a TCP segment: the Ethernet address if known.
+    fn tcp_hop(&mut self, now: Instant, dst: IpAddr) -> Result<Result<EthernetAddress, IpAddr>, EgressError> {
+        if let Some(hop) = self.last_hop
+            && hop.dst == dst
+            && hop.generation == self.neighbors.generation()
+            && now < hop.until
+        {
+            return Ok(Ok(hop.mac));
+        }
+        let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) else {
+            return Err(EgressError::NoRoute);
+        };
+        let Some(mac) = self.neighbors.resolve(now, addr) else { return Ok(Err(addr)) };
+        let (generation, until) = (self.neighbors.generation(), now + LAST_HOP_LIFETIME);
+        self.last_hop = Some(LastHop { dst, mac, generation, until });
+        Ok(Ok(mac))
+    }
+
+    fn build_segment(&self, segment: &SegmentOut<'_>, payload_len: usize) -> Option<Packet> {
+        let (src, dst) = (segment.src.ip(), segment.dst.ip());
+        let (ip_header, ethertype) = match dst {
+            IpAddr::V4(_) => (IPV4_HEADER, EthernetProtocol::Ipv4),
+            IpAddr::V6(_) => (IPV6_HEADER, EthernetProtocol::Ipv6),
+        };
+        let tcp_header = TCP_HEADER + segment.options.len();
+        let mut packet = Packet::alloc(&self.pool)?;
+        let header = packet.append(ETHERNET_HEADER + ip_header + tcp_header)?;
+        write_ethernet(header, self.mac, ethertype);
+        let ip = &mut header[ETHERNET_HEADER..];
+        let len = tcp_header + payload_len;
+        write_header(ip, src, dst, protocol::TCP, len, segment.ecn, HOP_LIMIT);
+        let tcp = &mut ip[ip_header..];
+        write_tcp(tcp, segment);
+        let mut sum = Sum::pseudo_header(src, dst, protocol::TCP, len as u32);
+        sum.add(tcp);
+        let mut writer = Writer::new(&self.pool, packet);
+        for piece in segment.payload {
+            writer.write(piece, &mut sum)?;
+        }
+        let mut packet = writer.finish()?;
+        let at = ETHERNET_HEADER + ip_header + 16;
+        packet.head_mut()[at..at + 2].copy_from_slice(&sum.checksum().to_be_bytes());
+        Some(packet)
+    }
+}
+
+impl tcp::Egress for Output {
+    fn path_mtu(&self, _dst: IpAddr) -> usize {
+        self.mtu
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+        let payload_len: usize = segment.payload.iter().map(|piece| piece.len()).sum();
+        let ip_header = if segment.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
+        if ip_header + TCP_HEADER + segment.options.len() + payload_len > self.mtu {
+            return Err(EgressError::TooBig { mtu: self.mtu });
+        }
+        let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
+        if !self.has_room() || payload_len > 0 && self.pool.free_frames() <= reserve {
+            return Err(EgressError::Full);
+        }
+        let hop = self.tcp_hop(now, segment.dst.ip())?;
+        let packet = self.build_segment(segment, payload_len).ok_or(EgressError::Full)?;
+        match hop {
+            Ok(mac) => self.enqueue(mac, packet),
+            Err(neighbor) => self.neighbors.hold(now, neighbor, packet, &mut self.counters),
+        }
+        Ok(())
+    }
+}
+
+/// RFC 9293 section 3.1.
+fn write_tcp(header: &mut [u8], segment: &SegmentOut<'_>) {
+    let words = (header.len() / 4) as u16;
+    header[0..2].copy_from_slice(&segment.src.port().to_be_bytes());
+    header[2..4].copy_from_slice(&segment.dst.port().to_be_bytes());
+    header[4..8].copy_from_slice(&segment.seq.0.to_be_bytes());
+    header[8..12].copy_from_slice(&segment.ack.0.to_be_bytes());
+    header[12..14].copy_from_slice(&(words << 12 | segment.flags & 0x0fff).to_be_bytes());
+    header[14..16].copy_from_slice(&segment.window.to_be_bytes());
+    header[16..18].fill(0);
+    header[18..20].copy_from_slice(&segment.urgent.to_be_bytes());
+    header[20..].copy_from_slice(segment.options);
+}
+
+/// The Ethernet header, its destination still to be set.
+fn write_ethernet(header: &mut [u8], src: EthernetAddress, ethertype: EthernetProtocol) {
+    let mut frame = EthernetFrame::new_unchecked(header);
+    frame.set_src_addr(src);
+    frame.set_ethertype(ethertype);
+}
+
+fn build(
+    pool: &PacketPool,
+    src: EthernetAddress,
+    ethertype: EthernetProtocol,
+    parts: &[&[u8]],
+) -> Option<Packet> {
+    let mut packet = Packet::alloc(pool)?;
+    write_ethernet(packet.append(ETHERNET_HEADER)?, src, ethertype);
+    let mut writer = Writer::new(pool, packet);
+    for part in parts {
+        writer.write(part, &mut Sum::default())?;
+    }
+    writer.finish()
+}
+
+/// Appends bytes to a packet, over as many frames as they need.
+struct Writer<'a> {
+    pool: &'a PacketPool,
+    packet: Packet,
+    /// The frame being filled behind the first, and how far.
+    tail: Option<(Frame, usize)>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(pool: &'a PacketPool, packet: Packet) -> Self {
+        Self { pool, packet, tail: None }
+    }
+
+    fn write(&mut self, mut bytes: &[u8], sum: &mut Sum) -> Option<()> {
+        while !bytes.is_empty() {
+            let room = match &self.tail {
+                None => self.packet.tailroom(),
+                Some((frame, used)) => frame.layout().frame_size as usize - used,
+            };
+            if room == 0 {
+                self.next_frame()?;
+                continue;
+            }
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            match &mut self.tail {
+                None => sum.copy_and_add(self.packet.append(now.len())?, now),
+                Some((frame, used)) => {
+                    sum.copy_and_add(&mut frame.bytes_mut()[*used..][..now.len()], now);
+                    *used += now.len();
+                }
+            }
+            bytes = later;
+        }
+        Some(())
+    }
+
+    fn next_frame(&mut self) -> Option<()> {
+        let frame = self.pool.alloc()?;
+        match self.tail.replace((frame, 0)) {
+            Some((full, used)) => self.packet.push_frame(full, 0, used),
+            None => Some(()),
+        }
+    }
+
+    fn finish(mut self) -> Option<Packet> {
+        if let Some((frame, used)) = self.tail.take() {
+            self.packet.push_frame(frame, 0, used)?;
+        }
+        Some(self.packet)
+    }
+}
+
+/// A token bucket: ICMP messages a second, with bursts of a second's worth.
+#[derive(Debug)]
+struct IcmpBudget {
+    tokens: u32,
+    filled: Instant,
+}
+
+impl IcmpBudget {
+    fn take(&mut self, now: Instant) -> bool {
+        let rate = limits::ICMP_REPLIES_PER_SECOND;
+        let each = Duration::from_secs(1) / rate;
+        let earned = now.saturating_since(self.filled).as_nanos() / each.as_nanos();
+        if earned >= u128::from(rate) {
+            (self.tokens, self.filled) = (rate, now);
+        } else {
+            let earned = earned as u32;
+            self.tokens = rate.min(self.tokens + earned);
+            self.filled += each * earned;
+        }
+        let granted = self.tokens > 0;
+        self.tokens -= u32::from(granted);
+        granted
+    }
+}

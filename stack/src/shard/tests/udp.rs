@@ -1,0 +1,165 @@
+use core::net::SocketAddr;
+
+use super::*;
+use crate::counters::DropReason;
+
+fn socket(host: &mut Host, text: &str) -> (UdpId, SocketAddr) {
+    let id = host.shard.udp_bind(text.parse().unwrap()).unwrap();
+    (id, host.shard.udp_local_addr(id).unwrap())
+}
+
+fn send(host: &mut Host, id: UdpId, bytes: &[u8], to: SocketAddr) {
+    assert_eq!(ready(host.shard.udp_poll_send_to(id, bytes, to, no_waker())), Ok(bytes.len()));
+}
+
+fn recv(host: &mut Host, id: UdpId) -> Option<(Vec<u8>, SocketAddr)> {
+    let mut buffer = vec![0; 65_536];
+    match host.shard.udp_poll_recv_from(id, &mut buffer, no_waker()) {
+        Poll::Ready(result) => {
+            let (len, from) = result.unwrap();
+            buffer.truncate(len);
+            Some((buffer, from))
+        }
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn datagrams_of_all_sizes_are_echoed() {
+    for (server, client) in [("192.0.2.2:7", "0.0.0.0:0"), ("[2001:db8::2]:7", "[::]:0")] {
+        let mut pair = Pair::new();
+        let (echo, echo_addr) = socket(&mut pair.b, server);
+        let (id, local) = socket(&mut pair.a, client);
+        for len in [0, 1, 1400, 1500, 20_000, 65_507] {
+            let payload = pattern(len);
+            send(&mut pair.a, id, &payload, echo_addr);
+            pair.settle();
+            let (bytes, from) = recv(&mut pair.b, echo).unwrap();
+            assert_eq!((bytes == payload, from.port()), (true, local.port()), "{len}");
+            send(&mut pair.b, echo, &bytes, from);
+            pair.settle();
+            assert_eq!(recv(&mut pair.a, id), Some((payload, echo_addr)), "{len}");
+        }
+        assert_eq!(pair.b.shard.counters().udp_rx, 6);
+    }
+}
+
+#[test]
+fn both_families_may_have_a_port_but_nobody_twice() {
+    let mut pair = Pair::new();
+    let (four, _) = socket(&mut pair.b, "0.0.0.0:53");
+    let (six, _) = socket(&mut pair.b, "[::]:53");
+    let again = |host: &mut Host, text: &str| host.shard.udp_bind(text.parse().unwrap());
+    assert_eq!(again(&mut pair.b, "192.0.2.2:53"), Err(NetError::AddrInUse));
+    assert_eq!(again(&mut pair.b, "192.0.2.9:54"), Err(NetError::AddrNotAvailable));
+    let (from4, _) = socket(&mut pair.a, "0.0.0.0:0");
+    let (from6, _) = socket(&mut pair.a, "[::]:0");
+    send(&mut pair.a, from4, b"four", "192.0.2.2:53".parse().unwrap());
+    send(&mut pair.a, from6, b"six", "[2001:db8::2]:53".parse().unwrap());
+    pair.settle();
+    assert_eq!(recv(&mut pair.b, four).unwrap().0, b"four");
+    assert_eq!(recv(&mut pair.b, six).unwrap().0, b"six");
+    assert_eq!((recv(&mut pair.b, four), recv(&mut pair.b, six)), (None, None));
+}
+
+#[test]
+fn a_closed_port_is_reported_once_and_only_by_the_owner_of_the_address() {
+    for shared in [false, true] {
+        let mut of_b = config(2);
+        of_b.address_use = if shared { AddressUse::Shared } else { AddressUse::Own };
+        let mut pair = Pair::of(Host::new(1, &config(1)), Host::new(2, &of_b));
+        let (id, _) = socket(&mut pair.a, "0.0.0.0:0");
+        if shared {
+            // The kernel would answer ARP; here the table is told.
+            let heard = crate::net::Heard {
+                addr: ip("192.0.2.2"),
+                mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
+                claim: crate::net::neighbor::Claim::Asked,
+            };
+            pair.a.shard.output.heard(pair.now, heard);
+        }
+        send(&mut pair.a, id, b"x", "192.0.2.2:9".parse().unwrap());
+        pair.settle();
+        assert_eq!(pair.b.shard.counters().dropped(DropReason::UdpNoSocket), 1);
+        assert_eq!(pair.a.shard.counters().icmp_rx, u64::from(!shared));
+    }
+}
+
+#[test]
+fn what_a_full_socket_cannot_hold_is_counted() {
+    let mut pair = Pair::new();
+    let (sink, to) = socket(&mut pair.b, "192.0.2.2:9");
+    let (id, _) = socket(&mut pair.a, "0.0.0.0:0");
+    let sent = limits::UDP_SOCKET_DATAGRAMS + 10;
+    for _ in 0..sent {
+        send(&mut pair.a, id, b"datagram", to);
+        pair.settle();
+    }
+    assert_eq!(pair.b.shard.counters().dropped(DropReason::UdpReceiveBufferFull), 10);
+    let held = core::iter::from_fn(|| recv(&mut pair.b, sink)).count();
+    assert_eq!(held, limits::UDP_SOCKET_DATAGRAMS);
+}
+
+#[test]
+fn a_full_backlog_keeps_datagrams_in_the_socket() {
+    let mut pair = Pair::new();
+    let (_, to) = socket(&mut pair.b, "192.0.2.2:9");
+    let (id, _) = socket(&mut pair.a, "0.0.0.0:0");
+    send(&mut pair.a, id, b"first", to);
+    pair.settle();
+    pair.a.device.room = 0;
+    let mut accepted = 0;
+    while pair.a.shard.udp_poll_send_to(id, b"more", to, no_waker()).is_ready() {
+        accepted += 1;
+        pair.a.poll(pair.now);
+        assert!(accepted < 10_000, "nothing bounds what is taken");
+    }
+    let deadline = pair.a.shard.next_deadline(pair.now);
+    assert_eq!(deadline, Some(pair.now + limits::TX_RETRY_INTERVAL), "no spinning while blocked");
+    pair.a.device.room = usize::MAX;
+    pair.run(Duration::from_secs(1));
+    let counters = pair.b.shard.counters();
+    assert_eq!(counters.udp_rx + counters.dropped(DropReason::UdpReceiveBufferFull), 1 + accepted);
+    assert_eq!(pair.a.device.pool().free_frames(), 1024);
+}
+
+#[test]
+fn broadcasts_reach_sockets_of_any_address() {
+    let mut pair = Pair::new();
+    let (any, _) = socket(&mut pair.b, "0.0.0.0:5000");
+    let (id, _) = socket(&mut pair.a, "0.0.0.0:0");
+    for to in ["192.0.2.255:5000", "255.255.255.255:5000"] {
+        send(&mut pair.a, id, b"all", to.parse().unwrap());
+        pair.settle();
+        assert_eq!(recv(&mut pair.b, any).unwrap().0, b"all");
+    }
+    assert_eq!(pair.a.shard.counters().arp_requests_tx, 0);
+}
+
+#[test]
+fn wrong_calls_are_told_why() {
+    let mut pair = Pair::new();
+    let (id, _) = socket(&mut pair.a, "0.0.0.0:0");
+    let mut send = |bytes: &[u8], to: &str| {
+        ready(pair.a.shard.udp_poll_send_to(id, bytes, to.parse().unwrap(), no_waker()))
+    };
+    assert_eq!(send(b"x", "[2001:db8::2]:7"), Err(NetError::InvalidInput));
+    assert_eq!(send(b"x", "192.0.2.2:0"), Err(NetError::InvalidInput));
+    assert_eq!(send(b"x", "198.51.100.1:7"), Err(NetError::NetworkUnreachable));
+    assert_eq!(send(&[0; 65_508], "192.0.2.2:7"), Err(NetError::MessageTooLong));
+    pair.a.shard.udp_close(id);
+    assert_eq!(pair.a.shard.udp_local_addr(id), Err(NetError::NotFound));
+}
+
+#[test]
+fn ports_are_steered_while_sockets_are_open() {
+    let mut pair = Pair::new();
+    pair.a.shard.take_steering_changes();
+    let (id, local) = socket(&mut pair.a, "0.0.0.0:0");
+    pair.a.shard.udp_close(id);
+    let expected = [
+        SteeringChange::OpenPort(Protocol::Udp, local.port()),
+        SteeringChange::ClosePort(Protocol::Udp, local.port()),
+    ];
+    assert_eq!(pair.a.shard.take_steering_changes(), expected);
+}
