@@ -562,3 +562,6 @@ fn flow_hash(flow: &FlowKey, keys: (u64, u64)) -> u32 {
     );
     hasher.finish() as u32
 }
+
+#[cfg(test)]
+mod tests;

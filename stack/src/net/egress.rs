@@ -417,3 +417,6 @@ impl IcmpBudget {
         granted
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -313,3 +313,6 @@ pub(crate) fn last_next_header(headers: &[u8]) -> usize {
     }
     field
 }
+
+#[cfg(test)]
+mod tests;
