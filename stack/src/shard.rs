@@ -176,7 +176,6 @@ impl Shard {
         self.rx = rx;
 
         self.poll_timers(now);
-        let steered = self.follow_name_queries();
 
         // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
         // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
@@ -187,9 +186,9 @@ impl Shard {
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
         self.ask_neighbors(now);
         // A port that was opened just now must be steered before its first packet may be answered.
-        let steered = self.follow_name_queries() || steered;
-        busy |= if steered { true } else { self.output.flush(device) };
-        self.blocked = self.output.is_waiting();
+        let steered = self.follow_name_queries();
+        busy |= steered || self.output.flush(device);
+        self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);
         self.counters.add(&core::mem::take(&mut self.output.counters));
