@@ -11,3 +11,4 @@ pub mod parse;
 pub mod shard;
 pub mod tcp;
 pub mod time;
+pub mod timer_wheel;

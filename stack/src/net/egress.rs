@@ -247,6 +247,7 @@ impl Output {
             return Ok(Ok(hop.mac));
         }
         let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) else {
+            self.counters.drop(DropReason::NoRoute);
             return Err(EgressError::NoRoute);
         };
         let Some(mac) = self.neighbors.resolve(now, addr) else { return Ok(Err(addr)) };

@@ -89,9 +89,9 @@ fn checked<'a>(message: &Message<'a>) -> Option<NdiscRepr<'a>> {
         }
         NdiscRepr::NeighborAdvert { flags, target_addr, .. } => {
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
-            !target_addr.is_multicast()
-                && !message.src.is_unspecified()
-                && !(solicited && message.dst.is_multicast())
+            let to_all = solicited && message.dst.is_multicast();
+            let impossible = to_all || target_addr.is_multicast() || message.src.is_unspecified();
+            !impossible
         }
         _ => true,
     };

@@ -69,6 +69,12 @@ impl Packet {
         Some(())
     }
 
+    /// The pool that the packet's (first) frame belongs to.
+    #[must_use]
+    pub fn pool(&self) -> PacketPool {
+        self.head.frame.pool()
+    }
+
     /// Length of the whole packet in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -219,6 +225,12 @@ impl PacketSlice {
     /// Cuts the view to its first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len.try_into().unwrap_or(u32::MAX));
+    }
+
+    /// Bytes of the whole frame, which the slice keeps from the pool however short it is.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        self.frame.bytes().len()
     }
 }
 

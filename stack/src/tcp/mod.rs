@@ -1,339 +1,277 @@
-//! SKELETON: the engine's face, to be filled in.
-#![allow(missing_docs, unused_variables, clippy::todo, clippy::needless_pass_by_value, dead_code)]
+//! TCP (RFC 9293 and the standards around it), without a clock, a socket or a packet format of its own: segments come in
+//! by [`Tcp::receive`], time by [`Tcp::poll_timers`], segments go out through an [`Egress`], applications make the calls
+//! of RFC 9293 section 3.9. One [`Tcp`] belongs to one shard.
+//!
+//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `listener` and becomes a compact
+//! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
+//! acknowledgment through `recovery`; what is closed leaves a compact entry in `time_wait`. `output` decides what a
+//! connection sends and `transmit` gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are
+//! the applications' calls. Not here yet: SACK (options are parsed, the receive queue reports blocks, nothing is offered),
+//! Fast Open, ECN, pacing.
+
+mod calls;
+mod config;
+pub mod congestion;
+mod connection;
+mod engine;
+pub mod header;
+mod info;
+mod input;
+pub mod isn;
+mod keepalive;
+mod listener;
+pub mod options;
+mod output;
+pub mod ports;
+pub mod rate_limit;
+pub mod receive_queue;
+mod recovery;
+mod reply;
+pub mod rtt;
+pub mod send_queue;
+pub mod seq;
+mod state;
+mod syn_queue;
+mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod time_wait;
+mod timers;
+mod transmit;
 
 use core::net::{IpAddr, SocketAddr};
-use core::task::{Poll, Waker};
 
-use crate::counters::Counters;
+pub use config::{SocketOptions, TcpConfig, TcpConfigError};
+pub use engine::Tcp;
+pub use info::TcpInfo;
+pub use state::State;
+
 use crate::packet::{Packet, PacketSlice};
-use crate::time::{Duration, Instant};
-
-pub mod seq {
-    /// A sequence number, compared modulo 2^32 only (RFC 9293 section 3.4). No `Ord`.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-    pub struct SeqNumber(pub u32);
-}
+use crate::time::Instant;
 use seq::SeqNumber;
 
 /// Local and remote end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
+    /// Our end.
     pub local: SocketAddr,
+    /// The peer's end.
     pub remote: SocketAddr,
 }
 
-/// A connection of this shard. Stale handles are detected (generation) and give `TcpError::NotConnected`.
+/// A connection of this shard. Stale handles are detected (generation) and give [`TcpError::NotConnected`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnId {
+    /// Place in the shard's table.
     pub index: u32,
+    /// Which of the place's tenants.
     pub generation: u32,
 }
+
 /// A listener of this shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ListenerId {
+    /// Place in the shard's table.
     pub index: u32,
+    /// Which of the place's tenants.
     pub generation: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
-    Closed,
-    Listen,
-    SynSent,
-    SynReceived,
-    Established,
-    FinWait1,
-    FinWait2,
-    CloseWait,
-    Closing,
-    LastAck,
-    TimeWait,
-}
-
+/// Why a call failed, or what ended a connection. The messages are those of `strerror(3)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TcpError {
+    /// Nothing can be done now; the polling calls give `Pending` instead.
     #[error("operation would block")]
     WouldBlock,
+    /// The handle is stale, or the connection is over.
     #[error("not connected")]
     NotConnected,
+    /// A RST or a hard ICMP error answered our SYN.
     #[error("connection refused")]
     ConnectionRefused,
+    /// A RST ended an open connection.
     #[error("connection reset by peer")]
     ConnectionReset,
+    /// Ended from this side.
     #[error("connection aborted")]
     ConnectionAborted,
+    /// Retransmissions, keepalive probes or the user timeout had no success (RFC 9293 section 3.8.3).
     #[error("connection timed out")]
     TimedOut,
+    /// As `TimedOut`, and ICMP said why (RFC 9293 section 3.9.2.2).
     #[error("host unreachable")]
     HostUnreachable,
+    /// No route to the peer.
     #[error("network unreachable")]
     NetworkUnreachable,
+    /// The address or the pair of addresses is taken.
     #[error("address already in use")]
     AddrInUse,
+    /// Not an address of ours, or no port is free.
     #[error("address not available")]
     AddrNotAvailable,
+    /// Sending after the write side was shut down.
     #[error("the write side is shut down")]
     Shutdown,
+    /// As many connections or listeners as [`TcpConfig`] allows.
     #[error("connection table full")]
     TableFull,
+    /// An address or option outside its bounds.
     #[error("invalid argument")]
     InvalidInput,
 }
-// also: impl From<TcpError> for std::io::Error with the matching ErrorKind
 
+impl From<TcpError> for std::io::Error {
+    /// The error with the [`std::io::ErrorKind`] that std's sockets give for it.
+    fn from(error: TcpError) -> Self {
+        use std::io::ErrorKind as Kind;
+        let kind = match error {
+            TcpError::WouldBlock => Kind::WouldBlock,
+            TcpError::NotConnected => Kind::NotConnected,
+            TcpError::ConnectionRefused => Kind::ConnectionRefused,
+            TcpError::ConnectionReset => Kind::ConnectionReset,
+            TcpError::ConnectionAborted => Kind::ConnectionAborted,
+            TcpError::TimedOut => Kind::TimedOut,
+            TcpError::HostUnreachable => Kind::HostUnreachable,
+            TcpError::NetworkUnreachable => Kind::NetworkUnreachable,
+            TcpError::AddrInUse => Kind::AddrInUse,
+            TcpError::AddrNotAvailable => Kind::AddrNotAvailable,
+            TcpError::Shutdown => Kind::BrokenPipe,
+            TcpError::TableFull => Kind::QuotaExceeded,
+            TcpError::InvalidInput => Kind::InvalidInput,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Which direction to shut down, as in `shutdown(2)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shutdown {
+    /// Nothing more will be read: what is queued and what still comes is acknowledged and dropped.
     Read,
+    /// Nothing more will be written: a FIN follows what was written.
     Write,
+    /// Both.
     Both,
 }
 
-/// Defaults for new connections and the engine's bounds; Linux's defaults. (Engine author: extend as needed, every field documented.)
-#[derive(Clone, Debug, Default)]
-pub struct TcpConfig {}
-
-/// setsockopt(2)'s names. Defaults come from `TcpConfig`; a listener's options are inherited by what it accepts.
-#[derive(Clone, Debug)]
-pub struct SocketOptions {
-    pub nodelay: bool,
-    pub cork: bool,
-    pub quickack: bool,
-    pub keepalive: bool,
-    pub keepalive_idle: Duration,
-    pub keepalive_interval: Duration,
-    pub keepalive_count: u8,
-    pub user_timeout: Option<Duration>,
-    pub linger: Option<Duration>,
-    pub receive_buffer_bytes: usize,
-    pub send_buffer_bytes: usize,
-    // ...
-}
-
-#[derive(Clone, Debug)]
-pub struct TcpInfo {
-    pub state: Option<State>, /* tcp_info's names: rto, ato, snd_mss, rcv_mss, unacked, retransmits, rtt, rttvar, snd_cwnd, snd_ssthresh, ... */
-}
-
 /// What became of a segment.
+#[derive(Debug)]
 pub enum Received {
     /// Processed (or dropped and counted).
     Done,
-    /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last calls `reject`.
+    /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last one
+    /// calls [`Tcp::reject`].
     NoConnection(Packet),
 }
 
 /// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while copying.
+#[derive(Debug)]
 pub struct SegmentOut<'a> {
+    /// Our address and port.
     pub src: SocketAddr,
+    /// The peer's address and port.
     pub dst: SocketAddr,
+    /// Sequence number.
     pub seq: SeqNumber,
+    /// Acknowledgment number; 0 without [`header::Flags::ACK`].
     pub ack: SeqNumber,
-    pub flags: u16, // wire bits, see `tcp::flags`
+    /// Control bits as on the wire, see [`header::Flags`].
+    pub flags: u16,
+    /// Window field, scaled already.
     pub window: u16,
+    /// Urgent pointer; always 0, urgent data is never sent (RFC 6093 section 5 advises against it).
     pub urgent: u16,
-    pub options: &'a [u8], // padded to a multiple of 4, at most 40
+    /// Options, padded to a multiple of 4, at most 40 bytes.
+    pub options: &'a [u8],
+    /// Payload, piece by piece.
     pub payload: &'a [&'a [u8]],
+    /// The two ECN bits of the IP header; 0 (not ECN-capable) until ECN is negotiated.
     pub ecn: u8,
 }
 
+/// Why a segment was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EgressError {
-    /// No frame or no room in the transmit queue now: stop, keep state, try again at the next `transmit`.
+    /// No frame or no room in the transmit queue now: stop, keep state, try again at the next [`Tcp::transmit`].
     Full,
     /// No route to the destination.
     NoRoute,
     /// Longer than the path's MTU (the value).
-    TooBig { mtu: usize },
+    TooBig {
+        /// Largest IP packet, bytes.
+        mtu: usize,
+    },
 }
 
+/// Where segments go: implemented by the network layer of the shard.
 pub trait Egress {
     /// Largest IP packet towards `dst`, bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
+    /// Sends one segment.
+    ///
+    /// # Errors
+    /// See [`EgressError`]; the segment was not sent then.
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
 }
 
-/// An ICMP error about a TCP segment of ours, already parsed (net/icmp.rs).
+/// An ICMP error about a TCP segment of ours, already parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct IcmpError {
+    /// The connection, from our side.
     pub tuple: Tuple,
+    /// Sequence number of the segment it quotes.
     pub seq: SeqNumber,
+    /// What happened to that segment.
     pub kind: IcmpErrorKind,
 }
+
+/// Kinds of ICMP errors, as RFC 9293 section 3.9.2.2 sorts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IcmpErrorKind {
-    /// hard errors: protocol/port unreachable
+    /// A hard error: protocol or port unreachable.
     Refused,
-    /// soft errors: net/host unreachable, time exceeded
+    /// A soft error: network or host unreachable, time exceeded.
     Unreachable,
+    /// The segment does not fit the path (RFC 1191, RFC 8201).
     PacketTooBig {
+        /// The next hop's MTU, bytes; 0 when an old router does not say.
         mtu: u32,
     },
 }
 
-/// A received run of payload without copy.
+/// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until dropped.
 #[derive(Debug)]
 pub enum Chunk {
+    /// In the frame it arrived in.
     Frame(PacketSlice),
+    /// In a heap block shared with other chunks.
     Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
 }
 
-/// One shard's TCP.
-pub struct Tcp {
-    _p: (),
-}
-
-impl Tcp {
-    /// `shard`/`shards`: ephemeral ports chosen here satisfy `port % shards == shard`.
-    pub fn new(config: TcpConfig, seed: [u8; 32], shard: u16, shards: u16) -> Self {
-        Self { _p: () }
-    }
-
-    // ---- the packet path
-    /// `packet.parsed.kind == Kind::Tcp` (header and checksum checked).
-    pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
-        Received::NoConnection(packet)
-    }
-    /// Queues the RST that RFC 9293 section 3.10.7.1 wants (none for a RST).
-    pub fn reject(&mut self, now: Instant, packet: &Packet, counters: &mut Counters) {
-        {}
-    }
-    /// Whether the error quoted a connection of this shard.
-    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
-        false
-    }
-    pub fn poll_timers(&mut self, now: Instant, counters: &mut Counters) {
-        {}
-    }
-    /// Sends what may be sent, connection by connection in turn, until done or `Full`.
-    pub fn transmit(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
-        {}
-    }
-    /// When `poll_timers` is next needed; `Some(now)` at once when segments wait for `transmit`.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    // ---- user calls (RFC 9293 section 3.9)
-    /// `addr.ip()` unspecified = any address of ours of that family. Port 0 is chosen.
-    pub fn listen(
-        &mut self,
-        addr: SocketAddr,
-        backlog: usize,
-        options: SocketOptions,
-    ) -> Result<ListenerId, TcpError> {
-        todo!()
-    }
-    pub fn listener_addr(&self, id: ListenerId) -> Result<SocketAddr, TcpError> {
-        todo!()
-    }
-    pub fn poll_accept(
-        &mut self,
-        id: ListenerId,
-        waker: &Waker,
-    ) -> Poll<Result<(ConnId, SocketAddr), TcpError>> {
-        todo!()
-    }
-    /// Connections not yet accepted are reset.
-    pub fn close_listener(&mut self, now: Instant, id: ListenerId) -> Result<(), TcpError> {
-        todo!()
-    }
-    /// Starts an active open. `local.port()` 0: chosen (RFC 6056).
-    pub fn connect(
-        &mut self,
-        now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
-        options: SocketOptions,
-    ) -> Result<ConnId, TcpError> {
-        todo!()
-    }
-    pub fn poll_connected(&mut self, id: ConnId, waker: &Waker) -> Poll<Result<(), TcpError>> {
-        todo!()
-    }
-    /// Bytes taken, at least 1; `Pending` when the send buffer is full.
-    pub fn poll_send(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        bytes: &[u8],
-        waker: &Waker,
-    ) -> Poll<Result<usize, TcpError>> {
-        todo!()
-    }
-    /// `Ok(0)`: the peer's FIN was reached (or `bytes` is empty).
-    pub fn poll_recv(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        bytes: &mut [u8],
-        waker: &Waker,
-    ) -> Poll<Result<usize, TcpError>> {
-        todo!()
-    }
-    /// Without copy; `None` at the peer's FIN.
-    pub fn poll_recv_chunk(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        waker: &Waker,
-    ) -> Poll<Result<Option<Chunk>, TcpError>> {
-        todo!()
-    }
-    /// Ready when everything sent was acknowledged (`Ok`), or the connection died.
-    pub fn poll_flushed(&mut self, id: ConnId, waker: &Waker) -> Poll<Result<(), TcpError>> {
-        todo!()
-    }
-    pub fn shutdown(&mut self, now: Instant, id: ConnId, how: Shutdown) -> Result<(), TcpError> {
-        todo!()
-    }
-    /// The application lets go: the handle is invalid from now on; FIN, or RST when data is unread or linger is zero.
-    pub fn close(&mut self, now: Instant, id: ConnId) {
-        todo!()
-    }
-    pub fn abort(&mut self, now: Instant, id: ConnId) {
-        todo!()
-    }
-    pub fn tuple(&self, id: ConnId) -> Result<Tuple, TcpError> {
-        todo!()
-    }
-    pub fn state(&self, id: ConnId) -> Option<State> {
-        todo!()
-    }
-    pub fn info(&self, now: Instant, id: ConnId) -> Result<TcpInfo, TcpError> {
-        todo!()
-    }
-    pub fn options(&self, id: ConnId) -> Result<SocketOptions, TcpError> {
-        todo!()
-    }
-    pub fn set_options(&mut self, now: Instant, id: ConnId, options: SocketOptions) -> Result<(), TcpError> {
-        todo!()
-    }
-    /// The error that ended the connection, taken once, as SO_ERROR.
-    pub fn take_error(&mut self, id: ConnId) -> Option<TcpError> {
-        todo!()
-    }
-
-    /// Whether there is a connection, SYN-RECEIVED or TIME-WAIT entry for `tuple`.
-    pub fn knows(&self, tuple: &Tuple) -> bool {
-        false
-    }
-
-    // ---- figures
-    /// Connections by state, TIME-WAIT and SYN-RECEIVED included.
-    pub fn census(&self) -> Census {
-        todo!()
-    }
-    /// All connections' ids and tuples, for `ss`-like listings and graceful shutdown.
-    pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
-        core::iter::empty()
+impl core::ops::Deref for Chunk {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Frame(slice) => slice,
+            Self::Heap(block, range) => &block[range.clone()],
+        }
     }
 }
 
+/// How much of what the engine holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
+    /// Open listeners.
     pub listeners: usize,
+    /// Half-open connections of listeners.
     pub syn_received: usize,
+    /// Connections: all other states but TIME-WAIT, and ended ones whose handle is still held.
     pub connections: usize,
+    /// Connections in TIME-WAIT.
     pub time_wait: usize,
+    /// Memory behind send and receive buffers, bytes.
     pub buffered_bytes: usize,
 }

@@ -17,6 +17,7 @@ mod names;
 mod neighbors;
 mod ping;
 mod queues;
+mod tcp;
 mod udp;
 
 const SEED: [u8; 32] = [7; 32];

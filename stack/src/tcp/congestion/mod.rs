@@ -1,0 +1,239 @@
+//! Congestion control: how many bytes may be in flight. The engine reports ACKs, losses and timeouts; an algorithm
+//! answers with a window and, if it has one, a pacing rate.
+//!
+//! The division of labour during recovery: an algorithm sets `ssthresh` and `cwnd` to the target of the reduction when the
+//! loss is found and leaves them alone until recovery ends. What is sent meanwhile is the engine's affair (RFC 9937),
+//! and so is the inflation by duplicate ACKs of RFC 5681 section 3.2, which proportional rate reduction replaces.
+
+mod newreno;
+
+pub use newreno::NewReno;
+
+use core::fmt;
+use core::str::FromStr;
+
+use crate::time::{Duration, Instant};
+
+/// What an ACK brought, as congestion control sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ack {
+    /// When it arrived.
+    pub now: Instant,
+    /// Bytes it acknowledged cumulatively (RFC 3465 section 2: never what SACK alone reported).
+    pub acked_bytes: u32,
+    /// Bytes that left the network by it: acknowledged or newly SACKed.
+    pub delivered_bytes: u32,
+    /// Round-trip time measured with it.
+    pub rtt: Option<Duration>,
+    /// Smoothed round-trip time.
+    pub srtt: Option<Duration>,
+    /// Bytes in flight before it arrived.
+    pub in_flight_before: u32,
+    /// The application, or the peer's window, and not `cwnd`, limited what was sent: the window must not grow on
+    /// that evidence (RFC 9293 section 3.8.2, RFC 7661's reason).
+    pub is_app_limited: bool,
+    /// Loss recovery goes on: the window must not grow.
+    pub in_recovery: bool,
+    /// Payload bytes in a full segment now.
+    pub mss: u32,
+}
+
+/// How a loss, or the mark of one, was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LossKind {
+    /// Duplicate ACKs, SACK or RACK.
+    FastRetransmit,
+    /// ECN's echo (RFC 3168 section 6.1.2). At most one a round trip is reported.
+    Ecn,
+}
+
+/// One connection's congestion control. Windows are in bytes.
+pub trait CongestionControl {
+    /// The name it is configured by.
+    fn name(&self) -> &'static str;
+    /// The handshake is over: sets the initial window for `mss`.
+    fn on_established(&mut self, now: Instant, mss: u32);
+    /// A SYN or SYN-ACK of the handshake was lost: call before [`CongestionControl::on_established`], which then starts
+    /// with one segment (RFC 5681 section 3.1).
+    fn on_handshake_loss(&mut self);
+    /// An ACK of new data arrived, or one with new SACK blocks.
+    fn on_ack(&mut self, ack: &Ack);
+    /// The first loss of a window of data was found; `in_flight` bytes were outstanding.
+    fn on_loss_event(&mut self, now: Instant, in_flight: u32, kind: LossKind);
+    /// Everything outstanding at the loss event was acknowledged.
+    fn on_recovery_exit(&mut self, now: Instant);
+    /// The retransmission timer expired; `in_flight` bytes were outstanding.
+    fn on_timeout(&mut self, now: Instant, in_flight: u32);
+    /// Data is about to be sent after an RTO's time of silence.
+    fn on_idle_restart(&mut self, now: Instant);
+    /// The last loss event or timeout turned out spurious (RFC 3522's Eifel, RFC 5682, D-SACK).
+    fn undo(&mut self, now: Instant);
+    /// The congestion window, at least one segment.
+    fn cwnd(&self) -> u32;
+    /// The slow start threshold; `u32::MAX` until the first loss.
+    fn ssthresh(&self) -> u32;
+    /// Bytes a second to pace at, where the algorithm has a view of that.
+    fn pacing_rate(&self) -> Option<u64>;
+    /// Whether the window grows as in slow start (RFC 5681 section 3.1).
+    fn in_slow_start(&self) -> bool {
+        self.cwnd() < self.ssthresh()
+    }
+}
+
+/// The algorithms by name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Algorithm {
+    /// RFC 5681 with RFC 6582: `newreno` or `reno`.
+    #[default]
+    NewReno,
+}
+
+impl Algorithm {
+    /// All of them, the default first.
+    pub const ALL: &'static [Self] = &[Self::NewReno];
+
+    /// The name in configuration and in `TcpInfo`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NewReno => "newreno",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that no algorithm has.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no congestion control named `{0}`: choose one of {names}", names = names())]
+pub struct UnknownAlgorithm(pub String);
+
+fn names() -> String {
+    Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
+        match name {
+            "newreno" | "reno" => Ok(Self::NewReno),
+            _ => Err(UnknownAlgorithm(name.to_owned())),
+        }
+    }
+}
+
+/// Any of the algorithms, without an allocation for each connection.
+#[derive(Clone, Debug)]
+pub enum Congestion {
+    /// RFC 5681 with RFC 6582.
+    NewReno(NewReno),
+}
+
+impl Congestion {
+    /// Fresh state of `algorithm`.
+    #[must_use]
+    pub fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::NewReno => Self::NewReno(NewReno::new()),
+        }
+    }
+
+    /// Which algorithm it is.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::NewReno(_) => Algorithm::NewReno,
+        }
+    }
+}
+
+/// Calls the same method of whichever algorithm it is.
+macro_rules! dispatch {
+    ($self:ident, $inner:ident => $call:expr) => {
+        match $self {
+            Congestion::NewReno($inner) => $call,
+        }
+    };
+}
+
+impl CongestionControl for Congestion {
+    fn name(&self) -> &'static str {
+        dispatch!(self, inner => inner.name())
+    }
+    fn on_established(&mut self, now: Instant, mss: u32) {
+        dispatch!(self, inner => inner.on_established(now, mss));
+    }
+    fn on_handshake_loss(&mut self) {
+        dispatch!(self, inner => inner.on_handshake_loss());
+    }
+    fn on_ack(&mut self, ack: &Ack) {
+        dispatch!(self, inner => inner.on_ack(ack));
+    }
+    fn on_loss_event(&mut self, now: Instant, in_flight: u32, kind: LossKind) {
+        dispatch!(self, inner => inner.on_loss_event(now, in_flight, kind));
+    }
+    fn on_recovery_exit(&mut self, now: Instant) {
+        dispatch!(self, inner => inner.on_recovery_exit(now));
+    }
+    fn on_timeout(&mut self, now: Instant, in_flight: u32) {
+        dispatch!(self, inner => inner.on_timeout(now, in_flight));
+    }
+    fn on_idle_restart(&mut self, now: Instant) {
+        dispatch!(self, inner => inner.on_idle_restart(now));
+    }
+    fn undo(&mut self, now: Instant) {
+        dispatch!(self, inner => inner.undo(now));
+    }
+    fn cwnd(&self) -> u32 {
+        dispatch!(self, inner => inner.cwnd())
+    }
+    fn ssthresh(&self) -> u32 {
+        dispatch!(self, inner => inner.ssthresh())
+    }
+    fn pacing_rate(&self) -> Option<u64> {
+        dispatch!(self, inner => inner.pacing_rate())
+    }
+}
+
+/// The initial window of RFC 6928 section 2: ten segments, and no more than 14,600 bytes unless that is below two.
+#[must_use]
+pub const fn initial_window(mss: u32) -> u32 {
+    let (ten, two) = (mss.saturating_mul(10), mss.saturating_mul(2));
+    let bound = if two > 14_600 { two } else { 14_600 };
+    if ten < bound { ten } else { bound }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_s_share_stays_small() {
+        assert!(size_of::<Congestion>() <= 64, "{}", size_of::<Congestion>());
+    }
+
+    #[test]
+    fn the_initial_window_follows_rfc_6928() {
+        assert_eq!(initial_window(1460), 14_600);
+        assert_eq!(initial_window(536), 5_360);
+        assert_eq!(initial_window(8960), 17_920);
+        assert_eq!(initial_window(2000), 14_600);
+    }
+
+    #[test]
+    fn names_parse_and_print() {
+        for algorithm in Algorithm::ALL {
+            assert_eq!(algorithm.to_string().parse(), Ok(*algorithm));
+            assert_eq!(Congestion::new(*algorithm).name(), algorithm.name());
+            assert_eq!(Congestion::new(*algorithm).algorithm(), *algorithm);
+        }
+        assert_eq!("reno".parse(), Ok(Algorithm::NewReno));
+        let error = "vegas".parse::<Algorithm>().unwrap_err();
+        assert_eq!(error.to_string(), "no congestion control named `vegas`: choose one of newreno");
+    }
+}

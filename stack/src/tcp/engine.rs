@@ -1,0 +1,683 @@
+//! The engine: finds whose a segment is, keeps tables, timers and lists in step with what connections have become, and
+//! lets time pass. Nothing here that happens for a packet or a tick looks at more than the connections concerned.
+
+use core::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
+
+use super::config::{SocketOptions, TcpConfig};
+use super::connection::{Connection, Context, timestamp};
+use super::header::Flags;
+use super::input::Segment;
+use super::isn::IsnSecret;
+use super::listener::Listeners;
+use super::ports::EphemeralPorts;
+use super::rate_limit::TokenBucket;
+use super::reply::{Replies, Reply};
+use super::syn_queue::{self, HalfOpen, SynQueue};
+use super::table::{List, Slab, TupleKey};
+use super::time_wait::{self, REOPEN_GAP, TimeWait, TimeWaits};
+use super::{Census, ConnId, IcmpError, IcmpErrorKind, Received, State, TcpError, Tuple};
+use crate::counters::{Counters, DropReason};
+use crate::packet::Packet;
+use crate::time::Instant;
+use crate::timer_wheel::TimerWheel;
+
+/// One shard's TCP.
+pub struct Tcp {
+    pub(super) config: TcpConfig,
+    pub(super) default_options: Rc<SocketOptions>,
+    pub(super) isn: IsnSecret,
+    pub(super) ports: EphemeralPorts,
+    pub(super) tables: Tables,
+    pub(super) listeners: Listeners,
+    pub(super) replies: Replies,
+    /// Connections with something to send, in turn.
+    pub(super) ready: List,
+    wheel: TimerWheel<u32>,
+    fired: Vec<u32>,
+    challenges: TokenBucket,
+    buffered_bytes: usize,
+    /// What user calls counted, until the next call with the shard's counters.
+    pub(super) calls_counters: Option<Box<Counters>>,
+    pub(super) calls_counted: bool,
+}
+
+/// What a tuple leads to: a kind in the two upper bits, a place below.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place(u32);
+
+/// The kinds of places.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Connection(u32),
+    HalfOpen(u32),
+    TimeWait(u32),
+}
+
+impl From<Kind> for Place {
+    fn from(kind: Kind) -> Self {
+        Self(match kind {
+            Kind::Connection(index) => index,
+            Kind::HalfOpen(index) => index | 1 << 30,
+            Kind::TimeWait(index) => index | 2 << 30,
+        })
+    }
+}
+
+impl From<Place> for Kind {
+    fn from(Place(place): Place) -> Self {
+        let index = place & ((1 << 30) - 1);
+        match place >> 30 {
+            0 => Self::Connection(index),
+            1 => Self::HalfOpen(index),
+            _ => Self::TimeWait(index),
+        }
+    }
+}
+
+/// All that has a tuple, and the hash table from tuples to it, keyed with a secret so that nobody can aim for collisions.
+pub(super) struct Tables {
+    by_tuple: HashTable<Place>,
+    hasher: SipHasher13,
+    pub(super) connections: Slab<Box<Connection>>,
+    pub(super) syn_queue: SynQueue,
+    pub(super) time_waits: TimeWaits,
+}
+
+impl Tables {
+    fn key_of(&self, place: Place) -> Option<TupleKey> {
+        match place.into() {
+            Kind::Connection(index) => self.connections.get(index).map(|connection| connection.key),
+            Kind::HalfOpen(index) => self.syn_queue.entries.get(index).map(|entry| entry.key),
+            Kind::TimeWait(index) => self.time_waits.entries.get(index).map(|entry| entry.key),
+        }
+    }
+
+    fn hash(&self, key: &TupleKey) -> u64 {
+        self.hasher.hash(&key.bytes())
+    }
+
+    pub(super) fn find(&self, key: &TupleKey) -> Option<Kind> {
+        let found = self.by_tuple.find(self.hash(key), |place| self.key_of(*place).as_ref() == Some(key));
+        found.map(|place| (*place).into())
+    }
+
+    /// Leads the tuple of `kind` to it. Nothing else may have that tuple.
+    pub(super) fn attach(&mut self, kind: Kind) {
+        let place = Place::from(kind);
+        let Some(key) = self.key_of(place) else { return };
+        let hash = self.hash(&key);
+        let mut by_tuple = core::mem::take(&mut self.by_tuple);
+        by_tuple.insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
+        self.by_tuple = by_tuple;
+    }
+
+    /// Whether a connection may be opened with this tuple; `reuse`: also in place of a TIME-WAIT entry that allows it.
+    pub(super) fn is_free(&self, now: Instant, key: &TupleKey, reuse: bool, config: &TcpConfig) -> bool {
+        match self.find(key) {
+            None => true,
+            Some(Kind::TimeWait(index)) if reuse && config.time_wait_reuse => self
+                .time_waits
+                .entries
+                .get(index)
+                .is_some_and(|entry| config.timestamps && entry.may_be_reused(now, config.time_wait)),
+            Some(_) => false,
+        }
+    }
+
+    /// Ends that. Does nothing if the tuple leads elsewhere. Call it while the entry still exists.
+    pub(super) fn detach(&mut self, kind: Kind) {
+        let place = Place::from(kind);
+        let Some(key) = self.key_of(place) else { return };
+        if let Ok(entry) = self.by_tuple.find_entry(self.hasher.hash(&key.bytes()), |other| *other == place) {
+            entry.remove();
+        }
+    }
+}
+
+// ---- the packet path
+
+impl Tcp {
+    /// An engine for one of `shards` shards. Ephemeral ports chosen here satisfy `port % shards == shard`. `seed` must be
+    /// unpredictable on a real network and the same on all shards. `config` should pass [`TcpConfig::validate`].
+    #[must_use]
+    pub fn new(config: TcpConfig, seed: [u8; 32], shard: u16, shards: u16) -> Self {
+        let secret = super::isn::derive(&seed, b"connection table");
+        Self {
+            default_options: Rc::new(config.options.clone()),
+            isn: IsnSecret::new(seed),
+            ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
+            tables: Tables {
+                by_tuple: HashTable::new(),
+                hasher: SipHasher13::new_with_keys(secret.hash(b"0"), secret.hash(b"1")),
+                connections: Slab::new(),
+                syn_queue: SynQueue::new(),
+                time_waits: TimeWaits::new(),
+            },
+            listeners: Listeners::new(),
+            replies: Replies::default(),
+            ready: List::EMPTY,
+            wheel: TimerWheel::new(Instant::ZERO),
+            fired: Vec::new(),
+            challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
+            buffered_bytes: 0,
+            calls_counters: None,
+            calls_counted: false,
+            config,
+        }
+    }
+
+    /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
+    /// neither multicast nor broadcast.
+    pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
+        let segment = match Segment::parse(packet) {
+            Ok(segment) => segment,
+            Err(_malformed) => {
+                counters.tcp_segments_rx += 1;
+                counters.drop(DropReason::BadTcpHeader);
+                return Received::Done;
+            }
+        };
+        let key = segment.key();
+        let left = match self.tables.find(&key) {
+            Some(Kind::Connection(index)) => self.connection_receives(now, index, segment, counters),
+            Some(Kind::HalfOpen(index)) => self.half_open_receives(now, index, segment, counters),
+            Some(Kind::TimeWait(index)) => self.time_wait_receives(now, index, segment, counters),
+            None => self.listener_receives(now, segment, None, counters),
+        };
+        match left {
+            None => {
+                counters.tcp_segments_rx += 1;
+                Received::Done
+            }
+            Some(segment) => Received::NoConnection(segment.into_packet()),
+        }
+    }
+
+    /// Answers a segment that no shard takes with the RST that RFC 9293 section 3.10.7.1 wants (none for a RST). It is
+    /// sent by the next [`Tcp::transmit`].
+    pub fn reject(&mut self, now: Instant, packet: &Packet, counters: &mut Counters) {
+        let _ = now;
+        counters.tcp_segments_rx += 1;
+        counters.drop(DropReason::TcpNoConnection);
+        if let Some(reset) = super::input::reset_for_packet(packet) {
+            self.replies.push(reset, counters);
+        }
+    }
+
+    fn connection_receives(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: Segment,
+        counters: &mut Counters,
+    ) -> Option<Segment> {
+        self.with_connection(now, index, counters, |connection, cx| connection.segment_arrives(segment, cx));
+        None
+    }
+
+    /// RFC 9293 section 3.10.7.2. `displaced`: the TIME-WAIT entry that gives way.
+    fn listener_receives(
+        &mut self,
+        now: Instant,
+        segment: Segment,
+        displaced: Option<u32>,
+        counters: &mut Counters,
+    ) -> Option<Segment> {
+        // First RST and second ACK: both are the business of whoever rejects what nobody takes. Third, SYN.
+        if !segment.has(Flags::SYN) || segment.has(Flags::ACK) || segment.has(Flags::RST) {
+            return Some(segment);
+        }
+        let key = segment.key();
+        let (Some(id), true) = (self.listeners.find(key.local()), is_unicast(key.remote().ip())) else {
+            return Some(segment);
+        };
+        let (room, connections) =
+            (self.config.syn_queue_max, self.tables.connections.len() >= self.config.connections_max);
+        let half_open_total = self.tables.syn_queue.entries.len();
+        let Some(listener) = self.listeners.get_mut(id) else { return Some(segment) };
+        let own_room = listener.backlog.max(room / 4).max(1);
+        let full = if listener.is_full() {
+            counters.tcp_accept_overflows += 1;
+            Some(DropReason::TcpAcceptQueueFull)
+        } else if connections {
+            Some(DropReason::TcpConnectionTableFull)
+        } else if half_open_total >= room || listener.half_open >= own_room {
+            Some(DropReason::TcpSynQueueFull)
+        } else {
+            None
+        };
+        if let Some(reason) = full {
+            counters.drop(reason);
+            return None;
+        }
+        listener.half_open += 1;
+        let mut iss = self.isn.isn(now, &key.tuple());
+        let displaced = displaced.map(|index| (index, self.tables.time_waits.entries.generation(index)));
+        if let Some(old) = displaced.and_then(|(index, _)| self.tables.time_waits.entries.get(index)) {
+            // RFC 9293 section 3.6.1, MAY-2 (1).
+            iss = iss.max(old.snd_nxt + REOPEN_GAP);
+        }
+        let mut entry = HalfOpen::new(key, id.index, iss, &segment, &self.config);
+        if let Some((index, generation)) = displaced {
+            self.tables.detach(Kind::TimeWait(index));
+            entry = entry.displacing(index, generation);
+        }
+        let index = self.tables.syn_queue.insert(entry);
+        self.tables.attach(Kind::HalfOpen(index));
+        None
+    }
+
+    fn half_open_receives(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: Segment,
+        counters: &mut Counters,
+    ) -> Option<Segment> {
+        let pressure = self.is_under_pressure();
+        let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { return Some(segment) };
+        let listener = self.listeners.slab.get(entry.listener);
+        let options =
+            listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
+        let buffer = options.receive_buffer_bytes;
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        match entry.segment_arrives(segment, buffer, &mut cx) {
+            syn_queue::Outcome::Done => {}
+            syn_queue::Outcome::NotOurs(segment) => return Some(segment),
+            syn_queue::Outcome::SynAck => self.tables.syn_queue.send_again(index),
+            syn_queue::Outcome::Forget => {
+                counters.tcp_attempt_fails += 1;
+                self.forget_half_open(index, true);
+            }
+            syn_queue::Outcome::Challenge => {
+                let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+                let ack = entry.ack(buffer, ts_now);
+                self.challenge(now, ack, counters);
+            }
+            syn_queue::Outcome::Establish(segment) => {
+                self.establish(now, index, options, segment, counters);
+            }
+        }
+        None
+    }
+
+    /// The ACK of our SYN-ACK arrived: makes a connection of the entry, if there is room. If not, nothing was acknowledged;
+    /// the SYN-ACK is sent again in time and the peer's answer to that tries again, as in Linux.
+    fn establish(
+        &mut self,
+        now: Instant,
+        index: u32,
+        options: Rc<SocketOptions>,
+        segment: Segment,
+        counters: &mut Counters,
+    ) {
+        let Some(entry) = self.tables.syn_queue.entries.get(index) else { return };
+        let Some(listener) = self.listeners.slab.get_mut(entry.listener) else { return };
+        if listener.is_full() {
+            counters.tcp_accept_overflows += 1;
+            counters.drop(DropReason::TcpAcceptQueueFull);
+            return;
+        }
+        if self.tables.connections.len() >= self.config.connections_max {
+            counters.drop(DropReason::TcpConnectionTableFull);
+            return;
+        }
+        let offset = self.isn.timestamp_offset(&entry.key.tuple());
+        let handshake = entry.handshake(self.config.initial_rto, offset);
+        let listener_place = entry.listener;
+        let mut connection = Connection::accepted(now, &handshake, options, &self.config);
+        connection.listener = Some(listener_place);
+        self.forget_half_open(index, false);
+        let place = self.tables.connections.insert(Box::new(connection));
+        self.tables.attach(Kind::Connection(place));
+        counters.tcp_passive_opens += 1;
+        if let Some(listener) = self.listeners.slab.get_mut(listener_place) {
+            listener.accept.push_back(place);
+            if let Some(waker) = listener.waker.take() {
+                waker.wake();
+            }
+        }
+        self.connection_receives(now, place, segment, counters);
+    }
+
+    /// Removes a half-open connection. The TIME-WAIT entry that it displaced comes back, or goes for good.
+    pub(super) fn forget_half_open(&mut self, index: u32, restore: bool) {
+        self.tables.detach(Kind::HalfOpen(index));
+        let Some(entry) = self.tables.syn_queue.remove(index) else { return };
+        if let Some(listener) = self.listeners.slab.get_mut(entry.listener) {
+            listener.half_open = listener.half_open.saturating_sub(1);
+        }
+        let displaced = entry.displaced().filter(|(place, generation)| {
+            self.tables.time_waits.entries.get_exact(*place, *generation).is_some()
+        });
+        if let Some((place, _)) = displaced {
+            if restore {
+                self.tables.attach(Kind::TimeWait(place));
+            } else {
+                self.tables.time_waits.remove(place);
+            }
+        }
+    }
+
+    fn time_wait_receives(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: Segment,
+        counters: &mut Counters,
+    ) -> Option<Segment> {
+        let pressure = self.is_under_pressure();
+        let Some(entry) = self.tables.time_waits.entries.get(index) else { return Some(segment) };
+        let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+        let ack = entry.ack(ts_now);
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        match entry.segment_arrives(&segment, &mut cx) {
+            time_wait::Outcome::Ignore => {}
+            time_wait::Outcome::Restart => {
+                self.replies.push(ack, counters);
+                self.tables.time_waits.restart(index, now + self.config.time_wait);
+            }
+            time_wait::Outcome::Challenge => self.challenge(now, ack, counters),
+            time_wait::Outcome::Reopen => {
+                if self.listener_receives(now, segment, Some(index), counters).is_some() {
+                    // Nobody listens here. The SYN stays with the entry that knows the connection, not with other shards.
+                    counters.drop(DropReason::TcpBadSyn);
+                    self.challenge(now, ack, counters);
+                } else if self.tables.find(&self.time_wait_key(index)) != Some(Kind::TimeWait(index)) {
+                    counters.tcp_time_wait_recycled += 1;
+                }
+            }
+        }
+        None
+    }
+
+    fn time_wait_key(&self, index: u32) -> TupleKey {
+        let unspecified = SocketAddr::new(IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED), 0);
+        let entry = self.tables.time_waits.entries.get(index);
+        entry.map_or_else(|| TupleKey::new(unspecified, unspecified), |entry| entry.key)
+    }
+
+    /// Sends an ACK that an attacker may have provoked, if the limit allows.
+    fn challenge(&mut self, now: Instant, ack: Reply, counters: &mut Counters) {
+        if self.challenges.take(now) {
+            counters.tcp_challenge_acks += 1;
+            self.replies.push(ack, counters);
+        } else {
+            counters.tcp_challenge_acks_limited += 1;
+        }
+    }
+
+    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
+    ///
+    /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
+    /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
+    /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
+    /// reason given if it times out.
+    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
+        let key = TupleKey::new(error.tuple.local, error.tuple.remote);
+        match self.tables.find(&key) {
+            None => return false,
+            Some(Kind::Connection(index)) => {
+                self.with_connection(now, index, counters, |connection, cx| connection.icmp_error(error, cx));
+            }
+            // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
+            Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
+        }
+        counters.icmp_errors_rx += 1;
+        true
+    }
+
+    /// Lets time pass: fires what is due at `now`.
+    pub fn poll_timers(&mut self, now: Instant, counters: &mut Counters) {
+        self.hand_over_counters(counters);
+        let mut fired = core::mem::take(&mut self.fired);
+        self.wheel.advance(now, &mut fired);
+        for index in fired.drain(..) {
+            if let Some(connection) = self.tables.connections.get_mut(index) {
+                connection.timers.armed = None;
+                self.with_connection(now, index, counters, |connection, cx| connection.fire_timers(cx));
+            }
+        }
+        self.fired = fired;
+        while let Some(expired) = self.tables.syn_queue.pop_expired(now, &self.config) {
+            counters.tcp_timeouts += 1;
+            if let Err(index) = expired {
+                counters.tcp_attempt_fails += 1;
+                self.forget_half_open(index, true);
+            }
+        }
+        while let Some(index) = self.tables.time_waits.oldest() {
+            if self.tables.time_waits.next_expiry().is_none_or(|expires| expires > now) {
+                break;
+            }
+            self.end_time_wait(index);
+        }
+    }
+
+    /// What user calls counted.
+    pub(super) fn hand_over_counters(&mut self, counters: &mut Counters) {
+        if let Some(counted) = self.calls_counters.as_deref_mut().filter(|_| self.calls_counted) {
+            counters.add(counted);
+            *counted = Counters::default();
+            self.calls_counted = false;
+        }
+    }
+
+    pub(super) fn end_time_wait(&mut self, index: u32) {
+        self.tables.detach(Kind::TimeWait(index));
+        self.tables.time_waits.remove(index);
+    }
+
+    /// When [`Tcp::poll_timers`] is next needed; `None`: never. A time that is past, when segments wait for
+    /// [`Tcp::transmit`]: should the egress be full, the shard waits for room there instead.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.replies.is_empty()
+            || !self.ready.is_empty()
+            || self.tables.syn_queue.next_pending().is_some()
+        {
+            return Some(Instant::ZERO);
+        }
+        let deadlines = [
+            self.wheel.next_deadline(),
+            self.tables.syn_queue.next_expiry(),
+            self.tables.time_waits.next_expiry(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+}
+
+// ---- keeping tables, timers and lists in step with connections
+
+impl Tcp {
+    /// Whether all buffers together use what they may.
+    pub(super) fn is_under_pressure(&self) -> bool {
+        self.buffered_bytes >= self.config.buffered_bytes_max
+    }
+
+    /// Lets `act` work on a connection and then does what follows from its new state.
+    pub(super) fn with_connection<R>(
+        &mut self,
+        now: Instant,
+        index: u32,
+        counters: &mut Counters,
+        act: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let pressure = self.is_under_pressure();
+        let connection = self.tables.connections.get_mut(index)?;
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let result = act(connection, &mut cx);
+        self.settle(now, index, counters);
+        Some(result)
+    }
+
+    /// Follows up what happened to a connection: its memory, its end, its timers, its place among those that send.
+    pub(super) fn settle(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        let memory = connection.memory();
+        self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
+        connection.buffered = memory;
+        if connection.state.is_over() {
+            return self.retire(now, index, counters);
+        }
+        connection.refresh_timers(now);
+        if let Some(at) = connection.timers.earliest() {
+            connection.timers.armed = Some(match connection.timers.armed {
+                None => (self.wheel.schedule(at, index), at),
+                Some((id, armed_at)) if at < armed_at => {
+                    self.wheel.reschedule(id, at);
+                    (id, at)
+                }
+                Some(armed) => armed,
+            });
+        }
+        if !connection.queued && connection.plan().is_some() {
+            connection.queued = true;
+            self.tables.connections.push_back(&mut self.ready, index);
+        }
+    }
+
+    /// A connection is CLOSED or in TIME-WAIT: takes it out of the tables; the memory goes when no handle is left.
+    fn retire(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        if connection.attached {
+            connection.attached = false;
+            if let Some((id, _)) = connection.timers.armed.take() {
+                self.wheel.cancel(id);
+            }
+            let time_wait = (connection.state == State::TimeWait)
+                .then(|| TimeWait::new(connection, now + self.config.time_wait));
+            let owes_ack = core::mem::take(&mut connection.ack_now);
+            if core::mem::take(&mut connection.queued) {
+                self.tables.connections.unlink(&mut self.ready, index);
+            }
+            self.tables.detach(Kind::Connection(index));
+            match time_wait {
+                None => counters.tcp_closed += 1,
+                Some(entry) => self.begin_time_wait(now, index, entry, owes_ack, counters),
+            }
+        }
+        let is_gone = |connection: &Connection| connection.orphan && connection.listener.is_none();
+        if self.tables.connections.get(index).is_some_and(|connection| is_gone(connection)) {
+            self.release(index);
+        }
+    }
+
+    fn begin_time_wait(
+        &mut self,
+        now: Instant,
+        index: u32,
+        entry: TimeWait,
+        owes_ack: bool,
+        counters: &mut Counters,
+    ) {
+        counters.tcp_time_wait += 1;
+        if owes_ack {
+            let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+            self.replies.push(entry.ack(ts_now), counters);
+        }
+        if self.tables.time_waits.entries.len() >= self.config.time_wait_max {
+            if let Some(oldest) = self.tables.time_waits.oldest() {
+                counters.tcp_time_wait_recycled += 1;
+                self.end_time_wait(oldest);
+            }
+        }
+        let place = self.tables.time_waits.insert(entry);
+        let generation = self.tables.time_waits.entries.generation(place);
+        self.tables.attach(Kind::TimeWait(place));
+        if let Some(connection) = self.tables.connections.get_mut(index) {
+            connection.time_wait = Some((place, generation));
+        }
+    }
+
+    /// Frees a retired connection's memory.
+    fn release(&mut self, index: u32) {
+        if let Some(connection) = self.tables.connections.remove(index) {
+            debug_assert!(!connection.attached && !connection.queued && connection.timers.armed.is_none());
+            self.buffered_bytes -= connection.buffered;
+        }
+    }
+
+    pub(super) fn insert_connection(&mut self, connection: Connection) -> u32 {
+        let index = self.tables.connections.insert(Box::new(connection));
+        self.tables.attach(Kind::Connection(index));
+        index
+    }
+
+    /// The state as the application sees it: TIME-WAIT ends for a handle when the entry that went on without it ends.
+    pub(super) fn state_of(&self, connection: &Connection) -> State {
+        match connection.time_wait {
+            Some((place, generation))
+                if self.tables.time_waits.entries.get_exact(place, generation).is_none() =>
+            {
+                State::Closed
+            }
+            _ => connection.state,
+        }
+    }
+}
+
+// ---- figures
+
+impl Tcp {
+    /// How much of what there is.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        Census {
+            listeners: self.listeners.slab.len(),
+            syn_received: self.tables.syn_queue.entries.len(),
+            connections: self.tables.connections.len(),
+            time_wait: self.tables.time_waits.entries.len(),
+            buffered_bytes: self.buffered_bytes,
+        }
+    }
+
+    /// Whether anything here (connection, half-open connection, TIME-WAIT) has this tuple.
+    #[must_use]
+    pub fn knows(&self, tuple: &Tuple) -> bool {
+        self.tables.find(&TupleKey::new(tuple.local, tuple.remote)).is_some()
+    }
+
+    /// All connections with a handle or still under way: id, tuple, state. For `ss`-like listings and graceful shutdown;
+    /// O(connections).
+    pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
+        self.tables.connections.iter().map(|(index, generation, connection)| {
+            (ConnId { index, generation }, connection.key.tuple(), self.state_of(connection))
+        })
+    }
+}
+
+impl Connection {
+    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) {
+        let outstanding = self.outstanding();
+        if outstanding == 0 || !error.seq.in_window(self.snd_una, outstanding) {
+            cx.counters.drop(DropReason::BadIcmp);
+            return;
+        }
+        match error.kind {
+            IcmpErrorKind::Refused if !self.syn_acked() => {
+                self.count_failure(cx.counters);
+                self.finish(Some(TcpError::ConnectionRefused));
+            }
+            IcmpErrorKind::Refused => self.cold_mut().soft_error = Some(TcpError::ConnectionRefused),
+            IcmpErrorKind::Unreachable => self.cold_mut().soft_error = Some(TcpError::HostUnreachable),
+            IcmpErrorKind::PacketTooBig { mtu } => {
+                if self.lower_mtu(mtu as usize) {
+                    self.resend_smaller();
+                }
+            }
+        }
+    }
+}
+
+/// Whether a peer can have the address (RFC 9293 section 3.9.2.3).
+pub(super) fn is_unicast(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && ip.to_ipv4_mapped().is_none(),
+    }
+}

@@ -1,0 +1,164 @@
+//! Initial sequence numbers (RFC 9293 section 3.4.1, RFC 6528) and timestamp offsets (RFC 7323 section 5.4): keyed
+//! hashes that nobody off the path can guess, the same on every shard of the stack.
+
+use core::net::{IpAddr, SocketAddr};
+
+use siphasher::sip::SipHasher24;
+
+use super::Tuple;
+use super::seq::SeqNumber;
+use crate::time::Instant;
+
+/// Bytes in the form of an endpoint that is hashed: family, address, port.
+const ENDPOINT_LEN: usize = 1 + 16 + 2;
+
+/// The secret behind sequence numbers and timestamps; one for the whole stack, made at its start.
+#[derive(Clone)]
+pub struct IsnSecret {
+    isn: SipHasher24,
+    timestamp: SipHasher24,
+}
+
+impl core::fmt::Debug for IsnSecret {
+    /// Tells nothing.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("IsnSecret")
+    }
+}
+
+impl IsnSecret {
+    /// Secrets derived from `seed`, which must be unpredictable on a real network.
+    #[must_use]
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self { isn: derive(&seed, b"isn"), timestamp: derive(&seed, b"timestamp") }
+    }
+
+    /// The initial sequence number for a connection opened at `now`: a clock that counts 4 microseconds plus a keyed
+    /// hash of the tuple, so that a later connection of the same tuple starts further on.
+    #[must_use]
+    pub fn isn(&self, now: Instant, tuple: &Tuple) -> SeqNumber {
+        SeqNumber(self.isn.hash(&pair(tuple.local, tuple.remote)) as u32) + (now.as_micros() / 4) as u32
+    }
+
+    /// What to add to the millisecond clock in timestamps of this connection. It depends on the two addresses only, as
+    /// in Linux, so that a host's connections show one rising clock to each peer: TIME-WAIT reuse (RFC 6191) and
+    /// peers that compare a host's timestamps across connections rely on that.
+    #[must_use]
+    pub fn timestamp_offset(&self, tuple: &Tuple) -> u32 {
+        let address = |addr: SocketAddr| SocketAddr::new(addr.ip(), 0);
+        self.timestamp.hash(&pair(address(tuple.local), address(tuple.remote))) as u32
+    }
+}
+
+/// A hash keyed by `seed` for one purpose: purposes must not see each other's values.
+pub(super) fn derive(seed: &[u8; 32], purpose: &[u8]) -> SipHasher24 {
+    let (key, salt) = seed.split_at(16);
+    let root = SipHasher24::new_with_keys(word(key), word(&key[8..]));
+    let half = |which: u8| root.hash(&[salt, &[which], purpose].concat());
+    SipHasher24::new_with_keys(half(0), half(1))
+}
+
+/// Two endpoints as bytes to hash.
+pub(super) fn pair(local: SocketAddr, remote: SocketAddr) -> [u8; 2 * ENDPOINT_LEN] {
+    let mut bytes = [0; 2 * ENDPOINT_LEN];
+    bytes[..ENDPOINT_LEN].copy_from_slice(&endpoint(local));
+    bytes[ENDPOINT_LEN..].copy_from_slice(&endpoint(remote));
+    bytes
+}
+
+fn endpoint(addr: SocketAddr) -> [u8; ENDPOINT_LEN] {
+    let mut bytes = [0; ENDPOINT_LEN];
+    match addr.ip() {
+        IpAddr::V4(ip) => {
+            bytes[0] = 4;
+            bytes[1..5].copy_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            bytes[0] = 6;
+            bytes[1..17].copy_from_slice(&ip.octets());
+        }
+    }
+    bytes[17..].copy_from_slice(&addr.port().to_be_bytes());
+    bytes
+}
+
+/// The first eight of `bytes`, which has at least as many.
+fn word(bytes: &[u8]) -> u64 {
+    bytes[..8].iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Duration;
+    use proptest::prelude::*;
+
+    fn tuple(local: &str, remote: &str) -> Tuple {
+        Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() }
+    }
+
+    #[test]
+    fn the_clock_counts_four_microseconds() {
+        let secret = IsnSecret::new([7; 32]);
+        let tuple = tuple("192.0.2.1:80", "198.51.100.2:4000");
+        let start = secret.isn(Instant::from_micros(100), &tuple);
+        assert_eq!(secret.isn(Instant::from_micros(103), &tuple), start);
+        assert_eq!(secret.isn(Instant::from_micros(104), &tuple), start + 1);
+        let wrapped = Instant::from_micros(100) + Duration::from_micros(4 << 32);
+        assert_eq!(secret.isn(wrapped, &tuple), start, "wraps every 4.77 hours");
+    }
+
+    #[test]
+    fn every_part_of_the_tuple_and_of_the_seed_counts() {
+        let base = tuple("192.0.2.1:80", "198.51.100.2:4000");
+        let mut all = vec![IsnSecret::new([7; 32]).isn(Instant::ZERO, &base)];
+        for other in [
+            tuple("192.0.2.2:80", "198.51.100.2:4000"),
+            tuple("192.0.2.1:81", "198.51.100.2:4000"),
+            tuple("192.0.2.1:80", "198.51.100.3:4000"),
+            tuple("192.0.2.1:80", "198.51.100.2:4001"),
+            tuple("198.51.100.2:4000", "192.0.2.1:80"),
+            tuple("[::c000:201]:80", "198.51.100.2:4000"),
+        ] {
+            all.push(IsnSecret::new([7; 32]).isn(Instant::ZERO, &other));
+        }
+        for byte in [0, 8, 15, 16, 31] {
+            let mut seed = [7; 32];
+            seed[byte] ^= 1;
+            all.push(IsnSecret::new(seed).isn(Instant::ZERO, &base));
+        }
+        let distinct: std::collections::HashSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+    }
+
+    #[test]
+    fn timestamps_share_a_clock_between_two_addresses_only() {
+        let secret = IsnSecret::new([1; 32]);
+        let offset = secret.timestamp_offset(&tuple("192.0.2.1:80", "198.51.100.2:4000"));
+        assert_eq!(secret.timestamp_offset(&tuple("192.0.2.1:81", "198.51.100.2:4001")), offset);
+        assert_ne!(secret.timestamp_offset(&tuple("192.0.2.1:80", "198.51.100.3:4000")), offset);
+    }
+
+    #[test]
+    fn purposes_do_not_see_each_other() {
+        let seed = [3; 32];
+        assert_ne!(derive(&seed, b"isn").hash(b"x"), derive(&seed, b"timestamp").hash(b"x"));
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        assert_eq!(format!("{:?}", IsnSecret::new([9; 32])), "IsnSecret");
+    }
+
+    proptest! {
+        /// A tuple used again within the wrap starts after its last start, by the time between.
+        #[test]
+        fn the_same_tuple_moves_on_with_time(seed: [u8; 32], at_us in 0u64..1 << 50, later_us in 0u64..1 << 33) {
+            let secret = IsnSecret::new(seed);
+            let tuple = tuple("192.0.2.1:80", "[2001:db8::1]:4000");
+            let first = secret.isn(Instant::from_micros(at_us), &tuple);
+            let second = secret.isn(Instant::from_micros(at_us + later_us), &tuple);
+            prop_assert!(u64::from(second.since(first)).abs_diff(later_us / 4) <= 1);
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! What the peer sent: bytes in order that wait for the application, and runs that arrived ahead of a gap.
+//!
+//! Segments come from the engine as slices of the frames they arrived in and leave by [`ReceiveQueue::read`] or, without
+//! a copy, [`ReceiveQueue::read_chunk`]. A frame is kept while that is cheap; short payload and, when the queue is half
+//! full, all payload is copied into heap blocks that segments share. `cap_bytes` bounds the memory behind the queue, not
+//! its payload: whole frames, blocks, tables, so that a peer who sends single bytes and holes gains nothing by it.
+//! Reassembly: RFC 9293 section 3.10.7.4; reports: RFC 2018 section 4 and RFC 2883.
+
+mod run;
+
+use std::collections::BTreeMap;
+
+use self::run::{Data, Run};
+use super::Chunk;
+use super::options::SackBlocks;
+use super::seq::SeqNumber;
+use crate::limits::{TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
+use crate::packet::PacketSlice;
+
+/// Shorter payload than this, or than a quarter of its frame, does not keep the frame.
+const FRAME_PAYLOAD_MIN: usize = 512;
+/// What a run costs in the table of runs: 56 bytes in a node of 11 that is at least 5/11 full, and the nodes above.
+const RUN_OVERHEAD: usize = 144;
+
+/// The receive buffer of one connection.
+#[derive(Debug)]
+pub struct ReceiveQueue {
+    /// In order, not yet read.
+    ready: Run,
+    /// Ahead of a gap, by stream offset; no two overlap or touch, and all begin behind `next`.
+    runs: BTreeMap<u64, Run>,
+    /// Stream offset behind the last byte in order. The low 32 bits are RCV.NXT.
+    next: u64,
+    /// Bytes in `runs`.
+    out_of_order: u32,
+    /// Memory behind `runs`.
+    out_of_order_memory: u32,
+    /// Where the latest out-of-order arrivals lay, latest first.
+    recent: [SeqNumber; Self::RECENT],
+    recent_len: u8,
+    /// There may be frames in the queue: worth a look when memory is short.
+    has_frames: bool,
+}
+
+/// What became of a segment's payload. All bytes are counted once, but for those before RCV.NXT or received before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Inserted {
+    /// By how much RCV.NXT moved: the segment's own bytes and those that it joined to the stream.
+    pub advanced: u32,
+    /// Bytes that now wait behind a gap.
+    pub new_out_of_order: u32,
+    /// The first range of the segment that had been received before, for a D-SACK block (RFC 2883 section 4).
+    pub duplicate: Option<(SeqNumber, SeqNumber)>,
+    /// Bytes for which there was no room: behind [`ReceiveQueue::space`], or far ahead of a gap with the memory used up.
+    pub dropped: u32,
+}
+
+impl ReceiveQueue {
+    const RECENT: usize = 4;
+
+    /// An empty queue whose next byte is `rcv_nxt`.
+    #[must_use]
+    pub fn new(rcv_nxt: SeqNumber) -> Self {
+        Self {
+            ready: Run::default(),
+            runs: BTreeMap::new(),
+            // Room below for offsets of old segments.
+            next: 1 << 32 | u64::from(rcv_nxt.0),
+            out_of_order: 0,
+            out_of_order_memory: 0,
+            recent: [SeqNumber(0); Self::RECENT],
+            recent_len: 0,
+            has_frames: false,
+        }
+    }
+
+    /// Takes a segment's payload, slice by slice from `seq` on. What was received before is kept and the new copy of it
+    /// dropped. `cap_bytes` bounds [`ReceiveQueue::memory`] (4 KiB to 1 GiB; others count as the nearest); bytes inside
+    /// [`ReceiveQueue::space`] that are in order always find room, if need be in place of the farthest of those that are
+    /// not. `copy`: frames are scarce, keep none. O(log n) a slice, and a copy of at most its length and two blocks.
+    pub fn insert(
+        &mut self,
+        seq: SeqNumber,
+        payload: impl IntoIterator<Item = PacketSlice>,
+        cap_bytes: usize,
+        copy: bool,
+    ) -> Inserted {
+        let mut insert = Insert::new(cap_bytes, copy);
+        let mut at = self.offset(seq);
+        for slice in payload {
+            let len = slice.len() as u64;
+            self.insert_data(at, &Data::Frame(slice), &mut insert);
+            at += len;
+        }
+        insert.inserted
+    }
+
+    /// As [`ReceiveQueue::insert`], for bytes that are in no frame.
+    pub fn insert_bytes(&mut self, seq: SeqNumber, bytes: &[u8], cap_bytes: usize) -> Inserted {
+        let mut insert = Insert::new(cap_bytes, true);
+        self.insert_data(self.offset(seq), &Data::Bytes(bytes), &mut insert);
+        insert.inserted
+    }
+
+    /// Next sequence number expected.
+    #[must_use]
+    pub fn rcv_nxt(&self) -> SeqNumber {
+        SeqNumber(self.next as u32)
+    }
+
+    /// Bytes that can be read.
+    #[must_use]
+    pub fn readable(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Bytes that wait behind a gap.
+    #[must_use]
+    pub fn out_of_order_bytes(&self) -> usize {
+        self.out_of_order as usize
+    }
+
+    /// Whether bytes wait behind a gap.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    /// Heap and frames behind the queue, in bytes: a frame counts whole, a block with its unused end.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.ready.memory() + self.out_of_order_memory as usize
+    }
+
+    /// Bytes from RCV.NXT on that are sure to find room: the window to announce. It is what [`ReceiveQueue::window_max`]
+    /// leaves beside the readable bytes, so taking in bytes lowers it by just as many, reading raises it, and the
+    /// window's right edge never moves back while `cap_bytes` stays (RFC 9293 section 3.8.6.2).
+    #[must_use]
+    pub fn space(&self, cap_bytes: usize) -> usize {
+        Self::window_max(cap_bytes).saturating_sub(self.readable())
+    }
+
+    /// The window of an empty queue with this bound: three quarters of it, half below 64 KiB. The rest pays for what
+    /// payload costs besides its bytes.
+    #[must_use]
+    pub const fn window_max(cap_bytes: usize) -> usize {
+        if cap_bytes > CAP_MAX {
+            CAP_MAX / 4 * 3
+        } else if cap_bytes >= 64 << 10 {
+            cap_bytes - cap_bytes / 4
+        } else if cap_bytes > CAP_MIN {
+            cap_bytes / 2
+        } else {
+            CAP_MIN / 2
+        }
+    }
+
+    /// Copies bytes in order to `out` and drops them; returns how many.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        self.ready.read(out)
+    }
+
+    /// Copies bytes in order to `out` and keeps them; returns how many.
+    pub fn peek(&self, out: &mut [u8]) -> usize {
+        self.ready.peek(out)
+    }
+
+    /// Takes out the next bytes in order without a copy: as many as lie together, `None` when there are none. They no
+    /// longer count as the queue's memory, though a frame is not back in the pool before the chunk is dropped.
+    pub fn read_chunk(&mut self) -> Option<Chunk> {
+        self.ready.pop_front()
+    }
+
+    /// The runs ahead of a gap, the one that changed last first, then the others that changed lately, then those next
+    /// to RCV.NXT (RFC 2018 section 4). O(log n).
+    #[must_use]
+    pub fn sack_blocks(&self) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        let recent = self.recent[..usize::from(self.recent_len)].iter().filter_map(|seq| self.run_at(*seq));
+        let first = self.runs.iter().take(Self::RECENT).map(|(start, run)| self.block(*start, run));
+        for block in recent.chain(first) {
+            if !blocks.contains(&block) && !blocks.push(block) {
+                break;
+            }
+        }
+        blocks
+    }
+
+    /// Counts the peer's FIN, which comes next in order. Nothing can follow it: what lies behind a gap is dropped.
+    pub fn accept_fin(&mut self) {
+        self.drop_out_of_order();
+        self.next += 1;
+    }
+
+    /// Copies everything that is in frames to the heap, so that the frames go back to their pool. O(n).
+    pub fn release_frames(&mut self) {
+        if !core::mem::take(&mut self.has_frames) {
+            return;
+        }
+        self.ready.release_frames();
+        self.out_of_order_memory = 0;
+        for run in self.runs.values_mut() {
+            run.release_frames();
+            self.out_of_order_memory += (run.memory() + RUN_OVERHEAD) as u32;
+        }
+    }
+
+    /// Drops everything, read or not, and frees the memory. RCV.NXT stays.
+    pub fn clear(&mut self) {
+        self.ready = Run::default();
+        self.drop_out_of_order();
+        self.has_frames = false;
+    }
+
+    /// Stream offset of a sequence number less than 2^31 from RCV.NXT.
+    fn offset(&self, seq: SeqNumber) -> u64 {
+        self.next.wrapping_add_signed(i64::from(seq.since(self.rcv_nxt()) as i32))
+    }
+
+    /// Takes one slice: what was in order before is cut off at its front, what has no room at its end.
+    fn insert_data(&mut self, at: u64, data: &Data<'_>, insert: &mut Insert) {
+        let end = at + data.len() as u64;
+        if at < self.next {
+            insert.duplicate(at, end.min(self.next));
+        }
+        let from = at.max(self.next);
+        let until = end.min(self.next + self.space(insert.cap) as u64);
+        insert.inserted.dropped += end.saturating_sub(from.max(until)) as u32;
+        if from >= until {
+            return;
+        }
+        let data = data.part((from - at) as usize..(until - at) as usize);
+        if from == self.next {
+            self.insert_in_order(&data, insert);
+        } else {
+            self.insert_out_of_order(from, &data, insert);
+        }
+    }
+
+    fn insert_in_order(&mut self, data: &Data<'_>, insert: &mut Insert) {
+        if !self.make_room(insert.need(data.len()), insert, 0) {
+            // The window promised room, and in full blocks there is enough.
+            self.ready.compact(insert.block_max);
+        }
+        let before = self.next;
+        let mut ready = core::mem::take(&mut self.ready);
+        self.next = self.extend(&mut ready, before, before, data, insert);
+        self.ready = ready;
+        if self.runs.is_empty() {
+            self.recent_len = 0;
+        }
+        insert.inserted.advanced += (self.next - before) as u32;
+    }
+
+    fn insert_out_of_order(&mut self, at: u64, data: &Data<'_>, insert: &mut Insert) {
+        let until = at + data.len() as u64;
+        if !self.make_room(insert.need(data.len()) + RUN_OVERHEAD, insert, until) {
+            insert.inserted.dropped += data.len() as u32;
+            return;
+        }
+        let touched =
+            self.runs.range(..=at).next_back().map(|(start, run)| (*start, start + run.len() as u64));
+        let (start, end) = touched.filter(|(_, end)| *end >= at).unwrap_or((at, at));
+        insert.duplicate(at, end.min(until));
+        let before = self.out_of_order;
+        let mut run = self.take_run(start).unwrap_or_default();
+        let end = self.extend(&mut run, end, at, data, insert);
+        self.put_run(start, run);
+        insert.inserted.new_out_of_order += self.out_of_order - before;
+        self.note_recent(start, end);
+    }
+
+    /// Appends to `run`, which ends at `run_end >= at`, what is new of `data` at `at` and every run that it reaches.
+    /// Returns where the run then ends.
+    fn extend(&mut self, run: &mut Run, run_end: u64, at: u64, data: &Data<'_>, insert: &mut Insert) -> u64 {
+        let until = at + data.len() as u64;
+        let mut end = run_end;
+        while end < until {
+            let next_run = self.runs.range(end..).next().map(|(start, _)| *start);
+            let gap_end = next_run.unwrap_or(until).min(until);
+            if gap_end > end {
+                self.push(run, data.part((end - at) as usize..(gap_end - at) as usize), insert);
+                end = gap_end;
+            }
+            if let Some(other) = next_run.filter(|start| *start == end).and_then(|start| self.take_run(start))
+            {
+                let other_end = end + other.len() as u64;
+                insert.duplicate(end, other_end.min(until));
+                run.append(other, insert.block_max);
+                end = other_end;
+            }
+        }
+        end
+    }
+
+    /// Appends one part of a segment, in its frame if that is worth it.
+    fn push(&mut self, run: &mut Run, data: Data<'_>, insert: &Insert) {
+        let memory = self.memory() + run.memory();
+        match data {
+            Data::Frame(slice) if insert.keeps_frame(&slice, memory) => {
+                self.has_frames = true;
+                run.push_frame(slice);
+            }
+            data => run.push_bytes(data.bytes(), insert.block_max),
+        }
+    }
+
+    /// Makes room for `need` bytes of memory: by copying out of frames and half-used blocks, then by dropping
+    /// out-of-order data from `evict_from` on, farthest first (RFC 2018 section 8 allows that). Whether it succeeded.
+    ///
+    /// It costs O(1) a byte received, taken over time: frames are kept below half of the bound and copied at all of it, an
+    /// eighth of the bound must be wasted before blocks are, and what is dropped was taken in once. A sixteenth of the
+    /// bound is left for the growth of the books when runs meet.
+    fn make_room(&mut self, need: usize, insert: &Insert, evict_from: u64) -> bool {
+        let bound = insert.cap - insert.cap / 16;
+        if self.memory() + need > bound {
+            self.release_frames();
+        }
+        if self.memory() + need > bound && self.ready.waste(insert.block_max) > insert.cap / 8 {
+            self.ready.compact(insert.block_max);
+        }
+        while self.memory() + need > bound {
+            if !self.evict_last(evict_from) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Drops the last piece of the last run, if that run begins at `from` or later.
+    fn evict_last(&mut self, from: u64) -> bool {
+        let Some(mut last) = self.runs.last_entry().filter(|last| *last.key() >= from) else { return false };
+        let run = last.get_mut();
+        let before = run.memory();
+        self.out_of_order -= run.pop_back() as u32;
+        self.out_of_order_memory -= (before - run.memory()) as u32;
+        if run.is_empty() {
+            self.out_of_order_memory -= (run.memory() + RUN_OVERHEAD) as u32;
+            last.remove();
+        }
+        true
+    }
+
+    /// Takes out the run that begins at `start` and books it out.
+    fn take_run(&mut self, start: u64) -> Option<Run> {
+        let run = self.runs.remove(&start)?;
+        self.out_of_order -= run.len() as u32;
+        self.out_of_order_memory -= (run.memory() + RUN_OVERHEAD) as u32;
+        Some(run)
+    }
+
+    fn put_run(&mut self, start: u64, run: Run) {
+        self.out_of_order += run.len() as u32;
+        self.out_of_order_memory += (run.memory() + RUN_OVERHEAD) as u32;
+        self.runs.insert(start, run);
+    }
+
+    fn drop_out_of_order(&mut self) {
+        self.runs = BTreeMap::new();
+        (self.out_of_order, self.out_of_order_memory, self.recent_len) = (0, 0, 0);
+    }
+
+    /// Puts the run from `start` to `end` at the front of those that changed lately.
+    fn note_recent(&mut self, start: u64, end: u64) {
+        let mut recent = [SeqNumber(start as u32); Self::RECENT];
+        let mut len = 1;
+        for seq in &self.recent[..usize::from(self.recent_len)] {
+            let offset = self.offset(*seq);
+            if len < Self::RECENT && offset > self.next && !(start..end).contains(&offset) {
+                recent[len] = *seq;
+                len += 1;
+            }
+        }
+        (self.recent, self.recent_len) = (recent, len as u8);
+    }
+
+    /// The block of the run that holds `seq`.
+    fn run_at(&self, seq: SeqNumber) -> Option<(SeqNumber, SeqNumber)> {
+        let offset = self.offset(seq);
+        let (start, run) = self.runs.range(..=offset).next_back()?;
+        (offset < start + run.len() as u64).then(|| self.block(*start, run))
+    }
+
+    fn block(&self, start: u64, run: &Run) -> (SeqNumber, SeqNumber) {
+        let start = SeqNumber(start as u32);
+        (start, start + run.len() as u32)
+    }
+}
+
+/// One segment on its way in.
+struct Insert {
+    cap: usize,
+    block_max: usize,
+    copy: bool,
+    inserted: Inserted,
+}
+
+impl Insert {
+    fn new(cap_bytes: usize, copy: bool) -> Self {
+        let cap = cap_bytes.clamp(CAP_MIN, CAP_MAX);
+        Self { cap, block_max: (cap / 32).clamp(256, 4096), copy, inserted: Inserted::default() }
+    }
+
+    /// The most memory that `len` bytes take when they are copied.
+    fn need(&self, len: usize) -> usize {
+        len + (len / self.block_max + 1) * 128 + self.block_max + 128
+    }
+
+    /// Whether a slice stays in its frame: it makes use of the frame, would fit into a block if it had to be copied
+    /// after all, and memory is not short.
+    fn keeps_frame(&self, slice: &PacketSlice, memory: usize) -> bool {
+        !self.copy
+            && (FRAME_PAYLOAD_MIN.max(slice.frame_bytes() / 4)..=self.block_max).contains(&slice.len())
+            && memory + slice.frame_bytes() <= self.cap / 2
+    }
+
+    /// Notes that `start..end` had been received before; the first such range of a segment counts.
+    fn duplicate(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        let (start, end) = (SeqNumber(start as u32), SeqNumber(end as u32));
+        match &mut self.inserted.duplicate {
+            None => self.inserted.duplicate = Some((start, end)),
+            Some((_, last)) if *last == start => *last = end,
+            Some(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! Scripts against the whole engine, by topic.
+
+mod basics;

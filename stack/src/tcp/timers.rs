@@ -1,0 +1,162 @@
+//! A connection's deadlines and what happens at each. All of them share one entry of the engine's wheel, set for the
+//! earliest; it is moved only to become earlier, and when it fires the connection looks at its real deadlines.
+
+use super::State;
+use super::connection::{Connection, Context};
+use crate::time::{Duration, Instant};
+use crate::timer_wheel::TimerId;
+
+/// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork (Linux) waits.
+const OVERRIDE: Duration = Duration::from_millis(200);
+
+/// When what is due; `None`: not set.
+#[derive(Default)]
+pub(super) struct Timers {
+    /// Retransmission, or the probe of a closed window: never both.
+    pub(super) retransmit: Option<Instant>,
+    /// A partial segment that was held back goes.
+    pub(super) hold: Option<Instant>,
+    pub(super) delayed_ack: Option<Instant>,
+    pub(super) keepalive: Option<Instant>,
+    /// End of linger, or of waiting for the FIN of a peer when nobody here does.
+    pub(super) death: Option<Instant>,
+    /// The entry in the wheel and when it fires.
+    pub(super) armed: Option<(TimerId, Instant)>,
+}
+
+impl Timers {
+    pub(super) fn earliest(&self) -> Option<Instant> {
+        let Self { retransmit, hold, delayed_ack, keepalive, death, .. } = *self;
+        [retransmit, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
+    }
+}
+
+impl Connection {
+    /// Acts on all deadlines that have passed.
+    pub(super) fn fire_timers(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if due(self.timers.death) {
+            return self.die(cx);
+        }
+        if due(self.timers.delayed_ack) {
+            self.timers.delayed_ack = None;
+            self.delayed_ack_is_due();
+        }
+        if due(self.timers.hold) {
+            self.timers.hold = None;
+            self.override_due = true;
+        }
+        if due(self.timers.keepalive) {
+            self.timers.keepalive = None;
+            self.keepalive_is_due(cx);
+        }
+        if due(self.timers.retransmit) {
+            self.timers.retransmit = None;
+            self.retransmit_is_due(cx);
+        }
+    }
+
+    /// Sets the timers that the state asks for and stops those it does not. Called after everything that may change it.
+    pub(super) fn refresh_timers(&mut self, now: Instant) {
+        if self.state.is_over() {
+            return;
+        }
+        if !self.syn_acked() || self.outstanding() > 0 || self.is_window_closed() {
+            if self.timers.retransmit.is_none() {
+                if self.outstanding() == 0 && self.syn_acked() {
+                    self.progress_at = now;
+                }
+                self.restart_retransmit_timer(now);
+            }
+        } else {
+            self.timers.retransmit = None;
+        }
+        if !self.is_holding_back() {
+            self.timers.hold = None;
+        } else if self.timers.hold.is_none() {
+            self.timers.hold = Some(now + OVERRIDE);
+        }
+        self.refresh_keepalive(now);
+    }
+
+    /// Starts the retransmission timer afresh if something is outstanding (RFC 6298 sections 5.1 to 5.3), the timer for
+    /// probes if the window is closed (RFC 9293 section 3.8.6.1), or stops it.
+    pub(super) fn restart_retransmit_timer(&mut self, now: Instant) {
+        let delay = if self.is_window_closed() {
+            self.probe_interval()
+        } else if self.outstanding() > 0 || !self.syn_acked() {
+            self.rtt.rto()
+        } else {
+            self.timers.retransmit = None;
+            return;
+        };
+        let deadline = now + delay;
+        // The user timeout is met to the millisecond.
+        let limit = self.options.user_timeout.map(|timeout| (self.progress_at + timeout).max(now));
+        self.timers.retransmit = Some(limit.map_or(deadline, |limit| deadline.min(limit)));
+    }
+
+    /// The first probe after the retransmission timeout, the others at ever longer intervals (RFC 9293 section 3.8.6.1).
+    fn probe_interval(&self) -> Duration {
+        let interval = self.rtt.base_rto() * (1 << self.probes.min(20));
+        interval.min(self.rtt.max_rto())
+    }
+
+    fn retransmit_is_due(&mut self, cx: &mut Context<'_>) {
+        let stalled = cx.now - self.progress_at;
+        if !self.syn_acked() {
+            return self.syn_is_due(stalled, cx);
+        }
+        if self.is_window_closed() {
+            return self.probe_is_due(stalled, cx);
+        }
+        if self.outstanding() == 0 {
+            return;
+        }
+        if stalled >= self.patience(cx.config) {
+            return self.time_out(cx);
+        }
+        self.enter_loss(cx);
+    }
+
+    /// RFC 9293 section 3.8.3 for SYNs.
+    fn syn_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
+        let retries =
+            if self.state == State::SynSent { cx.config.syn_retries } else { cx.config.syn_ack_retries };
+        if self.retransmits >= retries || self.options.user_timeout.is_some_and(|limit| stalled >= limit) {
+            return self.time_out(cx);
+        }
+        cx.counters.tcp_timeouts += 1;
+        self.retransmits += 1;
+        self.rtt.back_off();
+        self.timed = None;
+        self.syn_due = true;
+        self.restart_retransmit_timer(cx.now);
+    }
+
+    /// The window is closed. The connection stays open as long as the peer answers the probes (RFC 9293 section 3.8.6.1,
+    /// MUST-37); but the user may limit that, and when nobody is left to care it ends (RFC 9293's note on resources there).
+    fn probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
+        let silent = cx.now - self.last_heard.max(self.progress_at);
+        let limit = self.options.user_timeout.or(self.orphan.then_some(cx.config.give_up_after));
+        if silent >= self.patience(cx.config) || limit.is_some_and(|limit| stalled >= limit) {
+            return self.time_out(cx);
+        }
+        self.probes = self.probes.saturating_add(1);
+        self.probe_due = true;
+        self.snd_ptr = self.snd_una;
+        self.timed = None;
+        self.restart_retransmit_timer(cx.now);
+    }
+
+    /// An orphan's time is over. Whoever waits for a FIN that does not come is forgotten, as in Linux; what was not
+    /// delivered in the time of linger is reset.
+    fn die(&mut self, cx: &mut Context<'_>) {
+        if self.state != State::FinWait2 {
+            let reset = self.reset(cx.now);
+            cx.replies.push(reset, cx.counters);
+        }
+        self.finish(Some(super::TcpError::ConnectionAborted));
+    }
+}
