@@ -9,11 +9,16 @@ use crate::net::dhcp::Lease;
 use crate::parse::Parsed;
 use crate::tcp::IcmpError;
 
-/// One shard's ends of the channels between all shards of an interface.
+/// One shard's ends of the channels between all shards of an interface; made in one place and sent to the shards' threads.
 pub struct ShardLinks {
     index: u16,
     senders: Vec<Sender<Message>>,
     receiver: Receiver<Message>,
+}
+
+/// The ends in use by their shard.
+pub(super) struct Channels {
+    ends: ShardLinks,
     pub(super) notify: Option<Box<dyn Fn(u16)>>,
     /// Shards that have not been told of the present lease.
     owed: Vec<u16>,
@@ -69,13 +74,7 @@ impl Visit {
 pub(super) fn mesh(count: u16) -> Vec<ShardLinks> {
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..count).map(|_| bounded(limits::SHARD_CHANNEL_MESSAGES)).unzip();
-    let link = |(index, receiver)| ShardLinks {
-        index,
-        senders: senders.clone(),
-        receiver,
-        notify: None,
-        owed: Vec::new(),
-    };
+    let link = |(index, receiver)| ShardLinks { index, senders: senders.clone(), receiver };
     (0..count).zip(receivers).map(link).collect()
 }
 
@@ -85,16 +84,23 @@ impl ShardLinks {
     pub fn count(&self) -> u16 {
         self.senders.len() as u16
     }
+}
+
+impl Channels {
+    pub(super) fn new(ends: ShardLinks) -> Self {
+        Self { ends, notify: None, owed: Vec::new() }
+    }
 
     /// The next message for this shard.
     pub(super) fn next(&mut self) -> Option<Message> {
-        self.receiver.try_recv().ok()
+        self.ends.receiver.try_recv().ok()
     }
 
     /// Sends to one shard; `false`: its channel is full (or it is gone).
     #[must_use]
     pub(super) fn send(&self, to: u16, message: Message) -> bool {
-        let sent = self.senders.get(usize::from(to)).is_some_and(|sender| sender.try_send(message).is_ok());
+        let sent =
+            self.ends.senders.get(usize::from(to)).is_some_and(|sender| sender.try_send(message).is_ok());
         if sent && let Some(notify) = &self.notify {
             notify(to);
         }
@@ -124,8 +130,8 @@ impl ShardLinks {
     }
 
     fn others(&self) -> impl Iterator<Item = u16> + use<> {
-        let index = self.index;
-        (0..self.senders.len() as u16).filter(move |other| *other != index)
+        let index = self.ends.index;
+        (0..self.ends.count()).filter(move |other| *other != index)
     }
 }
 
@@ -151,9 +157,19 @@ mod tests {
         }
     }
 
+    fn channels() -> Vec<Channels> {
+        mesh(2).into_iter().map(Channels::new).collect()
+    }
+
+    #[test]
+    fn links_can_be_sent_to_their_threads() {
+        fn sendable<T: Send>(_: &T) {}
+        mesh(2).iter().for_each(sendable);
+    }
+
     #[test]
     fn a_full_channel_refuses() {
-        let mut links = mesh(2);
+        let mut links = channels();
         let message = Message::Lease(None);
         for _ in 0..limits::SHARD_CHANNEL_MESSAGES {
             assert!(links[0].send(1, message.clone()));
@@ -166,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_could_not_be_told_is_told_later() {
-        let mut links = mesh(2);
+        let mut links = channels();
         while links[0].send(1, Message::Lease(None)) {}
         links[0].owe_lease();
         links[0].settle(None);
