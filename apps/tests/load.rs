@@ -5,7 +5,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bywash_afxdp::require_root;
 use common::server::Server;
@@ -71,7 +71,9 @@ fn of_20000_short_connections_none_fails_and_only_time_waits_remain() {
             }
         }
     };
+    let start = Instant::now();
     std::thread::scope(|scope| (0..WORKERS).for_each(|_| drop(scope.spawn(work))));
+    println!("{CONNECTIONS} connections in {:?}", start.elapsed());
     assert_eq!(failed.load(Ordering::Relaxed), 0, "failed connections");
     // The one that asks is open; all others are gone, most into TIME-WAIT, for the server closes first.
     wait_until(Duration::from_secs(10), "the last connections are closed", || {
@@ -88,7 +90,9 @@ fn of_20000_short_connections_none_fails_and_only_time_waits_remain() {
     );
     let lost: Vec<_> = metrics.drops().into_iter().filter(|(name, _)| name.contains("queue_full")).collect();
     assert!(lost.is_empty(), "{lost:?}");
-    assert!(server.stop().contains("frames    all"));
+    let summary = server.stop();
+    assert!(summary.contains("frames    all"), "{summary}");
+    println!("{summary}");
 }
 
 #[test]
