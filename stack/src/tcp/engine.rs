@@ -411,12 +411,6 @@ impl Tcp {
         }
     }
 
-    /// Whether there is a connection, SYN-RECEIVED or TIME-WAIT entry for `tuple`.
-    #[must_use]
-    pub fn knows(&self, tuple: &super::Tuple) -> bool {
-        self.tables.find(&TupleKey::new(tuple.local, tuple.remote)).is_some()
-    }
-
     /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
     ///
     /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
