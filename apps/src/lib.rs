@@ -1,1 +1,55 @@
-//! Skeleton.
+//! The `bywash` command's parts, as a library so that each can be tested on its own.
+//!
+//! [`cli`] and [`config_file`] say what the user wants; [`stack`] opens the NIC and starts the runtime for it, with
+//! [`kernel_net`] reading what the kernel knows of the NIC and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
+//! [`get`] are the applications; [`nic`] shows a NIC without starting anything. [`run`] puts them together.
+
+pub mod cli;
+pub mod config_file;
+pub mod echo;
+pub mod error;
+pub mod get;
+pub mod http;
+pub mod kernel_net;
+pub mod logging;
+pub mod nic;
+pub mod ping;
+pub mod signals;
+pub mod stack;
+pub mod units;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::Command;
+use config_file::ConfigFileError;
+use error::AppError;
+
+/// Runs the command line and returns its exit code; errors are one line on standard error.
+#[must_use]
+pub fn run(argv: Vec<OsString>) -> ExitCode {
+    let cli = match config_file::parse(argv) {
+        Ok(cli) => cli,
+        Err(ConfigFileError::Usage(error)) => error.exit(),
+        Err(error) => return fail(&error.into()),
+    };
+    if let Err(error) = logging::init(&cli.global.log) {
+        return fail(&error);
+    }
+    let result = match &cli.command {
+        Command::Echo(args) => echo::run(args),
+        Command::Http(args) => http::server::run(args),
+        Command::Nic(args) => nic::run(args),
+        Command::Ping(args) => ping::run(args),
+        Command::Get(args) => get::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &AppError) -> ExitCode {
+    eprintln!("bywash: {}", error.one_line());
+    error.exit_code()
+}

@@ -1,1 +1,43 @@
-//! Skeleton.
+//! Bywash's AF_XDP driver: a queue of a network interface as a packet device of the stack.
+//!
+//! The order in which things are had, and in which the code reads:
+//! 1. [`Nic::open`] looks at the interface (`nic.rs`, `ethtool.rs`);
+//! 2. [`Nic::attach`] attaches the steering program, or joins another process's (`program.rs`, `bpf/steer.bpf.c`);
+//! 3. [`Steer::queue`] checks the options (`options.rs`), and [`QueueOpener::open`], on the thread that will drive the
+//!    queue, allocates the frames (`umem.rs`), binds the socket (`socket.rs`) and starts the steering (`steer.rs`);
+//! 4. [`Queue`] is the device (`queue.rs`, `rings.rs`): bursts of packets in and out, and sleep.
+//!
+//! All `unsafe` is here because the kernel is on the other side: rings and frames it shares, syscalls libc does not
+//! wrap. Needs Linux 5.18 or later.
+
+#![cfg(target_os = "linux")]
+
+mod bpf;
+mod error;
+mod ethtool;
+mod link;
+mod maps;
+mod nic;
+mod options;
+mod privileges;
+mod program;
+mod queue;
+mod rings;
+mod socket;
+mod stats;
+mod steer;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod umem;
+
+pub use error::Error;
+pub use maps::ADDRESSES_PER_QUEUE;
+pub use nic::{
+    AttachMode, AttachedProgram, Channels, Driver, Nic, Offloads, Rings, Setting, XdpFeatures, interfaces,
+};
+pub use options::{BusyPoll, FRAMES, HugePages, Mode, PortAddresses, QueueOptions, RING_SIZE};
+pub use privileges::{BPF, Capability, Missing, NET_ADMIN, NET_RAW};
+pub use program::{AttachOptions, Steer};
+pub use queue::{Queue, QueueOpener};
+pub use socket::{BindMode, ObtainedMode};
+pub use stats::{QueueCounters, XdpStatistics};

@@ -8,7 +8,11 @@ pub mod limits;
 mod net;
 pub mod packet;
 pub mod parse;
+pub mod pcap;
+pub mod runtime;
 pub mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod tcp;
 pub mod time;
 pub mod timer_wheel;

@@ -74,17 +74,8 @@ pub const UDP_SOCKET_DATAGRAMS: usize = 256;
 /// Bytes a UDP socket holds in each direction.
 pub const UDP_SOCKET_BYTES: usize = 256 << 10;
 
-/// Ping sockets of one shard. More is an error to the caller.
-pub const PING_SOCKETS: usize = 256;
-/// Echo replies a ping socket holds; further ones are dropped and counted.
-pub const PING_REPLIES: usize = 64;
-
-/// Name server queries of one shard at a time. More is an error to the caller.
-pub const DNS_QUERIES: usize = 64;
-/// Name servers: smoltcp's fixed table.
-pub const DNS_SERVERS: usize = 4;
-
-/// Least memory a connection's receive buffer is held to, in bytes: a lower setting counts as this. Two segments fit.
+/// Least memory a connection's receive buffer is held to, in bytes: a lower setting counts as this.
+/// The window is then 2 KiB.
 pub const TCP_RECEIVE_BUFFER_MIN: usize = 4 << 10;
 /// Most memory a connection's receive buffer may be given, in bytes: a higher setting counts as this, so that every window
 /// stays below 2^30 (RFC 7323 section 2.3).
@@ -115,3 +106,50 @@ pub const TCP_SEGMENTS_PER_TURN: usize = 16;
 pub const TCP_CHALLENGE_ACKS: u8 = 10;
 /// See [`TCP_CHALLENGE_ACKS`].
 pub const TCP_CHALLENGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Ping sockets of one shard. More is an error to the caller.
+pub const PING_SOCKETS: usize = 256;
+/// Echo replies a ping socket holds; further ones are dropped and counted.
+pub const PING_REPLIES: usize = 64;
+
+/// Name server queries of one shard at a time. More is an error to the caller.
+pub const DNS_QUERIES: usize = 64;
+/// Name servers: smoltcp's fixed table.
+pub const DNS_SERVERS: usize = 4;
+/// Connections that wait for `accept` at a listener that asks for no other backlog (Linux's `somaxconn`); further ones
+/// are dropped and counted, and their peers try again.
+pub const LISTEN_BACKLOG: usize = 4096;
+/// A shard's buffer for readers that bring no initialised one of their own; a longer read takes several calls.
+pub const SCRATCH_BYTES: usize = 64 << 10;
+/// Commands waiting for one shard (`Handle::spawn_on`, blocking sockets, metrics). A thread that is not a shard's waits for
+/// room; a shard gets an error, as two shards that wait for each other would never wake.
+pub const CONTROL_MESSAGES: usize = 1024;
+/// Commands a shard runs between two bursts, so that they cannot hold up the packets. The rest waits for the next turn.
+pub const CONTROL_MESSAGES_PER_TURN: usize = 64;
+/// Ready tasks a shard runs between two bursts: a burst wakes at most as many as it has packets, the factor lets tasks
+/// wake each other. The rest waits for the next turn.
+pub const TASKS_PER_TURN: usize = 4 * BURST_PACKETS;
+/// Bursts a shard sends at its end to get the last FINs, RSTs and ACKs out; what does not fit is lost, as on a crash.
+pub const FINAL_TURNS: usize = 64;
+/// How long a shard sleeps that has something to send but found no room in the device; the device ends the sleep when it has
+/// room, so that the bound matters only with devices that cannot.
+pub const STALLED_WAIT: Duration = Duration::from_millis(1);
+/// A busy shard publishes its figures no more often than this (a snapshot costs microseconds and a system call); an idle
+/// one not at all.
+pub const METRICS_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a request for metrics waits for a busy shard before it takes the figures published last.
+pub const METRICS_PATIENCE: Duration = Duration::from_millis(250);
+/// Packets waiting to be written to the capture file; beyond it packets are missing from the file, and counted.
+pub const CAPTURE_PACKETS: usize = 8192;
+/// Pieces of data that wait in one direction between a blocking TCP stream and its shard; then the writer waits.
+pub const BLOCKING_PIECES: usize = 32;
+/// Bytes of one such piece: with [`BLOCKING_PIECES`] it bounds what waits to 512 KiB in each direction.
+pub const BLOCKING_PIECE_BYTES: usize = 16 << 10;
+/// Connections accepted by one shard that wait for a blocking listener's `accept`; further ones stay in the shard's accept
+/// queue.
+pub const BLOCKING_ACCEPTED: usize = 128;
+/// Datagrams that wait in one direction between a blocking UDP socket and its shards; then senders wait and received
+/// ones stay in the shard's socket until that is full.
+pub const BLOCKING_DATAGRAMS: usize = 256;
+/// Longest UDP payload: 65,535 bytes of IPv6 payload less the UDP header (an IPv4 packet holds 20 bytes less).
+pub const UDP_PAYLOAD_BYTES: usize = 65_527;

@@ -70,7 +70,8 @@ pub(crate) fn mtu_in_frames(layout: PoolLayout, frames_max: usize) -> usize {
     if first < HEADERS_MAX {
         return 0;
     }
-    (first + (frames_max.max(1) - 1) * layout.frame_size as usize).saturating_sub(ETHERNET_HEADER)
+    let more = (frames_max.max(1) - 1).saturating_mul(layout.frame_size as usize);
+    first.saturating_add(more).saturating_sub(ETHERNET_HEADER)
 }
 
 impl Output {

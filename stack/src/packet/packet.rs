@@ -69,7 +69,7 @@ impl Packet {
         Some(())
     }
 
-    /// The pool that the packet's (first) frame belongs to.
+    /// The pool the packet's frames belong to.
     #[must_use]
     pub fn pool(&self) -> PacketPool {
         self.head.frame.pool()
@@ -85,6 +85,13 @@ impl Packet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether all of the packet's frames are of `pool`, so that a driver of that pool can take them as they are.
+    #[must_use]
+    pub fn is_in(&self, pool: &PacketPool) -> bool {
+        let mut frames = core::iter::once(&self.head).chain(&self.more);
+        frames.all(|segment| segment.frame.pool().same_pool(pool))
     }
 
     /// Number of frames, at least 1.
@@ -295,6 +302,15 @@ mod tests {
         assert!(Packet::from_frame(pool.alloc().unwrap(), 200, 57).is_none());
         assert!(Packet::from_frame(pool.alloc().unwrap(), usize::MAX, 2).is_none());
         assert_eq!(pool.free_frames(), 4);
+    }
+
+    #[test]
+    fn a_packet_knows_whether_a_pool_has_all_of_its_frames() {
+        let (one, other) = (pool(), pool());
+        let mut packet = Packet::alloc(&one).unwrap();
+        assert!(packet.is_in(&one) && !packet.is_in(&other));
+        packet.push_frame(other.alloc().unwrap(), 0, 10).unwrap();
+        assert!(!packet.is_in(&one) && !packet.is_in(&other));
     }
 
     #[test]

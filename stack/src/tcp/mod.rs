@@ -80,7 +80,7 @@ pub struct ListenerId {
 }
 
 /// Why a call failed, or what ended a connection. The messages are those of `strerror(3)`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum TcpError {
     /// Nothing can be done now; the polling calls give `Pending` instead.
     #[error("operation would block")]
@@ -147,7 +147,7 @@ impl From<TcpError> for std::io::Error {
 }
 
 /// Which direction to shut down, as in `shutdown(2)`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Shutdown {
     /// Nothing more will be read: what is queued and what still comes is acknowledged and dropped.
     Read,
@@ -168,7 +168,7 @@ pub enum Received {
 }
 
 /// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while copying.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct SegmentOut<'a> {
     /// Our address and port.
     pub src: SocketAddr,
@@ -218,7 +218,7 @@ pub trait Egress {
 }
 
 /// An ICMP error about a TCP segment of ours, already parsed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
     /// The connection, from our side.
     pub tuple: Tuple,
@@ -243,7 +243,7 @@ pub enum IcmpErrorKind {
 }
 
 /// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Chunk {
     /// In the frame it arrived in.
     Frame(PacketSlice),

@@ -26,7 +26,7 @@ const KIND_TIMESTAMPS: u8 = 8;
 const KIND_USER_TIMEOUT: u8 = 28;
 const KIND_FASTOPEN: u8 = 34;
 const KIND_EXPERIMENT: u8 = 254;
-/// Experiment identifier of Fast Open before it had a kind of its own (RFC 7413 section 4.1.1's predecessor).
+/// Experiment identifier of Fast Open from the time before it had a kind of its own (RFC 7413 section 9, RFC 6994).
 const FASTOPEN_MAGIC: [u8; 2] = [0xf9, 0x89];
 
 /// The options of one segment. `None`, `false` or empty: not there.
@@ -44,7 +44,7 @@ pub struct TcpOptions {
     pub timestamps: Option<Timestamps>,
     /// Fast Open cookie or the request for one (RFC 7413 section 2). SYN only.
     pub fastopen: Option<FastOpenOption>,
-    /// User timeout the sender wants (RFC 5482 section 3).
+    /// User timeout the sender wants (RFC 5482 section 3.3).
     pub user_timeout: Option<UserTimeout>,
 }
 
@@ -57,7 +57,7 @@ pub struct Timestamps {
     pub ecr: u32,
 }
 
-/// The user timeout option (RFC 5482 section 3).
+/// The user timeout option (RFC 5482 section 3.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserTimeout {
     /// The value counts minutes instead of seconds.
@@ -327,6 +327,7 @@ impl Writer<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use smoltcp::wire::TcpOption;
 
     fn emitted(options: &TcpOptions, syn: bool) -> Vec<u8> {
         let mut buf = [0; OPTIONS_LEN_MAX];
@@ -475,6 +476,31 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..=60)) {
             let options = TcpOptions::parse(&bytes);
             prop_assert!(options.window_scale.unwrap_or(0) <= WINDOW_SCALE_MAX);
+        }
+
+        /// smoltcp reads what is written here as it was meant.
+        #[test]
+        fn smoltcp_reads_the_same(options in any_options(), syn: bool) {
+            let bytes = emitted(&options, syn);
+            let (mut rest, mut read) = (&bytes[..], TcpOptions::default());
+            while !rest.is_empty() {
+                let (next, option) = TcpOption::parse(rest).unwrap();
+                rest = next;
+                match option {
+                    TcpOption::MaxSegmentSize(mss) => read.mss = Some(mss),
+                    TcpOption::WindowScale(shift) => read.window_scale = Some(shift),
+                    TcpOption::SackPermitted => read.sack_permitted = true,
+                    TcpOption::TimeStamp { tsval, tsecr } => read.timestamps = Some(Timestamps { val: tsval, ecr: tsecr }),
+                    TcpOption::SackRange(ranges) => {
+                        read.sack = ranges.iter().flatten().map(|(a, b)| (SeqNumber(*a), SeqNumber(*b))).collect();
+                    }
+                    _ => {}
+                }
+            }
+            let mine = TcpOptions::parse(&bytes);
+            // It knows three blocks, and of the others only the kind.
+            let sack = mine.sack.iter().take(3).copied().collect();
+            prop_assert_eq!(read, TcpOptions { sack, fastopen: None, user_timeout: None, ..mine });
         }
 
         /// Whatever is read can be written, and reads the same again: nothing that is kept was misread.

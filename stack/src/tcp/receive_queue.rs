@@ -134,7 +134,7 @@ impl ReceiveQueue {
 
     /// Bytes from RCV.NXT on that are sure to find room: the window to announce. It is what [`ReceiveQueue::window_max`]
     /// leaves beside the readable bytes, so taking in bytes lowers it by just as many, reading raises it, and the
-    /// window's right edge never moves back while `cap_bytes` stays (RFC 9293 section 3.8.6.2).
+    /// window's right edge never moves back while `cap_bytes` stays (RFC 9293 section 3.8.6, SHLD-14).
     #[must_use]
     pub fn space(&self, cap_bytes: usize) -> usize {
         Self::window_max(cap_bytes).saturating_sub(self.readable())
@@ -238,10 +238,8 @@ impl ReceiveQueue {
     }
 
     fn insert_in_order(&mut self, data: &Data<'_>, insert: &mut Insert) {
-        if !self.make_room(insert.need(data.len()), insert, 0) {
-            // The window promised room, and in full blocks there is enough.
-            self.ready.compact(insert.block_max);
-        }
+        // Whether or not it succeeds: the window promised room, and the sixteenth left over is enough for it.
+        self.make_room(insert.need(data.len()), insert, 0);
         let before = self.next;
         let mut ready = core::mem::take(&mut self.ready);
         self.next = self.extend(&mut ready, before, before, data, insert);

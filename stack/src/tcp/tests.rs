@@ -1,3 +1,4 @@
 //! Scripts against the whole engine, by topic.
 
 mod basics;
+mod pair;

@@ -30,7 +30,7 @@ pub struct Ack {
     /// Bytes in flight before it arrived.
     pub in_flight_before: u32,
     /// The application, or the peer's window, and not `cwnd`, limited what was sent: the window must not grow on
-    /// that evidence (RFC 9293 section 3.8.2, RFC 7661's reason).
+    /// that evidence (as RFC 7661 argues).
     pub is_app_limited: bool,
     /// Loss recovery goes on: the window must not grow.
     pub in_recovery: bool,

@@ -224,6 +224,33 @@ mod tests {
     }
 
     #[test]
+    fn acknowledged_bytes_beyond_a_window_count_for_the_next() {
+        let mut cc = avoiding(20);
+        cc.on_ack(&ack(30 * MSS));
+        assert_eq!(cc.cwnd(), 21 * MSS);
+        cc.on_ack(&ack(11 * MSS));
+        assert_eq!(cc.cwnd(), 22 * MSS);
+    }
+
+    #[test]
+    fn a_timeout_forgets_what_was_counted_for_growth() {
+        let mut cc = avoiding(20);
+        cc.on_ack(&ack(19 * MSS));
+        cc.on_timeout(NOW, 4 * MSS);
+        cc.on_ack(&ack(MSS));
+        cc.on_ack(&ack(MSS));
+        assert_eq!(cc.cwnd(), 2 * MSS);
+    }
+
+    #[test]
+    fn one_ack_may_end_slow_start_and_grow_in_avoidance() {
+        let mut cc = avoiding(12);
+        cc.on_idle_restart(NOW);
+        cc.on_ack(&ack(14 * MSS));
+        assert_eq!(cc.cwnd(), 13 * MSS);
+    }
+
+    #[test]
     fn slow_start_stops_at_ssthresh_and_the_rest_counts_for_avoidance() {
         let mut cc = established();
         cc.on_timeout(NOW, 4 * MSS);

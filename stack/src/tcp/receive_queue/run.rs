@@ -373,6 +373,8 @@ impl Run {
         assert_eq!(self.cost as usize, self.pieces.iter().map(Piece::cost).sum::<usize>());
         assert!(self.pieces.iter().all(|piece| piece.len() > 0));
         assert!(self.pieces.len() >= self.pieces.capacity() / 4);
+        let books = self.pieces.capacity() * size_of::<Piece>();
+        assert_eq!(self.memory(), books + self.pieces.iter().map(Piece::cost).sum::<usize>());
         assert!(!self.pieces.is_empty() || self.memory() == 0);
     }
 }

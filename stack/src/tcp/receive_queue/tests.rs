@@ -112,6 +112,17 @@ fn scarce_frames_are_not_kept() {
 }
 
 #[test]
+fn frames_take_at_most_half_of_the_bound() {
+    let pool = pool(100);
+    let cap = 128 << 10;
+    let mut queue = ReceiveQueue::new(SeqNumber(0));
+    for i in 0..60 {
+        queue.insert(SeqNumber(i * MSS as u32), slices(&pool, &[1; MSS]), cap, false);
+    }
+    assert_eq!((queue.readable(), pool.shared_frames()), (60 * MSS, cap as u32 / 2 / 2048 - 1));
+}
+
+#[test]
 fn a_packet_in_several_frames_is_one_segment() {
     let pool = pool(8);
     let mut queue = ReceiveQueue::new(SeqNumber(7));
@@ -166,6 +177,15 @@ fn the_latest_run_is_reported_first_and_then_the_ones_before_it() {
     assert_eq!(blocks(&queue), [50, 70, 90]);
     queue.insert_bytes(SeqNumber(40), &[1; 100], NO_BOUND);
     assert!(blocks(&queue).is_empty());
+}
+
+#[test]
+fn a_run_that_grows_downwards_does_not_push_others_from_the_report() {
+    let mut queue = ReceiveQueue::new(SeqNumber(0));
+    for start in [10, 90, 50, 49, 48, 47, 46] {
+        queue.insert_bytes(SeqNumber(start), &[1], NO_BOUND);
+    }
+    assert_eq!(queue.sack_blocks().iter().map(|(start, _)| start.0).collect::<Vec<_>>(), [46, 90, 10]);
 }
 
 #[test]

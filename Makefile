@@ -1,0 +1,41 @@
+# Thin: every target says what it does, installs what is missing (apps/scripts/setup.sh) and calls a script or cargo.
+
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+SETUP := apps/scripts/setup.sh
+# Seconds that `make fuzz` gives to each target.
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test lint bench fuzz test-zerocopy clean
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+
+demo: ## HTTP over AF_XDP between two namespaces: a page, a 100 MB file, a load figure, counters
+	@apps/scripts/demo.sh
+
+test: ## Formatting, lints and every test; those that need root when this is root
+	@$(SETUP) build test
+	@apps/scripts/test.sh
+
+lint: ## Formatting and lints only
+	@$(SETUP) build test
+	@apps/scripts/test.sh lint
+
+bench: ## Micro-benchmarks, and whole stacks side by side
+	@$(SETUP) build bench
+	cargo bench --workspace
+
+fuzz: ## Every fuzz target for FUZZ_SECONDS (60) from its corpus
+	@$(SETUP) build fuzz
+	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	    echo "== $$target, $(FUZZ_SECONDS) s"; \
+	    cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+test-zerocopy: ## The HTTP test on real zero-copy sockets, in a small emulated machine (downloads it)
+	@$(SETUP) build zerocopy
+	@apps/scripts/zerocopy.sh
+
+clean: ## Removes everything that was built
+	cargo clean

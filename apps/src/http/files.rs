@@ -1,0 +1,239 @@
+//! Files of the served directory, opened and read without holding up the shard.
+//!
+//! The kernel is asked for what it has in memory (`openat2` with `RESOLVE_CACHED`, `preadv2` with `RWF_NOWAIT`): that takes
+//! microseconds and happens on the shard's own thread. Only what would wait for a disk goes to the `blocking` crate's
+//! threads, and the shard serves others meanwhile. `RESOLVE_BENEATH` makes the kernel refuse every path and symbolic
+//! link that leaves the directory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::conditional::Validators;
+
+/// Bytes read from memory at a time: about 10 microseconds of copying.
+pub const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes read from disk at a time: a thread's round trip should bring more than a moment's worth.
+const DISK_CHUNK_BYTES: usize = 256 << 10;
+
+/// The served directory.
+#[derive(Clone, Debug)]
+pub struct Root {
+    directory: Arc<OwnedFd>,
+}
+
+/// What a path led to.
+#[derive(Debug)]
+pub enum Opened {
+    /// A regular file.
+    File(OpenFile),
+    /// A directory, open for listing.
+    Directory(OwnedFd),
+}
+
+/// A regular file with what the answer's header says of it.
+#[derive(Clone, Debug)]
+pub struct OpenFile {
+    file: Arc<File>,
+    /// Length in bytes when it was opened.
+    pub length: u64,
+    /// Its state when it was opened.
+    pub validators: Validators,
+}
+
+impl Root {
+    /// Opens the directory, and tries that the kernel can keep paths below it.
+    ///
+    /// # Errors
+    /// No such directory, no right to it, or a kernel (or container) without `openat2`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty())?;
+        let root = Self { directory: Arc::new(directory) };
+        match open_beneath(&root.directory, Path::new("."), ResolveFlags::empty()) {
+            Err(Errno::NOSYS | Errno::PERM) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the system call openat2, which keeps requests inside the served directory, is not allowed here (Linux 5.6 \
+                 or newer has it; a container's seccomp profile may forbid it)",
+            )),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(root),
+        }
+    }
+
+    /// Opens what is at `path` below the directory. Sockets, pipes and devices count as not found.
+    ///
+    /// # Errors
+    /// What the system says; links that leave the directory are `NotFound`.
+    pub async fn open_path(&self, path: &Path) -> io::Result<Opened> {
+        let opened = match open_beneath(&self.directory, path, ResolveFlags::CACHED) {
+            // Not in the dentry cache, or a kernel before 5.12: let another thread walk the path.
+            Err(Errno::AGAIN | Errno::INVAL) => {
+                let (directory, path) = (self.directory.clone(), path.to_owned());
+                blocking::unblock(move || open_beneath(&directory, &path, ResolveFlags::empty())).await
+            }
+            opened => opened,
+        };
+        let file = match opened {
+            Ok(file) => File::from(file),
+            Err(Errno::XDEV | Errno::LOOP | Errno::NOTDIR | Errno::NXIO | Errno::NAMETOOLONG) => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Ok(Opened::Directory(file.into()));
+        }
+        if !metadata.is_file() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let etag = format!(
+            "\"{:x}-{:x}-{:x}-{:x}\"",
+            metadata.ino(),
+            metadata.len(),
+            metadata.mtime(),
+            metadata.mtime_nsec()
+        );
+        let last_modified = metadata.modified().ok().filter(|&time| time <= SystemTime::now());
+        let validators = Validators { etag, last_modified };
+        Ok(Opened::File(OpenFile { file: Arc::new(file), length: metadata.len(), validators }))
+    }
+}
+
+/// `openat2` that neither leaves `directory` nor waits for the other end of a pipe.
+fn open_beneath(directory: &OwnedFd, path: &Path, how: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | how;
+    loop {
+        match rustix::fs::openat2(directory, path, flags, Mode::empty(), resolve) {
+            Err(Errno::INTR) => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// A piece of a file, now or from another thread.
+#[derive(Debug)]
+pub enum Piece {
+    /// It was in memory; empty at the end of the file.
+    Ready(Bytes),
+    /// A thread is reading it.
+    Reading(blocking::Task<io::Result<Bytes>>),
+}
+
+impl OpenFile {
+    /// Up to `wanted` bytes from `offset` on, as many as are in memory and at most [`CHUNK_BYTES`].
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read(&self, offset: u64, wanted: u64) -> io::Result<Piece> {
+        let length = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let mut chunk = vec![0; length.min(CHUNK_BYTES)];
+        let mut slices = [io::IoSliceMut::new(&mut chunk)];
+        match rustix::io::preadv2(&*self.file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+            Ok(count) => {
+                chunk.truncate(count);
+                Ok(Piece::Ready(chunk.into()))
+            }
+            // Not in the page cache, or a file system that cannot tell.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => {
+                let file = self.file.clone();
+                Ok(Piece::Reading(blocking::unblock(move || {
+                    let mut chunk = vec![0; length.min(DISK_CHUNK_BYTES)];
+                    let count = loop {
+                        match file.read_at(&mut chunk, offset) {
+                            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                            count => break count?,
+                        }
+                    };
+                    chunk.truncate(count);
+                    Ok(chunk.into())
+                })))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_lite::future::block_on;
+    use std::os::unix::fs::symlink;
+
+    fn open(root: &Root, path: &str) -> io::Result<Opened> {
+        block_on(root.open_path(Path::new(path)))
+    }
+
+    fn site() -> (tempfile::TempDir, Root) {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "secret").unwrap();
+        let inside = outside.path().join("www");
+        std::fs::create_dir_all(inside.join("sub")).unwrap();
+        std::fs::write(inside.join("a.txt"), "hello").unwrap();
+        let root = Root::open(&inside).unwrap();
+        (outside, root)
+    }
+
+    #[test]
+    fn files_open_with_length_and_distinct_tags() {
+        let (outside, root) = site();
+        std::fs::write(outside.path().join("www/b.txt"), "world").unwrap();
+        let (Opened::File(a), Opened::File(b)) =
+            (open(&root, "a.txt").unwrap(), open(&root, "b.txt").unwrap())
+        else {
+            panic!("not files")
+        };
+        assert_eq!((a.length, b.length), (5, 5));
+        assert_ne!(a.validators.etag, b.validators.etag);
+        assert!(a.validators.last_modified.is_some());
+        assert!(matches!(open(&root, "sub"), Ok(Opened::Directory(_))));
+        assert!(matches!(open(&root, "."), Ok(Opened::Directory(_))));
+    }
+
+    #[test]
+    fn links_inside_are_followed_and_links_outside_are_not_found() {
+        let (outside, root) = site();
+        let www = outside.path().join("www");
+        symlink("a.txt", www.join("inside")).unwrap();
+        symlink("../secret", www.join("relative")).unwrap();
+        symlink(outside.path().join("secret"), www.join("absolute")).unwrap();
+        symlink("loop", www.join("loop")).unwrap();
+        assert!(matches!(open(&root, "inside"), Ok(Opened::File(_))));
+        for path in ["relative", "absolute", "loop", "../secret", "a.txt/x", "nothing"] {
+            assert_eq!(open(&root, path).unwrap_err().kind(), io::ErrorKind::NotFound, "{path}");
+        }
+    }
+
+    #[test]
+    fn pipes_are_not_found_and_do_not_block() {
+        let (outside, root) = site();
+        let pipe = outside.path().join("www/pipe");
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        assert_eq!(open(&root, "pipe").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn reads_are_bounded_by_the_wish_the_chunk_and_the_end() {
+        let (outside, root) = site();
+        std::fs::write(outside.path().join("www/big"), vec![7; CHUNK_BYTES * 2]).unwrap();
+        let Opened::File(file) = open(&root, "big").unwrap() else { panic!("not a file") };
+        let read = |offset, wanted| match file.read(offset, wanted).unwrap() {
+            Piece::Ready(bytes) => bytes.len(),
+            Piece::Reading(task) => block_on(task).unwrap().len(),
+        };
+        assert_eq!(read(0, 10), 10);
+        assert!((1..=DISK_CHUNK_BYTES).contains(&read(0, u64::MAX)));
+        assert_eq!(read(CHUNK_BYTES as u64 * 2 - 3, 100), 3);
+        assert_eq!(read(CHUNK_BYTES as u64 * 2, 100), 0);
+    }
+}

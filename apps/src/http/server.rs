@@ -1,0 +1,250 @@
+//! Connections: accepting, one task each, their timeouts, and their end at a shutdown. On every shard by itself.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bywash::runtime::net::{Shutdown, SocketOptions, TcpListener, TcpStream};
+use bywash::runtime::time::{now, sleep_until, timeout};
+use bywash::runtime::{BoxError, Context, spawn};
+use bywash::time::Duration;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+
+use super::files::Root;
+use super::service::{Site, respond};
+use super::watch::{Phase, Timeouts, Watch, Watched};
+use crate::cli::HttpArgs;
+use crate::error::AppError;
+use crate::stack;
+
+/// What a connection beyond the limit is told.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 39\r\n\r\n503: too many connections; try later.\r\n";
+/// How long such a connection may take to hear it.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections of a shard that are being told so at a time; further ones are reset.
+const REFUSALS_MAX: usize = 256;
+
+/// What every connection of a shard shares.
+struct Server {
+    site: Site,
+    timeouts: Timeouts,
+    connections: Cell<usize>,
+    connections_max: usize,
+    refusals: Cell<usize>,
+}
+
+/// Runs `bywash http`.
+///
+/// # Errors
+/// As [`AppError`] says.
+pub fn run(args: &HttpArgs) -> Result<(), AppError> {
+    let root = Root::open(&args.root);
+    let root = root.map_err(|error| AppError::File { what: "serve", path: args.root.clone(), error })?;
+    for (option, path) in [("--sink", &args.sink), ("--metrics", &args.metrics)] {
+        if !path.is_empty() && !path.starts_with('/') {
+            return Err(AppError::Usage(format!("{option} {path}: a path begins with a slash")));
+        }
+    }
+    let prepared = stack::prepare(&args.stack)?;
+    let secret = getrandom::u64()
+        .map_err(|error| AppError::System { what: "get random numbers", error: error.into() })?;
+    let what = format!("HTTP on port {}, serving {}", args.port, args.root.display());
+    let plan = Plan {
+        port: args.port,
+        backlog: args.tcp_options.backlog,
+        options: stack::socket_options(&args.tcp_options),
+        timeouts: Timeouts {
+            idle: args.idle_timeout,
+            header: args.header_timeout,
+            stall: args.stall_timeout,
+        },
+        connections_max: args.max_connections,
+        root,
+        index: args.index.clone(),
+        listing: args.listing,
+        hidden: args.hidden,
+        sink: args.sink.clone(),
+        upload_bytes_max: args.max_upload,
+        metrics: args.metrics.clone(),
+        secret,
+    };
+    let running = prepared.start(&what, move |context| serve(plan.clone(), context))?;
+    println!("{}", running.wait()?);
+    Ok(())
+}
+
+/// What every shard's server is made from.
+#[derive(Clone)]
+struct Plan {
+    port: u16,
+    backlog: usize,
+    options: SocketOptions,
+    timeouts: Timeouts,
+    connections_max: usize,
+    root: Root,
+    index: String,
+    listing: bool,
+    hidden: bool,
+    sink: String,
+    upload_bytes_max: u64,
+    metrics: String,
+    secret: u64,
+}
+
+/// One shard's server.
+async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
+    let handle = context.handle();
+    // Another thread asks: a shard must not wait for the others.
+    let metrics_text = move || -> std::pin::Pin<Box<dyn Future<Output = String>>> {
+        let handle = handle.clone();
+        Box::pin(blocking::unblock(move || handle.metrics().prometheus()))
+    };
+    let site = Site {
+        root: plan.root,
+        index: plan.index,
+        listing: plan.listing,
+        hidden: plan.hidden,
+        sink: plan.sink,
+        upload_bytes_max: plan.upload_bytes_max,
+        metrics: plan.metrics,
+        metrics_text: Box::new(metrics_text),
+        boundary_secret: plan.secret ^ context.shard() as u64,
+        boundaries: Cell::new(0),
+    };
+    let server = Rc::new(Server {
+        site,
+        timeouts: plan.timeouts,
+        connections: Cell::new(0),
+        connections_max: plan.connections_max,
+        refusals: Cell::new(0),
+    });
+    let listen =
+        |ip| TcpListener::bind_with(SocketAddr::new(ip, plan.port), plan.backlog, plan.options.clone());
+    let four = accept(listen(Ipv4Addr::UNSPECIFIED.into())?, server.clone(), context.clone());
+    let six = accept(listen(Ipv6Addr::UNSPECIFIED.into())?, server, context);
+    futures_lite::future::zip(four, six).await;
+    Ok(())
+}
+
+/// Accepts until the shutdown.
+async fn accept(listener: TcpListener, server: Rc<Server>, context: Context) {
+    while let Ok((stream, peer)) = listener.accept().await {
+        if let Some(place) = Place::take(&server.connections, server.connections_max, server.clone()) {
+            spawn(connection(stream, peer, place, context.clone())).detach();
+        } else if server.refusals.get() < REFUSALS_MAX {
+            tracing::debug!(%peer, "too many connections");
+            spawn(refuse(stream, server.clone())).detach();
+        } else {
+            stream.abort();
+        }
+    }
+}
+
+/// A counted connection.
+struct Place(Rc<Server>);
+
+impl Place {
+    fn take(count: &Cell<usize>, max: usize, server: Rc<Server>) -> Option<Self> {
+        if count.get() >= max {
+            return None;
+        }
+        count.set(count.get() + 1);
+        Some(Self(server))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}
+
+/// Why a connection's task ends.
+enum End {
+    /// hyper is done with it.
+    Done(hyper::Result<()>),
+    /// It waited too long.
+    TimedOut(Phase),
+    /// The server shuts down.
+    Shutdown,
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, context: Context) {
+    let server = &place.0;
+    let watch = Rc::new(Watch::new(server.timeouts, now()));
+    let service = service_fn(|request| {
+        watch.request(now());
+        let (watch, server) = (watch.clone(), server.clone());
+        async move {
+            tracing::debug!(%peer, method = %request.method(), path = request.uri().path(), "request");
+            let response = respond(&server.site, request).await;
+            Ok::<_, Infallible>(response.map(|body| body.on_end(move || watch.answered(now()))))
+        }
+    });
+    // Timeouts are the watch's: hyper's own would allocate a timer for each request.
+    let mut builder = http1::Builder::new();
+    builder.header_read_timeout(None).half_close(true).pipeline_flush(true);
+    let mut exchange = pin!(builder.serve_connection(Watched::new(stream, watch.clone(), now), service));
+    let mut shutdown = pin!(context.shutdown());
+    let mut too_long = pin!(sleep_until(watch.deadline()));
+    let mut told = false;
+    loop {
+        let end = std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(End::Done(result));
+            }
+            if !told && shutdown.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Shutdown);
+            }
+            too_long.as_mut().poll(cx).map(|()| End::TimedOut(watch.phase()))
+        })
+        .await;
+        match end {
+            End::Done(Ok(())) => return,
+            End::Done(Err(error)) => {
+                tracing::debug!(%peer, %error, "connection ended");
+                return;
+            }
+            End::Shutdown => {
+                told = true;
+                exchange.as_mut().graceful_shutdown();
+            }
+            End::TimedOut(phase) if watch.deadline() <= now() => {
+                tracing::debug!(%peer, ?phase, "connection timed out");
+                return;
+            }
+            End::TimedOut(_) => too_long.reset(watch.deadline()),
+        }
+    }
+}
+
+/// Says that there are too many connections, and hears the client out, so that it reads the answer before a RST.
+async fn refuse(mut stream: TcpStream, server: Rc<Server>) {
+    server.refusals.set(server.refusals.get() + 1);
+    let farewell = async {
+        stream.write_all(TOO_MANY).await?;
+        stream.shutdown(Shutdown::Write)?;
+        while stream.read_chunk().await?.is_some() {}
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = timeout(REFUSAL_TIMEOUT, farewell).await;
+    server.refusals.set(server.refusals.get() - 1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_states_its_own_length() {
+        let text = std::str::from_utf8(TOO_MANY).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
+    }
+}

@@ -1,0 +1,160 @@
+//! One queue's part of the steering program: which ports and addresses come to its socket, and the copies of what the
+//! kernel gets as well. A queue's entries in the maps are written by the process that has the queue bound, and nobody
+//! else; it removes them when it closes the queue, and those a killed process left when it opens it.
+
+use core::net::IpAddr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+
+use bywash::config::AddressUse;
+use bywash::device::{Protocol, Steering};
+
+use crate::bpf::{self, RecordRing};
+use crate::maps::{
+    self, ADDRESS_OWNED, ADDRESS_SHARED, ADDRESSES_PER_QUEUE, AddressKey, COPY_BYTES_MAX, COPY_RING_BYTES,
+    QUEUE_ACTIVE, QUEUE_ANY_ADDRESS, QUEUE_SHARED,
+};
+use crate::options::{PortAddresses, QueueOptions};
+use crate::program::Attached;
+
+/// The steering of one bound queue. Dropping it gives the queue's traffic back to the kernel.
+pub(crate) struct QueueSteering {
+    attached: Arc<Attached>,
+    queue: u32,
+    copies: RecordRing,
+    /// Addresses at which open ports count.
+    shared: Vec<IpAddr>,
+    /// Entries in the address map.
+    addresses: u32,
+}
+
+impl QueueSteering {
+    /// Starts steering to the socket `socket`, which is bound to `queue` and ready to receive. Nothing is steered until
+    /// ports or addresses are opened.
+    pub fn start(
+        attached: &Arc<Attached>,
+        queue: u32,
+        socket: RawFd,
+        options: &QueueOptions,
+    ) -> io::Result<Self> {
+        let ring = bpf::create_ring(COPY_RING_BYTES)?;
+        let ring_fd = ring.as_raw_fd() as u32;
+        let copies = RecordRing::new(ring)?;
+        // From here on dropping undoes what was done.
+        let mut this = Self { attached: attached.clone(), queue, copies, shared: Vec::new(), addresses: 0 };
+        this.clear()?;
+        let maps = &attached.maps;
+        bpf::update(maps.copies.as_fd(), &queue, &ring_fd)?;
+        bpf::update(maps.xsks.as_fd(), &queue, &(socket as u32))?;
+        let mut flags = QUEUE_ACTIVE;
+        if attached.address_use == AddressUse::Shared {
+            flags |= QUEUE_SHARED;
+            flags |= this.share_addresses(&options.port_addresses)?;
+        }
+        bpf::update(maps.queues.as_fd(), &queue, &flags)?;
+        Ok(this)
+    }
+
+    /// Lists the addresses at which open ports count; returns further flags.
+    fn share_addresses(&mut self, addresses: &PortAddresses) -> io::Result<u32> {
+        self.shared = match addresses {
+            PortAddresses::Any => return Ok(QUEUE_ANY_ADDRESS),
+            PortAddresses::Listed(addresses) => addresses.clone(),
+            PortAddresses::Interface => self.attached.nic.addresses()?,
+        };
+        for i in 0..self.shared.len() {
+            self.set_address(self.shared[i], ADDRESS_SHARED)?;
+        }
+        Ok(0)
+    }
+
+    fn set_address(&mut self, addr: IpAddr, kind: u32) -> io::Result<()> {
+        let addrs = self.attached.maps.addrs.as_fd();
+        let key = AddressKey::new(self.queue, addr);
+        let is_new = bpf::lookup::<_, u32>(addrs, &key).is_err();
+        if is_new && self.addresses >= ADDRESSES_PER_QUEUE {
+            let text = format!("a queue has at most {ADDRESSES_PER_QUEUE} addresses; {addr} is one too many");
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
+        bpf::update(addrs, &key, &kind)?;
+        self.addresses += u32::from(is_new);
+        Ok(())
+    }
+
+    /// Removes everything of this queue from the maps. The configuration goes first: from then on the program passes
+    /// all packets.
+    fn clear(&mut self) -> io::Result<()> {
+        let maps = &self.attached.maps;
+        bpf::update(maps.queues.as_fd(), &self.queue, &0u32)?;
+        maps.ports.clear(self.queue);
+        maps::clear_addresses(maps, self.queue)?;
+        self.addresses = 0;
+        bpf::delete(maps.xsks.as_fd(), &self.queue)?;
+        bpf::delete(maps.copies.as_fd(), &self.queue)
+    }
+
+    /// Hands up to `max` copied packets to `take`.
+    pub fn take_copies(&mut self, max: usize, mut take: impl FnMut(&[u8])) {
+        self.copies.consume(max, &mut |record: &[u8]| {
+            // `struct copy`: the length, then the bytes.
+            let Some((len, bytes)) = record.split_first_chunk::<4>() else { return };
+            let len = u32::from_ne_bytes(*len) as usize;
+            debug_assert!(len <= COPY_BYTES_MAX);
+            take(&bytes[..len.min(bytes.len())]);
+        });
+    }
+
+    /// Readable when there are copies.
+    pub fn copies_fd(&self) -> RawFd {
+        self.copies.as_fd().as_raw_fd()
+    }
+
+    /// The program's counters for this queue: name, help, value.
+    pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let counts = self.attached.maps.counts(self.queue).unwrap_or_default();
+        maps::VERDICTS.iter().zip(counts).map(|(&(name, help), count)| (name, help, count)).collect()
+    }
+}
+
+impl Drop for QueueSteering {
+    fn drop(&mut self) {
+        if let Err(error) = self.clear() {
+            tracing::warn!(
+                interface = self.attached.nic.name,
+                queue = self.queue,
+                %error,
+                "cannot clear the queue's steering"
+            );
+        }
+    }
+}
+
+impl Steering for QueueSteering {
+    fn open_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()> {
+        self.attached.maps.ports.set(self.queue, protocol, port, true);
+        Ok(())
+    }
+
+    fn close_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()> {
+        self.attached.maps.ports.set(self.queue, protocol, port, false);
+        Ok(())
+    }
+
+    fn own_address(&mut self, addr: IpAddr) -> io::Result<()> {
+        self.set_address(addr, ADDRESS_OWNED)
+    }
+
+    fn disown_address(&mut self, addr: IpAddr) -> io::Result<()> {
+        if self.shared.contains(&addr) {
+            return self.set_address(addr, ADDRESS_SHARED);
+        }
+        let addrs = self.attached.maps.addrs.as_fd();
+        let key = AddressKey::new(self.queue, addr);
+        if bpf::lookup::<_, u32>(addrs, &key).is_ok() {
+            bpf::delete(addrs, &key)?;
+            self.addresses = self.addresses.saturating_sub(1);
+        }
+        Ok(())
+    }
+}

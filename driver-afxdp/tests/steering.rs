@@ -1,0 +1,532 @@
+//! The steering program on packets of every kind, run by `BPF_PROG_TEST_RUN` as if they had come in on a real queue.
+
+mod common;
+#[path = "common/packets.rs"]
+mod packets;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bywash::config::AddressUse;
+use bywash::device::{Device, Protocol, WaitDevice};
+use bywash::packet::PacketBatch;
+use bywash_afxdp::testing::{TestProgram, VethOptions, XdpAction};
+use bywash_afxdp::{PortAddresses, Queue, QueueOptions, require_root};
+use common::{KERNEL, OWN, PEER, attach, pair, small, statistic};
+use packets::*;
+
+const OWN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+const KERNEL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const PEER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 7);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// The open port, of both protocols, on the queues that are in use.
+const OPEN: u16 = 8080;
+const CLOSED: u16 = 22;
+
+/// Queue 0: the stack has addresses of its own. Queue 1: it shares the kernel's. Queue 2: so, and ports count at any
+/// address. Queue 3: nobody's.
+struct Bed {
+    program: TestProgram,
+    queues: Vec<Queue>,
+}
+
+const OWNED: usize = 0;
+const SHARED: usize = 1;
+const ANY: usize = 2;
+const NOBODY: usize = 3;
+
+/// What the program did with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// Only the kernel gets it.
+    Kernel,
+    /// Only the socket gets it.
+    Stack,
+    /// The kernel gets it, and the stack a copy.
+    Both,
+}
+use Fate::{Both, Kernel, Stack};
+
+impl Bed {
+    fn with(test: impl FnOnce(&mut Self) + Send) {
+        let pair = pair(VethOptions { queues: 4, ..VethOptions::default() });
+        pair.stack_address(&format!("{KERNEL6}/64"));
+        pair.stack.run(|| {
+            let own = attach(&pair, AddressUse::Own).unwrap();
+            let shared = attach(&pair, AddressUse::Shared).unwrap();
+            let any = QueueOptions { port_addresses: PortAddresses::Any, ..small() };
+            let open =
+                |steer: &bywash_afxdp::Steer, id, options| steer.queue(id, options).unwrap().open().unwrap();
+            let mut queues =
+                vec![open(&own, 0, &small()), open(&shared, 1, &small()), open(&shared, 2, &any)];
+            for queue in &mut queues {
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    queue.steering().open_port(protocol, OPEN).unwrap();
+                }
+            }
+            for addr in [IpAddr::V4(OWN), IpAddr::V6(OWN6)] {
+                queues[OWNED].steering().own_address(addr).unwrap();
+            }
+            let program = TestProgram::of(&own).unwrap();
+            test(&mut Self { program, queues });
+        });
+    }
+
+    fn fate(&mut self, queue: usize, frame: &[u8]) -> Fate {
+        let copies = |bed: &mut Self| {
+            let mut batch = PacketBatch::new();
+            if let Some(queue) = bed.queues.get_mut(queue) {
+                queue.receive(&mut batch, 64);
+            }
+            batch
+        };
+        copies(self);
+        let action = self.program.run(frame, queue as u32).unwrap();
+        let copied = copies(self);
+        match (action, copied.len()) {
+            (XdpAction::Pass, 0) => Kernel,
+            (XdpAction::Redirect, 0) => Stack,
+            (XdpAction::Pass, 1) => {
+                assert_eq!(copied[0].head(), frame, "the copy is the packet");
+                Both
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn expect(&mut self, what: &str, frame: &[u8], fates: [(usize, Fate); 3]) {
+        for (queue, fate) in fates {
+            assert_eq!(self.fate(queue, frame), fate, "{what} on queue {queue}");
+        }
+        assert_eq!(self.fate(NOBODY, frame), Kernel, "{what} on a queue that nobody has");
+    }
+}
+
+/// Fates on the queue with own addresses, the one with shared ones, and the one with ports at any address.
+fn fates(owned: Fate, shared: Fate, any: Fate) -> [(usize, Fate); 3] {
+    [(OWNED, owned), (SHARED, shared), (ANY, any)]
+}
+
+#[test]
+fn own_addresses_get_every_protocol() {
+    require_root!();
+    Bed::with(|bed| {
+        for (protocol, payload) in [
+            (TCP, tcp(1, CLOSED)),
+            (UDP, udp(1, CLOSED)),
+            (ICMP, icmp(8, &[])),
+            (GRE, vec![0; 8]),
+            (ESP, vec![0; 8]),
+        ] {
+            let frame = Ipv4::to(OWN, protocol).frame(&payload);
+            bed.expect(&format!("IPv4 protocol {protocol}"), &frame, fates(Stack, Kernel, Kernel));
+            let frame = ipv6(protocol, OWN6, &payload);
+            bed.expect(&format!("IPv6 protocol {protocol}"), &frame, fates(Stack, Kernel, Kernel));
+        }
+    });
+}
+
+#[test]
+fn open_ports_count_at_shared_addresses_only() {
+    require_root!();
+    Bed::with(|bed| {
+        for (protocol, segment) in [(TCP, tcp as fn(u16, u16) -> Vec<u8>), (UDP, udp)] {
+            for (dst, dst6, port, expected) in [
+                (KERNEL, KERNEL6, OPEN, fates(Kernel, Stack, Stack)),
+                (KERNEL, KERNEL6, CLOSED, fates(Kernel, Kernel, Kernel)),
+                (OTHER, OTHER6, OPEN, fates(Kernel, Kernel, Stack)),
+                (OTHER, OTHER6, CLOSED, fates(Kernel, Kernel, Kernel)),
+            ] {
+                let what = format!("protocol {protocol} to port {port} of {dst}");
+                bed.expect(&what, &Ipv4::to(dst, protocol).frame(&segment(9, port)), expected);
+                bed.expect(&what, &ipv6(protocol, dst6, &segment(9, port)), expected);
+            }
+        }
+    });
+}
+
+#[test]
+fn protocols_have_ports_of_their_own() {
+    require_root!();
+    Bed::with(|bed| {
+        bed.queues[SHARED].steering().close_port(Protocol::Udp, OPEN).unwrap();
+        assert_eq!(bed.fate(SHARED, &Ipv4::to(KERNEL, TCP).frame(&tcp(1, OPEN))), Stack);
+        assert_eq!(bed.fate(SHARED, &Ipv4::to(KERNEL, UDP).frame(&udp(1, OPEN))), Kernel);
+        for port in [0, 1, 7, 8, 255, 256, 0x7fff, 0x8000, 0xfff8, 0xffff] {
+            let frame = Ipv4::to(KERNEL, UDP).frame(&udp(1, port));
+            assert_eq!(bed.fate(SHARED, &frame), Kernel, "{port} before");
+            bed.queues[SHARED].steering().open_port(Protocol::Udp, port).unwrap();
+            assert_eq!(bed.fate(SHARED, &frame), Stack, "{port} open");
+            assert_eq!(bed.fate(ANY, &frame), Kernel, "{port} of another queue");
+            for neighbor in [port.wrapping_sub(1), port.wrapping_add(1)] {
+                let frame = Ipv4::to(KERNEL, UDP).frame(&udp(1, neighbor));
+                assert_eq!(bed.fate(SHARED, &frame), Kernel, "{neighbor}, beside {port}");
+            }
+            bed.queues[SHARED].steering().close_port(Protocol::Udp, port).unwrap();
+            assert_eq!(bed.fate(SHARED, &frame), Kernel, "{port} after");
+        }
+    });
+}
+
+#[test]
+fn addresses_can_be_disowned() {
+    require_root!();
+    Bed::with(|bed| {
+        let (frame, frame6) = (Ipv4::to(OWN, TCP).frame(&tcp(1, 2)), ipv6(TCP, OWN6, &tcp(1, 2)));
+        bed.queues[OWNED].steering().disown_address(IpAddr::V4(OWN)).unwrap();
+        assert_eq!((bed.fate(OWNED, &frame), bed.fate(OWNED, &frame6)), (Kernel, Stack));
+        bed.queues[OWNED].steering().disown_address(IpAddr::V6(OWN6)).unwrap();
+        bed.queues[OWNED].steering().own_address(IpAddr::V4(OWN)).unwrap();
+        assert_eq!((bed.fate(OWNED, &frame), bed.fate(OWNED, &frame6)), (Stack, Kernel));
+    });
+}
+
+#[test]
+fn more_addresses_than_a_queue_keeps_are_an_error() {
+    require_root!();
+    Bed::with(|bed| {
+        let address = |i: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + i));
+        let steering = bed.queues[OWNED].steering();
+        // Two are owned already.
+        let owned = (0..100).take_while(|&i| steering.own_address(address(i)).is_ok()).count() as u32;
+        assert_eq!(owned, bywash_afxdp::ADDRESSES_PER_QUEUE - 2);
+        let error = steering.own_address(address(200)).unwrap_err();
+        assert!(error.to_string().contains("10.0.0.200 is one too many"), "{error}");
+        steering.own_address(address(0)).expect("owned already");
+        steering.disown_address(address(0)).unwrap();
+        steering.own_address(address(200)).expect("room again");
+    });
+}
+
+#[test]
+fn tagged_frames_are_the_kernels() {
+    require_root!();
+    Bed::with(|bed| {
+        let untagged = Ipv4::to(OWN, TCP).frame(&tcp(1, OPEN));
+        let single = tagged(0x8100, &untagged);
+        for (what, frame) in [
+            ("802.1Q", single.clone()),
+            ("802.1ad", tagged(0x88a8, &untagged)),
+            ("QinQ", tagged(0x88a8, &single)),
+            ("old QinQ", tagged(0x9100, &single)),
+        ] {
+            bed.expect(what, &frame, fates(Kernel, Kernel, Kernel));
+        }
+        assert_eq!(statistic(&mut bed.queues[OWNED], "xdp_passed_vlan"), 4);
+    });
+}
+
+#[test]
+fn ipv4_options_are_skipped() {
+    require_root!();
+    Bed::with(|bed| {
+        for len in [4, 8, 40] {
+            let options = vec![1; len];
+            let ip = |dst, protocol| Ipv4 { options: &options, ..Ipv4::to(dst, protocol) };
+            bed.expect("own", &ip(OWN, TCP).frame(&tcp(1, CLOSED)), fates(Stack, Kernel, Kernel));
+            bed.expect("open", &ip(KERNEL, UDP).frame(&udp(1, OPEN)), fates(Kernel, Stack, Stack));
+            bed.expect("closed", &ip(KERNEL, TCP).frame(&tcp(OPEN, CLOSED)), fates(Kernel, Kernel, Kernel));
+        }
+    });
+}
+
+#[test]
+fn ipv6_extension_headers_are_walked() {
+    require_root!();
+    Bed::with(|bed| {
+        let segment = |port| tcp(1, port);
+        for kind in [HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS] {
+            for units in [1, 2, 9] {
+                let open = extension(TCP, units, &segment(OPEN));
+                bed.expect("open", &ipv6(kind, KERNEL6, &open), fates(Kernel, Stack, Stack));
+                let closed = extension(TCP, units, &segment(CLOSED));
+                bed.expect("closed", &ipv6(kind, KERNEL6, &closed), fates(Kernel, Kernel, Kernel));
+                bed.expect("own", &ipv6(kind, OWN6, &closed), fates(Stack, Kernel, Kernel));
+            }
+        }
+        let chain = extension(UDP, 2, &udp(1, OPEN));
+        let chain = extension(DESTINATION_OPTIONS, 1, &chain);
+        let chain = extension(ROUTING, 3, &chain);
+        bed.expect("a chain", &ipv6(HOP_BY_HOP, KERNEL6, &chain), fates(Kernel, Stack, Stack));
+    });
+}
+
+#[test]
+fn too_many_extension_headers_are_the_kernels() {
+    require_root!();
+    Bed::with(|bed| {
+        let chain = |length: usize| {
+            let mut payload = tcp(1, OPEN);
+            for i in 0..length {
+                let next = if i == 0 { TCP } else { DESTINATION_OPTIONS };
+                payload = extension(next, 1, &payload);
+            }
+            ipv6(DESTINATION_OPTIONS, KERNEL6, &payload)
+        };
+        assert_eq!(bed.fate(SHARED, &chain(8)), Stack);
+        assert_eq!(bed.fate(SHARED, &chain(9)), Kernel);
+        assert_eq!(bed.fate(SHARED, &chain(40)), Kernel);
+    });
+}
+
+#[test]
+fn fragments_go_to_the_stack_at_own_addresses_only() {
+    require_root!();
+    Bed::with(|bed| {
+        for (what, fragment) in [("first", 0x2000), ("middle", 0x2010), ("last", 0x0010)] {
+            let ip = |dst| Ipv4 { fragment, ..Ipv4::to(dst, UDP) };
+            bed.expect(what, &ip(OWN).frame(&udp(1, OPEN)), fates(Stack, Kernel, Kernel));
+            bed.expect(what, &ip(KERNEL).frame(&udp(1, OPEN)), fates(Kernel, Kernel, Kernel));
+        }
+        for (what, offset, more) in [("first", 0, true), ("middle", 2, true), ("last", 2, false)] {
+            let payload = fragment(UDP, offset, more, &udp(1, OPEN));
+            bed.expect(what, &ipv6(FRAGMENT, OWN6, &payload), fates(Stack, Kernel, Kernel));
+            bed.expect(what, &ipv6(FRAGMENT, KERNEL6, &payload), fates(Kernel, Kernel, Kernel));
+        }
+        assert_eq!(statistic(&mut bed.queues[SHARED], "xdp_passed_fragment"), 6);
+        let atomic = fragment(UDP, 0, false, &udp(1, OPEN));
+        bed.expect("atomic", &ipv6(FRAGMENT, KERNEL6, &atomic), fates(Kernel, Stack, Stack));
+    });
+}
+
+#[test]
+fn truncated_packets_are_the_kernels_at_every_length() {
+    require_root!();
+    Bed::with(|bed| {
+        let extended = extension(DESTINATION_OPTIONS, 2, &extension(TCP, 1, &tcp(1, OPEN)));
+        let quoted = Ipv4::to(PEER, TCP).header(&tcp(OPEN, 9));
+        let quoted6 = ipv6_header(UDP, PEER6, &udp(OPEN, 9));
+        let target = [icmp(135, &OWN6.octets())].concat();
+        // A packet, the queue it comes in on, and the bytes it takes to know that it is the stack's.
+        for (what, queue, frame, needed) in [
+            ("own IPv4", OWNED, Ipv4::to(OWN, TCP).frame(&tcp(1, OPEN)), 34),
+            ("own IPv6", OWNED, ipv6(TCP, OWN6, &tcp(1, OPEN)), 54),
+            ("open IPv4", SHARED, Ipv4::to(KERNEL, TCP).frame(&tcp(1, OPEN)), 38),
+            ("options", SHARED, Ipv4 { options: &[1; 8], ..Ipv4::to(KERNEL, UDP) }.frame(&udp(1, OPEN)), 46),
+            ("open IPv6", SHARED, ipv6(UDP, KERNEL6, &udp(1, OPEN)), 58),
+            ("extensions", SHARED, ipv6(HOP_BY_HOP, KERNEL6, &extended), 54 + 16 + 8 + 4),
+            ("ICMP error", SHARED, Ipv4::to(KERNEL, ICMP).frame(&icmp(3, &quoted)), 34 + 8 + 20 + 4),
+            ("ICMPv6 error", SHARED, ipv6(ICMPV6, KERNEL6, &icmp(2, &quoted6)), 54 + 8 + 40 + 4),
+            ("ARP", OWNED, arp(1, PEER, OWN), 42),
+            ("neighbour solicitation", OWNED, ipv6(ICMPV6, ALL_NODES, &target), 54 + 24),
+        ] {
+            for len in 14..frame.len() {
+                let expected = if len < needed { Kernel } else { Stack };
+                assert_eq!(bed.fate(queue, &frame[..len]), expected, "{what} cut to {len} bytes");
+            }
+            assert_eq!(bed.fate(queue, &frame), Stack, "{what}");
+        }
+        assert!(statistic(&mut bed.queues[OWNED], "xdp_passed_truncated") > 60);
+    });
+}
+
+#[test]
+fn malformed_headers_are_the_kernels() {
+    require_root!();
+    Bed::with(|bed| {
+        let good = Ipv4::to(OWN, TCP).frame(&tcp(1, OPEN));
+        for first in [0x44, 0x40, 0x55, 0x65, 0x05] {
+            let mut bad = good.clone();
+            bad[14] = first;
+            bed.expect("version or header length", &bad, fates(Kernel, Kernel, Kernel));
+        }
+        let mut long = good.clone();
+        long.truncate(38);
+        long[14] = 0x4f;
+        bed.expect("a header longer than the packet", &long, fates(Kernel, Kernel, Kernel));
+        let mut bad = ipv6(TCP, OWN6, &tcp(1, OPEN));
+        bad[14] = 0x40;
+        bed.expect("IPv6 of version 4", &bad, fates(Kernel, Kernel, Kernel));
+        for (byte, value) in [(14, 1), (15, 6), (16, 9), (17, 1), (18, 8), (19, 16)] {
+            let mut bad = arp(1, PEER, OWN);
+            bad[byte] = value;
+            bed.expect("ARP for something else", &bad, fates(Kernel, Kernel, Kernel));
+        }
+        bed.expect("LLDP", &ethernet(MULTICAST_MAC, 0x88cc, &[0; 50]), fates(Kernel, Kernel, Kernel));
+    });
+}
+
+#[test]
+fn arp_about_own_addresses_is_the_stacks_and_shared_ones_both() {
+    require_root!();
+    Bed::with(|bed| {
+        for operation in [1, 2] {
+            bed.expect("for the own address", &arp(operation, PEER, OWN), fates(Stack, Both, Both));
+            bed.expect("for the kernel's", &arp(operation, PEER, KERNEL), fates(Kernel, Both, Both));
+            bed.expect("for another's", &arp(operation, PEER, OTHER), fates(Kernel, Both, Both));
+            bed.expect("an announcement", &arp(operation, PEER, PEER), fates(Both, Both, Both));
+        }
+        assert_eq!(statistic(&mut bed.queues[OWNED], "xdp_arp"), 2);
+        assert_eq!(statistic(&mut bed.queues[OWNED], "xdp_copied"), 2);
+        assert_eq!(statistic(&mut bed.queues[SHARED], "xdp_copied"), 8);
+    });
+}
+
+#[test]
+fn neighbor_discovery_is_told_apart() {
+    require_root!();
+    Bed::with(|bed| {
+        let group = |addr: Ipv6Addr| {
+            let o = addr.octets();
+            let last = u16::from_be_bytes([o[14], o[15]]);
+            Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(o[13]), last)
+        };
+        let about = |kind, dst, target: Ipv6Addr| ipv6(ICMPV6, dst, &icmp(kind, &target.octets()));
+        let (ns, na) = (135, 136);
+        bed.expect("NS for the own", &about(ns, group(OWN6), OWN6), fates(Stack, Both, Both));
+        bed.expect("NS for the own, unicast", &about(ns, OWN6, OWN6), fates(Stack, Both, Both));
+        bed.expect("NS for the kernel's", &about(ns, group(KERNEL6), KERNEL6), fates(Kernel, Both, Both));
+        bed.expect("NA to the own", &about(na, OWN6, PEER6), fates(Stack, Both, Both));
+        bed.expect("NA to all nodes", &about(na, ALL_NODES, PEER6), fates(Both, Both, Both));
+        let ra = icmp(134, &[0; 40]);
+        bed.expect("RA to all nodes", &ipv6(ICMPV6, ALL_NODES, &ra), fates(Both, Both, Both));
+        bed.expect("RA to the own", &ipv6(ICMPV6, OWN6, &ra), fates(Stack, Both, Both));
+        bed.expect("RS", &ipv6(ICMPV6, ALL_NODES, &icmp(133, &[])), fates(Kernel, Kernel, Kernel));
+        let redirect = icmp(137, &[0; 32]);
+        bed.expect("redirect", &ipv6(ICMPV6, KERNEL6, &redirect), fates(Kernel, Both, Both));
+        bed.expect("redirect to the own", &ipv6(ICMPV6, OWN6, &redirect), fates(Stack, Both, Both));
+        let query = extension(ICMPV6, 1, &icmp(130, &[0; 20]));
+        bed.expect("MLD query", &ipv6(HOP_BY_HOP, ALL_NODES, &query), fates(Both, Both, Both));
+        let report = extension(ICMPV6, 1, &icmp(143, &[0; 20]));
+        bed.expect("MLD report", &ipv6(HOP_BY_HOP, ALL_NODES, &report), fates(Kernel, Kernel, Kernel));
+    });
+}
+
+#[test]
+fn pings_of_shared_addresses_are_the_kernels() {
+    require_root!();
+    Bed::with(|bed| {
+        for kind in [0, 8] {
+            let frame = Ipv4::to(KERNEL, ICMP).frame(&icmp(kind, &[0; 56]));
+            bed.expect("echo", &frame, fates(Kernel, Kernel, Kernel));
+        }
+        for kind in [128, 129] {
+            bed.expect("echo", &ipv6(ICMPV6, KERNEL6, &icmp(kind, &[0; 56])), fates(Kernel, Kernel, Kernel));
+        }
+    });
+}
+
+#[test]
+fn icmp_errors_follow_the_packet_they_quote() {
+    require_root!();
+    Bed::with(|bed| {
+        for (protocol, segment) in [(TCP, tcp as fn(u16, u16) -> Vec<u8>), (UDP, udp)] {
+            for (port, expected) in
+                [(OPEN, fates(Kernel, Stack, Stack)), (CLOSED, fates(Kernel, Kernel, Kernel))]
+            {
+                let quoted =
+                    Ipv4 { options: &[1; 4], ..Ipv4::to(PEER, protocol) }.header(&segment(port, OPEN));
+                for kind in [3, 11, 12] {
+                    let frame = Ipv4::to(KERNEL, ICMP).frame(&icmp(kind, &quoted));
+                    bed.expect(&format!("error {kind} about port {port}"), &frame, expected);
+                }
+                let quoted = ipv6_header(protocol, PEER6, &segment(port, OPEN));
+                for kind in [1, 2, 3, 4] {
+                    let frame = ipv6(ICMPV6, KERNEL6, &icmp(kind, &quoted));
+                    bed.expect(&format!("error {kind} about port {port}"), &frame, expected);
+                }
+            }
+        }
+        let later = Ipv4 { fragment: 0x0010, ..Ipv4::to(PEER, TCP) }.header(&tcp(OPEN, 1));
+        let frame = Ipv4::to(KERNEL, ICMP).frame(&icmp(3, &later));
+        bed.expect("about a later fragment", &frame, fates(Kernel, Kernel, Kernel));
+    });
+}
+
+#[test]
+fn dhcp_answers_reach_an_open_client_port_however_addressed() {
+    require_root!();
+    Bed::with(|bed| {
+        let broadcast = Ipv4 { dst_mac: BROADCAST_MAC, ..Ipv4::to(Ipv4Addr::BROADCAST, UDP) };
+        let offered = Ipv4::to(Ipv4Addr::new(192, 0, 2, 77), UDP);
+        for ip in [&broadcast, &offered] {
+            bed.expect("before", &ip.frame(&udp(67, 68)), fates(Kernel, Kernel, Kernel));
+        }
+        for queue in &mut bed.queues {
+            queue.steering().open_port(Protocol::Udp, 68).unwrap();
+        }
+        for ip in [broadcast, offered] {
+            bed.expect("after", &ip.frame(&udp(67, 68)), fates(Stack, Stack, Stack));
+            bed.expect(
+                "TCP",
+                &Ipv4 { protocol: TCP, ..ip }.frame(&tcp(67, 68)),
+                fates(Kernel, Kernel, Kernel),
+            );
+        }
+    });
+}
+
+#[test]
+fn broadcasts_and_multicasts_are_the_kernels() {
+    require_root!();
+    Bed::with(|bed| {
+        for dst in [Ipv4Addr::BROADCAST, Ipv4Addr::new(192, 0, 2, 255), Ipv4Addr::new(224, 0, 0, 251)] {
+            let ip = Ipv4 { dst_mac: BROADCAST_MAC, ..Ipv4::to(dst, UDP) };
+            bed.expect(&dst.to_string(), &ip.frame(&udp(1, OPEN)), fates(Kernel, Kernel, Kernel));
+        }
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb);
+        bed.expect("IPv6", &ipv6(UDP, group, &udp(1, OPEN)), fates(Kernel, Kernel, Kernel));
+        let all_systems = Ipv4 { dst_mac: MULTICAST_MAC, ..Ipv4::to(Ipv4Addr::new(224, 0, 0, 1), IGMP) };
+        bed.expect("IGMP query", &all_systems.frame(&icmp(0x11, &[])), fates(Both, Both, Both));
+        bed.expect("IGMP report", &all_systems.frame(&icmp(0x22, &[])), fates(Kernel, Kernel, Kernel));
+    });
+}
+
+#[test]
+fn an_owned_group_is_the_stacks() {
+    require_root!();
+    Bed::with(|bed| {
+        let group = Ipv4Addr::new(224, 0, 0, 251);
+        bed.queues[OWNED].steering().own_address(IpAddr::V4(group)).unwrap();
+        let ip = Ipv4 { dst_mac: MULTICAST_MAC, ..Ipv4::to(group, UDP) };
+        bed.expect("a group", &ip.frame(&udp(1, 5353)), fates(Stack, Kernel, Kernel));
+    });
+}
+
+#[test]
+fn what_is_too_long_to_copy_only_goes_to_the_kernel() {
+    require_root!();
+    Bed::with(|bed| {
+        let advertisement = |len: usize| ipv6(ICMPV6, ALL_NODES, &icmp(134, &vec![0; len - 54 - 8]));
+        assert_eq!(bed.fate(OWNED, &advertisement(512)), Both);
+        assert_eq!(bed.fate(OWNED, &advertisement(513)), Kernel);
+        assert_eq!(statistic(&mut bed.queues[OWNED], "xdp_copy_failed"), 1);
+    });
+}
+
+#[test]
+fn a_full_ring_of_copies_is_counted_and_recovered_from() {
+    require_root!();
+    Bed::with(|bed| {
+        let frame = arp(1, PEER, KERNEL);
+        for _ in 0..300 {
+            assert_eq!(bed.program.run(&frame, SHARED as u32).unwrap(), XdpAction::Pass);
+        }
+        let failed = statistic(&mut bed.queues[SHARED], "xdp_copy_failed");
+        assert!(failed > 0 && failed < 300, "{failed}");
+        let (mut batch, mut copies) = (PacketBatch::new(), 0);
+        while bed.queues[SHARED].receive(&mut batch, 64) > 0 {
+            assert!(batch.iter().all(|packet| packet.head() == frame));
+            copies += batch.len() as u64;
+            batch.clear();
+        }
+        assert_eq!(copies + failed, 300);
+        assert_eq!(bed.fate(SHARED, &frame), Both);
+    });
+}
+
+#[test]
+fn a_closed_queue_gives_everything_back_to_the_kernel() {
+    require_root!();
+    Bed::with(|bed| {
+        let frame = Ipv4::to(OWN, TCP).frame(&tcp(1, OPEN));
+        assert_eq!(bed.program.run(&frame, OWNED as u32).unwrap(), XdpAction::Redirect);
+        drop(bed.queues.remove(OWNED));
+        assert_eq!(bed.program.run(&frame, OWNED as u32).unwrap(), XdpAction::Pass);
+        let other = Ipv4::to(KERNEL, TCP).frame(&tcp(1, OPEN));
+        assert_eq!(bed.program.run(&other, SHARED as u32).unwrap(), XdpAction::Redirect);
+    });
+}

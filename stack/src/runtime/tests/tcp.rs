@@ -1,0 +1,286 @@
+//! Async TCP between two runtimes.
+
+use std::io;
+use std::rc::Rc;
+
+use super::{Done, any, pattern, run, server};
+use crate::runtime::net::{Keepalive, Shutdown, TcpListener, TcpStream};
+use crate::runtime::{Context, spawn, time};
+use crate::time::Duration;
+
+/// Echoes every connection on port 7 until the runtime shuts down.
+async fn echo(_: Context) -> Done {
+    let listener = TcpListener::bind(any(7))?;
+    while let Ok((stream, _)) = listener.accept().await {
+        spawn(echo_one(stream)).detach();
+    }
+    Ok(())
+}
+
+async fn echo_one(mut stream: TcpStream) -> io::Result<()> {
+    let mut bytes = vec![0; 8192];
+    loop {
+        match stream.read(&mut bytes).await? {
+            0 => return stream.close().await,
+            len => stream.write_all(&bytes[..len]).await?,
+        }
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let (mut all, mut bytes) = (Vec::new(), vec![0; 4096]);
+    loop {
+        match stream.read(&mut bytes).await? {
+            0 => return Ok(all),
+            len => all.extend_from_slice(&bytes[..len]),
+        }
+    }
+}
+
+#[test]
+fn a_connection_carries_bytes_both_ways_and_closes() {
+    let (server, client) = run((1, 1), echo, |_| async {
+        let mut stream = TcpStream::connect(server(7)).await?;
+        assert_eq!(stream.peer_addr()?, server(7));
+        stream.set_nodelay(true)?;
+        stream.set_keepalive(Some(Keepalive::default()))?;
+        assert!(stream.options()?.nodelay && stream.options()?.keepalive);
+        stream.write_all(b"hello").await?;
+        stream.shutdown(Shutdown::Write)?;
+        assert_eq!(read_to_end(&mut stream).await?, b"hello");
+        assert_eq!(stream.write(b"more").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        Ok(())
+    });
+    assert_eq!(server.metrics.counters().tcp_passive_opens, 1);
+    assert_eq!(client.metrics.counters().tcp_active_opens, 1);
+    assert_eq!(client.metrics.runtime().connections_aborted, 0);
+}
+
+#[test]
+fn megabytes_arrive_in_order_while_both_directions_flow() {
+    const LEN: usize = 4 << 20;
+    run((1, 1), echo, |_| async {
+        let mut stream = TcpStream::connect(server(7)).await?;
+        let (mut reader, mut writer) = stream.split();
+        let write = async {
+            for offset in (0..LEN).step_by(10_000) {
+                writer.write_all(&pattern(offset, 10_000.min(LEN - offset))).await?;
+            }
+            writer.flushed().await
+        };
+        let read = async {
+            let mut offset = 0;
+            while offset < LEN {
+                let chunk = reader.read_chunk().await?.expect("no end before all bytes");
+                assert_eq!(chunk[..], pattern(offset, chunk.len()));
+                offset += chunk.len();
+            }
+            Ok(())
+        };
+        futures_lite::future::try_zip(write, read).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn owned_halves_work_in_different_tasks_and_a_dropped_write_half_ends_the_stream() {
+    run((1, 1), echo, |_| async {
+        let (mut reader, mut writer) = TcpStream::connect(server(7)).await?.into_split();
+        let read = spawn(async move {
+            let (mut all, mut bytes) = (Vec::new(), [0; 100]);
+            while let len @ 1.. = reader.read(&mut bytes).await? {
+                all.extend_from_slice(&bytes[..len]);
+            }
+            Ok::<_, io::Error>(all)
+        });
+        for offset in (0..10_000).step_by(1000) {
+            writer.write_all(&pattern(offset, 1000)).await?;
+        }
+        drop(writer);
+        assert_eq!(read.await?, pattern(0, 10_000));
+        Ok(())
+    });
+}
+
+#[test]
+fn halves_reunite_and_strangers_do_not() {
+    run((1, 1), echo, |_| async {
+        let (one, two) = (TcpStream::connect(server(7)).await?, TcpStream::connect(server(7)).await?);
+        let ((read_one, write_one), (read_two, write_two)) = (one.into_split(), two.into_split());
+        let error = read_one.reunite(write_two).unwrap_err();
+        let mut one = error.0.reunite(write_one).unwrap();
+        let mut two = read_two.reunite(error.1).unwrap();
+        for stream in [&mut one, &mut two] {
+            stream.write_all(b"still open").await?;
+            stream.shutdown(Shutdown::Write)?;
+            assert_eq!(read_to_end(stream).await?, b"still open");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    run(
+        (1, 1),
+        |context| async move {
+            context.shutdown().await;
+            Ok(())
+        },
+        |_| async {
+            let error = TcpStream::connect(server(7)).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn a_port_is_listened_on_once_and_free_again_after_the_drop() {
+    run(
+        (1, 1),
+        |_| async {
+            let listener = TcpListener::bind(any(80))?;
+            assert_eq!(TcpListener::bind(any(80)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            drop(listener);
+            let listener = TcpListener::bind(any(80))?;
+            assert_eq!(listener.local_addr()?.port(), 80);
+            assert_ne!(TcpListener::bind(any(0))?.local_addr()?.port(), 0);
+            Ok(())
+        },
+        |_| async { Ok(()) },
+    );
+}
+
+#[test]
+fn thousands_of_connections_on_several_queues_all_get_their_answer() {
+    const CONNECTIONS: u64 = 1000;
+    let (server, client) = run((2, 2), echo, |context| async move {
+        // Each shard of the client holds all of its connections open at once.
+        let tasks: Vec<_> = (0..CONNECTIONS)
+            .map(|number| {
+                let shard = context.shard();
+                spawn(async move {
+                    let mut stream = TcpStream::connect(server(7)).await?;
+                    let text = format!("connection {number} of shard {shard}");
+                    stream.write_all(text.as_bytes()).await?;
+                    let mut bytes = vec![0; text.len()];
+                    let mut read = 0;
+                    while read < text.len() {
+                        read += stream.read(&mut bytes[read..]).await?;
+                    }
+                    assert_eq!(bytes, text.as_bytes());
+                    Ok::<_, io::Error>(stream)
+                })
+            })
+            .collect();
+        let mut streams = Vec::new();
+        for task in tasks {
+            streams.push(task.await?);
+        }
+        for stream in streams {
+            stream.close().await?;
+        }
+        Ok(())
+    });
+    assert_eq!(server.metrics.counters().tcp_passive_opens, 2 * CONNECTIONS, "{server}");
+    assert_eq!(client.metrics.counters().tcp_active_opens, 2 * CONNECTIONS, "{client}");
+    let shared = server.metrics.shards.iter().all(|shard| shard.counters.tcp_passive_opens > 0);
+    assert!(shared, "both shards accept: {server}");
+}
+
+#[test]
+fn several_tasks_accept_on_one_listener() {
+    run(
+        (1, 1),
+        |_| async {
+            let listener = Rc::new(TcpListener::bind(any(7))?);
+            let tasks: Vec<_> = (0..4)
+                .map(|_| {
+                    let listener = Rc::clone(&listener);
+                    spawn(async move { listener.accept().await.map(|(stream, _)| stream) })
+                })
+                .collect();
+            for task in tasks {
+                echo_one(task.await?).await?;
+            }
+            Ok(())
+        },
+        |_| async {
+            for _ in 0..4 {
+                let mut stream = TcpStream::connect(server(7)).await?;
+                stream.write_all(b"x").await?;
+                stream.shutdown(Shutdown::Write)?;
+                assert_eq!(read_to_end(&mut stream).await?, b"x");
+            }
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn a_read_time_limit_fails_the_read_and_not_the_stream() {
+    run((1, 1), echo, |_| async {
+        let mut stream = TcpStream::connect(server(7)).await?;
+        stream.set_read_timeout(Some(Duration::from_millis(1)));
+        let mut bytes = [0; 10];
+        assert_eq!(stream.read(&mut bytes).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        stream.set_read_timeout(Some(Duration::from_secs(20)));
+        stream.write_all(b"late").await?;
+        assert_eq!(stream.read(&mut bytes).await?, 4);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_write_time_limit_fails_the_write_when_the_peer_does_not_read() {
+    run(
+        (1, 1),
+        |context| async move {
+            let listener = TcpListener::bind(any(7))?;
+            let (_unread, _) = listener.accept().await?;
+            context.shutdown().await;
+            Ok(())
+        },
+        |_| async {
+            let mut stream = TcpStream::connect(server(7)).await?;
+            stream.set_write_timeout(Some(Duration::from_millis(20)));
+            let full = loop {
+                if let Err(error) = stream.write(&[0; 65536]).await {
+                    break error;
+                }
+            };
+            assert_eq!(full.kind(), io::ErrorKind::TimedOut);
+            stream.abort();
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn an_aborted_stream_resets_the_peer() {
+    run(
+        (1, 1),
+        |_| async {
+            let listener = TcpListener::bind(any(7))?;
+            let (mut stream, _) = listener.accept().await?;
+            let error = loop {
+                match stream.read(&mut [0; 10]).await {
+                    Ok(0) => panic!("an orderly end"),
+                    Ok(_) => {}
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            Ok(())
+        },
+        |_| async {
+            let mut stream = TcpStream::connect(server(7)).await?;
+            stream.write_all(b"x").await?;
+            stream.flushed().await?;
+            stream.abort();
+            time::sleep(Duration::from_millis(1)).await;
+            Ok(())
+        },
+    );
+}
