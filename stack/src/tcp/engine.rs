@@ -111,7 +111,8 @@ impl Tables {
         let Some(key) = self.key_of(place) else { return };
         let hash = self.hash(&key);
         let mut by_tuple = core::mem::take(&mut self.by_tuple);
-        by_tuple.insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
+        by_tuple
+            .insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
         self.by_tuple = by_tuple;
     }
 
@@ -148,7 +149,7 @@ impl Tcp {
         let secret = super::isn::derive(&seed, b"connection table");
         Self {
             default_options: Rc::new(config.options.clone()),
-            isn: IsnSecret::new(seed),
+            isn: IsnSecret::new(seed).for_shard(shard, shards),
             ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
             tables: Tables {
                 by_tuple: HashTable::new(),
@@ -281,10 +282,10 @@ impl Tcp {
         let pressure = self.is_under_pressure();
         let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { return Some(segment) };
         let listener = self.listeners.slab.get(entry.listener);
-        let options =
-            listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
+        let options = listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
         let buffer = options.receive_buffer_bytes;
-        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx =
+            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(segment, buffer, &mut cx) {
             syn_queue::Outcome::Done => {}
             syn_queue::Outcome::NotOurs(segment) => return Some(segment),
@@ -374,7 +375,8 @@ impl Tcp {
         let Some(entry) = self.tables.time_waits.entries.get(index) else { return Some(segment) };
         let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
         let ack = entry.ack(ts_now);
-        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx =
+            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(&segment, &mut cx) {
             time_wait::Outcome::Ignore => {}
             time_wait::Outcome::Restart => {
@@ -409,12 +411,6 @@ impl Tcp {
         } else {
             counters.tcp_challenge_acks_limited += 1;
         }
-    }
-
-    /// Whether there is a connection, SYN-RECEIVED or TIME-WAIT entry for `tuple`.
-    #[must_use]
-    pub fn knows(&self, tuple: &super::Tuple) -> bool {
-        self.tables.find(&TupleKey::new(tuple.local, tuple.remote)).is_some()
     }
 
     /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
@@ -482,10 +478,7 @@ impl Tcp {
     /// [`Tcp::transmit`]: should the egress be full, the shard waits for room there instead.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.replies.is_empty()
-            || !self.ready.is_empty()
-            || self.tables.syn_queue.next_pending().is_some()
-        {
+        if !self.replies.is_empty() || !self.ready.is_empty() || self.tables.syn_queue.next_pending().is_some() {
             return Some(Instant::ZERO);
         }
         let deadlines = [
@@ -515,7 +508,8 @@ impl Tcp {
     ) -> Option<R> {
         let pressure = self.is_under_pressure();
         let connection = self.tables.connections.get_mut(index)?;
-        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx =
+            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         let result = act(connection, &mut cx);
         self.settle(now, index, counters);
         Some(result)

@@ -277,9 +277,7 @@ impl Harness {
     /// The next segment sent must be this one: flags, sequence number, acknowledgment, payload, the window if it is set.
     #[track_caller]
     pub(crate) fn expect(&mut self, expected: Seg) -> Sent {
-        let Some(sent) = self.wire.sent.pop_front() else {
-            panic!("nothing was sent, expected {expected:?}")
-        };
+        let Some(sent) = self.wire.sent.pop_front() else { panic!("nothing was sent, expected {expected:?}") };
         let port = expected.port.unwrap_or(self.remote.port());
         assert_eq!(sent.dst.port(), port, "{sent:?}");
         // PSH is asserted where it matters.
