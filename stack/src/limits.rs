@@ -46,10 +46,9 @@ pub const NEIGHBOR_DELAY: Duration = Duration::from_secs(5);
 /// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
 pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Addresses on one interface, the link-local and DHCP's included: smoltcp's fixed table. More is a configuration error.
+/// Addresses on one interface: smoltcp's fixed table. More is a configuration error.
 pub const INTERFACE_ADDRESSES: usize = 8;
-/// Routes through gateways on one interface, DHCP's included: each packet that is sent looks through them. More is a
-/// configuration error.
+/// Routes on one interface: smoltcp's fixed table. More is a configuration error.
 pub const INTERFACE_ROUTES: usize = 32;
 
 /// Packets under reassembly at a time; the oldest is dropped and counted beyond it.

@@ -38,7 +38,7 @@ use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError};
 use crate::time::Instant;
-use links::{Links, Message};
+use links::{Channels, Message};
 use steering::SteeringBook;
 
 /// One queue's stack.
@@ -59,7 +59,7 @@ pub struct Shard {
     pings: Pings,
     echo_requests: VecDeque<EchoRequest>,
     reassembly: Reassembly,
-    links: Links,
+    links: Channels,
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
@@ -138,7 +138,7 @@ impl Shard {
             pings: Pings::new(rng.next_u32() as u16),
             echo_requests: VecDeque::new(),
             reassembly: Reassembly::default(),
-            links: Links::new(links),
+            links: Channels::new(links),
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),

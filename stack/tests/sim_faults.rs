@@ -4,7 +4,7 @@
 #![cfg(feature = "sim")]
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 
 use bywash::sim::scenario::Scenario;
 
@@ -66,16 +66,18 @@ fn a_seed_repeats_to_the_byte() {
     }
 }
 
-/// Runs the seed in `BYWASH_SEED` (0 without it), and writes what the first host sees to `BYWASH_PCAP`.
+/// Runs the seed in `BYWASH_SEED` (0 without it), and writes what the hosts see to files whose names begin
+/// with `BYWASH_PCAP`.
 #[test]
 fn replay() {
     let scenario = Scenario::from_seed(number("BYWASH_SEED", 0));
     println!("{scenario:#?}");
     let outcome = match std::env::var("BYWASH_PCAP") {
-        Ok(path) => {
+        Ok(path) => scenario.run_captured(["first", "second"].map(|host| {
+            let path = format!("{path}.{host}.pcap");
             let file = File::create(&path).unwrap_or_else(|error| panic!("cannot create {path}: {error}"));
-            scenario.run_captured(Box::new(BufWriter::new(file)))
-        }
+            Box::new(BufWriter::new(file)) as Box<dyn Write>
+        })),
         Err(_) => scenario.run(),
     };
     match outcome {

@@ -230,6 +230,12 @@ impl Checker {
         self.book.borrow().violation_count == 0
     }
 
+    /// What was violated so far.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.book.borrow().violations.clone()
+    }
+
     /// The final verdict on all streams: the violations, none when all is well.
     #[must_use]
     pub fn verdict(&self) -> Vec<String> {

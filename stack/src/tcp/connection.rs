@@ -129,6 +129,8 @@ pub(super) struct Connection {
     pub(super) keepalive_probes: u8,
     /// The segment that is being timed: its end and when it was sent.
     pub(super) timed: Option<(SeqNumber, Instant)>,
+    /// When the retransmission timer last fired: older echoes say nothing about what was sent since.
+    pub(super) timed_out_at: Instant,
     pub(super) last_sent_at: Instant,
     /// When acknowledgment last made progress, or waiting for it began.
     pub(super) progress_at: Instant,
@@ -309,6 +311,7 @@ impl Connection {
             probes: 0,
             keepalive_probes: 0,
             timed: None,
+            timed_out_at: Instant::ZERO,
             last_sent_at: now,
             progress_at: now,
             irs: SeqNumber(0),

@@ -17,6 +17,9 @@ const ENDPOINT_LEN: usize = 1 + 16 + 2;
 pub struct IsnSecret {
     isn: SipHasher24,
     timestamp: SipHasher24,
+    /// This shard's number, and the low bits of sequence numbers that hold it.
+    shard: u32,
+    shard_mask: u32,
 }
 
 impl core::fmt::Debug for IsnSecret {
@@ -30,14 +33,23 @@ impl IsnSecret {
     /// Secrets derived from `seed`, which must be unpredictable on a real network.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Self {
-        Self { isn: derive(&seed, b"isn"), timestamp: derive(&seed, b"timestamp") }
+        Self { isn: derive(&seed, b"isn"), timestamp: derive(&seed, b"timestamp"), shard: 0, shard_mask: 0 }
+    }
+
+    /// For shard `shard` of `shards`: no two shards choose the same number for one connection. When a SYN and its
+    /// duplicate come to two shards, both answer; the ACK that follows must fit only one of them.
+    #[must_use]
+    pub fn for_shard(self, shard: u16, shards: u16) -> Self {
+        Self { shard: shard.into(), shard_mask: u32::from(shards.max(1)).next_power_of_two() - 1, ..self }
     }
 
     /// The initial sequence number for a connection opened at `now`: a clock that counts 4 microseconds plus a keyed
-    /// hash of the tuple, so that a later connection of the same tuple starts further on.
+    /// hash of the tuple, so that a later connection of the same tuple starts further on; the lowest bits name the shard.
     #[must_use]
     pub fn isn(&self, now: Instant, tuple: &Tuple) -> SeqNumber {
-        SeqNumber(self.isn.hash(&pair(tuple.local, tuple.remote)) as u32) + (now.as_micros() / 4) as u32
+        let hash = self.isn.hash(&pair(tuple.local, tuple.remote)) as u32;
+        let isn = hash.wrapping_add((now.as_micros() / 4) as u32);
+        SeqNumber(isn & !self.shard_mask | self.shard)
     }
 
     /// What to add to the millisecond clock in timestamps of this connection. It depends on the two addresses only, as
@@ -95,6 +107,19 @@ mod tests {
 
     fn tuple(local: &str, remote: &str) -> Tuple {
         Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() }
+    }
+
+    #[test]
+    fn no_two_shards_choose_the_same_number_for_a_connection() {
+        let tuple =
+            Tuple { local: "192.0.2.1:80".parse().unwrap(), remote: "192.0.2.2:5000".parse().unwrap() };
+        let at = |shard, micros| {
+            IsnSecret::new([7; 32]).for_shard(shard, 3).isn(Instant::from_micros(micros), &tuple)
+        };
+        for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+            assert!((0..200).all(|micros| at(one, 50) != at(other, micros)));
+        }
+        assert!(at(1, 50).lt(at(1, 100)), "a later connection still starts further on");
     }
 
     #[test]

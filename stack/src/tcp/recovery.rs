@@ -108,8 +108,12 @@ impl Connection {
             None => {
                 let echo = segment.options.timestamps.filter(|_| self.ts_enabled)?.ecr;
                 let elapsed_ms = self.ts_now(cx.now).wrapping_sub(echo);
-                // An echo of the future (which looks like the far past), or a very late one, is not believed.
-                if elapsed_ms > ECHO_AGE_MAX_MS {
+                // An echo of the future (which looks like the far past), or a very late one, is not believed. Nor is one
+                // from before the last timeout: the answer to a retransmission that brought nothing new echoes what
+                // came in order before it (RFC 7323 section 4.3), which may be minutes old, and as Karn's rule has it,
+                // an answer to the first transmission cannot be told from that.
+                let since_timeout = (cx.now - self.timed_out_at).as_millis();
+                if elapsed_ms > ECHO_AGE_MAX_MS || u128::from(elapsed_ms) > since_timeout + 1 {
                     return None;
                 }
                 Duration::from_millis(u64::from(elapsed_ms.max(1)))
@@ -189,6 +193,7 @@ impl Connection {
     /// again from SND.UNA on as the congestion window allows.
     pub(super) fn enter_loss(&mut self, cx: &mut Context<'_>) {
         cx.counters.tcp_timeouts += 1;
+        self.timed_out_at = cx.now;
         self.congestion.on_timeout(cx.now, self.outstanding());
         self.recovery = Recovery::Loss;
         // RFC 6582 section 3.2, step 4: no fast retransmit for duplicates of what is sent again.

@@ -114,7 +114,9 @@ impl Connection {
         if self.outstanding() == 0 {
             return;
         }
-        if stalled >= self.patience(cx.config) {
+        // An RTO beyond the limit still gets its one retransmission, as in Linux; the user's limit is met exactly.
+        let tried = self.retransmits > 0 || self.options.user_timeout.is_some();
+        if tried && stalled >= self.patience(cx.config) {
             return self.time_out(cx);
         }
         self.enter_loss(cx);
@@ -128,6 +130,7 @@ impl Connection {
             return self.time_out(cx);
         }
         cx.counters.tcp_timeouts += 1;
+        self.timed_out_at = cx.now;
         self.retransmits += 1;
         self.rtt.back_off();
         self.timed = None;
