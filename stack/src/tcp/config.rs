@@ -162,7 +162,9 @@ pub enum TcpConfigError {
         value: usize,
     },
     /// Retransmission timeouts out of order.
-    #[error("retransmission timeouts must satisfy 1 ms <= min_rto ({0:?}) <= initial_rto ({1:?}) <= max_rto ({2:?}) <= 240 s")]
+    #[error(
+        "retransmission timeouts must satisfy 1 ms <= min_rto ({0:?}) <= initial_rto ({1:?}) <= max_rto ({2:?}) <= 240 s"
+    )]
     BadRto(Duration, Duration, Duration),
     /// SYN-ACKs back off in as many lists as retries.
     #[error("syn_ack_retries is {0}, but must be at most {max}", max = super::syn_queue::RETRIES_MAX)]
