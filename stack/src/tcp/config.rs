@@ -239,7 +239,10 @@ mod tests {
         assert!(matches!(with(|c| c.connections_max = 1 << 31), TcpConfigError::BadTableSize { .. }));
         assert!(matches!(with(|c| c.min_rto = c.max_rto * 2), TcpConfigError::BadRto(..)));
         assert_eq!(with(|c| c.syn_ack_retries = 8), TcpConfigError::BadSynAckRetries(8));
-        assert!(matches!(with(|c| c.ephemeral_ports = 9..=8), TcpConfigError::NoEphemeralPorts(_)));
+        assert!(matches!(
+            with(|c| c.ephemeral_ports = RangeInclusive::new(9, 8)),
+            TcpConfigError::NoEphemeralPorts(_)
+        ));
         assert!(matches!(with(|c| c.options.keepalive_count = 0), TcpConfigError::BadOptions(_)));
     }
 

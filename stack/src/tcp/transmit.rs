@@ -120,10 +120,9 @@ impl Tcp {
                 return Turn::Idle;
             };
             match connection.send_next(plan, &mut out) {
-                Ok(()) => {}
                 Err(EgressError::Full) => return Turn::Full,
-                // It was cut to a smaller MTU: plan again.
-                Err(EgressError::TooBig { .. } | EgressError::NoRoute) => {}
+                // Too big: it was cut to a smaller MTU, plan again.
+                Ok(()) | Err(EgressError::TooBig { .. } | EgressError::NoRoute) => {}
             }
             if connection.state == State::SynSent
                 && connection.cold().is_some_and(|cold| cold.soft_error == Some(TcpError::NetworkUnreachable))
