@@ -286,17 +286,18 @@ impl Driver {
     fn finish(self) -> ShardMetrics {
         let Self { local, entered, executor, control, .. } = self;
         drop(control);
-        drop(local.take_executor());
-        drop(executor);
-        local.run_deferred();
         local.set_now(sys::monotonic());
+        // Before the tasks, whose streams would close gracefully: there is no time left for that.
         let aborted = local.abort_connections();
         local.counters.borrow_mut().connections_aborted += aborted as u64;
+        drop(local.take_executor());
+        drop(executor);
         for _ in 0..limits::FINAL_TURNS {
             if !local.poll_shard() {
                 break;
             }
         }
+        local.run_deferred();
         let _ = local.apply_steering();
         let mut figures = local.snapshot().unwrap_or_default();
         drop(entered);
