@@ -38,8 +38,7 @@ use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError};
 use crate::time::Instant;
-use links::Links;
-use links::Message;
+use links::{Channels, Message};
 use steering::SteeringBook;
 
 /// One queue's stack.
@@ -60,7 +59,7 @@ pub struct Shard {
     pings: Pings,
     echo_requests: VecDeque<EchoRequest>,
     reassembly: Reassembly,
-    links: Links,
+    links: Channels,
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
@@ -139,7 +138,7 @@ impl Shard {
             pings: Pings::new(rng.next_u32() as u16),
             echo_requests: VecDeque::new(),
             reassembly: Reassembly::default(),
-            links: Links::new(links),
+            links: Channels::new(links),
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),
@@ -177,7 +176,6 @@ impl Shard {
         self.rx = rx;
 
         self.poll_timers(now);
-        let steered = self.follow_name_queries();
 
         // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
         // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
@@ -188,9 +186,9 @@ impl Shard {
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
         self.ask_neighbors(now);
         // A port that was opened just now must be steered before its first packet may be answered.
-        let steered = self.follow_name_queries() || steered;
-        busy |= if steered { true } else { self.output.flush(device) };
-        self.blocked = self.output.is_waiting();
+        let steered = self.follow_name_queries();
+        busy |= steered || self.output.flush(device);
+        self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);
         self.counters.add(&core::mem::take(&mut self.output.counters));

@@ -374,9 +374,10 @@ impl Tcp {
     }
 
     /// Ends the connection at once, with a RST where RFC 9293 section 3.10.5 wants one. The handle is invalid from now on;
-    /// tasks that wait are woken.
+    /// tasks that wait are woken. An id from [`Tcp::connections`] whose connection was closed before, but is still under
+    /// way, does too.
     pub fn abort(&mut self, now: Instant, id: ConnId) {
-        if self.get(id).is_ok() {
+        if self.tables.connections.get_exact(id.index, id.generation).is_some() {
             self.call(now, id.index, Connection::abort);
         }
     }

@@ -198,11 +198,11 @@ fn several_tasks_accept_on_one_listener() {
             let tasks: Vec<_> = (0..4)
                 .map(|_| {
                     let listener = Rc::clone(&listener);
-                    spawn(async move { listener.accept().await.map(|(stream, _)| stream) })
+                    spawn(async move { echo_one(listener.accept().await?.0).await })
                 })
                 .collect();
             for task in tasks {
-                echo_one(task.await?).await?;
+                task.await?;
             }
             Ok(())
         },
