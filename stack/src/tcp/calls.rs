@@ -455,7 +455,10 @@ impl Tcp {
 impl Tcp {
     fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
         let connection = self.tables.connections.get_exact(id.index, id.generation);
-        connection.map(|connection| &**connection).filter(|connection| !connection.orphan).ok_or(TcpError::NotConnected)
+        connection
+            .map(|connection| &**connection)
+            .filter(|connection| !connection.orphan)
+            .ok_or(TcpError::NotConnected)
     }
 
     fn get_mut(&mut self, id: ConnId) -> Result<&mut Connection, TcpError> {

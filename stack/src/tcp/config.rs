@@ -162,7 +162,9 @@ pub enum TcpConfigError {
         value: usize,
     },
     /// Retransmission timeouts out of order.
-    #[error("retransmission timeouts must satisfy 1 ms <= min_rto ({0:?}) <= initial_rto ({1:?}) <= max_rto ({2:?}) <= 240 s")]
+    #[error(
+        "retransmission timeouts must satisfy 1 ms <= min_rto ({0:?}) <= initial_rto ({1:?}) <= max_rto ({2:?}) <= 240 s"
+    )]
     BadRto(Duration, Duration, Duration),
     /// SYN-ACKs back off in as many lists as retries.
     #[error("syn_ack_retries is {0}, but must be at most {max}", max = super::syn_queue::RETRIES_MAX)]
@@ -237,7 +239,10 @@ mod tests {
         assert!(matches!(with(|c| c.connections_max = 1 << 31), TcpConfigError::BadTableSize { .. }));
         assert!(matches!(with(|c| c.min_rto = c.max_rto * 2), TcpConfigError::BadRto(..)));
         assert_eq!(with(|c| c.syn_ack_retries = 8), TcpConfigError::BadSynAckRetries(8));
-        assert!(matches!(with(|c| c.ephemeral_ports = 9..=8), TcpConfigError::NoEphemeralPorts(_)));
+        assert!(matches!(
+            with(|c| c.ephemeral_ports = RangeInclusive::new(9, 8)),
+            TcpConfigError::NoEphemeralPorts(_)
+        ));
         assert!(matches!(with(|c| c.options.keepalive_count = 0), TcpConfigError::BadOptions(_)));
     }
 

@@ -9,7 +9,7 @@ use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
 use super::header::Flags;
 use super::info::Statistics;
-use super::options::{Timestamps, TcpOptions};
+use super::options::{TcpOptions, Timestamps};
 use super::receive_queue::ReceiveQueue;
 use super::reply::{Replies, Reply};
 use super::rtt::RttEstimator;

@@ -111,8 +111,7 @@ impl Tables {
         let Some(key) = self.key_of(place) else { return };
         let hash = self.hash(&key);
         let mut by_tuple = core::mem::take(&mut self.by_tuple);
-        by_tuple
-            .insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
+        by_tuple.insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
         self.by_tuple = by_tuple;
     }
 
@@ -282,10 +281,10 @@ impl Tcp {
         let pressure = self.is_under_pressure();
         let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { return Some(segment) };
         let listener = self.listeners.slab.get(entry.listener);
-        let options = listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
+        let options =
+            listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
         let buffer = options.receive_buffer_bytes;
-        let mut cx =
-            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(segment, buffer, &mut cx) {
             syn_queue::Outcome::Done => {}
             syn_queue::Outcome::NotOurs(segment) => return Some(segment),
@@ -375,8 +374,7 @@ impl Tcp {
         let Some(entry) = self.tables.time_waits.entries.get(index) else { return Some(segment) };
         let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
         let ack = entry.ack(ts_now);
-        let mut cx =
-            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(&segment, &mut cx) {
             time_wait::Outcome::Ignore => {}
             time_wait::Outcome::Restart => {
@@ -441,7 +439,7 @@ impl Tcp {
         for index in fired.drain(..) {
             if let Some(connection) = self.tables.connections.get_mut(index) {
                 connection.timers.armed = None;
-                self.with_connection(now, index, counters, |connection, cx| connection.fire_timers(cx));
+                self.with_connection(now, index, counters, Connection::fire_timers);
             }
         }
         self.fired = fired;
@@ -478,7 +476,10 @@ impl Tcp {
     /// [`Tcp::transmit`]: should the egress be full, the shard waits for room there instead.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.replies.is_empty() || !self.ready.is_empty() || self.tables.syn_queue.next_pending().is_some() {
+        if !self.replies.is_empty()
+            || !self.ready.is_empty()
+            || self.tables.syn_queue.next_pending().is_some()
+        {
             return Some(Instant::ZERO);
         }
         let deadlines = [
@@ -508,8 +509,7 @@ impl Tcp {
     ) -> Option<R> {
         let pressure = self.is_under_pressure();
         let connection = self.tables.connections.get_mut(index)?;
-        let mut cx =
-            Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         let result = act(connection, &mut cx);
         self.settle(now, index, counters);
         Some(result)
@@ -580,11 +580,11 @@ impl Tcp {
             let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
             self.replies.push(entry.ack(ts_now), counters);
         }
-        if self.tables.time_waits.entries.len() >= self.config.time_wait_max {
-            if let Some(oldest) = self.tables.time_waits.oldest() {
-                counters.tcp_time_wait_recycled += 1;
-                self.end_time_wait(oldest);
-            }
+        if self.tables.time_waits.entries.len() >= self.config.time_wait_max
+            && let Some(oldest) = self.tables.time_waits.oldest()
+        {
+            counters.tcp_time_wait_recycled += 1;
+            self.end_time_wait(oldest);
         }
         let place = self.tables.time_waits.insert(entry);
         let generation = self.tables.time_waits.entries.generation(place);

@@ -564,7 +564,8 @@ fn key_of(packet: &Packet) -> TupleKey {
 /// The RST that answers a packet of no connection; `None` for a RST and for what is malformed.
 pub(super) fn reset_for_packet(packet: &Packet) -> Option<Reply> {
     let (header, options, payload) = read_header(packet)?;
-    let controls = u32::from(header.flags.contains(Flags::SYN)) + u32::from(header.flags.contains(Flags::FIN));
+    let controls =
+        u32::from(header.flags.contains(Flags::SYN)) + u32::from(header.flags.contains(Flags::FIN));
     let end = header.seq + (payload.len() as u32 + controls);
     Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps)
 }

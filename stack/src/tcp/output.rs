@@ -227,10 +227,10 @@ impl Connection {
         }
         let mut flags = Flags::ACK;
         if data.fin {
-            flags = flags | Flags::FIN;
+            flags |= Flags::FIN;
         }
         if data.push {
-            flags = flags | Flags::PSH;
+            flags |= Flags::PSH;
         }
         let options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
         let window = self.select_window(out.pressure);

@@ -4,13 +4,13 @@
 //!
 //! What a SYN carries besides itself (payload, FIN) is not kept and not acknowledged: the peer sends it again.
 
+use super::TcpConfig;
 use super::connection::{Context, Handshake, syn_window, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
 use super::options::{TcpOptions, Timestamps};
 use super::reply::Reply;
 use super::seq::SeqNumber;
-use super::TcpConfig;
 use super::table::{CompactInstant, List, NIL, Slab, TupleKey};
 use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
@@ -165,10 +165,10 @@ impl HalfOpen {
     }
 
     fn note_timestamp(&mut self, segment: &Segment) {
-        if let Some(theirs) = segment.options.timestamps.filter(|_| self.ts_enabled) {
-            if !timestamp_before(theirs.val, self.ts_recent) {
-                self.ts_recent = theirs.val;
-            }
+        if let Some(theirs) = segment.options.timestamps.filter(|_| self.ts_enabled)
+            && !timestamp_before(theirs.val, self.ts_recent)
+        {
+            self.ts_recent = theirs.val;
         }
     }
 
@@ -220,7 +220,8 @@ impl HalfOpen {
             wscale: (self.wscale != NO_SCALE).then_some(self.wscale),
             peer_mss: self.peer_mss,
             our_mss: self.our_mss,
-            syn_ack_sent_at: (!self.resent && !self.pending).then(|| Instant::from(self.expires) - initial_rto),
+            syn_ack_sent_at: (!self.resent && !self.pending)
+                .then(|| Instant::from(self.expires) - initial_rto),
             timed_out: self.timeouts > 0,
         }
     }
@@ -236,11 +237,7 @@ pub(super) struct SynQueue {
 
 impl SynQueue {
     pub(super) fn new() -> Self {
-        Self {
-            entries: Slab::new(),
-            pending: List::EMPTY,
-            waiting: [List::EMPTY; RETRIES_MAX as usize + 1],
-        }
+        Self { entries: Slab::new(), pending: List::EMPTY, waiting: [List::EMPTY; RETRIES_MAX as usize + 1] }
     }
 
     /// Takes in an entry; its SYN-ACK is to be sent.

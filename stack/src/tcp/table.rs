@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn tuples_survive_packing() {
-        for (local, remote) in [("192.0.2.1:80", "198.51.100.7:40000"), ("[2001:db8::1]:443", "[fe80::2]:1")] {
+        for (local, remote) in [("192.0.2.1:80", "198.51.100.7:40000"), ("[2001:db8::1]:443", "[fe80::2]:1")]
+        {
             let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
             let key = TupleKey::new(local, remote);
             assert_eq!(key.tuple(), Tuple { local, remote });

@@ -163,7 +163,7 @@ impl Egress for Wire {
             return Err(EgressError::TooBig { mtu });
         }
         self.room = self.room.checked_sub(1).ok_or(EgressError::Full)?;
-        assert!(segment.options.len() <= OPTIONS_LEN_MAX && segment.options.len() % 4 == 0);
+        assert!(segment.options.len() <= OPTIONS_LEN_MAX && segment.options.len().is_multiple_of(4));
         let flags = Flags(segment.flags);
         let isn = self.isns.entry(segment.dst.port()).or_insert(segment.seq);
         if flags.contains(Flags::SYN) {
@@ -277,7 +277,9 @@ impl Harness {
     /// The next segment sent must be this one: flags, sequence number, acknowledgment, payload, the window if it is set.
     #[track_caller]
     pub(crate) fn expect(&mut self, expected: Seg) -> Sent {
-        let Some(sent) = self.wire.sent.pop_front() else { panic!("nothing was sent, expected {expected:?}") };
+        let Some(sent) = self.wire.sent.pop_front() else {
+            panic!("nothing was sent, expected {expected:?}")
+        };
         let port = expected.port.unwrap_or(self.remote.port());
         assert_eq!(sent.dst.port(), port, "{sent:?}");
         // PSH is asserted where it matters.

@@ -1,4 +1,6 @@
 //! Scripts against the whole engine, by topic.
 
 mod basics;
+mod behaviour;
 mod pair;
+mod wire;

@@ -27,8 +27,8 @@ impl Tcp {
     /// Sends what may be sent, connection by connection in turn, until done or [`EgressError::Full`].
     pub fn transmit(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
         self.hand_over_counters(counters);
-        let all_sent = self.transmit_replies(now, egress, counters)
-            && self.transmit_syn_acks(now, egress, counters);
+        let all_sent =
+            self.transmit_replies(now, egress, counters) && self.transmit_syn_acks(now, egress, counters);
         if all_sent {
             self.transmit_connections(now, egress, counters);
         }
@@ -54,7 +54,8 @@ impl Tcp {
         while let Some(index) = self.tables.syn_queue.next_pending() {
             let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { break };
             let listener = self.listeners.slab.get(entry.listener);
-            let buffer = listener.map_or(&self.default_options, |listener| &listener.options).receive_buffer_bytes;
+            let buffer =
+                listener.map_or(&self.default_options, |listener| &listener.options).receive_buffer_bytes;
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
@@ -119,10 +120,9 @@ impl Tcp {
                 return Turn::Idle;
             };
             match connection.send_next(plan, &mut out) {
-                Ok(()) => {}
                 Err(EgressError::Full) => return Turn::Full,
-                // It was cut to a smaller MTU: plan again.
-                Err(EgressError::TooBig { .. } | EgressError::NoRoute) => {}
+                // Too big: it was cut to a smaller MTU, plan again.
+                Ok(()) | Err(EgressError::TooBig { .. } | EgressError::NoRoute) => {}
             }
             if connection.state == State::SynSent
                 && connection.cold().is_some_and(|cold| cold.soft_error == Some(TcpError::NetworkUnreachable))

@@ -211,11 +211,11 @@ fn run(link: Link, config: &TcpConfig, applications: [Application; 2], seed: u64
     loop {
         loop {
             let mut active = false;
-            if hosts[1].id.is_none() {
-                if let Poll::Ready(Ok((id, _))) = hosts[1].tcp.poll_accept(listener, Waker::noop()) {
-                    hosts[1].id = Some(id);
-                    active = true;
-                }
+            if hosts[1].id.is_none()
+                && let Poll::Ready(Ok((id, _))) = hosts[1].tcp.poll_accept(listener, Waker::noop())
+            {
+                hosts[1].id = Some(id);
+                active = true;
             }
             for (from, host) in hosts.iter_mut().enumerate() {
                 host.tcp.poll_timers(now, &mut host.counters);
@@ -269,8 +269,14 @@ fn run(link: Link, config: &TcpConfig, applications: [Application; 2], seed: u64
         }
         for (from, host) in hosts.iter_mut().enumerate() {
             host.tcp.poll_timers(now, &mut host.counters);
-            let mut wire =
-                Wire { link, room: usize::MAX, from, rng: &mut rng, flights: &mut flights, count: &mut count };
+            let mut wire = Wire {
+                link,
+                room: usize::MAX,
+                from,
+                rng: &mut rng,
+                flights: &mut flights,
+                count: &mut count,
+            };
             host.tcp.transmit(now, &mut wire, &mut host.counters);
         }
     }
@@ -285,7 +291,8 @@ fn run(link: Link, config: &TcpConfig, applications: [Application; 2], seed: u64
     }
 }
 
-const BULK: Application = Application { send: 300_000, write_size: 20_000, read_size: 16_384, read_pause_ms: 0 };
+const BULK: Application =
+    Application { send: 300_000, write_size: 20_000, read_size: 16_384, read_pause_ms: 0 };
 const IDLE: Application = Application { send: 0, ..BULK };
 
 #[test]
@@ -310,7 +317,13 @@ fn application() -> impl Strategy<Value = Application> {
 }
 
 fn link() -> impl Strategy<Value = Link> {
-    (0u32..=20, 0u32..=10, 0u64..=250, prop_oneof![Just(0u64), 1u64..50], prop_oneof![Just(usize::MAX), 1usize..8])
+    (
+        0u32..=20,
+        0u32..=10,
+        0u64..=250,
+        prop_oneof![Just(0u64), 1u64..50],
+        prop_oneof![Just(usize::MAX), 1usize..8],
+    )
         .prop_map(|(loss, duplicate, delay_ms, jitter_ms, room)| Link {
             loss,
             duplicate,
