@@ -9,7 +9,7 @@ export PATH=$HOME/.cargo/bin:$PATH
 
 # Addresses that RFC 5737 and RFC 3849 keep for documentation: no real network has them.
 readonly server4=192.0.2.10 server6=2001:db8::10 client4=192.0.2.1 client6=2001:db8::1
-readonly file_mib=100 load_seconds=3 load_connections=64
+readonly file_mib=100 load_seconds=3 load_connections=64 idle_seconds=5
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 fail() {
@@ -98,6 +98,22 @@ load() {
     client wrk -t1 -c$load_connections -d${load_seconds}s "http://$server4/" | grep -E 'requests in|Requests/sec|Socket errors|Non-2xx' || true
 }
 
+cpu_seconds() {
+    client curl -sS --fail --max-time 10 "http://$server4/metrics" |
+        awk '/^bywash_cpu_seconds_total/ { sum += $2 } END { printf "%.6f", sum }'
+}
+
+idle() {
+    say "An idle server sleeps: its CPU time over $idle_seconds s"
+    local before after
+    sleep 1
+    before=$(cpu_seconds)
+    sleep "$idle_seconds"
+    after=$(cpu_seconds)
+    awk -v before="$before" -v after="$after" -v seconds="$idle_seconds" \
+        'BEGIN { printf "%.1f ms, %.2f %% of a core (with two requests for the counters)\n", (after - before) * 1000, (after - before) / seconds * 100 }'
+}
+
 counters() {
     say "The server's own counters (/metrics)"
     client curl -sS --fail --max-time 10 "http://$server4/metrics" |
@@ -128,6 +144,7 @@ run() {
     start_server
     fetch
     load
+    idle
     counters
     stop_server
     say "Done: nothing is left behind."

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use crate::limits;
-use crate::tcp::TcpConfig;
+use crate::tcp::{TcpConfig, TcpConfigError};
 
 /// An address with the prefix of its link.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -110,6 +110,7 @@ impl StackConfig {
         if self.dns_servers.len() > limits::DNS_SERVERS {
             return Err(ConfigError::TooManyDnsServers(self.dns_servers.len()));
         }
+        self.tcp.validate()?;
         // RFC 8200 section 5 and RFC 791 section 3.2: what every link must carry.
         let mtu_min = if self.addresses.iter().any(ipv6) { 1280 } else { 576 };
         match self.mtu {
@@ -171,6 +172,9 @@ pub enum ConfigError {
     /// More name servers than the resolver takes.
     #[error("{0} name servers, but the resolver takes at most 4")]
     TooManyDnsServers(usize),
+    /// TCP's part.
+    #[error(transparent)]
+    Tcp(#[from] TcpConfigError),
     /// An MTU outside what the device and IP allow.
     #[error("MTU {0} is not in {min}..={max}", min = .1, max = .2)]
     BadMtu(usize, usize, usize),

@@ -63,10 +63,6 @@ pub const SHARD_CHANNEL_MESSAGES: usize = 1024;
 /// Messages a shard takes from its channel in one poll, so that neighbours' traffic cannot keep it from its own NIC queue.
 pub const SHARD_MESSAGES_PER_POLL: usize = 64;
 
-/// How often the ports of connections that we opened are checked for ones no longer needed, so that the steering gives them
-/// back to the kernel: all connections are looked at, only with shared addresses.
-pub const STEERING_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
-
 /// ICMP errors and echo replies sent a second by one shard (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
 pub const ICMP_REPLIES_PER_SECOND: u32 = 1000;
 
@@ -88,6 +84,28 @@ pub const TCP_RECEIVE_BUFFER_MAX: usize = 1 << 30;
 /// connections) may reach the same coarse slot at once. Beyond it the rest waits for the next call, which is due at
 /// once, so that packets are served in between; timers among the rest fire some milliseconds late.
 pub const TIMER_CASCADE: usize = 4096;
+
+/// Most bytes a connection's send buffer may be given; a higher setting is an error to the caller.
+pub const TCP_SEND_BUFFER_MAX: usize = 1 << 30;
+/// Entries that any of TCP's tables may be configured for: indices are 30 bits wide.
+pub const TCP_TABLE_MAX: usize = 1 << 30;
+/// What a connection may still buffer in each direction when all connections together use what they may: enough to make
+/// progress (Linux's least `tcp_rmem` and `tcp_wmem` are 4 KiB; a segment in a 4 KiB frame must fit).
+pub const TCP_PRESSURE_BUFFER_BYTES: usize = 16 << 10;
+/// RSTs and ACKs that belong to no connection and wait for the transmit queue; further ones are dropped and counted, as
+/// they answer what will be sent again.
+pub const TCP_REPLIES: usize = 1024;
+/// Duplicate ACKs that a connection owes at most: a peer needs 3 to detect a loss, and one for each further segment
+/// that arrives keeps it sending.
+pub const TCP_DUPLICATE_ACKS: u8 = 64;
+/// Segments that a connection sends before the next one has its turn: one burst of the driver is shared by at least four.
+pub const TCP_SEGMENTS_PER_TURN: usize = 16;
+/// Challenge ACKs, and answers to segments without payload outside the window, that one connection sends in
+/// [`TCP_CHALLENGE_INTERVAL`] (RFC 5961 section 7); further ones are counted. It also ends ACK wars.
+pub const TCP_CHALLENGE_ACKS: u8 = 10;
+/// See [`TCP_CHALLENGE_ACKS`].
+pub const TCP_CHALLENGE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Ping sockets of one shard. More is an error to the caller.
 pub const PING_SOCKETS: usize = 256;
 /// Echo replies a ping socket holds; further ones are dropped and counted.

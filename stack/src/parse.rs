@@ -179,18 +179,27 @@ const VLAN_TYPES: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const DHCP_SERVER_PORT: u16 = 67;
 const DHCP_CLIENT_PORT: u16 = 68;
 
-/// IP protocol numbers that the stack knows by name.
+/// IP protocol numbers that the stack knows by name (IANA's registry).
 pub mod protocol {
-    #![allow(missing_docs)]
+    /// IPv6 hop-by-hop options (RFC 8200 section 4.3).
     pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP for IPv4.
     pub const ICMPV4: u8 = 1;
+    /// IGMP.
     pub const IGMP: u8 = 2;
+    /// TCP.
     pub const TCP: u8 = 6;
+    /// UDP.
     pub const UDP: u8 = 17;
+    /// IPv6 routing header (RFC 8200 section 4.4).
     pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header (RFC 8200 section 4.5).
     pub const FRAGMENT: u8 = 44;
+    /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
+    /// Nothing follows (RFC 8200 section 4.7).
     pub const NO_NEXT_HEADER: u8 = 59;
+    /// IPv6 destination options (RFC 8200 section 4.6).
     pub const DESTINATION_OPTIONS: u8 = 60;
 }
 
@@ -562,3 +571,6 @@ fn flow_hash(flow: &FlowKey, keys: (u64, u64)) -> u32 {
     );
     hasher.finish() as u32
 }
+
+#[cfg(test)]
+mod tests;

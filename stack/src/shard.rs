@@ -38,8 +38,7 @@ use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError};
 use crate::time::Instant;
-use links::Links;
-use links::Message;
+use links::{Channels, Message};
 use steering::SteeringBook;
 
 /// One queue's stack.
@@ -59,8 +58,10 @@ pub struct Shard {
     lease: Option<Lease>,
     pings: Pings,
     echo_requests: VecDeque<EchoRequest>,
+    /// When it was last polled: the time of calls that are given none.
+    polled_at: Instant,
     reassembly: Reassembly,
-    links: Links,
+    links: Channels,
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
@@ -138,8 +139,9 @@ impl Shard {
             lease: None,
             pings: Pings::new(rng.next_u32() as u16),
             echo_requests: VecDeque::new(),
+            polled_at: now,
             reassembly: Reassembly::default(),
-            links: Links::new(links),
+            links: Channels::new(links),
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),
@@ -163,6 +165,7 @@ impl Shard {
 
     /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (then poll again at once).
     pub fn poll(&mut self, now: Instant, device: &mut dyn Device) -> bool {
+        self.polled_at = now;
         let mut busy = self.take_messages(now);
 
         // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
@@ -177,7 +180,6 @@ impl Shard {
         self.rx = rx;
 
         self.poll_timers(now);
-        let steered = self.follow_name_queries();
 
         // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
         // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
@@ -188,9 +190,9 @@ impl Shard {
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
         self.ask_neighbors(now);
         // A port that was opened just now must be steered before its first packet may be answered.
-        let steered = self.follow_name_queries() || steered;
-        busy |= if steered { true } else { self.output.flush(device) };
-        self.blocked = self.output.is_waiting();
+        let steered = self.follow_name_queries();
+        busy |= steered || self.output.flush(device);
+        self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);
         self.counters.add(&core::mem::take(&mut self.output.counters));
@@ -205,6 +207,8 @@ impl Shard {
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
             (!self.echo_requests.is_empty()).then_some(now),
+            // Put there by a call since the last poll.
+            (!self.blocked && self.output.is_waiting()).then_some(now),
         ];
         // These are due at once while something waits to be sent. When the device has no room, they wait with it.
         let retry = if self.blocked { now + limits::TX_RETRY_INTERVAL } else { Instant::ZERO };

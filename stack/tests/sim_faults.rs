@@ -4,7 +4,7 @@
 #![cfg(feature = "sim")]
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 
 use bywash::sim::scenario::Scenario;
 
@@ -22,9 +22,13 @@ fn run_part(part: u64) {
     let count = number("BYWASH_SEEDS", SEEDS);
     let first = number("BYWASH_FIRST_SEED", 0) + part * count;
     let mut failures = Vec::new();
+    let (mut ends, mut unaccepted) = (0, 0);
     for seed in first..first + count {
         match std::panic::catch_unwind(|| Scenario::from_seed(seed).run()) {
-            Ok(Ok(_)) => {}
+            Ok(Ok(outcome)) => {
+                ends += outcome.ends as u64;
+                unaccepted += outcome.unaccepted;
+            }
             Ok(Err(failure)) => failures.push(failure.to_string()),
             Err(_) => failures.push(format!(
                 "seed {seed} panicked; replay: BYWASH_SEED={seed} cargo test -p bywash --features sim --test \
@@ -36,6 +40,7 @@ fn run_part(part: u64) {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    assert!(unaccepted * 200 <= ends, "{unaccepted} of {ends} ends were reset before they were accepted");
 }
 
 macro_rules! parts {
@@ -66,16 +71,18 @@ fn a_seed_repeats_to_the_byte() {
     }
 }
 
-/// Runs the seed in `BYWASH_SEED` (0 without it), and writes what the first host sees to `BYWASH_PCAP`.
+/// Runs the seed in `BYWASH_SEED` (0 without it), and writes what the hosts see to files whose names begin
+/// with `BYWASH_PCAP`.
 #[test]
 fn replay() {
     let scenario = Scenario::from_seed(number("BYWASH_SEED", 0));
     println!("{scenario:#?}");
     let outcome = match std::env::var("BYWASH_PCAP") {
-        Ok(path) => {
+        Ok(path) => scenario.run_captured(["first", "second"].map(|host| {
+            let path = format!("{path}.{host}.pcap");
             let file = File::create(&path).unwrap_or_else(|error| panic!("cannot create {path}: {error}"));
-            scenario.run_captured(Box::new(BufWriter::new(file)))
-        }
+            Box::new(BufWriter::new(file)) as Box<dyn Write>
+        })),
         Err(_) => scenario.run(),
     };
     match outcome {

@@ -284,7 +284,10 @@ fn connecting_to_a_silent_host_times_out() {
     lab.finish(Duration::from_secs(600));
     assert_eq!(*seen.borrow(), Some(TcpError::TimedOut));
     let gave_up = lab.world.now();
-    assert!(gave_up > Instant::from_millis(20_000) && gave_up < Instant::from_millis(200_000), "{gave_up:?}");
+    assert!(
+        gave_up > Instant::from_millis(180_000) && gave_up < Instant::from_millis(300_000),
+        "{gave_up:?}"
+    );
     lab.assert_clean();
 }
 
@@ -322,7 +325,12 @@ fn an_abort_reaches_the_peer_as_a_reset() {
 
 #[test]
 fn thousands_of_short_connections_leave_only_time_waits() {
-    let mut lab = Lab::new();
+    let mut configs = [host_config(1), host_config(2)];
+    for config in &mut configs {
+        config.pool = PoolLayout { frames: 8192, ..config.pool };
+        (config.rx_ring_packets, config.tx_ring_packets) = (4096, 4096);
+    }
+    let mut lab = Lab::with(configs);
     let reply = Plan { finish: Finish::AfterFin, begin: Begin::AfterFin, ..plan(200) };
     lab.connect(2000, &plan(100), &reply);
     lab.finish(Duration::from_secs(600));

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 pub mod capture;
+pub mod in_process;
 pub mod server;
 
 use std::fs::File;

@@ -112,7 +112,8 @@ impl Server {
         self.wait(Duration::from_secs(10));
     }
 
-    fn wait(&mut self, limit: Duration) -> ExitStatus {
+    /// Waits for the end, at most `limit`.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let mut child = self.child.take().expect("ended once");
         let mut status = None;
         wait_until(limit, "bywash ends", || {

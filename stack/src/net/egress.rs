@@ -47,6 +47,8 @@ pub(crate) struct Output {
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
+    /// TCP was told [`EgressError::Full`].
+    refused: bool,
 }
 
 /// The last neighbour asked for: a burst of segments mostly has one destination.
@@ -94,6 +96,7 @@ impl Output {
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
+            refused: false,
         }
     }
 
@@ -109,9 +112,9 @@ impl Output {
         self.backlog.len() < limits::TX_BACKLOG_PACKETS
     }
 
-    /// Whether packets wait for the device.
-    pub(crate) fn is_waiting(&self) -> bool {
-        !self.backlog.is_empty()
+    /// Whether packets wait for the device, or TCP found no room or no frame since the last call.
+    pub(crate) fn is_blocked(&mut self) -> bool {
+        core::mem::take(&mut self.refused) || !self.backlog.is_empty()
     }
 
     /// Sends a whole IP packet (header and transport checksum set, no IPv4 options), in fragments where it must be. What
@@ -207,6 +210,11 @@ impl Output {
         granted
     }
 
+    /// Whether packets wait for the device.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
     /// Gives the backlog to the device; returns whether it took anything.
     pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
         if self.backlog.is_empty() {
@@ -245,6 +253,7 @@ impl Output {
             return Ok(Ok(hop.mac));
         }
         let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) else {
+            self.counters.drop(DropReason::NoRoute);
             return Err(EgressError::NoRoute);
         };
         let Some(mac) = self.neighbors.resolve(now, addr) else { return Ok(Err(addr)) };
@@ -294,10 +303,14 @@ impl tcp::Egress for Output {
         }
         let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
         if !self.has_room() || payload_len > 0 && self.pool.free_frames() <= reserve {
+            self.refused = true;
             return Err(EgressError::Full);
         }
         let hop = self.tcp_hop(now, segment.dst.ip())?;
-        let packet = self.build_segment(segment, payload_len).ok_or(EgressError::Full)?;
+        let Some(packet) = self.build_segment(segment, payload_len) else {
+            self.refused = true;
+            return Err(EgressError::Full);
+        };
         match hop {
             Ok(mac) => self.enqueue(mac, packet),
             Err(neighbor) => self.neighbors.hold(now, neighbor, packet, &mut self.counters),
@@ -418,3 +431,6 @@ impl IcmpBudget {
         granted
     }
 }
+
+#[cfg(test)]
+mod tests;

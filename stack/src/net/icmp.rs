@@ -244,3 +244,6 @@ impl<'a> Quote<'a> {
         (self.protocol == protocol::TCP).then_some((tuple, seq))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,15 +83,15 @@ fn checked<'a>(message: &Message<'a>) -> Option<NdiscRepr<'a>> {
     };
     let fine = match repr {
         NdiscRepr::NeighborSolicit { target_addr, lladdr } => {
-            let checking = message.src.is_unspecified();
             let solicited_node = message.dst.octets()[..13] == SOLICITED_NODE_PREFIX;
-            !target_addr.is_multicast() && (!checking || lladdr.is_none() && solicited_node)
+            let allowed = !message.src.is_unspecified() || lladdr.is_none() && solicited_node;
+            allowed && !target_addr.is_multicast()
         }
         NdiscRepr::NeighborAdvert { flags, target_addr, .. } => {
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
-            !target_addr.is_multicast()
-                && !message.src.is_unspecified()
-                && !(solicited && message.dst.is_multicast())
+            let to_all = solicited && message.dst.is_multicast();
+            let impossible = to_all || target_addr.is_multicast() || message.src.is_unspecified();
+            !impossible
         }
         _ => true,
     };
@@ -149,10 +149,10 @@ fn advertised(
             None
         }
         // The answer to a unicast solicitation may leave the address out: it confirms the one we used.
-        None => solicited.then_some(Heard {
+        None => (solicited && output.neighbors.knows(addr)).then_some(Heard {
             addr,
             mac: message.from,
-            claim: Claim::Told { solicited, replace: false },
+            claim: Claim::Data,
         }),
     }
 }

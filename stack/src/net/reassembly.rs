@@ -195,7 +195,7 @@ impl Fragment {
             let answer = parsed.flow.dst.is_ipv6().then_some(answer);
             Refusal { reason: DropReason::BadFragment, answer }
         };
-        if self.more && len % 8 != 0 {
+        if self.more && !len.is_multiple_of(8) {
             return Err(problem(4));
         }
         let headers = if parsed.flow.dst.is_ipv4() {
@@ -313,3 +313,6 @@ pub(crate) fn last_next_header(headers: &[u8]) -> usize {
     }
     field
 }
+
+#[cfg(test)]
+mod tests;

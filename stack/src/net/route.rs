@@ -34,8 +34,11 @@ impl Routes {
         routes
     }
 
-    /// The next hop to `dst`; `None`: no route.
+    /// The next hop to `dst`; `None`: no route. There is none to our own addresses: nothing loops back.
     pub(crate) fn next_hop(&self, dst: IpAddr) -> Option<NextHop> {
+        if self.links.iter().any(|link| link.addr == dst) {
+            return None;
+        }
         if let Some(group) = self.group(dst) {
             return Some(NextHop::Group(group));
         }

@@ -9,17 +9,16 @@ use crate::net::dhcp::Lease;
 use crate::parse::Parsed;
 use crate::tcp::IcmpError;
 
-/// One shard's ends of the channels between all shards of an interface; goes to the thread that runs the shard.
+/// One shard's ends of the channels between all shards of an interface; made in one place and sent to the shards' threads.
 pub struct ShardLinks {
     index: u16,
     senders: Vec<Sender<Message>>,
     receiver: Receiver<Message>,
 }
 
-/// A shard's ends in use.
-pub(super) struct Links {
+/// The ends in use by their shard.
+pub(super) struct Channels {
     ends: ShardLinks,
-    /// Called after a message was sent to a shard.
     pub(super) notify: Option<Box<dyn Fn(u16)>>,
     /// Shards that have not been told of the present lease.
     owed: Vec<u16>,
@@ -87,8 +86,7 @@ impl ShardLinks {
     }
 }
 
-impl Links {
-    /// Nobody is notified yet.
+impl Channels {
     pub(super) fn new(ends: ShardLinks) -> Self {
         Self { ends, notify: None, owed: Vec::new() }
     }
@@ -133,7 +131,7 @@ impl Links {
 
     fn others(&self) -> impl Iterator<Item = u16> + use<> {
         let index = self.ends.index;
-        (0..self.ends.senders.len() as u16).filter(move |other| *other != index)
+        (0..self.ends.count()).filter(move |other| *other != index)
     }
 }
 
@@ -159,9 +157,19 @@ mod tests {
         }
     }
 
+    fn channels() -> Vec<Channels> {
+        mesh(2).into_iter().map(Channels::new).collect()
+    }
+
+    #[test]
+    fn links_can_be_sent_to_their_threads() {
+        fn sendable<T: Send>(_: &T) {}
+        mesh(2).iter().for_each(sendable);
+    }
+
     #[test]
     fn a_full_channel_refuses() {
-        let mut links: Vec<Links> = mesh(2).into_iter().map(Links::new).collect();
+        let mut links = channels();
         let message = Message::Lease(None);
         for _ in 0..limits::SHARD_CHANNEL_MESSAGES {
             assert!(links[0].send(1, message.clone()));
@@ -174,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_could_not_be_told_is_told_later() {
-        let mut links: Vec<Links> = mesh(2).into_iter().map(Links::new).collect();
+        let mut links = channels();
         while links[0].send(1, Message::Lease(None)) {}
         links[0].owe_lease();
         links[0].settle(None);

@@ -222,10 +222,7 @@ impl Shard {
         match icmp::read_error(ipv6, &self.scratch, &self.policy) {
             icmp::Received::Malformed => self.counters.drop(DropReason::BadIcmp),
             icmp::Received::Ignored => self.counters.drop(DropReason::IcmpIgnored),
-            icmp::Received::Tcp(error) => {
-                self.counters.icmp_errors_rx += 1;
-                self.icmp_error(now, Visit::start(self.index), &error);
-            }
+            icmp::Received::Tcp(error) => self.icmp_error(now, Visit::start(self.index), &error),
         }
     }
 

@@ -24,6 +24,9 @@ use crate::time::{Duration, Instant};
 const STUCK_AFTER: Duration = Duration::from_secs(1800);
 /// Virtual time in which everything must be at rest once the applications are finished: FINs given up, TIME-WAIT over.
 const REST_WITHIN: Duration = Duration::from_secs(1800);
+/// How long a closed connection tries to deliver what was written: the default of 102 s is five retransmissions where the
+/// timeout is 2 s, and one in a thousand connections loses them all when a fifth of the frames is lost each way.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(1200);
 /// Virtual time that no run may exceed.
 const RUN_LIMIT: Duration = Duration::from_secs(48 * 3600);
 /// First port of the groups' listeners.
@@ -70,6 +73,8 @@ pub struct Outcome {
     pub bytes_received: u64,
     /// Ends of connections opened.
     pub ends: usize,
+    /// Clients whose connection the server never accepted.
+    pub unaccepted: u64,
     /// Virtual time until the last application was finished.
     pub finished_at: Instant,
     /// Frames carried by the links.
@@ -100,7 +105,7 @@ impl fmt::Display for Failure {
         write!(
             f,
             "replay: BYWASH_SEED={} cargo test -p bywash --features sim --test sim_faults replay -- --nocapture \
-             (BYWASH_PCAP=file.pcap writes what the first host sees)",
+             (BYWASH_PCAP=x writes x.first.pcap and x.second.pcap)",
             self.seed
         )
     }
@@ -141,15 +146,15 @@ impl Scenario {
         self.start(None)?.finish()
     }
 
-    /// As [`Scenario::run`], and writes what the first host sees to `out` as a capture file.
+    /// As [`Scenario::run`], and writes what each of the two hosts sees to its own capture file.
     ///
     /// # Errors
-    /// Those of [`Scenario::run`], and those of `out` as a reason of failure.
-    pub fn run_captured(&self, out: Box<dyn Write>) -> Result<Outcome, Failure> {
-        self.start(Some(out))?.finish()
+    /// Those of [`Scenario::run`], and those of the files as a reason of failure.
+    pub fn run_captured(&self, files: [Box<dyn Write>; 2]) -> Result<Outcome, Failure> {
+        self.start(Some(files))?.finish()
     }
 
-    fn start(&self, capture: Option<Box<dyn Write>>) -> Result<Run, Failure> {
+    fn start(&self, captures: Option<[Box<dyn Write>; 2]>) -> Result<Run, Failure> {
         let failure = |reason: String| Failure { seed: self.seed, reasons: vec![reason], at: Instant::ZERO };
         let mut world = World::new(self.seed);
         let mut build = |which: usize| -> Result<(Rc<RefCell<Host>>, PortId), Failure> {
@@ -160,8 +165,8 @@ impl Scenario {
             Ok((host, port))
         };
         let (first, second) = (build(0)?, build(1)?);
-        if let Some(out) = capture {
-            world.capture(first.1, out).map_err(|error: io::Error| failure(error.to_string()))?;
+        for (port, file) in [first.1, second.1].into_iter().zip(captures.into_iter().flatten()) {
+            world.capture(port, file).map_err(|error: io::Error| failure(error.to_string()))?;
         }
         let mut run = Run {
             seed: self.seed,
@@ -221,6 +226,18 @@ impl Scenario {
 
 impl Run {
     fn finish(mut self) -> Result<Outcome, Failure> {
+        let verdict = self.run_to_verdict();
+        // Also of a run that failed: that is what captures are for.
+        let captured = self.world.finish_captures();
+        match (verdict, captured) {
+            (Ok(_), Err(error)) => {
+                Err(self.failure(vec![format!("the capture could not be written: {error}")]))
+            }
+            (verdict, _) => verdict,
+        }
+    }
+
+    fn run_to_verdict(&mut self) -> Result<Outcome, Failure> {
         self.run_applications()?;
         let finished_at = self.world.now();
         self.stop.set(true);
@@ -228,9 +245,6 @@ impl Run {
         self.come_to_rest()?;
         let mut reasons = self.checker.verdict();
         reasons.extend(self.leaks());
-        if let Err(error) = self.world.finish_captures() {
-            reasons.push(format!("the capture could not be written: {error}"));
-        }
         if !reasons.is_empty() {
             return Err(self.failure(reasons));
         }
@@ -238,6 +252,7 @@ impl Run {
         Ok(Outcome {
             bytes_received: self.checker.bytes_received(),
             ends: self.checker.ends(),
+            unaccepted: self.checker.unaccepted(),
             finished_at,
             frames: stats.iter().map(|stats| stats.offered).sum(),
             lost: stats.iter().map(|stats| stats.lost).sum(),
@@ -246,18 +261,19 @@ impl Run {
         })
     }
 
-    /// Runs until only the listeners are left.
+    /// Runs until only the listeners are left. A connection that its client has closed already may still be on its way
+    /// into an accept queue, so nothing but TIME-WAITs may be left of those either.
     fn run_applications(&mut self) -> Result<(), Failure> {
         let mut progress = (self.checker.progress(), Instant::ZERO);
         let limit = Instant::ZERO + RUN_LIMIT;
-        while self.running_apps() > self.listeners {
+        while self.running_apps() > self.listeners || self.connections() > 0 {
             self.world.step(limit.min(progress.1 + STUCK_AFTER));
             let now = self.world.now();
             if self.checker.progress() != progress.0 {
                 progress = (self.checker.progress(), now);
             }
             if !self.checker.is_clean() {
-                return Err(self.failure(self.checker.verdict()));
+                return Err(self.failure(self.checker.violations()));
             }
             if now >= limit || now >= progress.1 + STUCK_AFTER {
                 return Err(self.stuck(progress));
@@ -306,6 +322,15 @@ impl Run {
             }
         }
         reasons
+    }
+
+    fn connections(&self) -> usize {
+        let connections = |host: &RefCell<Host>| {
+            let host = host.borrow();
+            let census = (0..host.shards()).map(|index| host.shard_ref(index).tcp_ref().census());
+            census.map(|census| census.connections + census.syn_received).sum::<usize>()
+        };
+        self.hosts.iter().map(|host| connections(host)).sum()
     }
 
     fn running_apps(&self) -> usize {
@@ -390,8 +415,9 @@ fn draw_host(dice: &mut Dice, number: u8, seed: u64) -> HostConfig {
         cidr(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()).into(), 64),
     ];
     let name = if number == 1 { "first" } else { "second" };
-    let mut host =
-        HostConfig::new(name, number, StackConfig::new(addresses, dice.secret()), seed ^ u64::from(number));
+    let mut stack = StackConfig::new(addresses, dice.secret());
+    stack.tcp.orphan_give_up_after = ORPHAN_PATIENCE;
+    let mut host = HostConfig::new(name, number, stack, seed ^ u64::from(number));
     host.mtu = *dice.pick(&[1280, 1400, 1500, 1500, 1500, 4000, 9000]);
     let frame_size = if host.mtu <= 1500 { 2048 } else { 9216 };
     let frames = if dice.chance(0.2) { dice.range(48..=200) } else { 512 };
@@ -432,7 +458,7 @@ fn draw_group(dice: &mut Dice) -> Group {
             aborts.finish = Finish::Abort(dice.scale(0..=aborts.send_bytes));
             for plan in [&mut client, &mut server] {
                 plan.may_fail = true;
-                keepalive(&mut plan.options);
+                keepalive(&mut plan.options, 20);
             }
         }
         _ => {}
@@ -458,6 +484,7 @@ fn draw_plan(dice: &mut Dice) -> Plan {
         options.send_buffer_bytes = dice.scale(256..=65_536) as usize;
     }
     options.nodelay = dice.chance(0.3);
+    keepalive(&mut options, 300);
     // A tiny window takes a round trip for each few hundred bytes: fewer bytes then.
     let window = options.receive_buffer_bytes.min(options.send_buffer_bytes) as u64;
     let most = (window * 64).min(200_000);
@@ -478,12 +505,12 @@ fn draw_plan(dice: &mut Dice) -> Plan {
     }
 }
 
-/// A peer that aborted may be gone without our hearing of it.
-fn keepalive(options: &mut SocketOptions) {
+/// A peer that aborted, or that gave up a half-open connection, may be gone without our hearing of it.
+fn keepalive(options: &mut SocketOptions, idle_seconds: u64) {
     options.keepalive = true;
-    options.keepalive_idle = Duration::from_secs(20);
-    options.keepalive_interval = Duration::from_secs(5);
-    options.keepalive_count = 5;
+    options.keepalive_idle = Duration::from_secs(idle_seconds);
+    options.keepalive_interval = Duration::from_secs(idle_seconds / 4);
+    options.keepalive_count = 9;
 }
 
 #[cfg(test)]

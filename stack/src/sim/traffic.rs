@@ -351,6 +351,9 @@ impl Dial {
 
     fn failed(&mut self, cx: &Context<'_>, error: TcpError) -> Next {
         self.checker.progressed();
+        if self.retries == 0 && self.plan.may_fail {
+            return Next::Done;
+        }
         if self.retries == 0 {
             self.checker.violation(format!("{} cannot be reached: {error}", self.remote));
             return Next::Done;

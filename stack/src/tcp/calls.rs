@@ -1,116 +1,135 @@
-//! What the application asks for (RFC 9293 section 3.9.1): listen, accept, connect, send, receive, shut down, close, abort,
-//! options and figures. Calls that must wait keep the caller's waker and answer `Pending`.
+//! The applications' calls (RFC 9293 section 3.9.1): OPEN is `listen` and `connect`, SEND and RECEIVE are polled with a
+//! waker, CLOSE is `shutdown` and `close`, then ABORT and STATUS. What a state makes of a call is in section 3.10.
 
 use core::net::SocketAddr;
 use core::task::{Poll, Waker};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::config::SocketOptions;
-use super::connection::{Connection, NEVER};
-use super::engine::Tcp;
-use super::info::TcpInfo;
-use super::input::Env;
+use super::connection::{Connection, Context, pressure_cap};
+use super::engine::{Kind, Tcp, is_unicast};
 use super::listener::Listener;
-use super::state::State;
-use super::table::Place;
-use super::{Chunk, ConnId, ListenerId, Shutdown, TcpError, Tuple};
+use super::table::TupleKey;
+use super::time_wait::REOPEN_GAP;
+use super::{Chunk, ConnId, ListenerId, Shutdown, State, TcpError, TcpInfo, Tuple};
 use crate::counters::Counters;
-use crate::time::{Duration, Instant};
+use crate::limits;
+use crate::time::Instant;
+
+// ---- OPEN
 
 impl Tcp {
-    // ---- listeners
-
-    /// Listens on `addr`; with an unspecified address on all of that family that no other listener has, with port 0 on a
-    /// port of the ephemeral range. `backlog`: connections that may wait to be accepted, at least 1.
+    /// Listens on `addr`; an unspecified address means any of ours of that family, port 0 a port of the engine's choice.
+    /// `backlog` is how many connections may wait to be accepted, at least 1; while as many wait, SYNs and the last ACK of
+    /// handshakes are dropped and counted, and the peer sends them again.
     ///
     /// # Errors
-    /// [`TcpError::AddrInUse`] when there is such a listener or no free port.
+    /// `AddrInUse` when another listener has the address and port, `AddrNotAvailable` when no port is free, `TableFull`
+    /// when there are [`super::TcpConfig::listeners_max`], `InvalidInput` for a multicast address or options out of bounds.
     pub fn listen(
         &mut self,
         addr: SocketAddr,
         backlog: usize,
         options: SocketOptions,
     ) -> Result<ListenerId, TcpError> {
-        let mut addr = addr;
-        if addr.port() == 0 {
-            let listening = &self.listening;
-            let free = |port| !listening.contains_key(&SocketAddr::new(addr.ip(), port));
-            addr.set_port(self.ports.pick(addr.ip(), addr, free).ok_or(TcpError::AddrInUse)?);
+        let options = self.accept_options(options)?;
+        if !(addr.ip().is_unspecified() || is_unicast(addr.ip())) {
+            return Err(TcpError::InvalidInput);
         }
-        if self.listening.contains_key(&addr) {
-            return Err(TcpError::AddrInUse);
+        if self.listeners.slab.len() >= self.config.listeners_max {
+            return Err(TcpError::TableFull);
         }
-        self.generation = self.generation.wrapping_add(1);
-        let generation = self.generation;
-        let index = self.listeners.insert(Listener {
-            addr,
-            options,
+        let port = match addr.port() {
+            0 => {
+                let listeners = &self.listeners;
+                let any = SocketAddr::new(addr.ip(), 0);
+                self.ports.pick(addr.ip(), any, |port| !listeners.is_port_used(port))
+            }
+            port => Some(port),
+        };
+        self.listeners.insert(Listener {
+            addr: SocketAddr::new(addr.ip(), port.ok_or(TcpError::AddrNotAvailable)?),
             backlog: backlog.max(1),
-            accepted: VecDeque::new(),
-            syn_count: 0,
+            options,
+            accept: VecDeque::new(),
+            half_open: 0,
             waker: None,
-            generation,
-        }) as u32;
-        self.listening.insert(addr, index);
-        Ok(ListenerId { index, generation })
+        })
     }
 
-    /// Where it listens.
+    /// The address a listener has, its port chosen if it was 0.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when the listener was closed.
+    /// `NotConnected` for a stale handle.
     pub fn listener_addr(&self, id: ListenerId) -> Result<SocketAddr, TcpError> {
-        let listener = self.listeners.get(id.index as usize).filter(|it| it.generation == id.generation);
-        listener.map(|listener| listener.addr).ok_or(TcpError::NotConnected)
+        self.listeners.get(id).map(|listener| listener.addr).ok_or(TcpError::NotConnected)
     }
 
-    /// The next connection of the accept queue and its peer. It may have been reset meanwhile: its first use tells.
+    /// The next connection whose handshake is over, and the peer's address. It may have ended already: receiving then gives
+    /// what it brought and the error. One task may wait for a listener.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when the listener was closed.
+    /// `NotConnected` for a stale handle.
     pub fn poll_accept(
         &mut self,
         id: ListenerId,
         waker: &Waker,
     ) -> Poll<Result<(ConnId, SocketAddr), TcpError>> {
-        let listener = self.listeners.get_mut(id.index as usize).filter(|it| it.generation == id.generation);
-        let Some(listener) = listener else { return Poll::Ready(Err(TcpError::NotConnected)) };
-        let Some(index) = listener.accepted.pop_front() else {
-            keep(&mut listener.waker, waker);
-            return Poll::Pending;
-        };
-        let connection = &mut self.connections[index as usize];
-        connection.marks.unaccepted = false;
-        let id = ConnId { index, generation: connection.generation };
-        Poll::Ready(Ok((id, connection.key.remote())))
+        loop {
+            let Some(listener) = self.listeners.get_mut(id) else {
+                return Poll::Ready(Err(TcpError::NotConnected));
+            };
+            let Some(index) = listener.accept.pop_front() else {
+                park(&mut listener.waker, waker);
+                return Poll::Pending;
+            };
+            let generation = self.tables.connections.generation(index);
+            let Some(connection) = self.tables.connections.get_mut(index) else { continue };
+            connection.listener = None;
+            if connection.orphan {
+                // Closed by the id that `connections` told before anybody accepted it.
+                self.with_calls_counters(|tcp, counters| tcp.settle(Instant::ZERO, index, counters));
+                continue;
+            }
+            return Poll::Ready(Ok((ConnId { index, generation }, connection.key.remote())));
+        }
     }
 
-    /// Stops listening: half-open connections are forgotten, those not yet accepted reset.
+    /// Stops listening. Half-open connections are forgotten, those not yet accepted are reset.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when the listener was closed before.
+    /// `NotConnected` for a stale handle.
     pub fn close_listener(&mut self, now: Instant, id: ListenerId) -> Result<(), TcpError> {
-        let addr = self.listener_addr(id)?;
-        self.listening.remove(&addr);
-        self.remove_half_open(id.index);
-        let listener = self.listeners.remove(id.index as usize);
-        for index in listener.accepted {
-            let generation = self.connections[index as usize].generation;
-            self.abort(now, ConnId { index, generation });
-        }
+        let listener = self.listeners.remove(id).ok_or(TcpError::NotConnected)?;
         if let Some(waker) = listener.waker {
             waker.wake();
+        }
+        let half_open: Vec<u32> = self
+            .tables
+            .syn_queue
+            .entries
+            .iter()
+            .filter(|(.., entry)| entry.listener == id.index)
+            .map(|(index, ..)| index)
+            .collect();
+        half_open.into_iter().for_each(|index| self.forget_half_open(index, true));
+        for index in listener.accept {
+            self.call(now, index, |connection, cx| {
+                connection.listener = None;
+                connection.abort(cx);
+            });
         }
         Ok(())
     }
 
-    // ---- opening
-
-    /// Begins an active open (RFC 9293 section 3.9.1.1). Port 0 in `local`: one is chosen (RFC 6056).
+    /// Starts an active open from `local` (its address one of ours; port 0 is chosen by RFC 6056) to `remote`. The SYN goes
+    /// out with the next [`Tcp::transmit`]; [`Tcp::poll_connected`] tells how it ended.
     ///
     /// # Errors
-    /// [`TcpError::AddrInUse`] when that very connection exists, [`TcpError::AddrNotAvailable`] when no port is free,
-    /// [`TcpError::TableFull`] at the bound, [`TcpError::InvalidInput`] for addresses that cannot be connected.
+    /// `InvalidInput` when `remote` cannot be a peer's address (RFC 9293 section 3.9.1.1, MUST-46), the families differ, both
+    /// ends are the same, or options are out of bounds; `AddrNotAvailable` when `local` is unspecified or no port is free;
+    /// `AddrInUse` when the pair of addresses is; `TableFull` when there are [`super::TcpConfig::connections_max`].
     pub fn connect(
         &mut self,
         now: Instant,
@@ -118,62 +137,91 @@ impl Tcp {
         remote: SocketAddr,
         options: SocketOptions,
     ) -> Result<ConnId, TcpError> {
-        // RFC 9293 section 3.9.1.1: neither multicast nor broadcast.
-        let unfit = |ip: core::net::IpAddr| ip.is_unspecified() || ip.is_multicast();
-        if remote.port() == 0
-            || unfit(remote.ip())
-            || unfit(local.ip())
+        let options = self.accept_options(options)?;
+        if !is_unicast(remote.ip())
+            || remote.port() == 0
             || local.is_ipv4() != remote.is_ipv4()
-            || matches!(remote.ip(), core::net::IpAddr::V4(ip) if ip.is_broadcast())
+            || local == remote
         {
             return Err(TcpError::InvalidInput);
         }
-        if self.connections.len() >= self.config.connections_max {
+        if !is_unicast(local.ip()) {
+            return Err(TcpError::AddrNotAvailable);
+        }
+        if self.tables.connections.len() >= self.config.connections_max {
             return Err(TcpError::TableFull);
         }
-        let mut local = local;
-        if local.port() == 0 {
-            local.set_port(self.choose_port(local, remote)?);
+        let local = match local.port() {
+            0 => self.pick_local(now, local, remote).ok_or(TcpError::AddrNotAvailable)?,
+            _ => local,
+        };
+        let key = TupleKey::new(local, remote);
+        if !self.is_free(now, &key, true) {
+            return Err(TcpError::AddrInUse);
         }
-        let tuple = Tuple { local, remote };
-        match self.place(&tuple.into()) {
-            // Its ISN is beyond the old connection's: the clock of RFC 6528 sees to that.
-            Some(Place::TimeWait(_)) => self.end_time_wait_at(&tuple.into()),
-            Some(_) => return Err(TcpError::AddrInUse),
-            None => {}
+        let mut iss = self.isn.isn(now, &key.tuple());
+        if let Some(Kind::TimeWait(index)) = self.tables.find(&key) {
+            if let Some(old) = self.tables.time_waits.entries.get(index) {
+                iss = iss.max(old.snd_nxt + REOPEN_GAP);
+            }
+            self.end_time_wait(index);
+            self.with_calls_counters(|_, counters| counters.tcp_time_wait_recycled += 1);
         }
-        let index = self.begin(now, tuple, options);
-        let id = ConnId { index, generation: self.generation };
-        self.call(now, id, |_, _| ())?;
-        Ok(id)
+        let offset = self.isn.timestamp_offset(&key.tuple());
+        let connection = Connection::connecting(now, key, iss, offset, options, &self.config);
+        let index = self.insert_connection(connection);
+        self.call(now, index, |_, cx| cx.counters.tcp_active_opens += 1);
+        Ok(ConnId { index, generation: self.tables.connections.generation(index) })
+    }
+
+    fn pick_local(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
+        let at = |port| SocketAddr::new(local.ip(), port);
+        // Taken out so that the closure may look at the tables.
+        let ports = &mut self.ports;
+        let (tables, listeners, config) = (&self.tables, &self.listeners, &self.config);
+        let mut pick = |reuse: bool| {
+            ports.pick(local.ip(), remote, |port| {
+                !listeners.is_port_used(port)
+                    && tables.is_free(now, &TupleKey::new(at(port), remote), reuse, config)
+            })
+        };
+        pick(false).or_else(|| pick(true)).map(at)
+    }
+
+    fn is_free(&self, now: Instant, key: &TupleKey, reuse: bool) -> bool {
+        self.tables.is_free(now, key, reuse, &self.config)
     }
 
     /// Ready when the handshake is over.
     ///
     /// # Errors
-    /// Why it failed.
+    /// What ended it; `NotConnected` for a stale handle.
     pub fn poll_connected(&mut self, id: ConnId, waker: &Waker) -> Poll<Result<(), TcpError>> {
-        let connection = match self.connection(id) {
+        let connection = match self.get_mut(id) {
             Ok(connection) => connection,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        match (connection.state, connection.error) {
-            (_, Some(error)) => Poll::Ready(Err(error)),
-            (State::SynSent | State::SynReceived, None) => {
-                keep(&mut connection.send_waker, waker);
+        match connection.state {
+            State::SynSent | State::SynReceived => {
+                park(&mut connection.send_waker, waker);
                 Poll::Pending
+            }
+            State::Closed if !connection.fin_received => {
+                Poll::Ready(Err(connection.error.unwrap_or(TcpError::NotConnected)))
             }
             _ => Poll::Ready(Ok(())),
         }
     }
+}
 
-    // ---- data
+// ---- SEND, RECEIVE
 
-    /// Queues the front of `bytes` and returns how many, at least one; `Pending` while the send buffer is full or the
-    /// handshake goes on. An empty `bytes` is 0 at once.
+impl Tcp {
+    /// Queues the front of `bytes`; returns how many were taken, at least 1 unless `bytes` is empty. `Pending` when the send
+    /// buffer is full. Before the handshake is over, data is queued for after it. One task may wait to send.
     ///
     /// # Errors
-    /// [`TcpError::Shutdown`] after the write side was shut down; why the connection ended.
+    /// `Shutdown` after a shutdown of the write side, what ended the connection, `NotConnected` for a stale handle.
     pub fn poll_send(
         &mut self,
         now: Instant,
@@ -181,40 +229,36 @@ impl Tcp {
         bytes: &[u8],
         waker: &Waker,
     ) -> Poll<Result<usize, TcpError>> {
-        let pressure = self.buffered >= self.config.buffered_bytes_max;
-        let connection = match self.connection(id) {
+        let pressure = self.is_under_pressure();
+        let connection = match self.get_mut(id) {
             Ok(connection) => connection,
             Err(error) => return Poll::Ready(Err(error)),
         };
         if let Some(error) = connection.error {
             return Poll::Ready(Err(error));
         }
-        if connection.marks.write_shut || matches!(connection.state, State::Closed | State::TimeWait) {
+        if connection.fin_queued {
             return Poll::Ready(Err(TcpError::Shutdown));
         }
-        if bytes.is_empty() {
-            return Poll::Ready(Ok(0));
+        if connection.state.is_over() {
+            return Poll::Ready(Err(TcpError::NotConnected));
         }
-        let handshake = matches!(connection.state, State::SynSent | State::SynReceived);
-        let cap = connection.options.send_buffer_bytes.max(1).min(if pressure { 4096 } else { usize::MAX });
-        if handshake || connection.unsent.len() >= cap {
-            keep(&mut connection.send_waker, waker);
+        let cap = connection.options.send_buffer_bytes;
+        let taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
+        if taken == 0 && !bytes.is_empty() {
+            park(&mut connection.send_waker, waker);
             return Poll::Pending;
         }
-        Poll::Ready(self.call(now, id, |connection, env| {
-            if connection.unsent.is_empty() {
-                connection.progress_at = env.now;
-            }
-            let taken = connection.unsent.push(bytes, cap);
-            connection.push_seq = connection.data_start() + connection.unsent.len() as u32;
-            taken
-        }))
+        self.call(now, id.index, |_, _| ());
+        Poll::Ready(Ok(taken))
     }
 
-    /// Copies received bytes in order to `bytes`; 0 when the peer's FIN was reached (or `bytes` is empty).
+    /// Copies received bytes to `bytes` and returns how many; 0 when the peer's FIN was reached, the read side is shut down,
+    /// or `bytes` is empty. `Pending` when nothing has arrived. Bytes that were received before the connection failed are
+    /// given before the error. One task may wait to receive.
     ///
     /// # Errors
-    /// Why the connection ended, after everything received was read.
+    /// What ended the connection, `NotConnected` for a stale handle.
     pub fn poll_recv(
         &mut self,
         now: Instant,
@@ -222,285 +266,320 @@ impl Tcp {
         bytes: &mut [u8],
         waker: &Waker,
     ) -> Poll<Result<usize, TcpError>> {
-        match self.poll_readable(id, waker) {
-            Poll::Ready(Ok(true)) => Poll::Ready(self.call(now, id, |connection, _| {
-                let len = connection.received.read(bytes);
-                connection.marks.ack_now |= connection.window_update_is_due();
-                len
-            })),
-            Poll::Ready(Ok(false)) => Poll::Ready(Ok(0)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending if bytes.is_empty() => Poll::Ready(Ok(0)),
-            Poll::Pending => Poll::Pending,
+        let connection = match self.get_mut(id) {
+            Ok(connection) => connection,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        match connection.receive.read(bytes) {
+            0 => connection.poll_end(waker).map_ok(|()| 0),
+            taken => {
+                self.after_read(now, id);
+                Poll::Ready(Ok(taken))
+            }
         }
     }
 
-    /// Takes the next run of received bytes without a copy; `None` when the peer's FIN was reached.
+    /// As [`Tcp::poll_recv`], but gives the next bytes that lie together without copying them; `None` where that gives 0.
     ///
     /// # Errors
-    /// Why the connection ended, after everything received was read.
+    /// As for [`Tcp::poll_recv`].
     pub fn poll_recv_chunk(
         &mut self,
         now: Instant,
         id: ConnId,
         waker: &Waker,
     ) -> Poll<Result<Option<Chunk>, TcpError>> {
-        match self.poll_readable(id, waker) {
-            Poll::Ready(Ok(true)) => Poll::Ready(self.call(now, id, |connection, _| {
-                let chunk = connection.received.read_chunk();
-                connection.marks.ack_now |= connection.window_update_is_due();
-                chunk
-            })),
-            Poll::Ready(Ok(false)) => Poll::Ready(Ok(None)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// `true`: there are bytes; `false`: there will be none.
-    fn poll_readable(&mut self, id: ConnId, waker: &Waker) -> Poll<Result<bool, TcpError>> {
-        let connection = match self.connection(id) {
+        let connection = match self.get_mut(id) {
             Ok(connection) => connection,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        if connection.marks.read_shut {
-            return Poll::Ready(Ok(false));
-        }
-        if connection.received.readable() > 0 {
-            return Poll::Ready(Ok(true));
-        }
-        if connection.marks.eof {
-            return Poll::Ready(Ok(false));
-        }
-        match (connection.error, connection.state) {
-            (Some(error), _) => Poll::Ready(Err(error)),
-            (None, State::Closed | State::TimeWait) => Poll::Ready(Ok(false)),
-            _ => {
-                keep(&mut connection.recv_waker, waker);
-                Poll::Pending
+        match connection.receive.read_chunk() {
+            None => connection.poll_end(waker).map_ok(|()| None),
+            chunk => {
+                self.after_read(now, id);
+                Poll::Ready(Ok(chunk))
             }
         }
     }
 
-    /// Ready when everything written (and the FIN, when the write side was shut down) was acknowledged.
+    fn after_read(&mut self, now: Instant, id: ConnId) {
+        self.call(now, id.index, |connection, _| connection.ack_now |= connection.owes_window_update());
+    }
+
+    /// How far urgent data reaches beyond what was read, in bytes; `None` when there is none. It comes in line with the
+    /// rest (RFC 6093 section 6); its arrival wakes the task that waits to receive (RFC 9293 section 3.8.5, MUST-32 and 33).
     ///
     /// # Errors
-    /// Why the connection ended before that.
+    /// `NotConnected` for a stale handle.
+    pub fn urgent_ahead(&self, id: ConnId) -> Result<Option<u32>, TcpError> {
+        let connection = self.get(id)?;
+        let read = connection.receive.rcv_nxt() - connection.receive.readable() as u32;
+        let end = connection.cold().and_then(|cold| cold.urgent);
+        Ok(end.filter(|end| end.gt(read)).map(|end| end.since(read)))
+    }
+
+    /// Ready when everything that was written, and the FIN after a shutdown, is acknowledged. One task may wait for it.
+    ///
+    /// # Errors
+    /// What ended the connection, `NotConnected` for a stale handle.
     pub fn poll_flushed(&mut self, id: ConnId, waker: &Waker) -> Poll<Result<(), TcpError>> {
-        let connection = match self.connection(id) {
+        let connection = match self.get_mut(id) {
             Ok(connection) => connection,
             Err(error) => return Poll::Ready(Err(error)),
         };
         if let Some(error) = connection.error {
             return Poll::Ready(Err(error));
         }
-        let done = match connection.state {
-            State::SynSent | State::SynReceived => false,
-            State::Closed | State::TimeWait => true,
-            _ => connection.unsent.is_empty() && (!connection.marks.write_shut || connection.fin_acked()),
-        };
-        if done {
+        if connection.state.is_over() || !connection.has_unfinished_output() {
             return Poll::Ready(Ok(()));
         }
-        keep(&mut connection.send_waker, waker);
+        park(&mut connection.cold_mut().flush_waker, waker);
         Poll::Pending
     }
+}
 
-    // ---- closing
+// ---- CLOSE, ABORT
 
-    /// Shuts one direction or both. The write side: a FIN follows what is queued (RFC 9293 section 3.6). The read side:
-    /// what was received and what comes is dropped, and acknowledged.
+impl Tcp {
+    /// Shuts down one direction or both (RFC 9293 section 3.10.4 for the write side): a FIN follows what was written. The
+    /// handle stays. In SYN-SENT, shutting down the write side ends the attempt. Doing it again changes nothing.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when there is no such connection, or it ended.
+    /// `NotConnected` for a stale handle or a connection that is over.
     pub fn shutdown(&mut self, now: Instant, id: ConnId, how: Shutdown) -> Result<(), TcpError> {
-        if matches!(self.connection(id)?.state, State::Closed | State::TimeWait) {
+        if self.get(id)?.state == State::Closed {
             return Err(TcpError::NotConnected);
         }
-        self.call(now, id, |connection, _| {
+        self.call(now, id.index, |connection, cx| {
             if matches!(how, Shutdown::Read | Shutdown::Both) {
-                connection.marks.read_shut = true;
-                while connection.received.read_chunk().is_some() {}
-                connection.wake_reader();
+                connection.shut_read();
             }
             if matches!(how, Shutdown::Write | Shutdown::Both) {
-                connection.shut_write();
+                connection.shut_write(cx);
             }
-        })
+        });
+        Ok(())
     }
 
-    /// The application lets go; `id` is invalid from now on. What is queued is still delivered, then a FIN; but a RST at
-    /// once when received bytes are unread (RFC 9293 section 3.6.1) or linger is zero. An unknown `id` is ignored.
+    /// The application lets go: the handle is invalid from now on. What was written is still sent, and the FIN; but data
+    /// that was not read, or arrives from now on, is answered with a RST (RFC 9293 section 3.6.1), and zero linger sends
+    /// one at once. The engine ends the connection by itself: it is bounded by the timeouts of [`super::TcpConfig`].
     pub fn close(&mut self, now: Instant, id: ConnId) {
-        let _ = self.call(now, id, |connection, env| {
-            let unread = connection.received.readable() > 0 && !connection.marks.read_shut;
-            let reset = unread || connection.options.linger == Some(Duration::ZERO);
-            connection.let_go();
-            match connection.state {
-                State::Closed | State::TimeWait => {}
-                State::SynSent => connection.fail(TcpError::ConnectionAborted),
-                _ if reset => connection.reset(env),
-                _ => connection.close_gracefully(env),
-            }
-        });
+        if self.get(id).is_ok() {
+            self.call(now, id.index, Connection::close);
+        }
     }
 
-    /// Ends the connection with a RST (RFC 9293 section 3.9.1.5); `id` is invalid from now on. An unknown one is ignored.
+    /// Ends the connection at once, with a RST where RFC 9293 section 3.10.5 wants one. The handle is invalid from now on;
+    /// tasks that wait are woken. An id from [`Tcp::connections`] whose connection was closed before, but is still under
+    /// way, does too.
     pub fn abort(&mut self, now: Instant, id: ConnId) {
-        let _ = self.call(now, id, |connection, env| {
-            connection.let_go();
-            match connection.state {
-                State::Closed | State::TimeWait => {}
-                State::SynSent => connection.fail(TcpError::ConnectionAborted),
-                _ => connection.reset(env),
-            }
-        });
+        if self.tables.connections.get_exact(id.index, id.generation).is_some() {
+            self.call(now, id.index, Connection::abort);
+        }
     }
+}
 
-    // ---- options and figures
+// ---- STATUS
 
-    /// The connection's ends.
+impl Tcp {
+    /// Both ends.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when there is no such connection.
+    /// `NotConnected` for a stale handle.
     pub fn tuple(&self, id: ConnId) -> Result<Tuple, TcpError> {
-        Ok(self.connection_ref(id)?.key.tuple())
+        self.get(id).map(|connection| connection.key.tuple())
     }
 
-    /// The connection's state; `None` when there is no such connection.
+    /// The state; `None` for a stale handle.
     #[must_use]
     pub fn state(&self, id: ConnId) -> Option<State> {
-        Some(self.connection_ref(id).ok()?.state)
+        self.get(id).ok().map(|connection| self.state_of(connection))
     }
 
     /// The connection's figures.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when there is no such connection.
+    /// `NotConnected` for a stale handle.
     pub fn info(&self, now: Instant, id: ConnId) -> Result<TcpInfo, TcpError> {
-        Ok(self.connection_ref(id)?.info(now, self.config.delayed_ack))
+        let connection = self.get(id)?;
+        Ok(TcpInfo { state: self.state_of(connection), ..connection.info(now) })
     }
 
-    /// The connection's options.
+    /// The options in force.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when there is no such connection.
+    /// `NotConnected` for a stale handle.
     pub fn options(&self, id: ConnId) -> Result<SocketOptions, TcpError> {
-        Ok((*self.connection_ref(id)?.options).clone())
+        self.get(id).map(|connection| (*connection.options).clone())
     }
 
-    /// Changes options; they act at once. The congestion control of a connection that is open stays.
+    /// Changes options. A smaller receive buffer takes no window back; a larger one is used as far as the window scale that
+    /// the handshake settled reaches.
     ///
     /// # Errors
-    /// [`TcpError::NotConnected`] when there is no such connection, [`TcpError::InvalidInput`] for a keepalive count of 0 or
-    /// keepalive times of zero.
+    /// `InvalidInput` for options out of bounds or another congestion control, `NotConnected` for a stale handle.
     pub fn set_options(&mut self, now: Instant, id: ConnId, options: SocketOptions) -> Result<(), TcpError> {
-        if options.keepalive_count == 0
-            || options.keepalive_idle.is_zero()
-            || options.keepalive_interval.is_zero()
-        {
+        let old = self.get(id)?.options.clone();
+        if options.congestion != old.congestion {
             return Err(TcpError::InvalidInput);
         }
-        self.call(now, id, |connection, _| {
-            if connection.options.cork && !options.cork {
-                connection.marks.push_partial = true;
-                connection.hold_at = NEVER;
+        let options = self.accept_options(options)?;
+        self.call(now, id.index, |connection, cx| {
+            connection.options = options;
+            // Set again from the new intervals.
+            connection.timers.keepalive = None;
+            if connection.timers.retransmit.is_some() && old.user_timeout != connection.options.user_timeout {
+                connection.restart_retransmit_timer(cx.now);
             }
-            *connection.options = options;
-            connection.restart_keepalive();
+            connection.ack_now |= connection.owes_window_update();
+        });
+        Ok(())
+    }
+
+    /// The error that ended the connection, or what ICMP said about it meanwhile; taken once, as `SO_ERROR`.
+    pub fn take_error(&mut self, id: ConnId) -> Option<TcpError> {
+        let connection = self.get_mut(id).ok()?;
+        connection.error.take().or_else(|| match connection.cold() {
+            Some(_) => connection.cold_mut().soft_error.take(),
+            None => None,
         })
     }
+}
 
-    /// Why the connection ended, or what ICMP said of it last: told once, as SO_ERROR.
-    pub fn take_error(&mut self, id: ConnId) -> Option<TcpError> {
-        let connection = self.connection(id).ok()?;
-        connection.error.or_else(|| connection.soft_error.take())
-    }
+// ---- helpers
 
-    /// Connections that have not ended, half-open ones left out.
-    pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
-        self.connections.iter().filter(|(_, connection)| connection.marks.in_table).map(
-            |(index, connection)| {
-                let id = ConnId { index: index as u32, generation: connection.generation };
-                (id, connection.key.tuple(), connection.state)
-            },
-        )
-    }
-
-    // ---- helpers
-
-    fn connection(&mut self, id: ConnId) -> Result<&mut Connection, TcpError> {
-        let connection = self.connections.get_mut(id.index as usize);
+impl Tcp {
+    fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
+        let connection = self.tables.connections.get_exact(id.index, id.generation);
         connection
-            .filter(|it| it.generation == id.generation && !it.marks.orphan)
+            .map(|connection| &**connection)
+            .filter(|connection| !connection.orphan)
             .ok_or(TcpError::NotConnected)
     }
 
-    fn connection_ref(&self, id: ConnId) -> Result<&Connection, TcpError> {
-        let connection = self.connections.get(id.index as usize);
+    fn get_mut(&mut self, id: ConnId) -> Result<&mut Connection, TcpError> {
+        let connection = self.tables.connections.get_exact_mut(id.index, id.generation);
         connection
-            .filter(|it| it.generation == id.generation && !it.marks.orphan)
+            .map(|connection| &mut **connection)
+            .filter(|connection| !connection.orphan)
             .ok_or(TcpError::NotConnected)
     }
 
-    /// Lets a call change a connection; what it counts is kept until the shard's counters are at hand.
-    fn call<R>(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        act: impl FnOnce(&mut Connection, &mut Env<'_>) -> R,
-    ) -> Result<R, TcpError> {
-        self.connection(id)?;
-        let mut counters = self.counted.take().unwrap_or_default();
-        let result = self.with(now, id.index, false, &mut counters, act);
-        if *counters != Counters::default() {
-            self.counted = Some(counters);
+    /// Lets a call work on a connection; what it counts is handed over by the next `poll_timers` or `transmit`.
+    fn call(&mut self, now: Instant, index: u32, act: impl FnOnce(&mut Connection, &mut Context<'_>)) {
+        self.with_calls_counters(|tcp, counters| {
+            tcp.with_connection(now, index, counters, act);
+        });
+    }
+
+    fn with_calls_counters(&mut self, act: impl FnOnce(&mut Self, &mut Counters)) {
+        let mut counters = self.calls_counters.take().unwrap_or_default();
+        act(self, &mut counters);
+        self.calls_counters = Some(counters);
+        self.calls_counted = true;
+    }
+
+    /// Checks options and shares the defaults.
+    fn accept_options(&self, mut options: SocketOptions) -> Result<Rc<SocketOptions>, TcpError> {
+        if !options.is_valid() {
+            return Err(TcpError::InvalidInput);
         }
-        Ok(result)
+        options.receive_buffer_bytes = options
+            .receive_buffer_bytes
+            .clamp(limits::TCP_RECEIVE_BUFFER_MIN, limits::TCP_RECEIVE_BUFFER_MAX);
+        let is_default = options == *self.default_options;
+        Ok(if is_default { self.default_options.clone() } else { Rc::new(options) })
     }
 }
 
 impl Connection {
-    /// Closes the write side (RFC 9293 section 3.10.4): the FIN follows what is queued.
-    fn shut_write(&mut self) {
-        self.marks.write_shut = true;
-        self.state = match self.state {
-            State::Established => State::FinWait1,
-            State::CloseWait => State::LastAck,
-            other => other,
+    /// What a reader gets who finds nothing to read: the error, the end of the stream, or to wait.
+    fn poll_end(&mut self, waker: &Waker) -> Poll<Result<(), TcpError>> {
+        if self.fin_received || self.read_shut {
+            return Poll::Ready(Ok(()));
+        }
+        if self.state.is_over() {
+            return Poll::Ready(Err(self.error.unwrap_or(TcpError::NotConnected)));
+        }
+        park(&mut self.recv_waker, waker);
+        Poll::Pending
+    }
+
+    fn shut_read(&mut self) {
+        self.read_shut = true;
+        while self.receive.read_chunk().is_some() {}
+        self.ack_now |= self.owes_window_update();
+        self.wake_readers();
+    }
+
+    /// RFC 9293 section 3.10.4.
+    fn shut_write(&mut self, cx: &mut Context<'_>) {
+        match self.state {
+            State::SynSent => {
+                self.count_failure(cx.counters);
+                self.finish(Some(TcpError::ConnectionAborted));
+                return;
+            }
+            // In SYN-RECEIVED the FIN waits until our SYN is acknowledged.
+            State::SynReceived | State::Established => self.state = State::FinWait1,
+            State::CloseWait => self.state = State::LastAck,
+            _ => return,
+        }
+        self.fin_queued = true;
+        self.wake_senders();
+    }
+
+    fn close(&mut self, cx: &mut Context<'_>) {
+        let unread = self.receive.readable() > 0;
+        if self.options.linger.is_some_and(|linger| linger.is_zero()) || (unread && !self.state.is_over()) {
+            return self.abort(cx);
+        }
+        self.let_go();
+        self.shut_write(cx);
+        self.timers.death = match self.state {
+            State::FinWait2 => Some(cx.now + cx.config.fin_wait2_timeout),
+            state if state.is_over() => None,
+            _ => self.options.linger.map(|linger| cx.now + linger),
         };
-        self.wake_writer();
+        if self.peer_fin.is_none() && self.receive.has_gap() {
+            // Data that nobody will read is on its way: the rest of it draws the RST.
+            self.receive.clear();
+        }
+    }
+
+    /// RFC 9293 section 3.10.5.
+    pub(super) fn abort(&mut self, cx: &mut Context<'_>) {
+        self.wake_all();
+        self.let_go();
+        match self.state {
+            State::Closed | State::TimeWait => return,
+            State::SynSent => self.count_failure(cx.counters),
+            State::Closing | State::LastAck if self.send.is_empty() => {}
+            _ => {
+                let reset = self.reset(cx.now);
+                cx.replies.push(reset, cx.counters);
+            }
+        }
+        self.finish(Some(TcpError::ConnectionAborted));
     }
 
     fn let_go(&mut self) {
-        self.marks.orphan = true;
-        self.recv_waker = None;
-        self.send_waker = None;
-    }
-
-    fn reset(&mut self, env: &mut Env<'_>) {
-        env.counters.tcp_established_resets += u64::from(self.state.is_synchronized());
-        env.replies.reset(&self.key, self.snd_nxt, self.rcv_nxt(), env.counters);
-        self.fail(TcpError::ConnectionAborted);
-    }
-
-    fn close_gracefully(&mut self, env: &Env<'_>) {
-        self.received.clear();
-        if !self.marks.write_shut {
-            self.shut_write();
+        self.orphan = true;
+        (self.recv_waker, self.send_waker) = (None, None);
+        if self.state.is_over() {
+            self.receive.clear();
         }
-        self.linger_at = match (self.state, self.options.linger) {
-            (State::FinWait2, _) => env.now + env.config.fin_wait_2,
-            (_, Some(linger)) => env.now + linger,
-            (_, None) => NEVER,
-        };
     }
 }
 
-/// Keeps the waker of whoever asked last.
-fn keep(place: &mut Option<Waker>, waker: &Waker) {
-    match place {
+/// Remembers whom to wake. Another task's waker is replaced; that task is not woken.
+fn park(slot: &mut Option<Waker>, waker: &Waker) {
+    match slot {
         Some(old) if old.will_wake(waker) => {}
-        _ => *place = Some(waker.clone()),
+        _ => *slot = Some(waker.clone()),
     }
 }

@@ -1,42 +1,46 @@
-//! TCP's configuration: the options a socket has, with the names of setsockopt(2), and the engine's bounds.
+//! TCP's settings: what a socket can choose ([`SocketOptions`], named as in `setsockopt(2)`) and what holds for the whole
+//! engine ([`TcpConfig`]: timers and bounds). Defaults are Linux's unless a comment says otherwise.
 
 use core::ops::RangeInclusive;
 
 use super::congestion::Algorithm;
+use crate::limits;
 use crate::time::Duration;
 
-/// Options of a socket. A listener's are inherited by the connections it accepts.
+/// `setsockopt(2)`'s names. Defaults come from [`TcpConfig::options`]; a listener's options are inherited by what it accepts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SocketOptions {
-    /// TCP_NODELAY: do not hold small segments back (RFC 9293 section 3.7.4, Nagle).
+    /// `TCP_NODELAY`: send small segments at once instead of by Nagle's rule (RFC 9293 section 3.7.4).
     pub nodelay: bool,
-    /// TCP_CORK: hold segments that are not full back, for 200 ms at most.
+    /// `TCP_CORK`: hold back the last, partial segment for up to 200 ms.
     pub cork: bool,
-    /// TCP_QUICKACK: acknowledge every segment at once.
+    /// `TCP_QUICKACK`: acknowledge every segment at once. Unlike Linux's it stays on until it is turned off.
     pub quickack: bool,
-    /// SO_KEEPALIVE: probe a silent peer (RFC 9293 section 3.8.4).
+    /// `SO_KEEPALIVE`: probe an idle peer (RFC 9293 section 3.8.4); off by default, as MUST-25 asks.
     pub keepalive: bool,
-    /// TCP_KEEPIDLE: silence before the first probe.
+    /// `TCP_KEEPIDLE`: silence before the first probe; 7200 s. At least 1 ms.
     pub keepalive_idle: Duration,
-    /// TCP_KEEPINTVL: time between probes.
+    /// `TCP_KEEPINTVL`: time between probes; 75 s. At least 1 ms.
     pub keepalive_interval: Duration,
-    /// TCP_KEEPCNT: unanswered probes after which the connection is given up; at least 1.
+    /// `TCP_KEEPCNT`: unanswered probes before the connection is given up; 9. At least 1.
     pub keepalive_count: u8,
-    /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged (RFC 5482); `None`: until the retries are used up.
+    /// `TCP_USER_TIMEOUT`: how long data (or a SYN) may go without acknowledgment or progress before the connection is
+    /// given up (RFC 9293 section 3.8.3's R2, RFC 5482); `None`: [`TcpConfig::give_up_after`]. A closed window counts,
+    /// even if the peer answers the probes of it.
     pub user_timeout: Option<Duration>,
-    /// SO_LINGER: `None`, close goes on in the background; zero, close resets; otherwise the background close is given
-    /// up with a reset after this time.
+    /// `SO_LINGER`: zero resets the connection on close. Otherwise close sends all data and the FIN, and what the peer has
+    /// not acknowledged after this time is given up with a reset; `None`: no such limit.
     pub linger: Option<Duration>,
-    /// SO_RCVBUF: bytes of memory received data may take, in order or not; at least 4 KiB.
+    /// `SO_RCVBUF`: bound on the memory behind the receive queue, bytes; 256 KiB. Three quarters of it are the largest
+    /// window that is announced. 4 KiB to 1 GiB, others count as the nearest.
     pub receive_buffer_bytes: usize,
-    /// SO_SNDBUF: bytes sent and not yet acknowledged, or not yet sent; at least 1.
+    /// `SO_SNDBUF`: bound on bytes written and not acknowledged; 256 KiB. At least 1, at most 1 GiB.
     pub send_buffer_bytes: usize,
-    /// TCP_CONGESTION.
+    /// `TCP_CONGESTION`: set before the connection is opened; later changes are refused.
     pub congestion: Algorithm,
 }
 
 impl Default for SocketOptions {
-    /// Linux's defaults, with buffers of 1 MiB: there is no auto-tuning that would let them grow.
     fn default() -> Self {
         Self {
             nodelay: false,
@@ -48,85 +52,206 @@ impl Default for SocketOptions {
             keepalive_count: 9,
             user_timeout: None,
             linger: None,
-            receive_buffer_bytes: 1 << 20,
-            send_buffer_bytes: 1 << 20,
+            receive_buffer_bytes: 256 << 10,
+            send_buffer_bytes: 256 << 10,
             congestion: Algorithm::default(),
         }
     }
 }
 
-/// Bounds and times of the engine; one for each shard.
+impl SocketOptions {
+    /// Whether every field is within the bounds it names.
+    pub(super) fn is_valid(&self) -> bool {
+        let tick = Duration::from_millis(1);
+        self.keepalive_idle >= tick
+            && self.keepalive_interval >= tick
+            && self.keepalive_count >= 1
+            && (1..=limits::TCP_SEND_BUFFER_MAX).contains(&self.send_buffer_bytes)
+            && self.user_timeout.is_none_or(|timeout| timeout >= tick)
+    }
+}
+
+/// Defaults for new connections and the engine's bounds, each for one shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TcpConfig {
-    /// Options of sockets for which none are given.
+    /// Options of a socket that does not choose.
     pub options: SocketOptions,
-    /// Connections of one shard, without those in SYN-RECEIVED (passive) and TIME-WAIT. Beyond it opens fail: a SYN's
-    /// final ACK is dropped and counted, `connect` answers [`super::TcpError::TableFull`].
-    pub connections_max: usize,
-    /// Half-open connections of one listener; further SYNs are dropped and counted (RFC 4987 section 3).
-    pub syn_queue_max: usize,
-    /// TIME-WAIT entries of one shard; the oldest is recycled beyond it, and counted.
-    pub time_wait_max: usize,
-    /// Bytes behind all receive and send queues of one shard. Beyond it each queue may only keep 4 KiB.
-    pub buffered_bytes_max: usize,
-    /// RSTs, SYN-ACKs and ACKs without a connection that wait to be sent; further ones are dropped and counted.
-    pub pending_replies_max: usize,
-    /// Ports of active opens (RFC 6056 section 3.2; Linux's range).
-    pub ephemeral_ports: RangeInclusive<u16>,
-    /// How often a SYN is sent again (Linux: 6, about 127 s).
-    pub syn_retries: u8,
-    /// How often a SYN-ACK is sent again (Linux: 5, about 63 s).
-    pub syn_ack_retries: u8,
-    /// Timeouts in a row after which an established connection is given up (Linux's tcp_retries2: 15).
-    pub retries: u8,
-    /// The same for a connection that its application has closed (Linux's tcp_orphan_retries: 8).
-    pub orphan_retries: u8,
-    /// RTO before the first sample (RFC 6298 section 2.1).
-    pub rto_initial: Duration,
-    /// Smallest RTO beyond the round trip (Linux: 200 ms).
-    pub rto_min: Duration,
-    /// Largest RTO, back-off included (RFC 6298 section 2.5: at least 60 s; Linux: 120 s).
-    pub rto_max: Duration,
-    /// How long an ACK may wait for company (RFC 9293 section 3.8.6.3: below 500 ms).
-    pub delayed_ack: Duration,
-    /// TIME-WAIT: twice the maximum segment lifetime of 30 s (RFC 9293 section 3.4.2 has 2 min; Linux as here).
-    pub time_wait: Duration,
-    /// How long a closed connection waits in FIN-WAIT-2 for the peer's FIN (Linux's tcp_fin_timeout).
-    pub fin_wait_2: Duration,
-    /// Offer and accept window scaling (RFC 7323 section 2).
-    pub window_scaling: bool,
     /// Offer and accept timestamps (RFC 7323 section 3).
     pub timestamps: bool,
-    /// Challenge ACKs a second (RFC 5961 section 7; Linux: 1000).
+    /// Offer and accept window scaling (RFC 7323 section 2).
+    pub window_scaling: bool,
+    /// Ports for [`super::Tcp::connect`] with port 0; 32768 to 60999. The shard uses those that are its own.
+    pub ephemeral_ports: RangeInclusive<u16>,
+    /// Retransmission timeout before the round-trip time is known; 1 s (RFC 6298 section 2.1).
+    pub initial_rto: Duration,
+    /// Least retransmission timeout; 200 ms (RFC 6298 section 2.4 asks for 1 s, everyone uses less).
+    pub min_rto: Duration,
+    /// Largest retransmission timeout; 120 s (RFC 6298 section 2.5 asks for at least 60 s).
+    pub max_rto: Duration,
+    /// SYNs sent again before an active open fails; 7. Linux's 6 end after 127 s, less than the 3 minutes of RFC 9293 section
+    /// 3.8.3 (MUST-23); 7 end after 247 s.
+    pub syn_retries: u8,
+    /// SYN-ACKs sent again before a half-open connection is forgotten; 5, that is after 63 s. At most 7.
+    pub syn_ack_retries: u8,
+    /// How long data goes unacknowledged, or probes unanswered, before a connection is given up (RFC 9293 section 3.8.3's
+    /// R2, at least 100 s); 924.6 s, what Linux's `tcp_retries2` of 15 amounts to.
+    pub give_up_after: Duration,
+    /// The same for a connection that the application has closed; 102.2 s, Linux's 8 orphan retries.
+    pub orphan_give_up_after: Duration,
+    /// How long a closed connection waits for the peer's FIN (Linux's `tcp_fin_timeout`); 60 s.
+    pub fin_wait2_timeout: Duration,
+    /// 2 MSL; 60 s.
+    pub time_wait: Duration,
+    /// When every port towards a peer is in use, take one in TIME-WAIT for at least a second whose connection had
+    /// timestamps (RFC 6191 section 2 makes the peer accept it; Linux's `tcp_tw_reuse`). On.
+    pub time_wait_reuse: bool,
+    /// Challenge ACKs a second for half-open and TIME-WAIT entries together, which have no room for a count of their
+    /// own; 1000. A connection's own limit is RFC 5961 section 7's: 10 in 5 seconds.
     pub challenge_acks_per_second: u32,
-    /// RSTs a second to segments that belong to no connection.
-    pub resets_per_second: u32,
+    /// Most connections, ended ones with a held handle included; 262,144, about 256 MiB when all are idle. Beyond it SYNs
+    /// are dropped and counted and [`super::Tcp::connect`] fails.
+    pub connections_max: usize,
+    /// Most listeners; 4096. Beyond it [`super::Tcp::listen`] fails.
+    pub listeners_max: usize,
+    /// Most half-open connections; 16,384 in 1.5 MiB. One listener takes at most the larger of its backlog and 1/4 of it.
+    /// Beyond it SYNs are dropped and counted; the peers send them again.
+    pub syn_queue_max: usize,
+    /// Most TIME-WAIT entries; 131,072 in 12 MiB. Beyond it the oldest ends early, and is counted.
+    pub time_wait_max: usize,
+    /// Memory behind all send and receive buffers, bytes; 512 MiB. Beyond it a connection takes in and may write no more
+    /// than [`limits::TCP_PRESSURE_BUFFER_BYTES`] in each direction, and windows stop growing.
+    pub buffered_bytes_max: usize,
 }
 
 impl Default for TcpConfig {
     fn default() -> Self {
         Self {
             options: SocketOptions::default(),
-            connections_max: 262_144,
-            syn_queue_max: 4096,
-            time_wait_max: 262_144,
-            buffered_bytes_max: 1 << 30,
-            pending_replies_max: 4096,
-            ephemeral_ports: 32_768..=60_999,
-            syn_retries: 6,
-            syn_ack_retries: 5,
-            retries: 15,
-            orphan_retries: 8,
-            rto_initial: Duration::from_secs(1),
-            rto_min: Duration::from_millis(200),
-            rto_max: Duration::from_secs(120),
-            delayed_ack: Duration::from_millis(40),
-            time_wait: Duration::from_secs(60),
-            fin_wait_2: Duration::from_secs(60),
-            window_scaling: true,
             timestamps: true,
+            window_scaling: true,
+            ephemeral_ports: 32768..=60999,
+            initial_rto: Duration::from_secs(1),
+            min_rto: Duration::from_millis(200),
+            max_rto: Duration::from_secs(120),
+            syn_retries: 7,
+            syn_ack_retries: 5,
+            give_up_after: Duration::from_millis(924_600),
+            orphan_give_up_after: Duration::from_millis(102_200),
+            fin_wait2_timeout: Duration::from_secs(60),
+            time_wait: Duration::from_secs(60),
+            time_wait_reuse: true,
             challenge_acks_per_second: 1000,
-            resets_per_second: 10_000,
+            connections_max: 262_144,
+            listeners_max: 4096,
+            syn_queue_max: 16_384,
+            time_wait_max: 131_072,
+            buffered_bytes_max: 512 << 20,
         }
+    }
+}
+
+/// What is wrong with a [`TcpConfig`].
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TcpConfigError {
+    /// A table without room, or with more than indices reach.
+    #[error("{name} is {value}, but must be 1 to {max}", max = limits::TCP_TABLE_MAX)]
+    BadTableSize {
+        /// Field of [`TcpConfig`].
+        name: &'static str,
+        /// Its value.
+        value: usize,
+    },
+    /// Retransmission timeouts out of order.
+    #[error(
+        "retransmission timeouts must satisfy 1 ms <= min_rto ({0:?}) <= initial_rto ({1:?}) <= max_rto ({2:?}) <= 240 s"
+    )]
+    BadRto(Duration, Duration, Duration),
+    /// SYN-ACKs back off in as many lists as retries.
+    #[error("syn_ack_retries is {0}, but must be at most {max}", max = super::syn_queue::RETRIES_MAX)]
+    BadSynAckRetries(u8),
+    /// No port to choose from.
+    #[error("ephemeral_ports {0:?} holds no port")]
+    NoEphemeralPorts(RangeInclusive<u16>),
+    /// Default options outside their bounds.
+    #[error("an option of the defaults is outside its bounds: {0:?}")]
+    BadOptions(Box<SocketOptions>),
+}
+
+impl TcpConfig {
+    /// Checks every bound that a field names.
+    ///
+    /// # Errors
+    /// The first field that is outside its bounds.
+    pub fn validate(&self) -> Result<(), TcpConfigError> {
+        for (name, value) in [
+            ("connections_max", self.connections_max),
+            ("listeners_max", self.listeners_max),
+            ("syn_queue_max", self.syn_queue_max),
+            ("time_wait_max", self.time_wait_max),
+        ] {
+            if !(1..=limits::TCP_TABLE_MAX).contains(&value) {
+                return Err(TcpConfigError::BadTableSize { name, value });
+            }
+        }
+        let rto = [
+            Duration::from_millis(1),
+            self.min_rto,
+            self.initial_rto,
+            self.max_rto,
+            Duration::from_secs(240),
+        ];
+        if !rto.is_sorted() {
+            return Err(TcpConfigError::BadRto(self.min_rto, self.initial_rto, self.max_rto));
+        }
+        if self.syn_ack_retries > super::syn_queue::RETRIES_MAX {
+            return Err(TcpConfigError::BadSynAckRetries(self.syn_ack_retries));
+        }
+        if self.ephemeral_ports.is_empty() || *self.ephemeral_ports.end() == 0 {
+            return Err(TcpConfigError::NoEphemeralPorts(self.ephemeral_ports.clone()));
+        }
+        if !self.options.is_valid() {
+            return Err(TcpConfigError::BadOptions(Box::new(self.options.clone())));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(TcpConfig::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_bound_is_checked() {
+        let with = |change: fn(&mut TcpConfig)| {
+            let mut config = TcpConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err()
+        };
+        assert!(matches!(
+            with(|c| c.time_wait_max = 0),
+            TcpConfigError::BadTableSize { name: "time_wait_max", value: 0 }
+        ));
+        assert!(matches!(with(|c| c.connections_max = 1 << 31), TcpConfigError::BadTableSize { .. }));
+        assert!(matches!(with(|c| c.min_rto = c.max_rto * 2), TcpConfigError::BadRto(..)));
+        assert_eq!(with(|c| c.syn_ack_retries = 8), TcpConfigError::BadSynAckRetries(8));
+        assert!(matches!(
+            with(|c| c.ephemeral_ports = RangeInclusive::new(9, 8)),
+            TcpConfigError::NoEphemeralPorts(_)
+        ));
+        assert!(matches!(with(|c| c.options.keepalive_count = 0), TcpConfigError::BadOptions(_)));
+    }
+
+    #[test]
+    fn syns_are_retried_for_at_least_three_minutes() {
+        // RFC 9293 section 3.8.3, MUST-23.
+        let config = TcpConfig::default();
+        let total: Duration =
+            (0..=config.syn_retries).map(|n| (config.initial_rto * (1 << n)).min(config.max_rto)).sum();
+        assert_eq!(total, Duration::from_secs(247));
     }
 }

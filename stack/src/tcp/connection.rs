@@ -1,374 +1,687 @@
-//! One connection: the transmission control block of RFC 9293 section 3.3.1 with its queues, estimators and deadlines.
-//!
-//! Segments change it in `input.rs`, user calls in `calls.rs`, time in `timers.rs`; `output.rs` decides what it sends.
-//! Everything an idle connection needs is in this structure; the queues allocate while they hold bytes.
+//! One connection's state: the transmission control block of RFC 9293 section 3.3.1, with its buffers, timers and the wakers
+//! of the tasks that wait for it. `input` and `recovery` change it by segments, `output` reads what to send off it,
+//! `timers` act on its deadlines; the engine does what concerns the tables (`engine`).
 
 use core::task::Waker;
+use std::rc::Rc;
 
-use super::TcpError;
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
-use super::options::Timestamps;
+use super::header::Flags;
+use super::info::Statistics;
+use super::options::{TcpOptions, Timestamps};
 use super::receive_queue::ReceiveQueue;
+use super::reply::{Replies, Reply};
 use super::rtt::RttEstimator;
 use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
-use super::state::State;
-use super::table::Key;
+use super::table::TupleKey;
+use super::timers::Timers;
+use super::{State, TcpError};
+use crate::counters::Counters;
 use crate::time::{Duration, Instant};
-use crate::timer_wheel::TimerId;
 
-/// No deadline.
-pub const NEVER: Instant = Instant::FAR_FUTURE;
-/// Segments acknowledged at once when a connection begins, so that the peer's window opens fast (Linux's quick ACKs).
-pub const QUICK_ACKS: u8 = 16;
-/// How long a corked partial segment is held back (tcp(7), TCP_CORK).
-pub const CORK_MAX: Duration = Duration::from_millis(200);
+/// Default send MSS when the peer states none (RFC 9293 section 3.7.1, MUST-15).
+const DEFAULT_MSS_IPV4: u16 = 536;
+const DEFAULT_MSS_IPV6: u16 = 1220;
+/// Least payload a segment is cut to, whatever the peer's MSS option says: smaller ones cost more than they carry
+/// (Linux's `tcp_min_snd_mss`).
+const MSS_MIN: u16 = 48;
+/// Least path MTU believed from ICMP: Linux's `min_pmtu` for IPv4, RFC 8200 section 5 for IPv6.
+const PATH_MTU_MIN_IPV4: u16 = 552;
+const PATH_MTU_MIN_IPV6: u16 = 1280;
+/// Bytes that timestamps take in every segment.
+const TIMESTAMPS_LEN: u16 = 12;
+/// Segments acknowledged one by one when a connection begins, so that the peer's slow start is not held up (Linux's
+/// `TCP_MAX_QUICKACKS`).
+pub(super) const QUICK_ACKS: u8 = 16;
+/// A TS.Recent older than this says nothing (RFC 7323 section 5.5).
+pub(super) const TIMESTAMP_AGE_MAX_S: u32 = 24 * 24 * 3600;
 
-/// Yes-or-no state. A set of bits, as thousands of connections have it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Marks {
-    /// In the engine's queue of connections that may have something to send.
-    pub queued: bool,
-    /// The application let go of the handle: the engine ends the connection by itself.
-    pub orphan: bool,
-    /// Waiting in a listener's accept queue.
-    pub unaccepted: bool,
-    /// The application will read no more: payload is acknowledged and dropped.
-    pub read_shut: bool,
-    /// The application will write no more: a FIN follows what is queued.
-    pub write_shut: bool,
-    /// Our FIN was sent at least once.
-    pub fin_sent: bool,
-    /// An ACK must be sent even if there is nothing else to send.
-    pub ack_now: bool,
-    /// A SYN (or SYN-ACK of a simultaneous open) must be sent.
-    pub syn_now: bool,
-    /// The segment at SND.UNA must be sent again (fast retransmit).
-    pub retransmit_now: bool,
-    /// A probe of a closed or silly window must be sent.
-    pub probe_now: bool,
-    /// A keepalive probe must be sent.
-    pub keepalive_now: bool,
-    /// Both sides sent the timestamps option.
-    pub timestamps: bool,
-    /// Fast recovery is on (RFC 6582).
-    pub in_recovery: bool,
-    /// The congestion window, not the application or the peer, stopped the last output.
-    pub cwnd_limited: bool,
-    /// The application answers what it reads: ACKs wait for its data (delayed ACK's pingpong mode).
-    pub interactive: bool,
-    /// Held-back data may go now although it does not fill a segment (cork's or SWS's time is over).
-    pub push_partial: bool,
-    /// A cork was pulled or Nagle switched off, or the peer's FIN is in order: reported once.
-    pub eof: bool,
-    /// Our SYN offers window scaling (or the peer's did).
-    pub scaling: bool,
-    /// The connection is in the table of ends (until TIME-WAIT's entry or nothing takes its place).
-    pub in_table: bool,
+/// What the functions of a connection work with besides the connection.
+pub(super) struct Context<'a> {
+    pub(super) now: Instant,
+    pub(super) config: &'a TcpConfig,
+    pub(super) counters: &'a mut Counters,
+    /// RSTs that answer segments.
+    pub(super) replies: &'a mut Replies,
+    /// All buffers together are over [`TcpConfig::buffered_bytes_max`].
+    pub(super) pressure: bool,
 }
 
-/// A connection that is more than a half-open entry.
-#[derive(Debug)]
-pub struct Connection {
-    pub key: Key,
-    pub state: State,
-    pub marks: Marks,
-    pub generation: u32,
-
-    // Send sequence space. snd_una <= snd_nxt <= snd_max, all modulo 2^32.
-    /// Oldest byte not acknowledged.
-    pub snd_una: SeqNumber,
-    /// Next byte to send; goes back to `snd_una` on a timeout.
-    pub snd_nxt: SeqNumber,
-    /// Behind the highest byte ever sent.
-    pub snd_max: SeqNumber,
-    /// The peer's window, scaled, from `snd_una`.
-    pub snd_wnd: u32,
-    /// Largest window the peer ever offered.
-    pub snd_wnd_max: u32,
-    pub snd_wl1: SeqNumber,
-    pub snd_wl2: SeqNumber,
-    pub iss: SeqNumber,
-    /// Last byte of the write that ends a segment with PSH.
-    pub push_seq: SeqNumber,
-    /// RFC 6582's `recover`: SND.MAX when the last loss was found.
-    pub recover: SeqNumber,
-    /// What duplicate ACKs add to the window (RFC 5681 section 3.2), in bytes.
-    pub inflation: u32,
-    pub duplicate_acks: u32,
-
-    // Receive sequence space.
-    pub irs: SeqNumber,
-    /// Right edge of the window announced: never moves back.
-    pub rcv_edge: SeqNumber,
-    /// RCV.NXT in the last segment sent (Last.ACK.sent of RFC 7323 section 4.3).
-    pub last_ack_sent: SeqNumber,
-    /// The peer's FIN, received ahead of a gap.
-    pub fin_ahead: Option<SeqNumber>,
-    /// RCV.UP, while urgent data is ahead (RFC 9293 section 3.8.5); read in line (RFC 6093 section 6).
-    pub urgent: Option<SeqNumber>,
-    /// Payload segments since the last ACK was sent.
-    pub unacked_segments: u8,
-    pub quick_acks: u8,
-    /// Largest segment received lately.
-    pub rcv_mss: u16,
-
-    // What the SYNs agreed on.
-    pub peer_mss: u16,
-    /// The MSS we announced; 0 before our SYN was sent.
-    pub our_mss: u16,
-    /// Largest IP packet to the peer that ICMP lets us send; `u16::MAX`: as the egress says.
-    pub pmtu: u16,
-    /// Payload bytes in a full segment at present, options allowed for.
-    pub mss: u16,
-    pub snd_scale: u8,
-    pub rcv_scale: u8,
-    pub ts_recent: u32,
-    pub ts_recent_at: Instant,
-    pub ts_offset: u32,
-
-    // Clocks and estimators.
-    pub rtt: RttEstimator,
-    /// The segment whose ACK gives the next RTT sample (Karn: never one sent twice), and when it was sent.
-    pub timed: Option<(SeqNumber, Instant)>,
-    pub congestion: Congestion,
-    /// Timeouts in a row without progress.
-    pub retries: u8,
-    pub keepalive_probes: u8,
-    /// When the peer was last heard.
-    pub received_at: Instant,
-    /// When payload was last sent.
-    pub sent_at: Instant,
-    /// When SND.UNA last moved, or data was first queued after silence: the user timeout counts from it.
-    pub progress_at: Instant,
-
-    // Deadlines; `NEVER` when off.
-    /// Retransmission (SYN, data, FIN), or the persist timer when `persisting`.
-    pub retransmit_at: Instant,
-    pub persisting: bool,
-    pub delayed_ack_at: Instant,
-    pub keepalive_at: Instant,
-    /// Cork's or silly-window avoidance's patience.
-    pub hold_at: Instant,
-    /// FIN-WAIT-2 of an orphan, or linger.
-    pub linger_at: Instant,
-    /// The wheel's entry, at or before the earliest deadline.
-    pub timer: Option<(TimerId, Instant)>,
-
-    pub received: ReceiveQueue,
-    pub unsent: SendQueue,
-    pub options: Box<SocketOptions>,
-    /// Why the connection ended; told to the application.
-    pub error: Option<TcpError>,
-    /// What ICMP said, for when the connection is given up.
-    pub soft_error: Option<TcpError>,
-    pub recv_waker: Option<Waker>,
-    pub send_waker: Option<Waker>,
-
-    /// Counts for `TcpInfo`.
-    pub totals: Totals,
+/// Where the sender is with losses (Linux's `ca_state`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Recovery {
+    /// Nothing is amiss.
+    Open,
+    /// Fast recovery (RFC 6582 section 3.2).
+    Fast,
+    /// After a retransmission timeout: everything outstanding is sent again as the window allows.
+    Loss,
 }
 
-/// What one connection counted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    pub bytes_sent: u64,
-    pub bytes_acked: u64,
-    pub bytes_received: u64,
-    pub segments_out: u32,
-    pub segments_in: u32,
-    pub data_segments_out: u32,
-    pub data_segments_in: u32,
-    pub retransmits: u32,
+/// One connection. Sequence numbers satisfy `snd_una <= snd_ptr <= snd_nxt` and `rcv_nxt <= rcv_edge`.
+pub(super) struct Connection {
+    pub(super) key: TupleKey,
+    pub(super) state: State,
+    /// The tables still lead segments here; otherwise only the application's handle does.
+    pub(super) attached: bool,
+    /// The application let go.
+    pub(super) orphan: bool,
+    /// In the list of those with something to send.
+    pub(super) queued: bool,
+    /// The listener in whose accept queue it waits.
+    pub(super) listener: Option<u32>,
+
+    // Send side.
+    pub(super) iss: SeqNumber,
+    /// Oldest unacknowledged sequence number.
+    pub(super) snd_una: SeqNumber,
+    /// Next sequence number never sent: RFC 9293's SND.NXT.
+    pub(super) snd_nxt: SeqNumber,
+    /// Where sending goes on: behind `snd_nxt` only while data is sent again.
+    pub(super) snd_ptr: SeqNumber,
+    pub(super) snd_wl1: SeqNumber,
+    pub(super) snd_wl2: SeqNumber,
+    /// End of the last segment sent that was not full (Minshall's rule, RFC 9293 appendix A.3).
+    pub(super) snd_sml: SeqNumber,
+    pub(super) snd_wnd: u32,
+    /// Largest window the peer announced.
+    pub(super) snd_wnd_max: u32,
+    pub(super) send: SendQueue,
+    /// The application closed the write side: a FIN follows the queue.
+    pub(super) fin_queued: bool,
+    /// The FIN is part of what was sent.
+    pub(super) fin_sent: bool,
+    /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
+    pub(super) mss: u16,
+    peer_mss: u16,
+    /// MTU towards the peer; 0 until the egress was asked.
+    mtu: u16,
+    pub(super) snd_wscale: u8,
+    pub(super) rcv_wscale: u8,
+    /// Window scaling is offered or agreed on; a shift of 0 is one too (RFC 7323 section 2.2).
+    pub(super) wscale_enabled: bool,
+    pub(super) ts_enabled: bool,
+    pub(super) ts_offset: u32,
+    pub(super) syn_due: bool,
+    pub(super) probe_due: bool,
+    pub(super) keepalive_due: bool,
+    /// The override timeout of RFC 9293 section 3.8.6.2.1 (4), or cork's, has passed.
+    pub(super) override_due: bool,
+    /// The first unacknowledged segment is to be sent again at once.
+    pub(super) retransmit_head: bool,
+
+    // Loss recovery.
+    pub(super) congestion: Congestion,
+    pub(super) rtt: RttEstimator,
+    pub(super) recovery: Recovery,
+    pub(super) recover: SeqNumber,
+    /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
+    pub(super) cwnd_limited: SeqNumber,
+    /// What duplicate ACKs add to cwnd (RFC 5681 section 3.2 steps 1, 3 and 4).
+    pub(super) inflation: u32,
+    pub(super) duplicate_acks: u8,
+    /// Retransmission timeouts since the last progress.
+    pub(super) retransmits: u8,
+    /// Probes of a closed window since it closed.
+    pub(super) probes: u8,
+    pub(super) keepalive_probes: u8,
+    /// The segment that is being timed: its end and when it was sent.
+    pub(super) timed: Option<(SeqNumber, Instant)>,
+    /// When the retransmission timer last fired: older echoes say nothing about what was sent since.
+    pub(super) timed_out_at: Instant,
+    pub(super) last_sent_at: Instant,
+    /// When acknowledgment last made progress, or waiting for it began.
+    pub(super) progress_at: Instant,
+
+    // Receive side.
+    pub(super) irs: SeqNumber,
+    pub(super) receive: ReceiveQueue,
+    /// Right edge of the window announced: RCV.NXT + RCV.WND.
+    pub(super) rcv_edge: SeqNumber,
+    pub(super) last_ack_sent: SeqNumber,
+    /// A FIN that waits behind a gap.
+    pub(super) peer_fin: Option<SeqNumber>,
+    pub(super) fin_received: bool,
+    /// The application reads no more.
+    pub(super) read_shut: bool,
+    pub(super) ts_recent: u32,
+    /// Second in which `ts_recent` was set.
+    pub(super) ts_recent_at_s: u32,
+    pub(super) last_heard: Instant,
+    pub(super) last_data_at: Instant,
+
+    // Acknowledgments owed.
+    /// An ACK is due with the next segment, or by itself.
+    pub(super) ack_now: bool,
+    /// Duplicate ACKs due, each by itself (RFC 5681 section 3.2: the peer counts them).
+    pub(super) duplicate_acks_owed: u8,
+    pub(super) quick_acks: u8,
+    /// The application answers what it gets: ACKs ride on the answers.
+    pub(super) pingpong: bool,
+    /// Delay of ACKs, adapted as in Linux; 0 before any data.
+    pub(super) ato_ms: u16,
+    /// Largest segment received.
+    pub(super) rcv_mss: u16,
+    pub(super) challenges: u8,
+    pub(super) challenges_since: Instant,
+
+    // The application and the engine.
+    pub(super) options: Rc<SocketOptions>,
+    pub(super) recv_waker: Option<Waker>,
+    pub(super) send_waker: Option<Waker>,
+    pub(super) error: Option<TcpError>,
+    pub(super) timers: Timers,
+    /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
+    pub(super) time_wait: Option<(u32, u32)>,
+    /// Memory of the buffers as the engine last counted it.
+    pub(super) buffered: usize,
+    pub(super) statistics: Statistics,
+    cold: Option<Box<Cold>>,
+}
+
+/// What few connections need.
+#[derive(Default)]
+pub(super) struct Cold {
+    pub(super) flush_waker: Option<Waker>,
+    /// What ICMP said about our segments: the reason to give when the connection is given up.
+    pub(super) soft_error: Option<TcpError>,
+    /// End of urgent data: RCV.UP (RFC 9293 section 3.8.5).
+    pub(super) urgent: Option<SeqNumber>,
+}
+
+/// What a handshake settled for a connection that a listener accepts.
+pub(super) struct Handshake {
+    pub(super) key: TupleKey,
+    pub(super) iss: SeqNumber,
+    pub(super) irs: SeqNumber,
+    pub(super) ts_offset: u32,
+    /// TS.Recent when both ends use timestamps.
+    pub(super) ts_recent: Option<u32>,
+    /// Shift of the peer's windows, when both ends scale.
+    pub(super) wscale: Option<u8>,
+    pub(super) peer_mss: u16,
+    /// MSS option that we sent.
+    pub(super) our_mss: u16,
+    /// When the SYN-ACK was sent, if it was sent once only.
+    pub(super) syn_ack_sent_at: Option<Instant>,
+    /// A SYN-ACK counts as lost.
+    pub(super) timed_out: bool,
 }
 
 impl Connection {
-    /// A connection in SYN-SENT whose SYN waits to be sent.
-    pub fn new(now: Instant, key: Key, iss: SeqNumber, options: SocketOptions, config: &TcpConfig) -> Self {
+    /// A connection that begins with our SYN.
+    pub(super) fn connecting(
+        now: Instant,
+        key: TupleKey,
+        iss: SeqNumber,
+        ts_offset: u32,
+        options: Rc<SocketOptions>,
+        config: &TcpConfig,
+    ) -> Self {
+        let mut connection = Self::new(now, key, iss, options, config);
+        connection.state = State::SynSent;
+        connection.ts_enabled = config.timestamps;
+        connection.ts_offset = ts_offset;
+        if config.window_scaling {
+            connection.wscale_enabled = true;
+            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+        }
+        connection.syn_due = true;
+        connection
+    }
+
+    /// A listener's connection in SYN-RECEIVED; the ACK of our SYN is what it processes next.
+    pub(super) fn accepted(
+        now: Instant,
+        handshake: &Handshake,
+        options: Rc<SocketOptions>,
+        config: &TcpConfig,
+    ) -> Self {
+        let mut connection = Self::new(now, handshake.key, handshake.iss, options, config);
+        connection.state = State::SynReceived;
+        connection.snd_nxt = handshake.iss + 1;
+        connection.snd_ptr = connection.snd_nxt;
+        connection.begin_receiving(handshake.irs);
+        connection.ts_enabled = handshake.ts_recent.is_some();
+        connection.ts_offset = handshake.ts_offset;
+        connection.ts_recent = handshake.ts_recent.unwrap_or(0);
+        connection.ts_recent_at_s = seconds(now);
+        if let Some(shift) = handshake.wscale {
+            connection.wscale_enabled = true;
+            connection.snd_wscale = shift;
+            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+        }
+        connection.mtu = handshake.our_mss.saturating_add(connection.fixed_headers());
+        connection.set_peer_mss(Some(handshake.peer_mss));
+        connection.timed = handshake.syn_ack_sent_at.map(|sent_at| (connection.snd_nxt, sent_at));
+        connection.retransmits = u8::from(handshake.timed_out);
+        connection
+    }
+
+    fn new(
+        now: Instant,
+        key: TupleKey,
+        iss: SeqNumber,
+        options: Rc<SocketOptions>,
+        config: &TcpConfig,
+    ) -> Self {
+        let default_mss = if key.is_ipv4() { DEFAULT_MSS_IPV4 } else { DEFAULT_MSS_IPV6 };
         Self {
             key,
-            state: State::SynSent,
-            marks: Marks {
-                timestamps: config.timestamps,
-                scaling: config.window_scaling,
-                ..Marks::default()
-            },
-            generation: 0,
+            state: State::Closed,
+            attached: true,
+            orphan: false,
+            queued: false,
+            listener: None,
+            iss,
             snd_una: iss,
             snd_nxt: iss,
-            snd_max: iss,
+            snd_ptr: iss,
+            snd_wl1: SeqNumber(0),
+            snd_wl2: SeqNumber(0),
+            snd_sml: iss,
             snd_wnd: 0,
             snd_wnd_max: 0,
-            snd_wl1: SeqNumber(0),
-            snd_wl2: iss,
-            iss,
-            push_seq: iss,
+            send: SendQueue::new(),
+            fin_queued: false,
+            fin_sent: false,
+            mss: default_mss,
+            peer_mss: default_mss,
+            mtu: 0,
+            snd_wscale: 0,
+            rcv_wscale: 0,
+            wscale_enabled: false,
+            ts_enabled: false,
+            ts_offset: 0,
+            syn_due: false,
+            probe_due: false,
+            keepalive_due: false,
+            override_due: false,
+            retransmit_head: false,
+            congestion: Congestion::new(options.congestion),
+            rtt: RttEstimator::new(config.initial_rto, config.min_rto, config.max_rto),
+            recovery: Recovery::Open,
             recover: iss,
+            cwnd_limited: iss,
             inflation: 0,
             duplicate_acks: 0,
+            retransmits: 0,
+            probes: 0,
+            keepalive_probes: 0,
+            timed: None,
+            timed_out_at: Instant::ZERO,
+            last_sent_at: now,
+            progress_at: now,
             irs: SeqNumber(0),
+            receive: ReceiveQueue::new(SeqNumber(0)),
             rcv_edge: SeqNumber(0),
             last_ack_sent: SeqNumber(0),
-            fin_ahead: None,
-            urgent: None,
-            unacked_segments: 0,
-            quick_acks: QUICK_ACKS,
-            rcv_mss: 536,
-            peer_mss: 536,
-            our_mss: 0,
-            pmtu: u16::MAX,
-            mss: 536,
-            snd_scale: 0,
-            rcv_scale: 0,
+            peer_fin: None,
+            fin_received: false,
+            read_shut: false,
             ts_recent: 0,
-            ts_recent_at: now,
-            ts_offset: 0,
-            rtt: RttEstimator::new(config.rto_initial, config.rto_min, config.rto_max),
-            timed: None,
-            congestion: Congestion::new(options.congestion),
-            retries: 0,
-            keepalive_probes: 0,
-            received_at: now,
-            sent_at: now,
-            progress_at: now,
-            retransmit_at: NEVER,
-            persisting: false,
-            delayed_ack_at: NEVER,
-            keepalive_at: NEVER,
-            hold_at: NEVER,
-            linger_at: NEVER,
-            timer: None,
-            received: ReceiveQueue::new(SeqNumber(0)),
-            unsent: SendQueue::new(),
-            options: Box::new(options),
-            error: None,
-            soft_error: None,
+            ts_recent_at_s: seconds(now),
+            last_heard: now,
+            last_data_at: now,
+            ack_now: false,
+            duplicate_acks_owed: 0,
+            quick_acks: QUICK_ACKS,
+            pingpong: false,
+            ato_ms: 0,
+            rcv_mss: DEFAULT_MSS_IPV4,
+            challenges: 0,
+            challenges_since: now,
+            options,
             recv_waker: None,
             send_waker: None,
-            totals: Totals::default(),
+            error: None,
+            timers: Timers::default(),
+            time_wait: None,
+            buffered: 0,
+            statistics: Statistics::default(),
+            cold: None,
         }
     }
 
-    /// RCV.NXT.
-    pub fn rcv_nxt(&self) -> SeqNumber {
-        self.received.rcv_nxt()
+    /// Sets the receive side to follow the peer's SYN. Its window is that of our SYN, which is never scaled.
+    pub(super) fn begin_receiving(&mut self, irs: SeqNumber) {
+        self.irs = irs;
+        self.receive = ReceiveQueue::new(irs + 1);
+        self.last_ack_sent = irs + 1;
+        self.rcv_edge = irs + 1 + u32::from(syn_window(self.receive_cap()));
     }
 
-    /// RCV.WND: what is left of the window announced.
-    pub fn rcv_wnd(&self) -> u32 {
-        let left = self.rcv_edge.since(self.rcv_nxt());
-        if left > 1 << 31 { 0 } else { left }
+    /// Takes over what the peer's SYN says in its options.
+    pub(super) fn adopt_syn_options(&mut self, now: Instant, options: &TcpOptions) {
+        match options.timestamps.filter(|_| self.ts_enabled) {
+            Some(timestamps) => {
+                self.ts_recent = timestamps.val;
+                self.ts_recent_at_s = seconds(now);
+            }
+            None => self.ts_enabled = false,
+        }
+        match options.window_scale {
+            Some(shift) if self.wscale_enabled => self.snd_wscale = shift,
+            _ => (self.wscale_enabled, self.rcv_wscale) = (false, 0),
+        }
+        self.set_peer_mss(options.mss);
     }
 
-    /// Bytes sent and not acknowledged, FIN and SYN included.
-    pub fn in_flight(&self) -> u32 {
+    // ---- sequence space
+
+    /// Next sequence number expected, the peer's FIN included.
+    pub(super) fn rcv_nxt(&self) -> SeqNumber {
+        self.receive.rcv_nxt()
+    }
+
+    /// RCV.WND: what was announced and is still to come.
+    pub(super) fn rcv_wnd(&self) -> u32 {
+        let rcv_nxt = self.rcv_nxt();
+        if self.rcv_edge.gt(rcv_nxt) { self.rcv_edge.since(rcv_nxt) } else { 0 }
+    }
+
+    /// Whether the peer acknowledged our SYN.
+    pub(super) fn syn_acked(&self) -> bool {
+        self.snd_una != self.iss
+    }
+
+    /// Sequence number of the first byte in the send queue.
+    pub(super) fn data_start(&self) -> SeqNumber {
+        if self.syn_acked() { self.snd_una } else { self.iss + 1 }
+    }
+
+    /// Sequence number behind the last byte in the send queue: the FIN's, once it is queued and until it is acknowledged.
+    pub(super) fn data_end(&self) -> SeqNumber {
+        self.data_start() + self.send.len() as u32
+    }
+
+    pub(super) fn fin_acked(&self) -> bool {
+        self.fin_sent && self.snd_una == self.snd_nxt
+    }
+
+    /// Bytes (and controls) sent and not acknowledged.
+    pub(super) fn outstanding(&self) -> u32 {
         self.snd_nxt.since(self.snd_una)
     }
 
-    /// Sequence number of our FIN, once the application has closed its side.
-    pub fn fin_seq(&self) -> Option<SeqNumber> {
-        self.marks.write_shut.then(|| self.data_start() + self.unsent.len() as u32)
+    /// Bytes believed to be in the network: after a timeout what was sent before counts as lost.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.snd_ptr.since(self.snd_una)
     }
 
-    /// Sequence number of the send queue's first byte: SND.UNA once the SYN was acknowledged.
-    pub fn data_start(&self) -> SeqNumber {
-        if matches!(self.state, State::SynSent | State::SynReceived) { self.iss + 1 } else { self.snd_una }
+    /// Whether there is something that the peer has not got, sent or not.
+    pub(super) fn has_unfinished_output(&self) -> bool {
+        self.outstanding() > 0 || !self.send.is_empty() || (self.fin_queued && !self.fin_acked())
     }
 
-    /// Whether the FIN was sent and acknowledged.
-    pub fn fin_acked(&self) -> bool {
-        matches!(self.state, State::FinWait2 | State::TimeWait)
-            || self.marks.fin_sent && self.unsent.is_empty() && self.snd_una == self.snd_max
+    /// Whether the peer's window is closed and something waits for it to open.
+    pub(super) fn is_window_closed(&self) -> bool {
+        self.snd_wnd == 0 && self.syn_acked() && !self.state.is_over() && self.has_unfinished_output()
     }
 
-    /// Bytes that may be in flight: the congestion window with what duplicate ACKs add to it.
-    pub fn congestion_window(&self) -> u32 {
-        self.congestion.cwnd().saturating_add(self.inflation)
+    // ---- segment sizes
+
+    fn fixed_headers(&self) -> u16 {
+        if self.key.is_ipv4() { 40 } else { 60 }
     }
 
-    /// Our clock in timestamps.
-    pub fn timestamp(&self, now: Instant) -> u32 {
-        super::listener::clock_ms(now).wrapping_add(self.ts_offset)
+    pub(super) fn set_peer_mss(&mut self, mss: Option<u16>) {
+        let default = if self.key.is_ipv4() { DEFAULT_MSS_IPV4 } else { DEFAULT_MSS_IPV6 };
+        self.peer_mss = mss.unwrap_or(default);
+        self.update_mss();
     }
 
-    /// The timestamps option of the next segment.
-    pub fn timestamps(&self, now: Instant) -> Option<Timestamps> {
-        let ecr = if self.state == State::SynSent { 0 } else { self.ts_recent };
-        self.marks.timestamps.then(|| Timestamps { val: self.timestamp(now), ecr })
+    /// RFC 9293 section 3.7.1: the smaller of what the peer and what the path takes, less our options.
+    fn update_mss(&mut self) {
+        let path = if self.mtu == 0 { self.peer_mss } else { self.mtu - self.fixed_headers() };
+        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 };
+        self.mss = self.peer_mss.min(path).saturating_sub(options).max(MSS_MIN);
     }
 
-    /// The earliest deadline.
-    pub fn deadline(&self) -> Instant {
-        self.retransmit_at
-            .min(self.delayed_ack_at)
-            .min(self.keepalive_at)
-            .min(self.hold_at)
-            .min(self.linger_at)
-    }
-
-    /// Bytes of memory behind the queues.
-    pub fn buffered(&self) -> usize {
-        self.received.memory() + self.unsent.memory()
-    }
-
-    /// Ends the connection with `error`: nothing is sent or taken any more, what was received in order can be read.
-    pub fn fail(&mut self, error: TcpError) {
-        self.state = State::Closed;
-        self.error.get_or_insert(error);
-        self.end();
-    }
-
-    /// Stops all deadlines and output and wakes the application.
-    pub fn end(&mut self) {
-        self.unsent.clear();
-        for deadline in [
-            &mut self.retransmit_at,
-            &mut self.delayed_ack_at,
-            &mut self.keepalive_at,
-            &mut self.hold_at,
-            &mut self.linger_at,
-        ] {
-            *deadline = NEVER;
+    /// The MTU that the egress states, asked once a connection.
+    pub(super) fn learn_mtu(&mut self, path_mtu: impl FnOnce() -> usize) {
+        if self.mtu == 0 {
+            self.mtu = path_mtu().clamp(usize::from(self.path_mtu_min()), usize::from(u16::MAX)) as u16;
+            self.update_mss();
         }
-        self.wake_both();
     }
 
-    /// Wakes whoever waits for something to read.
-    pub fn wake_reader(&mut self) {
+    fn path_mtu_min(&self) -> u16 {
+        if self.key.is_ipv4() { PATH_MTU_MIN_IPV4 } else { PATH_MTU_MIN_IPV6 }
+    }
+
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Takes a lower MTU from ICMP or the egress; whether it is one. 0 stands for a router that does not say.
+    pub(super) fn lower_mtu(&mut self, mtu: usize) -> bool {
+        let mtu = mtu.max(usize::from(self.path_mtu_min())).min(usize::from(u16::MAX)) as u16;
+        if self.mtu == 0 || mtu >= self.mtu {
+            return false;
+        }
+        self.mtu = mtu;
+        self.update_mss();
+        true
+    }
+
+    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): the MTU less the fixed headers.
+    pub(super) fn our_mss(&self) -> u16 {
+        self.mtu.saturating_sub(self.fixed_headers())
+    }
+
+    // ---- receive window
+
+    pub(super) fn receive_cap(&self) -> usize {
+        self.options.receive_buffer_bytes
+    }
+
+    /// The window field for a segment sent now, never taking back what was announced (RFC 9293 sections 3.8.6 and
+    /// 3.8.6.2.2): the right edge stands until it may move by a segment or half the buffer.
+    ///
+    /// An edge that the scale cannot express is rounded up, so it creeps by less than 1 << scale a segment; the receive
+    /// queue has room for that (see `Connection::insert_cap`).
+    pub(super) fn select_window(&self, pressure: bool) -> u16 {
+        let cap = if pressure { pressure_cap(self.receive_cap()) } else { self.receive_cap() };
+        let current = self.rcv_wnd();
+        let free = self.receive.space(cap).min(65_535 << self.rcv_wscale) as u32;
+        let step = u32::from(self.mss).min(ReceiveQueue::window_max(self.receive_cap()) as u32 / 2);
+        let kept = current.div_ceil(1 << self.rcv_wscale);
+        let window = if free >= current + step { kept.max(free >> self.rcv_wscale) } else { kept };
+        window.min(65_535) as u16
+    }
+
+    /// Bound for the receive queue: a sixteenth above the one that windows come from, for edges that were rounded up.
+    pub(super) fn insert_cap(&self, pressure: bool) -> usize {
+        let cap = self.receive_cap() + self.receive_cap() / 16;
+        if pressure { pressure_cap(cap) } else { cap }
+    }
+
+    /// Whether reading has opened the window so far that the peer should hear of it at once: it was down to half of
+    /// what it would be now (as in Linux), by at least the step of RFC 9293 section 3.8.6.2.2.
+    pub(super) fn owes_window_update(&self) -> bool {
+        let current = self.rcv_wnd();
+        let next = u32::from(self.select_window(false)) << self.rcv_wscale;
+        next > current && next / 2 >= current && self.state.may_receive()
+    }
+
+    // ---- timestamps
+
+    /// TSval now: milliseconds plus a secret offset (RFC 7323 section 5.4).
+    pub(super) fn ts_now(&self, now: Instant) -> u32 {
+        timestamp(now, self.ts_offset)
+    }
+
+    pub(super) fn timestamps(&self, now: Instant) -> Option<Timestamps> {
+        self.ts_enabled.then(|| Timestamps { val: self.ts_now(now), ecr: self.ts_recent })
+    }
+
+    // ---- acknowledgments
+
+    /// The sequence number of segments without payload: SND.NXT, or the window's edge when the peer took back window behind
+    /// SND.NXT or a probe is out, so that a peer with a closed window accepts the ACK (RFC 9293 appendix A.2).
+    pub(super) fn ack_seq(&self) -> SeqNumber {
+        if !self.syn_acked() {
+            return self.snd_nxt;
+        }
+        self.snd_nxt.min(self.snd_una + self.snd_wnd)
+    }
+
+    /// Owes an ACK to a segment that is not acceptable and could be part of an attack or an ACK war: RFC 5961 section 7's
+    /// limit, for each connection so that nothing can be learned about others.
+    pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
+        if cx.now - self.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
+            (self.challenges, self.challenges_since) = (0, cx.now);
+        }
+        if self.challenges >= crate::limits::TCP_CHALLENGE_ACKS {
+            cx.counters.tcp_challenge_acks_limited += 1;
+            return;
+        }
+        self.challenges += 1;
+        cx.counters.tcp_challenge_acks += 1;
+        self.ack_now = true;
+    }
+
+    /// A RST that the peer accepts: SEQ=SND.NXT (RFC 9293 section 3.10.5), with ACK as everyone sends it, timestamps
+    /// included (RFC 7323 section 5.2).
+    pub(super) fn reset(&self, now: Instant) -> Reply {
+        Reply {
+            key: self.key,
+            seq: self.ack_seq(),
+            ack: self.rcv_nxt(),
+            flags: Flags::RST | Flags::ACK,
+            window: 0,
+            timestamps: self.timestamps(now),
+        }
+    }
+
+    // ---- the end
+
+    /// Enters ESTABLISHED, or where a close during the handshake leads (RFC 9293 section 3.10.4).
+    pub(super) fn establish(&mut self, cx: &mut Context<'_>) {
+        self.state = if self.fin_queued { State::FinWait1 } else { State::Established };
+        self.timers.retransmit = None;
+        self.syn_due = false;
+        if core::mem::take(&mut self.retransmits) > 0 {
+            // RFC 5681 section 3.1 and RFC 6298 section 5.7.
+            self.congestion.on_handshake_loss();
+            self.rtt.syn_was_lost();
+        }
+        self.congestion.on_established(cx.now, u32::from(self.mss));
+        self.progress_at = cx.now;
+        self.wake_senders();
+    }
+
+    /// The connection is over: nothing more is sent. What was received stays readable, as it was acknowledged.
+    pub(super) fn finish(&mut self, error: Option<TcpError>) {
+        self.state = State::Closed;
+        self.error = self.error.or(error);
+        self.send.clear();
+        self.ack_now = false;
+        self.stop();
+        self.wake_all();
+    }
+
+    /// The connection is over on our side, a TIME-WAIT entry goes on without it.
+    pub(super) fn stop(&mut self) {
+        self.timers = Timers { armed: self.timers.armed.take(), ..Timers::default() };
+        (self.syn_due, self.probe_due, self.keepalive_due, self.override_due) = (false, false, false, false);
+        (self.retransmit_head, self.duplicate_acks_owed) = (false, 0);
+        if self.orphan {
+            self.receive.clear();
+        }
+    }
+
+    /// The connection is given up for lack of answers; ICMP may have said why (RFC 9293 section 3.9.2.2).
+    pub(super) fn time_out(&mut self, cx: &mut Context<'_>) {
+        cx.counters.tcp_timeout_drops += 1;
+        self.count_failure(cx.counters);
+        let error = self.cold.as_ref().and_then(|cold| cold.soft_error);
+        self.finish(Some(error.unwrap_or(TcpError::TimedOut)));
+    }
+
+    /// Counts the end of a connection that was never established.
+    pub(super) fn count_failure(&self, counters: &mut Counters) {
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            counters.tcp_attempt_fails += 1;
+        }
+    }
+
+    // ---- wakers and the like
+
+    pub(super) fn wake_readers(&mut self) {
         if let Some(waker) = self.recv_waker.take() {
             waker.wake();
         }
     }
 
-    /// Wakes whoever waits for room to write, for the handshake, or for the last ACK.
-    pub fn wake_writer(&mut self) {
+    pub(super) fn wake_senders(&mut self) {
         if let Some(waker) = self.send_waker.take() {
             waker.wake();
         }
     }
 
-    /// Wakes both.
-    pub fn wake_both(&mut self) {
-        self.wake_reader();
-        self.wake_writer();
+    pub(super) fn wake_flusher(&mut self) {
+        if let Some(waker) = self.cold.as_mut().and_then(|cold| cold.flush_waker.take()) {
+            waker.wake();
+        }
     }
 
-    /// Sets the keepalive deadline after something was heard or the option changed (RFC 9293 section 3.8.4).
-    pub fn restart_keepalive(&mut self) {
-        self.keepalive_probes = 0;
-        let on = self.options.keepalive && self.state.is_synchronized() && self.state != State::TimeWait;
-        self.keepalive_at = if on { self.received_at + self.options.keepalive_idle } else { NEVER };
+    pub(super) fn wake_all(&mut self) {
+        self.wake_readers();
+        self.wake_senders();
+        self.wake_flusher();
+    }
+
+    pub(super) fn cold(&self) -> Option<&Cold> {
+        self.cold.as_deref()
+    }
+
+    pub(super) fn cold_mut(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
+    }
+
+    /// Memory behind the buffers.
+    pub(super) fn memory(&self) -> usize {
+        self.send.memory() + self.receive.memory()
+    }
+
+    /// How long acknowledgment may make no progress.
+    pub(super) fn patience(&self, config: &TcpConfig) -> Duration {
+        let limit = if self.orphan { config.orphan_give_up_after } else { config.give_up_after };
+        self.options.user_timeout.unwrap_or(limit)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A buffer's bound while all buffers together are over theirs.
+pub(super) fn pressure_cap(cap_bytes: usize) -> usize {
+    cap_bytes.min(crate::limits::TCP_PRESSURE_BUFFER_BYTES)
+}
 
-    #[test]
-    fn an_idle_connection_costs_at_most_1_kib() {
-        let all = size_of::<Connection>() + size_of::<SocketOptions>() + 64;
-        assert!(all <= 1024, "{all}");
-    }
+/// The window field of a SYN, never scaled (RFC 7323 section 2.2).
+pub(super) fn syn_window(receive_buffer_bytes: usize) -> u16 {
+    ReceiveQueue::window_max(receive_buffer_bytes).min(65_535) as u16
+}
+
+/// The least shift with which the whole buffer can be announced, at most 14 (RFC 7323 section 2.3).
+pub(super) fn window_scale_for(receive_buffer_bytes: usize) -> u8 {
+    let window = ReceiveQueue::window_max(receive_buffer_bytes);
+    (0..14).find(|shift| window >> shift <= 65_535).unwrap_or(14)
+}
+
+/// A TSval: milliseconds plus an offset (RFC 7323 section 5.4).
+pub(super) fn timestamp(now: Instant, offset: u32) -> u32 {
+    (now.as_millis() as u32).wrapping_add(offset)
+}
+
+/// Whole seconds, wrapping after 136 years.
+pub(super) fn seconds(now: Instant) -> u32 {
+    (now.as_millis() / 1000) as u32
+}
+
+/// Whether timestamp `a` is before `b` (RFC 7323 section 5.2).
+pub(super) fn timestamp_before(a: u32, b: u32) -> bool {
+    SeqNumber(a).lt(SeqNumber(b))
 }

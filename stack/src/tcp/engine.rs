@@ -1,915 +1,699 @@
-//! One shard's TCP: finds what a segment belongs to, lends it what it needs, and afterwards files it anew: in the queue of
-//! connections with something to send, in the timer wheel, in TIME-WAIT, or nowhere.
+//! The engine: finds whose a segment is, keeps tables, timers and lists in step with what connections have become, and
+//! lets time pass. Nothing here that happens for a packet or a tick looks at more than the connections concerned.
 
-use core::net::SocketAddr;
-use std::collections::VecDeque;
+use core::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
-use hashbrown::HashMap;
-use slab::Slab;
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
 
-use super::config::TcpConfig;
-use super::connection::{Connection, NEVER};
-use super::header::{Flags, TcpHeader};
-use super::input::{Env, Segment};
-use super::isn::{IsnSecret, derive};
-use super::listener::{Listener, PeerSyn, SynFlags, SynReceived, clock_ms, window_scale_for};
-use super::options::{OPTIONS_LEN_MAX, TcpOptions, Timestamps};
-use super::output::Turn;
+use super::config::{SocketOptions, TcpConfig};
+use super::connection::{Connection, Context, timestamp};
+use super::header::Flags;
+use super::input::Segment;
+use super::isn::IsnSecret;
+use super::listener::Listeners;
 use super::ports::EphemeralPorts;
 use super::rate_limit::TokenBucket;
-use super::receive_queue::ReceiveQueue;
-use super::replies::{Replies, Reply};
-use super::seq::SeqNumber;
-use super::state::State;
-use super::table::{Key, Place, Table};
-use super::time_wait::{TimeWait, TimeWaits, Verdict};
-use super::{Egress, EgressError, IcmpError, IcmpErrorKind, Received, SegmentOut, TcpError, Tuple};
+use super::reply::{Replies, Reply};
+use super::syn_queue::{self, HalfOpen, SynQueue};
+use super::table::{List, Slab, TupleKey};
+use super::time_wait::{self, REOPEN_GAP, TimeWait, TimeWaits};
+use super::{Census, ConnId, IcmpError, IcmpErrorKind, Received, State, TcpError, Tuple};
 use crate::counters::{Counters, DropReason};
-use crate::limits::SHARED_FRAMES_FRACTION;
 use crate::packet::Packet;
 use crate::time::Instant;
-use crate::timer_wheel::{TimerId, TimerWheel};
+use crate::timer_wheel::TimerWheel;
 
-/// Whose timer it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TimerKey {
-    Connection(u32),
-    SynReceived(u32),
-    /// The first TIME-WAIT entry ends.
-    TimeWait,
-}
-
-/// One shard's TCP. See the module's page for the path a segment takes.
-#[derive(Debug)]
+/// One shard's TCP.
 pub struct Tcp {
     pub(super) config: TcpConfig,
-    pub(super) connections: Slab<Connection>,
-    pub(super) listeners: Slab<Listener>,
-    /// Listeners by their address; one with an unspecified address takes what no other takes.
-    pub(super) listening: HashMap<SocketAddr, u32>,
-    syn_received: Slab<SynReceived>,
-    time_waits: TimeWaits,
-    pub(super) table: Table,
-    pub(super) replies: Replies,
-    /// Connections that may have something to send, in turn.
-    ready: VecDeque<u32>,
-    wheel: TimerWheel<TimerKey>,
-    fired: Vec<TimerKey>,
-    time_wait_timer: Option<(TimerId, Instant)>,
-    secret: IsnSecret,
+    pub(super) default_options: Rc<SocketOptions>,
+    pub(super) isn: IsnSecret,
     pub(super) ports: EphemeralPorts,
+    pub(super) tables: Tables,
+    pub(super) listeners: Listeners,
+    pub(super) replies: Replies,
+    /// Connections with something to send, in turn.
+    pub(super) ready: List,
+    wheel: TimerWheel<u32>,
+    fired: Vec<u32>,
     challenges: TokenBucket,
-    resets: TokenBucket,
-    /// Bytes behind all queues.
-    pub(super) buffered: usize,
-    pub(super) generation: u32,
-    /// What user calls counted since the last `transmit`, if anything.
-    pub(super) counted: Option<Box<Counters>>,
+    buffered_bytes: usize,
+    /// What user calls counted, until the next call with the shard's counters.
+    pub(super) calls_counters: Option<Box<Counters>>,
+    pub(super) calls_counted: bool,
 }
 
+/// What a tuple leads to: a kind in the two upper bits, a place below.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place(u32);
+
+/// The kinds of places.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Connection(u32),
+    HalfOpen(u32),
+    TimeWait(u32),
+}
+
+impl From<Kind> for Place {
+    fn from(kind: Kind) -> Self {
+        Self(match kind {
+            Kind::Connection(index) => index,
+            Kind::HalfOpen(index) => index | 1 << 30,
+            Kind::TimeWait(index) => index | 2 << 30,
+        })
+    }
+}
+
+impl From<Place> for Kind {
+    fn from(Place(place): Place) -> Self {
+        let index = place & ((1 << 30) - 1);
+        match place >> 30 {
+            0 => Self::Connection(index),
+            1 => Self::HalfOpen(index),
+            _ => Self::TimeWait(index),
+        }
+    }
+}
+
+/// All that has a tuple, and the hash table from tuples to it, keyed with a secret so that nobody can aim for collisions.
+pub(super) struct Tables {
+    by_tuple: HashTable<Place>,
+    hasher: SipHasher13,
+    pub(super) connections: Slab<Box<Connection>>,
+    pub(super) syn_queue: SynQueue,
+    pub(super) time_waits: TimeWaits,
+}
+
+impl Tables {
+    fn key_of(&self, place: Place) -> Option<TupleKey> {
+        match place.into() {
+            Kind::Connection(index) => self.connections.get(index).map(|connection| connection.key),
+            Kind::HalfOpen(index) => self.syn_queue.entries.get(index).map(|entry| entry.key),
+            Kind::TimeWait(index) => self.time_waits.entries.get(index).map(|entry| entry.key),
+        }
+    }
+
+    fn hash(&self, key: &TupleKey) -> u64 {
+        self.hasher.hash(&key.bytes())
+    }
+
+    pub(super) fn find(&self, key: &TupleKey) -> Option<Kind> {
+        let found = self.by_tuple.find(self.hash(key), |place| self.key_of(*place).as_ref() == Some(key));
+        found.map(|place| (*place).into())
+    }
+
+    /// Leads the tuple of `kind` to it. Nothing else may have that tuple.
+    pub(super) fn attach(&mut self, kind: Kind) {
+        let place = Place::from(kind);
+        let Some(key) = self.key_of(place) else { return };
+        let hash = self.hash(&key);
+        let mut by_tuple = core::mem::take(&mut self.by_tuple);
+        by_tuple.insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
+        self.by_tuple = by_tuple;
+    }
+
+    /// Whether a connection may be opened with this tuple; `reuse`: also in place of a TIME-WAIT entry that allows it.
+    pub(super) fn is_free(&self, now: Instant, key: &TupleKey, reuse: bool, config: &TcpConfig) -> bool {
+        match self.find(key) {
+            None => true,
+            Some(Kind::TimeWait(index)) if reuse && config.time_wait_reuse => self
+                .time_waits
+                .entries
+                .get(index)
+                .is_some_and(|entry| config.timestamps && entry.may_be_reused(now, config.time_wait)),
+            Some(_) => false,
+        }
+    }
+
+    /// Ends that. Does nothing if the tuple leads elsewhere. Call it while the entry still exists.
+    pub(super) fn detach(&mut self, kind: Kind) {
+        let place = Place::from(kind);
+        let Some(key) = self.key_of(place) else { return };
+        if let Ok(entry) = self.by_tuple.find_entry(self.hasher.hash(&key.bytes()), |other| *other == place) {
+            entry.remove();
+        }
+    }
+}
+
+// ---- the packet path
+
 impl Tcp {
-    /// An engine without connections. `shard` of `shards`: ports that it chooses satisfy `port % shards == shard`.
-    /// `seed` must be unpredictable on a real network; sequence numbers and timestamps depend on it alone, so that all
-    /// shards agree on them.
+    /// An engine for one of `shards` shards. Ephemeral ports chosen here satisfy `port % shards == shard`. `seed` must be
+    /// unpredictable on a real network and the same on all shards. `config` should pass [`TcpConfig::validate`].
     #[must_use]
     pub fn new(config: TcpConfig, seed: [u8; 32], shard: u16, shards: u16) -> Self {
-        let secret = derive(&seed, b"connection table").hash(&shard.to_be_bytes());
-        let mut table_key = [0; 16];
-        table_key[..8].copy_from_slice(&secret.to_be_bytes());
-        table_key[8..]
-            .copy_from_slice(&derive(&seed, b"connection table 2").hash(&shard.to_be_bytes()).to_be_bytes());
+        let secret = super::isn::derive(&seed, b"connection table");
         Self {
-            connections: Slab::new(),
-            listeners: Slab::new(),
-            listening: HashMap::new(),
-            syn_received: Slab::new(),
-            time_waits: TimeWaits::new(config.time_wait),
-            table: Table::new(table_key),
-            replies: Replies::new(config.pending_replies_max),
-            ready: VecDeque::new(),
+            default_options: Rc::new(config.options.clone()),
+            isn: IsnSecret::new(seed).for_shard(shard, shards),
+            ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
+            tables: Tables {
+                by_tuple: HashTable::new(),
+                hasher: SipHasher13::new_with_keys(secret.hash(b"0"), secret.hash(b"1")),
+                connections: Slab::new(),
+                syn_queue: SynQueue::new(),
+                time_waits: TimeWaits::new(),
+            },
+            listeners: Listeners::new(),
+            replies: Replies::default(),
+            ready: List::EMPTY,
             wheel: TimerWheel::new(Instant::ZERO),
             fired: Vec::new(),
-            time_wait_timer: None,
-            secret: IsnSecret::new(seed),
-            ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
-            resets: TokenBucket::new(config.resets_per_second, config.resets_per_second),
-            buffered: 0,
-            generation: 0,
-            counted: None,
+            buffered_bytes: 0,
+            calls_counters: None,
+            calls_counted: false,
             config,
         }
     }
 
-    // ---- a segment arrives
-
-    /// Takes a segment whose header and checksum [`crate::parse`] found good (`parsed.kind` is `Tcp`).
+    /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
+    /// neither multicast nor broadcast.
     pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
-        let Some(segment) = read(&packet) else {
-            counters.drop(DropReason::BadTcpHeader);
-            return Received::Done;
+        let segment = match Segment::parse(packet) {
+            Ok(segment) => segment,
+            Err(_malformed) => {
+                counters.tcp_segments_rx += 1;
+                counters.drop(DropReason::BadTcpHeader);
+                return Received::Done;
+            }
         };
-        let key = key_of(&packet);
-        match self.place(&key) {
-            Some(Place::Connection(index)) => {
+        let key = segment.key();
+        let left = match self.tables.find(&key) {
+            Some(Kind::Connection(index)) => self.connection_receives(now, index, segment, counters),
+            Some(Kind::HalfOpen(index)) => self.half_open_receives(now, index, segment, counters),
+            Some(Kind::TimeWait(index)) => self.time_wait_receives(now, index, segment, counters),
+            None => self.listener_receives(now, segment, None, counters),
+        };
+        match left {
+            None => {
                 counters.tcp_segments_rx += 1;
-                self.with(now, index, copy_payload(&packet), counters, |connection, env| {
-                    connection.segment(&segment, packet, env);
-                });
                 Received::Done
             }
-            Some(Place::SynReceived(index)) => self.at_syn_received(now, index, &segment, packet, counters),
-            Some(Place::TimeWait(index)) => {
-                counters.tcp_segments_rx += 1;
-                self.at_time_wait(now, index, &key, &segment, counters);
-                Received::Done
-            }
-            None => self.at_listener(now, &key, &segment, packet, counters),
+            Some(segment) => Received::NoConnection(segment.into_packet()),
         }
     }
 
-    /// Answers a segment that no shard has a use for with the RST of RFC 9293 section 3.10.7.1; none for a RST. Limited
-    /// in rate and counted.
+    /// Answers a segment that no shard takes with the RST that RFC 9293 section 3.10.7.1 wants (none for a RST). It is
+    /// sent by the next [`Tcp::transmit`].
     pub fn reject(&mut self, now: Instant, packet: &Packet, counters: &mut Counters) {
+        let _ = now;
         counters.tcp_segments_rx += 1;
         counters.drop(DropReason::TcpNoConnection);
-        let Some(segment) = read(packet) else { return };
-        if !segment.header.flags.contains(Flags::RST) && self.resets.take(now) {
-            self.replies.reset_stray(&key_of(packet), &segment.header, segment.len(), counters);
+        if let Some(reset) = super::input::reset_for_packet(packet) {
+            self.replies.push(reset, counters);
         }
     }
 
-    /// An ICMP error that quotes a segment of ours. Whether it quoted a connection of this shard: then it was acted on,
-    /// or, when its sequence number is not one in flight, ignored (RFC 5927 section 4.1).
-    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
-        let Some(Place::Connection(index)) = self.place(&error.tuple.into()) else {
-            return self.place(&error.tuple.into()).is_some();
-        };
-        self.with(now, index, false, counters, |connection, env| connection.icmp_error(error, env));
-        true
-    }
-
-    /// RFC 9293 section 3.10.7.2: LISTEN.
-    fn at_listener(
-        &mut self,
-        now: Instant,
-        key: &Key,
-        segment: &Segment,
-        packet: Packet,
-        counters: &mut Counters,
-    ) -> Received {
-        let flags = segment.header.flags;
-        let listener = self.listener_for(key.local());
-        let only_syn = flags.contains(Flags::SYN) && !flags.intersects(Flags::ACK | Flags::RST | Flags::FIN);
-        match listener {
-            Some(listener) if only_syn => {
-                counters.tcp_segments_rx += 1;
-                self.syn_arrives(now, listener, key, segment, None, counters);
-                Received::Done
-            }
-            // A SYN that is also a FIN asks for nothing sensible: dropped without an answer, as Linux does.
-            Some(_) if flags.contains(Flags::SYN | Flags::FIN) => {
-                counters.drop(DropReason::BadTcpHeader);
-                Received::Done
-            }
-            _ => Received::NoConnection(packet),
-        }
-    }
-
-    fn listener_for(&self, local: SocketAddr) -> Option<u32> {
-        let any: core::net::IpAddr = match local {
-            SocketAddr::V4(_) => core::net::Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => core::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let exact = self.listening.get(&local);
-        exact.or_else(|| self.listening.get(&SocketAddr::new(any, local.port()))).copied()
-    }
-
-    /// A SYN for a listener: a half-open connection begins. Payload of the SYN is not taken, and so not acknowledged: the
-    /// peer sends it again (RFC 9293 section 3.10.7.2 lets it be queued, and needs nothing of the kind).
-    fn syn_arrives(
-        &mut self,
-        now: Instant,
-        listener_index: u32,
-        key: &Key,
-        segment: &Segment,
-        isn_floor: Option<SeqNumber>,
-        counters: &mut Counters,
-    ) {
-        let listener = &mut self.listeners[listener_index as usize];
-        if listener.is_full() {
-            counters.drop(DropReason::TcpAcceptQueueFull);
-            counters.tcp_accept_overflows += 1;
-            return;
-        }
-        if listener.syn_count >= self.config.syn_queue_max {
-            counters.drop(DropReason::TcpSynQueueFull);
-            return;
-        }
-        listener.syn_count += 1;
-        let window = ReceiveQueue::window_max(listener.options.receive_buffer_bytes);
-        let syn =
-            PeerSyn::new(segment.header.seq, segment.header.window, &segment.options, key.remote().is_ipv6());
-        let isn = self.secret.isn(now, &key.tuple());
-        let index = self.syn_received.vacant_key() as u32;
-        let timer = self.wheel.schedule(now + self.config.rto_initial, TimerKey::SynReceived(index));
-        let scaling = self.config.window_scaling && syn.scale.is_some();
-        self.syn_received.insert(SynReceived {
-            key: *key,
-            iss: isn_floor.map_or(isn, |floor| isn.max(floor)),
-            irs: syn.seq,
-            listener: listener_index,
-            timer,
-            ts_recent: syn.timestamp.unwrap_or(0),
-            sent_ms: clock_ms(now),
-            peer_mss: syn.mss,
-            our_mss: 0,
-            window: window.min(usize::from(u16::MAX)) as u16,
-            peer_window: syn.window,
-            peer_scale: syn.scale.unwrap_or(0),
-            our_scale: if scaling { window_scale_for(window) } else { 0 },
-            retries: 0,
-            flags: SynFlags {
-                timestamps: self.config.timestamps && syn.timestamp.is_some(),
-                scaling,
-                queued: false,
-                sent: false,
-            },
-        });
-        self.put(key, Place::SynReceived(index));
-        self.queue_syn_ack(index, counters);
-    }
-
-    fn queue_syn_ack(&mut self, index: u32, counters: &mut Counters) {
-        let entry = &mut self.syn_received[index as usize];
-        if !entry.flags.queued {
-            entry.flags.queued = self.replies.push(Reply::SynAck(index), counters);
-        }
-    }
-
-    /// A segment for a half-open connection of a listener (RFC 9293 section 3.10.7.4 for SYN-RECEIVED).
-    fn at_syn_received(
+    fn connection_receives(
         &mut self,
         now: Instant,
         index: u32,
-        segment: &Segment,
-        packet: Packet,
+        segment: Segment,
         counters: &mut Counters,
-    ) -> Received {
-        let entry = &self.syn_received[index as usize];
-        let header = &segment.header;
-        let (rcv_nxt, window) = (entry.irs + 1, u32::from(entry.window).max(1));
-        let has = |flag| header.flags.contains(flag);
-        // The peer's SYN once more: our SYN-ACK was lost.
-        if has(Flags::SYN) && !has(Flags::ACK) && !has(Flags::RST) && header.seq == entry.irs {
-            counters.tcp_segments_rx += 1;
-            self.queue_syn_ack(index, counters);
-            return Received::Done;
+    ) -> Option<Segment> {
+        self.with_connection(now, index, counters, |connection, cx| connection.segment_arrives(segment, cx));
+        None
+    }
+
+    /// RFC 9293 section 3.10.7.2. `displaced`: the TIME-WAIT entry that gives way.
+    fn listener_receives(
+        &mut self,
+        now: Instant,
+        segment: Segment,
+        displaced: Option<u32>,
+        counters: &mut Counters,
+    ) -> Option<Segment> {
+        // First RST and second ACK: both are the business of whoever rejects what nobody takes. Third, SYN.
+        if !segment.has(Flags::SYN) || segment.has(Flags::ACK) || segment.has(Flags::RST) {
+            return Some(segment);
         }
-        let acceptable = header.seq.in_window(rcv_nxt, window)
-            || segment.len() > 0 && (header.seq + (segment.len() - 1)).in_window(rcv_nxt, window);
-        if has(Flags::RST) {
-            counters.tcp_segments_rx += 1;
-            if header.seq == rcv_nxt {
-                counters.tcp_resets_rx += 1;
+        let key = segment.key();
+        let (Some(id), true) = (self.listeners.find(key.local()), is_unicast(key.remote().ip())) else {
+            return Some(segment);
+        };
+        let (room, connections) =
+            (self.config.syn_queue_max, self.tables.connections.len() >= self.config.connections_max);
+        let half_open_total = self.tables.syn_queue.entries.len();
+        let Some(listener) = self.listeners.get_mut(id) else { return Some(segment) };
+        let own_room = listener.backlog.max(room / 4).max(1);
+        let full = if listener.is_full() {
+            counters.tcp_accept_overflows += 1;
+            Some(DropReason::TcpAcceptQueueFull)
+        } else if connections {
+            Some(DropReason::TcpConnectionTableFull)
+        } else if half_open_total >= room || listener.half_open >= own_room {
+            Some(DropReason::TcpSynQueueFull)
+        } else {
+            None
+        };
+        if let Some(reason) = full {
+            counters.drop(reason);
+            return None;
+        }
+        listener.half_open += 1;
+        let mut iss = self.isn.isn(now, &key.tuple());
+        let displaced = displaced.map(|index| (index, self.tables.time_waits.entries.generation(index)));
+        if let Some(old) = displaced.and_then(|(index, _)| self.tables.time_waits.entries.get(index)) {
+            // RFC 9293 section 3.6.1, MAY-2 (1).
+            iss = iss.max(old.snd_nxt + REOPEN_GAP);
+        }
+        let mut entry = HalfOpen::new(key, id.index, iss, &segment, &self.config);
+        if let Some((index, generation)) = displaced {
+            self.tables.detach(Kind::TimeWait(index));
+            entry = entry.displacing(index, generation);
+        }
+        let index = self.tables.syn_queue.insert(entry);
+        self.tables.attach(Kind::HalfOpen(index));
+        None
+    }
+
+    fn half_open_receives(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: Segment,
+        counters: &mut Counters,
+    ) -> Option<Segment> {
+        let pressure = self.is_under_pressure();
+        let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { return Some(segment) };
+        let listener = self.listeners.slab.get(entry.listener);
+        let options =
+            listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
+        let buffer = options.receive_buffer_bytes;
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        match entry.segment_arrives(segment, buffer, &mut cx) {
+            syn_queue::Outcome::Done => {}
+            syn_queue::Outcome::NotOurs(segment) => return Some(segment),
+            syn_queue::Outcome::SynAck => self.tables.syn_queue.send_again(index),
+            syn_queue::Outcome::Forget => {
                 counters.tcp_attempt_fails += 1;
-                self.remove_syn_received(index);
-            } else {
-                counters.drop(DropReason::TcpBadReset);
-                if acceptable {
-                    self.challenge_syn_received(now, index, counters);
-                }
+                self.forget_half_open(index, true);
             }
-            return Received::Done;
+            syn_queue::Outcome::Challenge => {
+                let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+                let ack = entry.ack(buffer, ts_now);
+                self.challenge(now, ack, counters);
+            }
+            syn_queue::Outcome::Establish(segment) => {
+                self.establish(now, index, options, segment, counters);
+            }
         }
-        let paws = match (entry.flags.timestamps, segment.options.timestamps) {
-            (true, Some(timestamps)) => (timestamps.val.wrapping_sub(entry.ts_recent) as i32) < 0,
-            _ => false,
-        };
-        if !acceptable || paws {
-            counters.tcp_segments_rx += 1;
-            counters.drop(if paws { DropReason::TcpPaws } else { DropReason::TcpOutOfWindow });
-            self.challenge_syn_received(now, index, counters);
-            return Received::Done;
-        }
-        if has(Flags::SYN) {
-            // Fourth step: an in-window SYN sends a passive open back to LISTEN.
-            counters.tcp_segments_rx += 1;
-            counters.drop(DropReason::TcpBadSyn);
-            counters.tcp_attempt_fails += 1;
-            self.remove_syn_received(index);
-            return Received::Done;
-        }
-        if !has(Flags::ACK) {
-            counters.tcp_segments_rx += 1;
-            counters.drop(DropReason::TcpBadAck);
-            return Received::Done;
-        }
-        if header.ack != entry.iss + 1 || !entry.flags.sent {
-            // Another shard may have the connection; the last asked answers with the RST of the fifth step.
-            return Received::NoConnection(packet);
-        }
-        counters.tcp_segments_rx += 1;
-        self.finish_handshake(now, index, segment, packet, counters);
-        Received::Done
+        None
     }
 
-    /// A challenge ACK in SYN-RECEIVED (RFC 5961): the ACK that our SYN-ACK is.
-    fn challenge_syn_received(&mut self, now: Instant, index: u32, counters: &mut Counters) {
-        if !self.challenges.take(now) {
-            counters.tcp_challenge_acks_limited += 1;
-            return;
-        }
-        counters.tcp_challenge_acks += 1;
-        let entry = &self.syn_received[index as usize];
-        let timestamps = entry.flags.timestamps.then(|| Timestamps {
-            val: clock_ms(now).wrapping_add(self.secret.timestamp_offset(&entry.key.tuple())),
-            ecr: entry.ts_recent,
-        });
-        let reply = Reply::Segment {
-            key: entry.key,
-            seq: entry.iss + 1,
-            ack: entry.irs + 1,
-            flags: Flags::ACK,
-            window: entry.window >> entry.our_scale,
-            timestamps,
-        };
-        self.replies.push(reply, counters);
-    }
-
-    /// The handshake's ACK: the connection goes to the accept queue, and the segment is handled as in ESTABLISHED. Where
-    /// there is no room the ACK is as if lost: nothing of the segment is acknowledged, the peer sends it again.
-    fn finish_handshake(
+    /// The ACK of our SYN-ACK arrived: makes a connection of the entry, if there is room. If not, nothing was acknowledged;
+    /// the SYN-ACK is sent again in time and the peer's answer to that tries again, as in Linux.
+    fn establish(
         &mut self,
         now: Instant,
         index: u32,
-        segment: &Segment,
-        packet: Packet,
+        options: Rc<SocketOptions>,
+        segment: Segment,
         counters: &mut Counters,
     ) {
-        let listener_index = self.syn_received[index as usize].listener;
-        let listener = &self.listeners[listener_index as usize];
+        let Some(entry) = self.tables.syn_queue.entries.get(index) else { return };
+        let Some(listener) = self.listeners.slab.get_mut(entry.listener) else { return };
         if listener.is_full() {
-            counters.drop(DropReason::TcpAcceptQueueFull);
             counters.tcp_accept_overflows += 1;
+            counters.drop(DropReason::TcpAcceptQueueFull);
             return;
         }
-        if self.connections.len() >= self.config.connections_max {
+        if self.tables.connections.len() >= self.config.connections_max {
             counters.drop(DropReason::TcpConnectionTableFull);
             return;
         }
-        let options = listener.options.clone();
-        let entry = self.take_syn_received(index);
-        let mut connection = Connection::new(now, entry.key, entry.iss, options, &self.config);
-        connection.ts_offset = self.secret.timestamp_offset(&entry.key.tuple());
-        connection.our_mss = entry.our_mss;
-        let index = self.file(connection, entry.key);
-        let copy = copy_payload(&packet);
-        self.with(now, index, copy, counters, |connection, env| {
-            connection.open_passively(&entry, env);
-            connection.segment(segment, packet, env);
-        });
+        let offset = self.isn.timestamp_offset(&entry.key.tuple());
+        let handshake = entry.handshake(self.config.initial_rto, offset);
+        let listener_place = entry.listener;
+        let mut connection = Connection::accepted(now, &handshake, options, &self.config);
+        connection.listener = Some(listener_place);
+        self.forget_half_open(index, false);
+        let place = self.tables.connections.insert(Box::new(connection));
+        self.tables.attach(Kind::Connection(place));
         counters.tcp_passive_opens += 1;
-        let listener = &mut self.listeners[listener_index as usize];
-        listener.accepted.push_back(index);
-        if let Some(waker) = listener.waker.take() {
-            waker.wake();
+        if let Some(listener) = self.listeners.slab.get_mut(listener_place) {
+            listener.accept.push_back(place);
+            if let Some(waker) = listener.waker.take() {
+                waker.wake();
+            }
+        }
+        self.connection_receives(now, place, segment, counters);
+    }
+
+    /// Removes a half-open connection. The TIME-WAIT entry that it displaced comes back, or goes for good.
+    pub(super) fn forget_half_open(&mut self, index: u32, restore: bool) {
+        self.tables.detach(Kind::HalfOpen(index));
+        let Some(entry) = self.tables.syn_queue.remove(index) else { return };
+        if let Some(listener) = self.listeners.slab.get_mut(entry.listener) {
+            listener.half_open = listener.half_open.saturating_sub(1);
+        }
+        let displaced = entry.displaced().filter(|(place, generation)| {
+            self.tables.time_waits.entries.get_exact(*place, *generation).is_some()
+        });
+        if let Some((place, _)) = displaced {
+            if restore {
+                self.tables.attach(Kind::TimeWait(place));
+            } else {
+                self.tables.time_waits.remove(place);
+            }
         }
     }
 
-    fn at_time_wait(
+    fn time_wait_receives(
         &mut self,
         now: Instant,
         index: u32,
-        key: &Key,
-        segment: &Segment,
+        segment: Segment,
         counters: &mut Counters,
-    ) {
-        match self.time_waits.judge(index, &segment.header, segment.options.timestamps, segment.len()) {
-            Verdict::Drop => {
-                if segment.header.flags.contains(Flags::RST) {
-                    counters.drop(DropReason::TcpBadReset);
+    ) -> Option<Segment> {
+        let pressure = self.is_under_pressure();
+        let Some(entry) = self.tables.time_waits.entries.get(index) else { return Some(segment) };
+        let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+        let ack = entry.ack(ts_now);
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        match entry.segment_arrives(&segment, &mut cx) {
+            time_wait::Outcome::Ignore => {}
+            time_wait::Outcome::Restart => {
+                self.replies.push(ack, counters);
+                self.tables.time_waits.restart(index, now + self.config.time_wait);
+            }
+            time_wait::Outcome::Challenge => self.challenge(now, ack, counters),
+            time_wait::Outcome::Reopen => {
+                if self.listener_receives(now, segment, Some(index), counters).is_some() {
+                    // Nobody listens here. The SYN stays with the entry that knows the connection, not with other shards.
+                    counters.drop(DropReason::TcpBadSyn);
+                    self.challenge(now, ack, counters);
+                } else if self.tables.find(&self.time_wait_key(index)) != Some(Kind::TimeWait(index)) {
+                    counters.tcp_time_wait_recycled += 1;
                 }
             }
-            Verdict::Acknowledge { restart } => {
-                if restart {
-                    self.time_waits.restart(now, index);
-                }
-                if self.challenges.take(now) {
-                    self.acknowledge_time_wait(now, index, counters);
-                } else {
-                    counters.tcp_challenge_acks_limited += 1;
-                }
-            }
-            Verdict::Reopen { isn_floor } => {
-                let Some(listener) = self.listener_for(key.local()) else {
-                    self.acknowledge_time_wait(now, index, counters);
-                    return;
-                };
-                self.end_time_wait(index);
-                counters.tcp_time_wait_recycled += 1;
-                self.syn_arrives(now, listener, key, segment, Some(isn_floor), counters);
-            }
+        }
+        None
+    }
+
+    fn time_wait_key(&self, index: u32) -> TupleKey {
+        let unspecified = SocketAddr::new(IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED), 0);
+        let entry = self.tables.time_waits.entries.get(index);
+        entry.map_or_else(|| TupleKey::new(unspecified, unspecified), |entry| entry.key)
+    }
+
+    /// Sends an ACK that an attacker may have provoked, if the limit allows.
+    fn challenge(&mut self, now: Instant, ack: Reply, counters: &mut Counters) {
+        if self.challenges.take(now) {
+            counters.tcp_challenge_acks += 1;
+            self.replies.push(ack, counters);
+        } else {
+            counters.tcp_challenge_acks_limited += 1;
         }
     }
 
-    fn acknowledge_time_wait(&mut self, now: Instant, index: u32, counters: &mut Counters) {
-        let state = self.time_waits.get(index);
-        let timestamps =
-            state.ts_recent.map(|ecr| Timestamps { val: clock_ms(now).wrapping_add(state.ts_offset), ecr });
-        let reply = Reply::Segment {
-            key: state.key,
-            seq: state.snd_nxt,
-            ack: state.rcv_nxt,
-            flags: Flags::ACK,
-            window: state.window,
-            timestamps,
-        };
-        self.replies.push(reply, counters);
+    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
+    ///
+    /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
+    /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
+    /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
+    /// reason given if it times out.
+    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
+        let key = TupleKey::new(error.tuple.local, error.tuple.remote);
+        match self.tables.find(&key) {
+            None => return false,
+            Some(Kind::Connection(index)) => {
+                self.with_connection(now, index, counters, |connection, cx| connection.icmp_error(error, cx));
+            }
+            // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
+            Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
+        }
+        counters.icmp_errors_rx += 1;
+        true
     }
 
-    // ---- time
-
-    /// Acts on all deadlines that are over.
+    /// Lets time pass: fires what is due at `now`.
     pub fn poll_timers(&mut self, now: Instant, counters: &mut Counters) {
+        self.hand_over_counters(counters);
         let mut fired = core::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
-        for key in fired.drain(..) {
-            match key {
-                TimerKey::Connection(index) => {
-                    if let Some(connection) = self.connections.get_mut(index as usize) {
-                        connection.timer = None;
-                        self.with(now, index, false, counters, Connection::on_time);
-                    }
-                }
-                TimerKey::SynReceived(index) => self.syn_ack_timed_out(now, index, counters),
-                TimerKey::TimeWait => {
-                    self.time_wait_timer = None;
-                    while let Some((index, _)) = self.time_waits.first().filter(|(_, at)| *at <= now) {
-                        self.end_time_wait(index);
-                    }
-                    self.arm_time_wait();
-                }
+        for index in fired.drain(..) {
+            if let Some(connection) = self.tables.connections.get_mut(index) {
+                connection.timers.armed = None;
+                self.with_connection(now, index, counters, Connection::fire_timers);
             }
         }
         self.fired = fired;
-    }
-
-    /// When [`Tcp::poll_timers`] or [`Tcp::transmit`] is needed next: [`Instant::ZERO`] while something waits to be sent.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.ready.is_empty() || !self.replies.is_empty() || self.counted.is_some() {
-            return Some(Instant::ZERO);
-        }
-        self.wheel.next_deadline()
-    }
-
-    fn syn_ack_timed_out(&mut self, now: Instant, index: u32, counters: &mut Counters) {
-        let entry = &mut self.syn_received[index as usize];
-        if entry.retries >= self.config.syn_ack_retries {
-            counters.tcp_timeout_drops += 1;
-            counters.tcp_attempt_fails += 1;
-            self.remove_syn_received(index);
-            return;
-        }
-        entry.retries += 1;
-        let wait = self.config.rto_initial * (1 << entry.retries.min(16));
-        entry.timer = self.wheel.schedule(now + wait.min(self.config.rto_max), TimerKey::SynReceived(index));
-        counters.tcp_timeouts += 1;
-        self.queue_syn_ack(index, counters);
-    }
-
-    // ---- output
-
-    /// Sends what waits: first the segments without a connection, then each connection's turn, round and round, until
-    /// nothing is left or the egress is full; then the next call goes on where this one stopped.
-    pub fn transmit(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
-        if let Some(counted) = self.counted.take() {
-            counters.add(&counted);
-        }
-        while let Some(reply) = self.replies.front() {
-            if self.transmit_reply(now, reply, egress, counters) == Err(EgressError::Full) {
-                return;
-            }
-            self.replies.pop();
-        }
-        while let Some(index) = self.ready.pop_front() {
-            let Some(connection) = self.connections.get_mut(index as usize) else { continue };
-            connection.marks.queued = false;
-            let turn = connection.transmit(now, &self.config, egress, counters);
-            self.settle(now, index, counters);
-            match turn {
-                Turn::Done => {}
-                Turn::More => self.make_ready(index),
-                Turn::Full => {
-                    self.make_ready_first(index);
-                    return;
-                }
+        while let Some(expired) = self.tables.syn_queue.pop_expired(now, &self.config) {
+            counters.tcp_timeouts += 1;
+            if let Err(index) = expired {
+                counters.tcp_attempt_fails += 1;
+                self.forget_half_open(index, true);
             }
         }
-        if self.ready.capacity() > 4096 {
-            self.ready = VecDeque::new();
-        }
-    }
-
-    fn transmit_reply(
-        &mut self,
-        now: Instant,
-        reply: Reply,
-        egress: &mut dyn Egress,
-        counters: &mut Counters,
-    ) -> Result<(), EgressError> {
-        let (key, seq, ack, flags, window, options) = match reply {
-            Reply::Segment { key, seq, ack, flags, window, timestamps } => {
-                (key, seq, ack, flags, window, TcpOptions { timestamps, ..TcpOptions::default() })
+        while let Some(index) = self.tables.time_waits.oldest() {
+            if self.tables.time_waits.next_expiry().is_none_or(|expires| expires > now) {
+                break;
             }
-            Reply::SynAck(index) => {
-                let Some(entry) =
-                    self.syn_received.get_mut(index as usize).filter(|entry| entry.flags.queued)
-                else {
-                    return Ok(());
-                };
-                let headers = if entry.key.remote().is_ipv6() { 60 } else { 40 };
-                let mtu = egress.path_mtu(entry.key.remote().ip());
-                entry.our_mss = mtu.saturating_sub(headers).clamp(1, usize::from(u16::MAX)) as u16;
-                let offset = self.secret.timestamp_offset(&entry.key.tuple());
-                let options = TcpOptions {
-                    mss: Some(entry.our_mss),
-                    window_scale: entry.flags.scaling.then_some(entry.our_scale),
-                    timestamps: entry.flags.timestamps.then(|| Timestamps {
-                        val: clock_ms(now).wrapping_add(offset),
-                        ecr: entry.ts_recent,
-                    }),
-                    ..TcpOptions::default()
-                };
-                (entry.key, entry.iss, entry.irs + 1, Flags::SYN | Flags::ACK, entry.window, options)
-            }
-        };
-        let mut buf = [0; OPTIONS_LEN_MAX];
-        let len = options.emit(flags.contains(Flags::SYN), &mut buf);
-        egress.send(
-            now,
-            &SegmentOut {
-                src: key.local(),
-                dst: key.remote(),
-                seq,
-                ack,
-                flags: flags.0,
-                window,
-                urgent: 0,
-                options: &buf[..len],
-                payload: &[],
-                ecn: 0,
-            },
-        )?;
-        counters.tcp_segments_tx += 1;
-        counters.tcp_resets_tx += u64::from(flags.contains(Flags::RST));
-        if let Reply::SynAck(index) = reply {
-            let entry = &mut self.syn_received[index as usize];
-            counters.tcp_retransmits += u64::from(entry.flags.sent);
-            if !entry.flags.sent {
-                entry.sent_ms = clock_ms(now);
-            }
-            (entry.flags.queued, entry.flags.sent) = (false, true);
-        }
-        Ok(())
-    }
-
-    // ---- filing
-
-    /// What stands at `key`.
-    pub(super) fn place(&self, key: &Key) -> Option<Place> {
-        self.table.get(key, |place| self.key_at(place))
-    }
-
-    /// Whether something stands at these ends: a connection, half-open or not, or TIME-WAIT.
-    #[must_use]
-    pub fn knows(&self, tuple: &Tuple) -> bool {
-        self.place(&Key::from(*tuple)).is_some()
-    }
-
-    fn key_at(&self, place: Place) -> Key {
-        key_at(&self.connections, &self.syn_received, &self.time_waits, place)
-    }
-
-    /// Puts `place` at `key`.
-    fn put(&mut self, key: &Key, place: Place) {
-        let Self { table, connections, syn_received, time_waits, .. } = self;
-        table.insert(key, place, |place| key_at(connections, syn_received, time_waits, place));
-    }
-
-    /// Gives a new connection its place.
-    pub(super) fn file(&mut self, mut connection: Connection, key: Key) -> u32 {
-        self.generation = self.generation.wrapping_add(1);
-        connection.generation = self.generation;
-        connection.marks.in_table = true;
-        let index = self.connections.insert(connection) as u32;
-        self.put(&key, Place::Connection(index));
-        index
-    }
-
-    /// Sets up an active open's connection; the caller has checked that the ends are free.
-    pub(super) fn begin(&mut self, now: Instant, tuple: Tuple, options: super::SocketOptions) -> u32 {
-        let iss = self.secret.isn(now, &tuple);
-        let mut connection = Connection::new(now, tuple.into(), iss, options, &self.config);
-        connection.ts_offset = self.secret.timestamp_offset(&tuple);
-        connection.marks.syn_now = true;
-        self.file(connection, tuple.into())
-    }
-
-    /// A port for which nothing stands at the ends, not even TIME-WAIT (RFC 6056).
-    pub(super) fn choose_port(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<u16, TcpError> {
-        let Self { ports, table, connections, syn_received, time_waits, .. } = self;
-        let is_free = |port| {
-            let tuple = Tuple { local: SocketAddr::new(local.ip(), port), remote };
-            table.get(&tuple.into(), |place| key_at(connections, syn_received, time_waits, place)).is_none()
-        };
-        ports.pick(local.ip(), remote, is_free).ok_or(TcpError::AddrNotAvailable)
-    }
-
-    /// Ends the TIME-WAIT entry at `key`, if there is one.
-    pub(super) fn end_time_wait_at(&mut self, key: &Key) {
-        if let Some(Place::TimeWait(index)) = self.place(key) {
             self.end_time_wait(index);
         }
     }
 
-    /// Lets `act` change a connection and files it anew.
-    pub(super) fn with<R>(
+    /// What user calls counted.
+    pub(super) fn hand_over_counters(&mut self, counters: &mut Counters) {
+        if let Some(counted) = self.calls_counters.as_deref_mut().filter(|_| self.calls_counted) {
+            counters.add(counted);
+            *counted = Counters::default();
+            self.calls_counted = false;
+        }
+    }
+
+    pub(super) fn end_time_wait(&mut self, index: u32) {
+        self.tables.detach(Kind::TimeWait(index));
+        self.tables.time_waits.remove(index);
+    }
+
+    /// When [`Tcp::poll_timers`] is next needed; `None`: never. A time that is past, when segments wait for
+    /// [`Tcp::transmit`]: should the egress be full, the shard waits for room there instead.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.replies.is_empty()
+            || !self.ready.is_empty()
+            || self.tables.syn_queue.next_pending().is_some()
+        {
+            return Some(Instant::ZERO);
+        }
+        let deadlines = [
+            self.wheel.next_deadline(),
+            self.tables.syn_queue.next_expiry(),
+            self.tables.time_waits.next_expiry(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+}
+
+// ---- keeping tables, timers and lists in step with connections
+
+impl Tcp {
+    /// Whether all buffers together use what they may.
+    pub(super) fn is_under_pressure(&self) -> bool {
+        self.buffered_bytes >= self.config.buffered_bytes_max
+    }
+
+    /// Lets `act` work on a connection and then does what follows from its new state.
+    pub(super) fn with_connection<R>(
         &mut self,
         now: Instant,
         index: u32,
-        copy_payload: bool,
         counters: &mut Counters,
-        act: impl FnOnce(&mut Connection, &mut Env<'_>) -> R,
-    ) -> R {
-        let connection = &mut self.connections[index as usize];
-        let before = connection.buffered();
-        let result = act(
-            connection,
-            &mut Env {
-                now,
-                config: &self.config,
-                counters,
-                replies: &mut self.replies,
-                challenges: &mut self.challenges,
-                copy_payload,
-                pressure: self.buffered >= self.config.buffered_bytes_max,
-            },
-        );
-        let after = connection.buffered();
-        self.buffered = self.buffered + after - before;
-        self.make_ready(index);
+        act: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let pressure = self.is_under_pressure();
+        let connection = self.tables.connections.get_mut(index)?;
+        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+        let result = act(connection, &mut cx);
         self.settle(now, index, counters);
-        result
+        Some(result)
     }
 
-    fn make_ready(&mut self, index: u32) {
-        if let Some(connection) = self.connections.get_mut(index as usize) {
-            if !core::mem::replace(&mut connection.marks.queued, true) {
-                self.ready.push_back(index);
-            }
+    /// Follows up what happened to a connection: its memory, its end, its timers, its place among those that send.
+    pub(super) fn settle(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        let memory = connection.memory();
+        self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
+        connection.buffered = memory;
+        if connection.state.is_over() {
+            return self.retire(now, index, counters);
         }
-    }
-
-    fn make_ready_first(&mut self, index: u32) {
-        if let Some(connection) = self.connections.get_mut(index as usize) {
-            if !core::mem::replace(&mut connection.marks.queued, true) {
-                self.ready.push_front(index);
-            }
+        connection.refresh_timers(now);
+        if let Some(at) = connection.timers.earliest() {
+            connection.timers.armed = Some(match connection.timers.armed {
+                None => (self.wheel.schedule(at, index), at),
+                Some((id, armed_at)) if at < armed_at => {
+                    self.wheel.reschedule(id, at);
+                    (id, at)
+                }
+                Some(armed) => armed,
+            });
         }
-    }
-
-    /// Files a connection by what it has become: TIME-WAIT, ended, or waiting for its next deadline.
-    fn settle(&mut self, now: Instant, index: u32, counters: &mut Counters) {
-        let connection = &mut self.connections[index as usize];
-        match connection.state {
-            State::TimeWait if connection.marks.in_table => self.move_to_time_wait(now, index, counters),
-            State::Closed if connection.marks.in_table => {
-                connection.marks.in_table = false;
-                let key = connection.key;
-                self.table.remove(&key, Place::Connection(index));
-                counters.tcp_closed += 1;
-            }
-            _ => {}
-        }
-        let connection = &mut self.connections[index as usize];
-        if !connection.marks.in_table && connection.marks.orphan {
-            self.free(index);
-            return;
-        }
-        let at = connection.deadline();
-        if at == NEVER {
-            return;
-        }
-        match connection.timer {
-            Some((_, armed)) if armed <= at => {}
-            Some((timer, _)) => {
-                self.wheel.reschedule(timer, at);
-                connection.timer = Some((timer, at));
-            }
-            None => connection.timer = Some((self.wheel.schedule(at, TimerKey::Connection(index)), at)),
+        if !connection.queued && connection.plan().is_some() {
+            connection.queued = true;
+            self.tables.connections.push_back(&mut self.ready, index);
         }
     }
 
-    fn move_to_time_wait(&mut self, now: Instant, index: u32, counters: &mut Counters) {
-        if self.time_waits.len() >= self.config.time_wait_max {
-            if let Some((oldest, _)) = self.time_waits.first() {
-                self.end_time_wait(oldest);
-                counters.tcp_time_wait_recycled += 1;
+    /// A connection is CLOSED or in TIME-WAIT: takes it out of the tables; the memory goes when no handle is left.
+    fn retire(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        if connection.attached {
+            connection.attached = false;
+            if let Some((id, _)) = connection.timers.armed.take() {
+                self.wheel.cancel(id);
+            }
+            let time_wait = (connection.state == State::TimeWait)
+                .then(|| TimeWait::new(connection, now + self.config.time_wait));
+            let owes_ack = core::mem::take(&mut connection.ack_now);
+            if core::mem::take(&mut connection.queued) {
+                self.tables.connections.unlink(&mut self.ready, index);
+            }
+            self.tables.detach(Kind::Connection(index));
+            match time_wait {
+                None => counters.tcp_closed += 1,
+                Some(entry) => self.begin_time_wait(now, index, entry, owes_ack, counters),
             }
         }
-        let connection = &mut self.connections[index as usize];
-        connection.marks.in_table = false;
-        let acknowledge = core::mem::take(&mut connection.marks.ack_now);
-        let key = connection.key;
-        let state = TimeWait {
-            key,
-            snd_nxt: connection.snd_max,
-            rcv_nxt: connection.rcv_nxt(),
-            ts_recent: connection.marks.timestamps.then_some(connection.ts_recent),
-            ts_offset: connection.ts_offset,
-            window: (connection.rcv_wnd() >> connection.rcv_scale).min(u32::from(u16::MAX)) as u16,
-        };
-        let entry = self.time_waits.insert(now, state);
-        self.put(&key, Place::TimeWait(entry));
-        self.arm_time_wait();
+        let is_gone = |connection: &Connection| connection.orphan && connection.listener.is_none();
+        if self.tables.connections.get(index).is_some_and(|connection| is_gone(connection)) {
+            self.release(index);
+        }
+    }
+
+    fn begin_time_wait(
+        &mut self,
+        now: Instant,
+        index: u32,
+        entry: TimeWait,
+        owes_ack: bool,
+        counters: &mut Counters,
+    ) {
         counters.tcp_time_wait += 1;
-        counters.tcp_closed += 1;
-        if acknowledge {
-            self.acknowledge_time_wait(now, entry, counters);
+        if owes_ack {
+            let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+            self.replies.push(entry.ack(ts_now), counters);
+        }
+        if self.tables.time_waits.entries.len() >= self.config.time_wait_max
+            && let Some(oldest) = self.tables.time_waits.oldest()
+        {
+            counters.tcp_time_wait_recycled += 1;
+            self.end_time_wait(oldest);
+        }
+        let place = self.tables.time_waits.insert(entry);
+        let generation = self.tables.time_waits.entries.generation(place);
+        self.tables.attach(Kind::TimeWait(place));
+        if let Some(connection) = self.tables.connections.get_mut(index) {
+            connection.time_wait = Some((place, generation));
         }
     }
 
-    fn end_time_wait(&mut self, index: u32) {
-        let state = self.time_waits.remove(index);
-        self.table.remove(&state.key, Place::TimeWait(index));
-    }
-
-    fn arm_time_wait(&mut self) {
-        if let (None, Some((_, at))) = (self.time_wait_timer, self.time_waits.first()) {
-            self.time_wait_timer = Some((self.wheel.schedule(at, TimerKey::TimeWait), at));
+    /// Frees a retired connection's memory.
+    fn release(&mut self, index: u32) {
+        if let Some(connection) = self.tables.connections.remove(index) {
+            debug_assert!(!connection.attached && !connection.queued && connection.timers.armed.is_none());
+            self.buffered_bytes -= connection.buffered;
         }
     }
 
-    fn take_syn_received(&mut self, index: u32) -> SynReceived {
-        let entry = self.syn_received.remove(index as usize);
-        self.wheel.cancel(entry.timer);
-        self.table.remove(&entry.key, Place::SynReceived(index));
-        if let Some(listener) = self.listeners.get_mut(entry.listener as usize) {
-            listener.syn_count -= 1;
-        }
-        if self.syn_received.is_empty() {
-            self.syn_received = Slab::new();
-        }
-        entry
+    pub(super) fn insert_connection(&mut self, connection: Connection) -> u32 {
+        let index = self.tables.connections.insert(Box::new(connection));
+        self.tables.attach(Kind::Connection(index));
+        index
     }
 
-    fn remove_syn_received(&mut self, index: u32) {
-        drop(self.take_syn_received(index));
-    }
-
-    /// Ends all half-open connections of a listener. Linear in the half-open connections of the shard: a user's call.
-    pub(super) fn remove_half_open(&mut self, listener: u32) {
-        let of_it =
-            |(index, entry): (usize, &SynReceived)| (entry.listener == listener).then_some(index as u32);
-        let places: Vec<u32> = self.syn_received.iter().filter_map(of_it).collect();
-        places.into_iter().for_each(|index| self.remove_syn_received(index));
-    }
-
-    /// Forgets a connection.
-    pub(super) fn free(&mut self, index: u32) {
-        let connection = self.connections.remove(index as usize);
-        self.buffered -= connection.buffered();
-        if let Some((timer, _)) = connection.timer {
-            self.wheel.cancel(timer);
-        }
-        if self.connections.is_empty() {
-            self.connections = Slab::new();
+    /// The state as the application sees it: TIME-WAIT ends for a handle when the entry that went on without it ends.
+    pub(super) fn state_of(&self, connection: &Connection) -> State {
+        match connection.time_wait {
+            Some((place, generation))
+                if self.tables.time_waits.entries.get_exact(place, generation).is_none() =>
+            {
+                State::Closed
+            }
+            _ => connection.state,
         }
     }
+}
 
-    /// How many of what there are.
+// ---- figures
+
+impl Tcp {
+    /// How much of what there is.
     #[must_use]
-    pub fn census(&self) -> super::Census {
-        super::Census {
-            listeners: self.listeners.len(),
-            syn_received: self.syn_received.len(),
-            connections: self.connections.len(),
-            time_wait: self.time_waits.len(),
-            buffered_bytes: self.buffered,
+    pub fn census(&self) -> Census {
+        Census {
+            listeners: self.listeners.slab.len(),
+            syn_received: self.tables.syn_queue.entries.len(),
+            connections: self.tables.connections.len(),
+            time_wait: self.tables.time_waits.entries.len(),
+            buffered_bytes: self.buffered_bytes,
         }
     }
 
-    /// Every connection's ends and state, half-open ones and those in TIME-WAIT included.
+    /// Whether something has this tuple: a connection, half-open or not, or a TIME-WAIT entry.
+    #[must_use]
+    pub fn knows(&self, tuple: &Tuple) -> bool {
+        self.tables.find(&TupleKey::new(tuple.local, tuple.remote)).is_some()
+    }
+
+    /// Tuple and state of everything that segments are led to: half-open connections and TIME-WAIT entries too. O(all).
     pub fn ends(&self) -> impl Iterator<Item = (Tuple, State)> + '_ {
-        let connections = self.connections.iter().filter(|(_, connection)| connection.marks.in_table);
-        connections
-            .map(|(_, connection)| (connection.key.tuple(), connection.state))
-            .chain(self.syn_received.iter().map(|(_, entry)| (entry.key.tuple(), State::SynReceived)))
-            .chain(self.time_waits.iter().map(|state| (state.key.tuple(), State::TimeWait)))
+        let Tables { connections, syn_queue, time_waits, .. } = &self.tables;
+        let attached = connections.iter().filter(|(.., connection)| connection.attached);
+        let displaced = |entry: &HalfOpen| entry.displaced();
+        let hidden: Vec<(u32, u32)> =
+            syn_queue.entries.iter().filter_map(|(.., entry)| displaced(entry)).collect();
+        let waits = time_waits.entries.iter().filter(move |(index, generation, _)| {
+            hidden.is_empty() || !hidden.contains(&(*index, *generation))
+        });
+        attached
+            .map(|(.., connection)| (connection.key.tuple(), connection.state))
+            .chain(syn_queue.entries.iter().map(|(.., entry)| (entry.key.tuple(), State::SynReceived)))
+            .chain(waits.map(|(.., entry)| (entry.key.tuple(), State::TimeWait)))
     }
-}
 
-fn key_at(
-    connections: &Slab<Connection>,
-    syn_received: &Slab<SynReceived>,
-    time_waits: &TimeWaits,
-    place: Place,
-) -> Key {
-    match place {
-        Place::Connection(index) => connections[index as usize].key,
-        Place::SynReceived(index) => syn_received[index as usize].key,
-        Place::TimeWait(index) => time_waits.get(index).key,
+    /// All connections with a handle or still under way: id, tuple, state. For `ss`-like listings and graceful shutdown;
+    /// O(connections).
+    pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
+        self.tables.connections.iter().map(|(index, generation, connection)| {
+            (ConnId { index, generation }, connection.key.tuple(), self.state_of(connection))
+        })
     }
-}
-
-/// The ends a received packet's flow has here.
-fn key_of(packet: &Packet) -> Key {
-    let flow = &packet.parsed.flow;
-    Tuple {
-        local: SocketAddr::new(flow.dst, flow.dst_port),
-        remote: SocketAddr::new(flow.src, flow.src_port),
-    }
-    .into()
-}
-
-/// The segment's header and options.
-fn read(packet: &Packet) -> Option<Segment> {
-    let (l4, payload) = (usize::from(packet.parsed.l4), usize::from(packet.parsed.payload));
-    let bytes = packet.head().get(l4..payload)?;
-    let header = TcpHeader::parse(bytes)?;
-    let options = TcpOptions::parse(bytes.get(super::header::HEADER_LEN..header.header_len)?);
-    let payload = (packet.parsed.end as usize).checked_sub(payload)?;
-    Some(Segment { header, options, payload: payload as u32 })
-}
-
-/// Whether so many frames are in receive queues that payload must be copied out of its frame.
-fn copy_payload(packet: &Packet) -> bool {
-    let pool = packet.pool();
-    pool.shared_frames() > pool.layout().frames / SHARED_FRAMES_FRACTION
 }
 
 impl Connection {
-    /// Becomes what a half-open entry says; the ACK that completes it is handled next, as in ESTABLISHED.
-    fn open_passively(&mut self, entry: &SynReceived, env: &Env<'_>) {
-        let syn = PeerSyn {
-            seq: entry.irs,
-            window: entry.peer_window,
-            mss: entry.peer_mss,
-            scale: entry.flags.scaling.then_some(entry.peer_scale),
-            timestamp: entry.flags.timestamps.then_some(entry.ts_recent),
-        };
-        self.take_syn(&syn, env);
-        self.snd_una = entry.iss + 1;
-        (self.snd_nxt, self.snd_max) = (self.snd_una, self.snd_una);
-        self.snd_wnd = u32::from(entry.peer_window);
-        self.snd_wnd_max = self.snd_wnd;
-        self.snd_wl1 = entry.irs;
-        self.snd_wl2 = entry.iss;
-        self.push_seq = self.snd_una;
-        self.retries = entry.retries;
-        if entry.retries == 0 {
-            let elapsed = clock_ms(env.now).wrapping_sub(entry.sent_ms);
-            self.rtt.sample(core::time::Duration::from_millis(u64::from(elapsed)));
-        }
-        self.establish(env);
-    }
-
-    /// RFC 9293 section 3.9.2.2 with the checks of RFC 5927: an error about a segment that is in flight.
-    fn icmp_error(&mut self, error: &IcmpError, env: &mut Env<'_>) {
-        let in_flight = error.seq.ge(self.snd_una) && error.seq.lt(self.snd_max);
-        if !in_flight {
-            env.counters.drop(DropReason::BadIcmp);
+    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) {
+        let outstanding = self.outstanding();
+        if outstanding == 0 || !error.seq.in_window(self.snd_una, outstanding) {
+            cx.counters.drop(DropReason::BadIcmp);
             return;
         }
         match error.kind {
-            IcmpErrorKind::PacketTooBig { mtu } => self.path_mtu_shrank(mtu, env),
-            // A hard error ends an open that is not complete; later it is as soft as the rest (RFC 5927 section 5.2).
-            IcmpErrorKind::Refused if matches!(self.state, State::SynSent | State::SynReceived) => {
-                env.counters.tcp_attempt_fails += 1;
-                self.fail(TcpError::ConnectionRefused);
+            IcmpErrorKind::Refused if !self.syn_acked() => {
+                self.count_failure(cx.counters);
+                self.finish(Some(TcpError::ConnectionRefused));
             }
-            IcmpErrorKind::Refused => self.soft_error = Some(TcpError::ConnectionRefused),
-            IcmpErrorKind::Unreachable => self.soft_error = Some(TcpError::HostUnreachable),
+            IcmpErrorKind::Refused => self.cold_mut().soft_error = Some(TcpError::ConnectionRefused),
+            IcmpErrorKind::Unreachable => self.cold_mut().soft_error = Some(TcpError::HostUnreachable),
+            IcmpErrorKind::PacketTooBig { mtu } => {
+                if self.lower_mtu(mtu as usize) {
+                    self.resend_smaller();
+                }
+            }
         }
     }
+}
 
-    /// RFC 1191 section 6, RFC 8201 section 5.3: smaller segments from now on, and what was too big once more. The floor
-    /// is that of IPv6, or Linux's for IPv4, so that a forged error cannot make segments tiny.
-    fn path_mtu_shrank(&mut self, mtu: u32, env: &mut Env<'_>) {
-        let floor = if self.key.remote().is_ipv6() { 1280 } else { 552 };
-        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX).max(floor);
-        if mtu >= self.pmtu {
-            return;
-        }
-        self.pmtu = mtu;
-        self.set_mss();
-        if self.state.is_synchronized() {
-            self.marks.retransmit_now = true;
-            self.snd_nxt = self.snd_una;
-            self.timed = None;
-            self.restart_retransmission(env.now);
-        }
+/// Whether a peer can have the address (RFC 9293 section 3.9.2.3).
+pub(super) fn is_unicast(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && ip.to_ipv4_mapped().is_none(),
     }
 }

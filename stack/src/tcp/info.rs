@@ -1,73 +1,88 @@
-//! What can be asked about a connection: `TcpInfo`, with the names of Linux's `struct tcp_info`.
+//! What can be asked about a connection: `tcp_info`'s fields, as far as they mean something without SACK.
 
+use super::State;
 use super::congestion::CongestionControl;
-use super::connection::{Connection, NEVER};
-use super::state::State;
+use super::connection::{Connection, Recovery};
 use crate::time::{Duration, Instant};
 
-/// A connection's figures. Names and meanings as in Linux's `struct tcp_info`; times as durations, windows in bytes
-/// unless the name of the field is Linux's for segments.
+/// Counts of one connection.
+#[derive(Default)]
+pub(super) struct Statistics {
+    pub(super) segments_in: u32,
+    pub(super) segments_out: u32,
+    pub(super) data_segments_in: u32,
+    pub(super) data_segments_out: u32,
+    pub(super) out_of_order_in: u32,
+    pub(super) retransmitted: u32,
+    pub(super) bytes_acked: u64,
+    pub(super) bytes_received: u64,
+}
+
+/// A connection's figures, named as in Linux's `tcp_info` (there counted in segments where bytes are not said; here
+/// too). Counts wrap.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TcpInfo {
-    /// State.
+    /// Its state.
     pub state: State,
-    /// Name of the congestion control.
-    pub congestion: &'static str,
-    /// Timeouts in a row.
+    /// Where loss recovery is: `open`, `recovery` or `loss`, the names of Linux's `ca_state`.
+    pub ca_state: &'static str,
+    /// Retransmission timeouts since the last progress.
     pub retransmits: u8,
-    /// Keepalive or zero-window probes without an answer.
+    /// Unanswered keepalive probes, or probes of a closed window.
     pub probes: u8,
     /// How often the RTO is doubled.
     pub backoff: u8,
-    /// Both sides use timestamps.
+    /// Timestamps are used.
     pub timestamps: bool,
-    /// Our and the peer's window scale, where both sides scale.
-    pub window_scale: Option<(u8, u8)>,
-    /// Retransmission timeout, back-off included.
+    /// Window scaling is used.
+    pub wscale: bool,
+    /// Shift of the peer's windows.
+    pub snd_wscale: u8,
+    /// Shift of our windows.
+    pub rcv_wscale: u8,
+    /// Retransmission timeout now.
     pub rto: Duration,
-    /// Delay of ACKs.
+    /// Delay of ACKs now.
     pub ato: Duration,
-    /// Payload bytes in a full segment of ours.
+    /// Payload bytes in a full segment to the peer.
     pub snd_mss: u32,
-    /// Largest payload received in a segment.
+    /// Largest segment received so far (at least 536).
     pub rcv_mss: u32,
-    /// The MSS we announced.
+    /// MSS that we announced.
     pub advmss: u32,
-    /// Largest IP packet to the peer; 65,535 while nothing limits it.
-    pub pmtu: u32,
-    /// Segments in flight (Linux counts packets; here bytes in flight over `snd_mss`, rounded up).
+    /// Segments outstanding, counted in full ones.
     pub unacked: u32,
-    /// Since payload was last sent.
+    /// Time since data was last sent.
     pub last_data_sent: Duration,
-    /// Since anything was last received.
+    /// Time since data was last received.
+    pub last_data_recv: Duration,
+    /// Time since anything acceptable was last received.
     pub last_ack_recv: Duration,
-    /// Smoothed round-trip time, once there is a sample.
-    pub rtt: Option<Duration>,
+    /// Path MTU as far as known, bytes.
+    pub pmtu: u32,
+    /// Smoothed round-trip time; zero before the first sample.
+    pub rtt: Duration,
     /// Its variation.
     pub rttvar: Duration,
     /// Smallest round-trip time of late.
-    pub min_rtt: Option<Duration>,
+    pub min_rtt: Duration,
+    /// Slow start threshold in segments; `u32::MAX` before the first loss.
+    pub snd_ssthresh: u32,
     /// Congestion window in segments.
     pub snd_cwnd: u32,
-    /// Slow start threshold in segments; `None` before the first loss.
-    pub snd_ssthresh: Option<u32>,
-    /// The peer's window in bytes.
+    /// The peer's window, bytes.
     pub snd_wnd: u32,
-    /// Our window in bytes.
+    /// Our window, bytes.
     pub rcv_wnd: u32,
-    /// Bytes received and not read.
-    pub recv_queue: usize,
-    /// Bytes written and not acknowledged.
-    pub send_queue: usize,
-    /// Of those, bytes never sent.
-    pub notsent_bytes: usize,
-    /// Payload bytes acknowledged by the peer.
+    /// Most that our window can be, bytes.
+    pub rcv_space: u32,
+    /// Segments sent again.
+    pub total_retrans: u32,
+    /// Bytes that the peer acknowledged.
     pub bytes_acked: u64,
-    /// Payload bytes received in order.
+    /// Bytes received in order.
     pub bytes_received: u64,
-    /// Payload bytes sent, retransmissions included.
-    pub bytes_sent: u64,
-    /// Segments sent and received.
+    /// Segments sent.
     pub segs_out: u32,
     /// Segments received.
     pub segs_in: u32,
@@ -75,63 +90,64 @@ pub struct TcpInfo {
     pub data_segs_out: u32,
     /// Segments with payload received.
     pub data_segs_in: u32,
-    /// Segments sent again, all told.
-    pub total_retrans: u32,
-    /// Fast recovery is on.
-    pub in_recovery: bool,
-    /// Bytes wait ahead of a gap.
-    pub rcv_ooo_bytes: usize,
-    /// Urgent data is ahead in the stream: how many bytes until its end.
-    pub urgent_ahead: Option<u32>,
-    /// The retransmission timer's (or the persist timer's) remaining time.
-    pub timer: Option<Duration>,
+    /// Segments that arrived ahead of a gap.
+    pub rcv_ooopack: u32,
+    /// Bytes written and not yet sent.
+    pub notsent_bytes: u32,
+    /// Bytes received in order and not yet read.
+    pub unread_bytes: u32,
+    /// Name of the congestion control.
+    pub congestion: &'static str,
 }
 
 impl Connection {
-    /// The connection's figures at `now`.
-    pub fn info(&self, now: Instant, ato: Duration) -> TcpInfo {
-        let mss = u32::from(self.mss).max(1);
+    pub(super) fn info(&self, now: Instant) -> TcpInfo {
+        let mss = u32::from(self.mss);
         let ssthresh = self.congestion.ssthresh();
-        let in_flight = self.snd_max.since(self.snd_una);
+        let statistics = &self.statistics;
         TcpInfo {
             state: self.state,
-            congestion: self.congestion.name(),
-            retransmits: if self.persisting { 0 } else { self.retries },
-            probes: if self.persisting { self.retries } else { self.keepalive_probes },
+            ca_state: match self.recovery {
+                Recovery::Open => "open",
+                Recovery::Fast => "recovery",
+                Recovery::Loss => "loss",
+            },
+            retransmits: self.retransmits,
+            probes: self.keepalive_probes.max(self.probes),
             backoff: self.rtt.backed_off(),
-            timestamps: self.marks.timestamps,
-            window_scale: self.marks.scaling.then_some((self.rcv_scale, self.snd_scale)),
+            timestamps: self.ts_enabled,
+            wscale: self.wscale_enabled,
+            snd_wscale: self.snd_wscale,
+            rcv_wscale: self.rcv_wscale,
             rto: self.rtt.rto(),
-            ato,
+            ato: Duration::from_millis(u64::from(self.ato_ms)),
             snd_mss: mss,
             rcv_mss: u32::from(self.rcv_mss),
-            advmss: u32::from(self.our_mss),
-            pmtu: u32::from(self.pmtu),
-            unacked: in_flight.div_ceil(mss),
-            last_data_sent: now - self.sent_at,
-            last_ack_recv: now - self.received_at,
-            rtt: self.rtt.srtt(),
+            advmss: u32::from(self.our_mss()),
+            unacked: self.outstanding().div_ceil(mss),
+            last_data_sent: now - self.last_sent_at,
+            last_data_recv: now - self.last_data_at,
+            last_ack_recv: now - self.last_heard,
+            pmtu: u32::from(self.mtu()),
+            rtt: self.rtt.srtt().unwrap_or_default(),
             rttvar: self.rtt.rttvar(),
-            min_rtt: self.rtt.min_rtt(),
+            min_rtt: self.rtt.min_rtt().unwrap_or_default(),
+            snd_ssthresh: if ssthresh == u32::MAX { ssthresh } else { ssthresh / mss },
             snd_cwnd: self.congestion.cwnd() / mss,
-            snd_ssthresh: (ssthresh != u32::MAX).then(|| ssthresh / mss),
             snd_wnd: self.snd_wnd,
             rcv_wnd: self.rcv_wnd(),
-            recv_queue: self.received.readable(),
-            send_queue: self.unsent.len(),
-            notsent_bytes: self.unsent.len().saturating_sub(in_flight as usize),
-            bytes_acked: self.totals.bytes_acked,
-            bytes_received: self.totals.bytes_received,
-            bytes_sent: self.totals.bytes_sent,
-            segs_out: self.totals.segments_out,
-            segs_in: self.totals.segments_in,
-            data_segs_out: self.totals.data_segments_out,
-            data_segs_in: self.totals.data_segments_in,
-            total_retrans: self.totals.retransmits,
-            in_recovery: self.marks.in_recovery,
-            rcv_ooo_bytes: self.received.out_of_order_bytes(),
-            urgent_ahead: self.urgent.map(|urgent| urgent.since(self.rcv_nxt())),
-            timer: (self.retransmit_at != NEVER).then(|| self.retransmit_at - now),
+            rcv_space: super::receive_queue::ReceiveQueue::window_max(self.receive_cap()) as u32,
+            total_retrans: statistics.retransmitted,
+            bytes_acked: statistics.bytes_acked,
+            bytes_received: statistics.bytes_received,
+            segs_out: statistics.segments_out,
+            segs_in: statistics.segments_in,
+            data_segs_out: statistics.data_segments_out,
+            data_segs_in: statistics.data_segments_in,
+            rcv_ooopack: statistics.out_of_order_in,
+            notsent_bytes: self.unsent(),
+            unread_bytes: self.receive.readable() as u32,
+            congestion: self.congestion.name(),
         }
     }
 }

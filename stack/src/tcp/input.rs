@@ -1,600 +1,577 @@
-//! A segment arrives at a connection: RFC 9293 section 3.10.7.3 (SYN-SENT) and 3.10.7.4 (all later states), one function
-//! for each of its steps, in its order. What the connection does about it is left in its marks and deadlines; the
-//! engine sends and re-files it afterwards.
+//! SEGMENT ARRIVES for a connection: RFC 9293 section 3.10.7.3 (SYN-SENT) and 3.10.7.4 (all other states), one function a
+//! step and in its order, with the checks of RFC 7323 section 5 (PAWS) and RFC 5961 (blind attacks) where those put them.
+//! Step 5's consequences for sending are in `recovery`.
 
-use super::TcpError;
-use super::config::TcpConfig;
-use super::congestion::CongestionControl;
-use super::connection::{Connection, NEVER};
-use super::header::{Flags, TcpHeader};
-use super::listener::{PeerSyn, window_scale_for};
-use super::options::{TcpOptions, Timestamps};
-use super::rate_limit::TokenBucket;
-use super::receive_queue::ReceiveQueue;
-use super::replies::Replies;
+use core::ops::ControlFlow;
+
+use super::connection::{Connection, Context, TIMESTAMP_AGE_MAX_S, seconds, timestamp_before};
+use super::header::{Flags, HEADER_LEN, TcpHeader};
+use super::options::TcpOptions;
+use super::reply::Reply;
 use super::seq::SeqNumber;
-use super::state::State;
-use crate::counters::{Counters, DropReason};
+use super::table::TupleKey;
+use super::{State, TcpError};
+use crate::counters::DropReason;
+use crate::limits;
 use crate::packet::Packet;
 use crate::time::{Duration, Instant};
 
-/// After this long a timestamp says nothing any more (RFC 7323 section 5.5).
-const PAWS_IDLE: Duration = Duration::from_secs(24 * 24 * 3600);
-
-/// What the engine lends a connection while it handles an event.
-pub struct Env<'a> {
-    pub now: Instant,
-    pub config: &'a TcpConfig,
-    pub counters: &'a mut Counters,
-    pub replies: &'a mut Replies,
-    pub challenges: &'a mut TokenBucket,
-    /// Frames are scarce: payload must be copied out of them.
-    pub copy_payload: bool,
-    /// Memory is short: queues may only keep their least.
-    pub pressure: bool,
+/// A received segment with its header read.
+pub(super) struct Segment {
+    pub(super) seq: SeqNumber,
+    pub(super) ack: SeqNumber,
+    pub(super) flags: Flags,
+    /// As on the wire: not scaled.
+    pub(super) window: u16,
+    urgent: u16,
+    pub(super) options: TcpOptions,
+    /// Payload or FIN was cut off.
+    stripped: bool,
+    /// Where the payload is in `packet`.
+    payload: core::ops::Range<usize>,
+    packet: Packet,
 }
 
-/// A segment, read once.
-#[derive(Debug)]
-pub struct Segment {
-    pub header: TcpHeader,
-    pub options: TcpOptions,
-    /// Bytes of payload.
-    pub payload: u32,
-}
+/// Whether the next step follows, or the segment is done with.
+type Step = ControlFlow<()>;
+const DONE: Step = ControlFlow::Break(());
+const NEXT: Step = ControlFlow::Continue(());
+
+/// Least and largest delay of an ACK (Linux's `TCP_ATO_MIN`, `TCP_DELACK_MAX`; RFC 9293 section 3.8.6.3 allows 500 ms).
+const ATO_MIN_MS: u16 = 40;
+const ATO_MAX_MS: u16 = 200;
 
 impl Segment {
-    /// SEG.LEN: payload with SYN and FIN (RFC 9293 section 3.4).
-    pub fn len(&self) -> u32 {
-        self.payload
-            + u32::from(self.header.flags.contains(Flags::SYN))
-            + u32::from(self.header.flags.contains(Flags::FIN))
+    /// Reads the TCP header of a parsed packet; gives the packet back when it is malformed or its ports are not allowed.
+    pub(super) fn parse(packet: Packet) -> Result<Self, Packet> {
+        let Some((header, options, payload)) = read_header(&packet) else { return Err(packet) };
+        Ok(Self {
+            seq: header.seq,
+            ack: header.ack,
+            flags: header.flags,
+            window: header.window,
+            urgent: header.urgent,
+            options,
+            stripped: false,
+            payload,
+            packet,
+        })
     }
 
-    fn has(&self, flag: Flags) -> bool {
-        self.header.flags.contains(flag)
+    /// The connection it belongs to, seen from our side.
+    pub(super) fn key(&self) -> TupleKey {
+        key_of(&self.packet)
     }
 
-    fn timestamps(&self) -> Option<Timestamps> {
-        self.options.timestamps
+    pub(super) fn has(&self, flag: Flags) -> bool {
+        self.flags.contains(flag)
+    }
+
+    pub(super) fn payload_len(&self) -> u32 {
+        self.payload.len() as u32
+    }
+
+    /// SEG.LEN: payload, SYN and FIN.
+    pub(super) fn len(&self) -> u32 {
+        self.payload_len() + u32::from(self.has(Flags::SYN)) + u32::from(self.has(Flags::FIN))
+    }
+
+    /// Sequence number of the first payload byte.
+    fn payload_seq(&self) -> SeqNumber {
+        self.seq + u32::from(self.has(Flags::SYN))
+    }
+
+    pub(super) fn into_packet(self) -> Packet {
+        self.packet
+    }
+
+    /// The RST that answers it when its ACK is wrong (RFC 9293 sections 3.10.7.3 and 3.10.7.4).
+    fn reset(&self, key: TupleKey) -> Option<Reply> {
+        Reply::reset_for(key, self.flags, self.ack, self.seq + self.len(), self.options.timestamps)
+    }
+
+    /// Cuts off payload and FIN.
+    fn strip(&mut self) {
+        self.stripped |= self.payload_len() > 0 || self.has(Flags::FIN);
+        self.payload.end = self.payload.start;
+        self.flags = Flags(self.flags.0 & !Flags::FIN.0);
+    }
+
+    pub(super) fn was_stripped(&self) -> bool {
+        self.stripped
+    }
+
+    /// Whether it lies in a window of `wnd` from `rcv_nxt` on (RFC 9293 section 3.10.7.4, table 6).
+    pub(super) fn is_acceptable(&self, rcv_nxt: SeqNumber, wnd: u32) -> bool {
+        let len = self.len();
+        match (len, wnd) {
+            (0, 0) => self.seq == rcv_nxt,
+            (0, _) => self.seq.in_window(rcv_nxt, wnd),
+            (_, 0) => false,
+            _ => self.seq.in_window(rcv_nxt, wnd) || (self.seq + (len - 1)).in_window(rcv_nxt, wnd),
+        }
     }
 }
-
-/// Whether the segment's handling goes on.
-#[derive(PartialEq, Eq)]
-enum Step {
-    Next,
-    Done,
-}
-use Step::{Done, Next};
 
 impl Connection {
-    /// Handles a segment; `packet` holds its payload.
-    pub fn segment(&mut self, segment: &Segment, packet: Packet, env: &mut Env<'_>) {
-        self.totals.segments_in = self.totals.segments_in.wrapping_add(1);
-        match self.state {
-            State::SynSent => self.in_syn_sent(segment, packet, env),
-            State::Closed | State::Listen => {}
-            _ => self.in_later_states(segment, packet, env),
+    /// A segment for this connection, in any state but CLOSED, LISTEN and TIME-WAIT.
+    pub(super) fn segment_arrives(&mut self, segment: Segment, cx: &mut Context<'_>) {
+        self.statistics.segments_in += 1;
+        if self.state == State::SynSent {
+            self.arrives_in_syn_sent(segment, cx);
+        } else {
+            let _ = self.arrives_otherwise(segment, cx);
         }
     }
 
-    // ---- SYN-SENT (RFC 9293 section 3.10.7.3)
+    // ---- RFC 9293 section 3.10.7.3
 
-    fn in_syn_sent(&mut self, segment: &Segment, packet: Packet, env: &mut Env<'_>) {
-        let header = &segment.header;
-        let acks = segment.has(Flags::ACK);
-        // First, the ACK bit. A timestamp echo that we never sent is as wrong as an ACK that is (RFC 7323 section 3.2).
-        if acks && !(header.ack.gt(self.iss) && header.ack.le(self.snd_max)) {
-            env.counters.drop(DropReason::TcpBadAck);
-            if !segment.has(Flags::RST) {
-                env.replies.reset_to_ack(&self.key, header.ack, env.counters);
+    fn arrives_in_syn_sent(&mut self, segment: Segment, cx: &mut Context<'_>) {
+        // First, the ACK bit. SND.UNA is ISS here.
+        let acked = segment.has(Flags::ACK);
+        if acked && (segment.ack.le(self.iss) || segment.ack.gt(self.snd_nxt)) {
+            cx.counters.drop(DropReason::TcpBadAck);
+            if let Some(reset) = segment.reset(self.key) {
+                cx.replies.push(reset, cx.counters);
             }
             return;
         }
-        // Second, the RST bit: only one that acknowledges our SYN is believed (RFC 5961 section 3.2).
+        // Second, the RST bit: valid only with that ACK (RFC 5961 section 3.2).
         if segment.has(Flags::RST) {
-            if acks {
-                env.counters.tcp_resets_rx += 1;
-                env.counters.tcp_attempt_fails += 1;
-                self.fail(TcpError::ConnectionRefused);
-            } else {
-                env.counters.drop(DropReason::TcpBadReset);
+            if !acked {
+                cx.counters.drop(DropReason::TcpBadReset);
+                return;
             }
+            cx.counters.tcp_resets_rx += 1;
+            self.count_failure(cx.counters);
+            self.finish(Some(TcpError::ConnectionRefused));
             return;
         }
-        // Fourth, the SYN bit (third, security, is not implemented: RFC 9293 appendix A.1).
+        // Third, security: not part of any network this stack is for. Fourth, the SYN bit; fifth, without it drop.
         if !segment.has(Flags::SYN) {
-            env.counters.drop(DropReason::TcpNoConnection);
+            cx.counters.drop(DropReason::TcpBadAck);
             return;
         }
-        let syn = PeerSyn::new(header.seq, header.window, &segment.options, self.key.remote().is_ipv6());
-        self.take_syn(&syn, env);
-        self.snd_wl1 = header.seq;
-        if acks {
-            self.acknowledge_syn(header, segment.timestamps(), env);
-            self.establish(env);
-            self.marks.ack_now = true;
-            env.counters.tcp_active_opens += 1;
-            // "If there are other controls or text in the segment, continue processing at the sixth step".
-            self.text_and_fin(segment, packet, header.seq + 1, env);
-        } else {
-            // Simultaneous open: SYN,ACK with our ISS again.
+        self.last_heard = cx.now;
+        self.begin_receiving(segment.seq);
+        self.adopt_syn_options(cx.now, &segment.options);
+        self.set_send_window(&segment);
+        if !acked {
+            // Simultaneous open (figure 8). Payload and FIN of this SYN are left for the peer to send again: they are
+            // not acknowledged.
             self.state = State::SynReceived;
-            self.snd_nxt = self.iss;
-            self.marks.syn_now = true;
-            self.snd_wnd = u32::from(header.window);
-            self.snd_wnd_max = self.snd_wnd;
-            if segment.payload > 0 {
-                // Its payload is not acknowledged, so that the peer sends it again once the connection is open.
-                env.counters.drop(DropReason::TcpOutOfWindow);
-            }
-        }
-    }
-
-    /// Takes what the peer's SYN says into the connection.
-    pub fn take_syn(&mut self, syn: &PeerSyn, env: &Env<'_>) {
-        self.irs = syn.seq;
-        self.received = ReceiveQueue::new(syn.seq + 1);
-        let window = ReceiveQueue::window_max(self.options.receive_buffer_bytes);
-        self.rcv_edge = syn.seq + 1 + window.min(usize::from(u16::MAX)) as u32;
-        self.last_ack_sent = syn.seq + 1;
-        self.peer_mss = syn.mss;
-        match syn.scale.filter(|_| env.config.window_scaling) {
-            Some(scale) => {
-                self.snd_scale = scale;
-                self.rcv_scale = window_scale_for(window);
-            }
-            None => {
-                (self.snd_scale, self.rcv_scale) = (0, 0);
-                self.marks.scaling = false;
-            }
-        }
-        self.marks.timestamps = env.config.timestamps && syn.timestamp.is_some();
-        self.ts_recent = syn.timestamp.unwrap_or(0);
-        self.ts_recent_at = env.now;
-        self.received_at = env.now;
-    }
-
-    /// The peer acknowledged our SYN.
-    fn acknowledge_syn(&mut self, header: &TcpHeader, timestamps: Option<Timestamps>, env: &Env<'_>) {
-        self.sample_rtt(header.ack, timestamps, env.now);
-        self.snd_una = self.iss + 1;
-        self.snd_nxt = self.snd_nxt.max(self.snd_una);
-        // The window of a SYN is never scaled (RFC 7323 section 2.2).
-        let scale = if header.flags.contains(Flags::SYN) { 0 } else { self.snd_scale };
-        self.snd_wnd = u32::from(header.window) << scale;
-        self.snd_wnd_max = self.snd_wnd;
-        self.snd_wl1 = header.seq;
-        self.snd_wl2 = header.ack;
-    }
-
-    /// The handshake is over.
-    pub fn establish(&mut self, env: &Env<'_>) {
-        self.state = State::Established;
-        self.set_mss();
-        if self.retries > 0 {
-            self.congestion.on_handshake_loss();
-            self.rtt.syn_was_lost();
-        }
-        self.congestion.on_established(env.now, u32::from(self.mss));
-        self.recover = self.iss;
-        self.retries = 0;
-        self.retransmit_at = NEVER;
-        self.received_at = env.now;
-        self.progress_at = env.now;
-        self.restart_keepalive();
-        if self.marks.write_shut {
-            self.state = State::FinWait1;
-        }
-        self.wake_both();
-    }
-
-    /// Payload bytes that fit a segment beside the options every segment has (RFC 9293 section 3.7.1, RFC 6691).
-    pub fn set_mss(&mut self) {
-        let headers = if self.key.remote().is_ipv6() { 60 } else { 40 };
-        let path = self.pmtu.saturating_sub(headers);
-        let ours = if self.our_mss == 0 { u16::MAX } else { self.our_mss };
-        let options = if self.marks.timestamps { 12 } else { 0 };
-        self.mss = self.peer_mss.min(ours).min(path).saturating_sub(options).max(1);
-    }
-
-    // ---- SYN-RECEIVED (of a simultaneous open) and later (RFC 9293 section 3.10.7.4)
-
-    fn in_later_states(&mut self, segment: &Segment, packet: Packet, env: &mut Env<'_>) {
-        let steps = self.check_sequence(segment, env) == Next
-            && self.check_reset(segment, env) == Next
-            && self.check_syn(segment, env) == Next
-            && self.check_ack(segment, env) == Next;
-        if !steps {
+            self.syn_due = true;
             return;
         }
-        self.check_urgent(segment);
-        let text = segment.header.seq + u32::from(segment.has(Flags::SYN));
-        self.text_and_fin(segment, packet, text, env);
+        self.measure_round_trip(&segment, cx);
+        self.snd_una = segment.ack;
+        self.establish(cx);
+        self.ack_now = true;
+        self.check_urgent(&segment);
+        let fin = self.note_fin(&segment);
+        if self.process_text(segment, fin, cx).is_continue() {
+            self.check_fin();
+        }
     }
 
-    /// First: the timestamp (PAWS, RFC 7323 section 5.3) and the sequence number.
-    fn check_sequence(&mut self, segment: &Segment, env: &mut Env<'_>) -> Step {
-        let header = &segment.header;
-        if self.marks.timestamps && !segment.has(Flags::RST) {
-            let Some(timestamps) = segment.timestamps() else {
-                // RFC 7323 section 3.2: a segment without the option that was agreed on is dropped without an answer.
-                env.counters.drop(DropReason::TcpPaws);
-                return Done;
-            };
-            let old = (timestamps.val.wrapping_sub(self.ts_recent) as i32) < 0;
-            let outdated = env.now - self.ts_recent_at > PAWS_IDLE;
-            if old && !outdated {
-                env.counters.drop(DropReason::TcpPaws);
-                self.answer_with_ack(env);
-                return Done;
+    // ---- RFC 9293 section 3.10.7.4
+
+    fn arrives_otherwise(&mut self, mut segment: Segment, cx: &mut Context<'_>) -> Step {
+        self.check_timestamp(&segment, cx)?;
+        self.check_sequence(&mut segment, cx)?;
+        self.check_reset(&segment, cx)?;
+        self.check_syn(&segment, cx)?;
+        // What follows counts as hearing from the peer: it is in the window and not a reset.
+        self.last_heard = cx.now;
+        self.keepalive_probes = 0;
+        self.check_ack(&segment, cx)?;
+        self.note_timestamp(&segment, cx.now);
+        self.check_urgent(&segment);
+        let fin = self.note_fin(&segment);
+        self.process_text(segment, fin, cx)?;
+        self.check_fin();
+        NEXT
+    }
+
+    /// Before the first step: PAWS (RFC 7323 section 5.3, R1).
+    fn check_timestamp(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
+        if !self.ts_enabled || segment.has(Flags::RST) {
+            return NEXT;
+        }
+        let Some(timestamps) = segment.options.timestamps else {
+            if segment.has(Flags::SYN) {
+                // Of a peer that was started anew, perhaps: the challenge finds out (RFC 5961 section 4.2).
+                return NEXT;
             }
+            // RFC 7323 section 3.2: once agreed on, timestamps are in every segment.
+            cx.counters.drop(DropReason::TcpPaws);
+            return DONE;
+        };
+        if !timestamp_before(timestamps.val, self.ts_recent) || self.is_timestamp_outdated(cx.now) {
+            return NEXT;
         }
-        if !self.is_acceptable(segment) {
-            env.counters.drop(DropReason::TcpOutOfWindow);
-            if !segment.has(Flags::RST) {
-                if segment.payload > 0 && header.seq.lt(self.rcv_nxt()) {
-                    env.counters.tcp_duplicate_rx += 1;
-                }
-                self.heard(env.now);
-                self.ack_of_unacceptable(segment, env);
-                self.answer_with_ack(env);
-            }
-            return Done;
-        }
-        self.heard(env.now);
-        if let Some(timestamps) = segment.timestamps().filter(|_| self.marks.timestamps) {
-            // RFC 7323 section 4.3 (2): only a segment that holds the next byte to be acknowledged.
-            if header.seq.le(self.last_ack_sent) {
-                self.ts_recent = timestamps.val;
-                self.ts_recent_at = env.now;
-            }
-        }
-        Next
+        cx.counters.drop(DropReason::TcpPaws);
+        self.acknowledge_unacceptable(segment, cx);
+        DONE
     }
 
-    /// RFC 9293 section 3.4's four cases.
-    fn is_acceptable(&self, segment: &Segment) -> bool {
-        let (seq, len, nxt, wnd) = (segment.header.seq, segment.len(), self.rcv_nxt(), self.rcv_wnd());
-        // The SYN,ACK of a simultaneous open repeats the SYN that was taken (RFC 9293 section 3.5, figure 7).
-        if self.state == State::SynReceived && segment.has(Flags::SYN | Flags::ACK) && seq == self.irs {
-            return true;
-        }
-        match (len, wnd) {
-            (0, 0) => seq == nxt,
-            (0, wnd) => seq.in_window(nxt, wnd) || seq == nxt,
-            (_, 0) => false,
-            (len, wnd) => seq.in_window(nxt, wnd) || (seq + (len - 1)).in_window(nxt, wnd),
-        }
+    /// RFC 7323 section 5.5.
+    fn is_timestamp_outdated(&self, now: Instant) -> bool {
+        seconds(now).wrapping_sub(self.ts_recent_at_s) > TIMESTAMP_AGE_MAX_S
     }
 
-    /// A probe of our closed window, or what was sent again, is not acceptable; but what it says about our own data is
-    /// news all the same when it stands at the window's edge (RFC 9293 section 3.10.7.4: valid ACKs are allowed for).
-    fn ack_of_unacceptable(&mut self, segment: &Segment, env: &mut Env<'_>) {
-        let header = &segment.header;
-        let plain = segment.has(Flags::ACK) && !header.flags.intersects(Flags::SYN);
-        if plain && self.rcv_wnd() == 0 && header.seq == self.rcv_nxt() && self.state.is_synchronized() {
-            let _ = self.check_ack(segment, env);
+    /// First, the sequence number.
+    fn check_sequence(&mut self, segment: &mut Segment, cx: &mut Context<'_>) -> Step {
+        let (rcv_nxt, wnd) = (self.rcv_nxt(), self.rcv_wnd());
+        let syn = segment.has(Flags::SYN);
+        if self.state == State::SynReceived && syn && segment.has(Flags::ACK) && segment.seq == self.irs {
+            // The SYN,ACK of a simultaneous open repeats the SYN (figure 8, line 6); its ACK is news.
+            segment.flags = Flags(segment.flags.0 & !Flags::SYN.0);
+            segment.seq = rcv_nxt;
+            segment.strip();
+            self.ack_now = true;
+            return NEXT;
         }
-    }
-
-    fn heard(&mut self, now: Instant) {
-        self.received_at = now;
-        if self.keepalive_at != NEVER {
-            self.restart_keepalive();
+        if segment.is_acceptable(rcv_nxt, wnd) {
+            return NEXT;
         }
-    }
-
-    /// An ACK in answer to something wrong. Rate-limited, so that two hosts that disagree do not flood each other.
-    fn answer_with_ack(&mut self, env: &mut Env<'_>) {
-        if env.challenges.take(env.now) {
-            self.marks.ack_now = true;
-        } else {
-            env.counters.tcp_challenge_acks_limited += 1;
+        if wnd == 0 && segment.seq == rcv_nxt && !syn {
+            // A probe of our closed window, or a sender that ignores it: payload and FIN find no room, but ACK, URG and RST
+            // count.
+            segment.strip();
+            cx.counters.drop(DropReason::TcpReceiveBufferFull);
+            self.ack_now = true;
+            return NEXT;
         }
-    }
-
-    /// A challenge ACK (RFC 5961).
-    fn challenge(&mut self, reason: DropReason, env: &mut Env<'_>) {
-        env.counters.drop(reason);
-        if env.challenges.take(env.now) {
-            env.counters.tcp_challenge_acks += 1;
-            self.marks.ack_now = true;
-        } else {
-            env.counters.tcp_challenge_acks_limited += 1;
+        if segment.len() == 0 && segment.seq == self.rcv_edge && self.receive.has_gap() {
+            // A peer that filled the window, and of whose segments one was lost, can only acknowledge from the edge:
+            // table 6 would have it silent until the gap is filled (compare appendix A.2).
+            return NEXT;
         }
-    }
-
-    /// Second: the RST bit (RFC 5961 section 3.2).
-    fn check_reset(&mut self, segment: &Segment, env: &mut Env<'_>) -> Step {
+        cx.counters.drop(DropReason::TcpOutOfWindow);
+        if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
+            cx.counters.tcp_duplicate_rx += 1;
+        }
         if !segment.has(Flags::RST) {
-            return Next;
+            self.acknowledge_unacceptable(segment, cx);
         }
-        if segment.header.seq != self.rcv_nxt() {
-            self.challenge(DropReason::TcpBadReset, env);
-            return Done;
+        DONE
+    }
+
+    /// An ACK for a segment that is not acceptable. One with payload or FIN is likely sent again for want of an ACK and gets
+    /// one each time; others could go on for ever between two confused ends.
+    fn acknowledge_unacceptable(&mut self, segment: &Segment, cx: &mut Context<'_>) {
+        if segment.len() > 0 && !segment.has(Flags::SYN) {
+            self.ack_now = true;
+        } else {
+            self.challenge(cx);
         }
-        env.counters.tcp_resets_rx += 1;
+    }
+
+    /// Second, the RST bit (RFC 5961 section 3.2). It is in the window.
+    fn check_reset(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
+        if !segment.has(Flags::RST) {
+            return NEXT;
+        }
+        if segment.seq != self.rcv_nxt() {
+            cx.counters.drop(DropReason::TcpBadReset);
+            self.challenge(cx);
+            return DONE;
+        }
+        cx.counters.tcp_resets_rx += 1;
+        self.count_failure(cx.counters);
         let error = match self.state {
-            State::SynReceived => {
-                env.counters.tcp_attempt_fails += 1;
-                TcpError::ConnectionRefused
-            }
-            State::Closing | State::LastAck | State::TimeWait => TcpError::NotConnected,
+            // Only simultaneous opens get here; a listener's half-open connections are in the SYN queue.
+            State::SynReceived => Some(TcpError::ConnectionRefused),
+            // Both have closed; the user lost something only if data was not acknowledged.
+            State::Closing | State::LastAck if self.send.is_empty() => None,
             _ => {
-                env.counters.tcp_established_resets += 1;
-                TcpError::ConnectionReset
+                cx.counters.tcp_established_resets += 1;
+                Some(TcpError::ConnectionReset)
             }
         };
-        self.fail(error);
-        Done
+        self.finish(error);
+        DONE
     }
 
-    /// Fourth: the SYN bit (RFC 5961 section 4.2).
-    fn check_syn(&mut self, segment: &Segment, env: &mut Env<'_>) -> Step {
+    /// Fourth (third is security), the SYN bit: RFC 5961 section 4.2 for all states but SYN-RECEIVED of a passive open,
+    /// which is the SYN queue's.
+    fn check_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !segment.has(Flags::SYN) {
-            return Next;
+            return NEXT;
         }
-        // Elsewhere than in a simultaneous open's SYN,ACK it is a mistake or an attack.
-        if self.state == State::SynReceived && segment.header.seq == self.irs {
-            return Next;
-        }
-        self.challenge(DropReason::TcpBadSyn, env);
-        Done
+        cx.counters.drop(DropReason::TcpBadSyn);
+        self.challenge(cx);
+        DONE
     }
 
-    /// Fifth: the ACK field.
-    fn check_ack(&mut self, segment: &Segment, env: &mut Env<'_>) -> Step {
-        let header = &segment.header;
+    /// Fifth, the ACK field.
+    fn check_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !segment.has(Flags::ACK) {
-            env.counters.drop(DropReason::TcpBadAck);
-            return Done;
+            cx.counters.drop(DropReason::TcpBadAck);
+            return DONE;
         }
-        if self.state == State::SynReceived {
-            if !(header.ack.gt(self.snd_una) && header.ack.le(self.snd_max)) {
-                env.counters.drop(DropReason::TcpBadAck);
-                env.replies.reset_to_ack(&self.key, header.ack, env.counters);
-                return Done;
+        if self.state == State::SynReceived || !self.syn_acked() {
+            if !(self.snd_una.lt(segment.ack) && segment.ack.le(self.snd_nxt)) {
+                cx.counters.drop(DropReason::TcpBadAck);
+                if let Some(reset) = segment.reset(self.key) {
+                    cx.replies.push(reset, cx.counters);
+                }
+                return DONE;
             }
-            self.acknowledge_syn(header, segment.timestamps(), env);
-            env.counters.tcp_active_opens += 1;
-            self.establish(env);
+            self.acknowledge_syn(segment, cx);
         }
-        if header.ack.gt(self.snd_max) {
-            // Acknowledges what was never sent: an ACK, and the segment is dropped (RFC 5961 section 5.2).
-            self.challenge(DropReason::TcpBadAck, env);
-            return Done;
+        // RFC 5961 section 5.2.
+        let oldest = self.snd_una - self.snd_wnd_max;
+        if segment.ack.lt(oldest) || segment.ack.gt(self.snd_nxt) {
+            cx.counters.drop(DropReason::TcpBadAck);
+            self.challenge(cx);
+            return DONE;
         }
-        if self.snd_una.since(header.ack) < 1 << 31 && self.snd_una.since(header.ack) > self.snd_wnd_max {
-            self.challenge(DropReason::TcpBadAck, env);
-            return Done;
-        }
-        let acked = if header.ack.gt(self.snd_una) { header.ack.since(self.snd_una) } else { 0 };
-        let window_changed = self.update_window(header);
-        if acked > 0 {
-            self.acknowledge(header.ack, acked, segment.timestamps(), env);
-        } else if header.ack == self.snd_una {
-            self.same_ack(segment, window_changed, env);
-        }
-        match self.state {
-            State::Closed | State::TimeWait => Done,
-            _ => Next,
+        self.process_ack(segment, cx);
+        self.after_ack(cx)
+    }
+
+    /// Our SYN is acknowledged in SYN-RECEIVED, or after a close in it.
+    fn acknowledge_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) {
+        self.measure_round_trip(segment, cx);
+        self.snd_una = self.iss + 1;
+        self.set_send_window(segment);
+        if self.state == State::SynReceived {
+            self.establish(cx);
         }
     }
 
-    /// The send window (RFC 9293 section 3.10.7.4: SND.WL1, SND.WL2). Returns whether it changed.
-    fn update_window(&mut self, header: &TcpHeader) -> bool {
-        let newer = self.snd_wl1.lt(header.seq)
-            || self.snd_wl1 == header.seq && self.snd_wl2.le(header.ack)
-            || header.ack.gt(self.snd_una);
-        if !newer || header.ack.lt(self.snd_una) {
-            return false;
+    /// What the acknowledgment of our FIN means for the state.
+    fn after_ack(&mut self, cx: &mut Context<'_>) -> Step {
+        if !self.fin_acked() {
+            return NEXT;
         }
-        let window = u32::from(header.window) << self.snd_scale;
-        let changed = window != self.snd_wnd;
-        (self.snd_wnd, self.snd_wl1, self.snd_wl2) = (window, header.seq, header.ack);
-        self.snd_wnd_max = self.snd_wnd_max.max(window);
-        if self.persisting && (window > 0 && changed) {
-            self.leave_persist();
-        }
-        changed
-    }
-
-    /// `acked` bytes of ours are acknowledged for the first time.
-    fn acknowledge(&mut self, ack: SeqNumber, acked: u32, timestamps: Option<Timestamps>, env: &mut Env<'_>) {
-        self.sample_rtt(ack, timestamps, env.now);
-        let in_flight_before = self.snd_max.since(self.snd_una);
-        let data = (acked as usize).min(self.unsent.len());
-        self.unsent.acknowledge(data);
-        self.totals.bytes_acked += data as u64;
-        self.snd_una = ack;
-        self.snd_nxt = self.snd_nxt.max(ack);
-        self.progress_at = env.now;
-        self.retries = 0;
-        self.rtt.reset_back_off();
-        self.on_new_ack(ack, acked, in_flight_before, env);
-        if self.persisting {
-            self.leave_persist();
-        }
-        self.restart_retransmission(env.now);
-        if self.unsent.len() < self.options.send_buffer_bytes {
-            self.wake_writer();
-        }
-        if self.marks.fin_sent && self.unsent.is_empty() && self.snd_una == self.snd_max {
-            self.fin_was_acked(env);
-        }
-    }
-
-    /// RFC 6298 section 5.2 and 5.3: the timer runs while something is in flight, anew from each new ACK.
-    pub fn restart_retransmission(&mut self, now: Instant) {
-        if !self.persisting {
-            let outstanding = self.snd_max != self.snd_una;
-            self.retransmit_at = if outstanding { now + self.rtt.rto() } else { NEVER };
-        }
-    }
-
-    pub fn leave_persist(&mut self) {
-        self.persisting = false;
-        self.retries = 0;
-        self.retransmit_at = NEVER;
-        // What was only a probe is sent again as data.
-        self.rtt.reset_back_off();
-    }
-
-    /// Our FIN is acknowledged: what that means in each state.
-    fn fin_was_acked(&mut self, env: &Env<'_>) {
         match self.state {
             State::FinWait1 => {
                 self.state = State::FinWait2;
-                self.keepalive_at = if self.marks.orphan { NEVER } else { self.keepalive_at };
-                if self.marks.orphan {
-                    self.linger_at = env.now + env.config.fin_wait_2;
+                if self.orphan {
+                    self.timers.death = Some(cx.now + cx.config.fin_wait2_timeout);
                 }
+                NEXT
             }
-            State::Closing => self.enter_time_wait(),
+            State::Closing => {
+                self.enter_time_wait();
+                DONE
+            }
             State::LastAck => {
-                self.state = State::Closed;
-                self.end();
+                self.finish(None);
+                DONE
             }
-            _ => {}
-        }
-        self.wake_writer();
-    }
-
-    /// TIME-WAIT begins: the engine moves it to a compact entry; what was received can still be read here.
-    fn enter_time_wait(&mut self) {
-        self.state = State::TimeWait;
-        self.end();
-    }
-
-    /// An RTT sample: from the timed segment, exact to the clock, or else from the echoed timestamp (RFC 7323 section
-    /// 4, RFC 6298 section 3: Karn's algorithm).
-    fn sample_rtt(&mut self, ack: SeqNumber, timestamps: Option<Timestamps>, now: Instant) {
-        if let Some((end, at)) = self.timed {
-            if ack.ge(end) {
-                self.timed = None;
-                self.rtt.sample(now - at);
-                self.rtt.age_min_rtt(now);
-                return;
-            }
-        }
-        let retransmitted = self.retries > 0 || self.marks.in_recovery;
-        if let Some(echo) =
-            timestamps.filter(|_| self.marks.timestamps && retransmitted && self.timed.is_none())
-        {
-            let elapsed = self.timestamp(now).wrapping_sub(echo.ecr);
-            if echo.ecr != 0 && elapsed < 1 << 31 {
-                self.rtt.sample(Duration::from_millis(u64::from(elapsed)));
-                self.rtt.age_min_rtt(now);
-            }
+            _ => NEXT,
         }
     }
 
-    /// Sixth: the URG bit. Urgent data stays in the stream (RFC 6093 section 6); the pointer is only noted.
+    /// RFC 7323 section 5.3, R3; after the ACK check, so that a forged segment needs a good ACK to move TS.Recent.
+    fn note_timestamp(&mut self, segment: &Segment, now: Instant) {
+        let Some(timestamps) = segment.options.timestamps.filter(|_| self.ts_enabled) else { return };
+        let newer = !timestamp_before(timestamps.val, self.ts_recent) || self.is_timestamp_outdated(now);
+        if newer && segment.seq.le(self.last_ack_sent) {
+            self.ts_recent = timestamps.val;
+            self.ts_recent_at_s = seconds(now);
+        }
+    }
+
+    /// Sixth, the URG bit. Urgent data stays in line (RFC 6093 section 6); the application is told by waking it and can
+    /// ask how far it reaches (`Tcp::urgent_ahead`).
     fn check_urgent(&mut self, segment: &Segment) {
-        if !segment.has(Flags::URG) || !self.state.receives_data() {
+        if !segment.has(Flags::URG) || !self.state.may_receive() {
             return;
         }
-        let pointer = segment.header.seq + u32::from(segment.header.urgent);
-        if pointer.gt(self.rcv_nxt()) && self.urgent.is_none_or(|urgent| pointer.gt(urgent)) {
-            self.urgent = Some(pointer);
+        let end = segment.seq + u32::from(segment.urgent);
+        let known = self.cold().and_then(|cold| cold.urgent);
+        let unread = self.rcv_nxt() - self.receive.readable() as u32;
+        if end.gt(unread) && known.is_none_or(|known| end.gt(known) || known.le(unread)) {
+            self.cold_mut().urgent = Some(end);
+            self.wake_readers();
         }
     }
 
-    /// Seventh and eighth: the text, and the FIN bit. `seq` is that of the first payload byte.
-    fn text_and_fin(&mut self, segment: &Segment, packet: Packet, seq: SeqNumber, env: &mut Env<'_>) {
-        let end = seq + segment.payload;
-        if segment.payload > 0 {
-            self.totals.data_segments_in = self.totals.data_segments_in.wrapping_add(1);
-            if self.take_text(segment, packet, seq, env) == Done {
-                return;
-            }
+    /// Where the segment's FIN stands, if that is in the window; it counts when all before it has arrived.
+    fn note_fin(&mut self, segment: &Segment) -> bool {
+        if !segment.has(Flags::FIN) || self.fin_received || !self.state.may_receive() {
+            return false;
         }
-        if segment.has(Flags::FIN) && self.fin_ahead.is_none() && end.ge(self.rcv_nxt()) {
-            // Beyond the window it was not announced room for, and will come again.
-            if end.le(self.rcv_edge) {
-                self.fin_ahead = Some(end);
-            }
+        let fin = segment.payload_seq() + segment.payload_len();
+        if !fin.in_window(self.rcv_nxt(), self.rcv_wnd()) {
+            return false;
         }
-        if segment.has(Flags::FIN) {
-            self.marks.ack_now = true;
-        }
-        if self.fin_ahead == Some(self.rcv_nxt()) && self.state.receives_data() {
-            self.take_fin();
-        }
-        if self.urgent.is_some_and(|urgent| urgent.le(self.rcv_nxt())) {
-            self.urgent = None;
-        }
+        let news = self.peer_fin != Some(fin);
+        self.peer_fin = Some(fin);
+        news
     }
 
-    /// Seventh: the text.
-    fn take_text(&mut self, segment: &Segment, packet: Packet, seq: SeqNumber, env: &mut Env<'_>) -> Step {
-        if !self.state.receives_data() {
-            // The peer's FIN was taken: nothing can follow it (RFC 9293 section 3.10.7.4: "should not occur").
-            return Next;
+    /// Seventh, the segment text.
+    fn process_text(&mut self, segment: Segment, new_fin: bool, cx: &mut Context<'_>) -> Step {
+        let len = segment.payload_len();
+        if !self.state.may_receive() {
+            return NEXT;
         }
-        let end = seq + segment.payload;
-        if self.marks.orphan && end.gt(self.rcv_nxt()) {
-            // Data for an application that is gone (RFC 9293 section 3.6.1, MUST-78's reason): reset.
-            env.replies.reset(&self.key, self.snd_nxt, self.rcv_nxt(), env.counters);
-            env.counters.tcp_established_resets += 1;
-            self.fail(TcpError::ConnectionAborted);
-            return Done;
+        if len == 0 {
+            if new_fin && self.peer_fin != Some(self.rcv_nxt()) {
+                self.owe_duplicate_ack();
+            }
+            return NEXT;
         }
-        self.rcv_mss = self.rcv_mss.max(segment.payload.min(u32::from(u16::MAX)) as u16);
-        let had_gap = self.received.has_gap();
-        let from = usize::from(packet.parsed.payload);
-        let range = from..from + segment.payload as usize;
-        let cap = if env.pressure { 0 } else { self.options.receive_buffer_bytes };
-        let inserted = self.received.insert(seq, packet.into_slices(range), cap, env.copy_payload);
+        let seq = segment.payload_seq();
+        if self.orphan && (seq + len).gt(self.rcv_nxt()) {
+            // Nobody will read it: say so (RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13).
+            let reset = self.reset(cx.now);
+            cx.replies.push(reset, cx.counters);
+            cx.counters.drop(DropReason::TcpReceiveBufferFull);
+            self.finish(Some(TcpError::ConnectionAborted));
+            return DONE;
+        }
+        self.statistics.data_segments_in += 1;
+        let had_gap = self.receive.has_gap();
+        let copy = is_pool_low(&segment.packet);
+        let (cap, payload) = (self.insert_cap(cx.pressure), segment.payload.clone());
+        let inserted = self.receive.insert(seq, segment.packet.into_slices(payload), cap, copy);
         if inserted.dropped > 0 {
-            env.counters.drop(DropReason::TcpReceiveBufferFull);
+            cx.counters.drop(DropReason::TcpReceiveBufferFull);
+            self.ack_now = true;
         }
-        self.totals.bytes_received += u64::from(inserted.advanced);
-        env.counters.tcp_bytes_rx += u64::from(inserted.advanced);
-        env.counters.tcp_out_of_order_rx += u64::from(inserted.new_out_of_order > 0);
-        if inserted.advanced == 0 {
-            // A gap, or nothing new: the peer must know at once (RFC 5681 section 4.2).
-            env.counters.tcp_duplicate_rx += u64::from(inserted.new_out_of_order == 0);
-            self.marks.ack_now = true;
-            return Next;
+        if inserted.advanced > 0 {
+            self.take_in_order(inserted.advanced, len, had_gap, cx);
+        } else if inserted.new_out_of_order > 0 {
+            cx.counters.tcp_out_of_order_rx += 1;
+            self.statistics.out_of_order_in += 1;
+            self.owe_duplicate_ack();
+        } else if inserted.dropped == 0 {
+            cx.counters.tcp_duplicate_rx += 1;
+            self.ack_now = true;
         }
-        if self.marks.read_shut {
-            while self.received.read_chunk().is_some() {}
+        NEXT
+    }
+
+    /// Bytes became readable.
+    fn take_in_order(&mut self, advanced: u32, segment_len: u32, had_gap: bool, cx: &mut Context<'_>) {
+        cx.counters.tcp_bytes_rx += u64::from(advanced);
+        self.statistics.bytes_received += u64::from(advanced);
+        if self.read_shut {
+            // Nobody wants it: the application said so.
+            while self.receive.read_chunk().is_some() {}
+        }
+        self.wake_readers();
+        if self.duplicate_acks_owed > 0 {
+            // They would acknowledge the new RCV.NXT and count as duplicates of that.
+            self.duplicate_acks_owed = 0;
+            self.ack_now = true;
+        }
+        self.delay_ack(segment_len, cx.now);
+        if had_gap {
+            // It fills a gap or part of one (RFC 5681 section 4.2).
+            self.ack_now = true;
+        }
+    }
+
+    /// Decides when bytes received in order are acknowledged (RFC 9293 section 3.8.6.3), as Linux does: at once while the
+    /// connection is young or more than one full segment waits, else after a delay that follows the peer's pace.
+    fn delay_ack(&mut self, segment_len: u32, now: Instant) {
+        let gap = now - self.last_data_at;
+        self.last_data_at = now;
+        self.rcv_mss = self.rcv_mss.max(segment_len.min(u32::from(self.our_mss().max(536))) as u16);
+        let rto = self.rtt.rto();
+        let ato = Duration::from_millis(u64::from(self.ato_ms));
+        if self.ato_ms == 0 {
+            self.ato_ms = ATO_MIN_MS;
+        } else if gap <= Duration::from_millis(u64::from(ATO_MIN_MS / 2)) {
+            self.ato_ms = self.ato_ms / 2 + ATO_MIN_MS / 2;
+        } else if gap < ato {
+            let ato = (ato / 2 + gap).min(rto);
+            self.ato_ms = (ato.as_millis() as u16).clamp(1, ATO_MAX_MS);
+        } else if gap > rto {
+            // The peer may have restarted from idle, with a small window.
+            self.quick_acks = super::connection::QUICK_ACKS;
+        }
+        let waiting = self.rcv_nxt().since(self.last_ack_sent);
+        let quick = self.options.quickack || (self.quick_acks > 0 && !self.pingpong);
+        if quick || waiting > u32::from(self.rcv_mss) {
+            self.ack_now = true;
+        } else if !self.ack_now && self.timers.delayed_ack.is_none() {
+            let delay = self.ato_ms.min(ATO_MAX_MS);
+            self.timers.delayed_ack = Some(now + Duration::from_millis(u64::from(delay)));
+        }
+    }
+
+    /// The delayed ACK's time is over.
+    pub(super) fn delayed_ack_is_due(&mut self) {
+        if self.pingpong {
+            self.pingpong = false;
+            self.ato_ms = ATO_MIN_MS;
         } else {
-            self.wake_reader();
+            self.ato_ms = (self.ato_ms * 2).min(ATO_MAX_MS);
         }
-        self.schedule_ack(had_gap || inserted.dropped > 0, env);
-        Next
+        self.ack_now = true;
     }
 
-    /// When to acknowledge text in order (RFC 9293 section 3.8.6.3, RFC 5681 section 4.2): every second full segment, at
-    /// once when it fills a gap, else within the delay.
-    fn schedule_ack(&mut self, at_once: bool, env: &Env<'_>) {
-        self.unacked_segments = self.unacked_segments.saturating_add(1);
-        let unacked_bytes = self.rcv_nxt().since(self.last_ack_sent);
-        let quick = self.options.quickack || self.quick_acks > 0 && !self.marks.interactive;
-        if at_once || quick || unacked_bytes >= 2 * u32::from(self.rcv_mss) {
-            self.quick_acks = self.quick_acks.saturating_sub(1);
-            self.marks.ack_now = true;
-        } else if self.delayed_ack_at == NEVER {
-            self.delayed_ack_at = env.now + env.config.delayed_ack;
-        }
+    fn owe_duplicate_ack(&mut self) {
+        self.duplicate_acks_owed = (self.duplicate_acks_owed + 1).min(limits::TCP_DUPLICATE_ACKS);
     }
 
-    /// Eighth: the FIN bit, in order.
-    fn take_fin(&mut self) {
-        self.received.accept_fin();
-        self.fin_ahead = None;
-        self.marks.ack_now = true;
-        self.marks.eof = true;
+    /// Eighth, the FIN bit, when all before it has arrived.
+    fn check_fin(&mut self) {
+        let Some(fin) = self.peer_fin else { return };
+        if fin.lt(self.rcv_nxt()) {
+            // Data went on behind it: a peer that contradicts itself. What came in order counts.
+            self.peer_fin = None;
+        }
+        if fin != self.rcv_nxt() || self.fin_received || !self.state.may_receive() {
+            return;
+        }
+        self.receive.accept_fin();
+        self.fin_received = true;
+        self.duplicate_acks_owed = 0;
+        self.ack_now = true;
+        self.wake_readers();
         match self.state {
             State::Established => self.state = State::CloseWait,
             State::FinWait1 => self.state = State::Closing,
-            State::FinWait2 => self.enter_time_wait(),
-            _ => {}
+            _ => {
+                debug_assert_eq!(self.state, State::FinWait2);
+                self.enter_time_wait();
+            }
         }
-        self.wake_reader();
     }
+
+    /// Both sides have closed and know it; the engine puts a TIME-WAIT entry in our place.
+    fn enter_time_wait(&mut self) {
+        self.state = State::TimeWait;
+        self.stop();
+        self.wake_all();
+    }
+}
+
+/// Header, options, and where the payload is; `None` when they are malformed or a port is 0.
+fn read_header(packet: &Packet) -> Option<(TcpHeader, TcpOptions, core::ops::Range<usize>)> {
+    let (start, end) = (usize::from(packet.parsed.l4), packet.parsed.end as usize);
+    let bytes = packet.head().get(start..packet.head().len().min(end))?;
+    let header = TcpHeader::parse(bytes).filter(|header| header.src_port != 0 && header.dst_port != 0)?;
+    let options = TcpOptions::parse(&bytes[HEADER_LEN..header.header_len]);
+    Some((header, options, start + header.header_len..end))
+}
+
+fn key_of(packet: &Packet) -> TupleKey {
+    let flow = &packet.parsed.flow;
+    TupleKey::new((flow.dst, flow.dst_port).into(), (flow.src, flow.src_port).into())
+}
+
+/// The RST that answers a packet of no connection; `None` for a RST and for what is malformed.
+pub(super) fn reset_for_packet(packet: &Packet) -> Option<Reply> {
+    let (header, options, payload) = read_header(packet)?;
+    let controls =
+        u32::from(header.flags.contains(Flags::SYN)) + u32::from(header.flags.contains(Flags::FIN));
+    let end = header.seq + (payload.len() as u32 + controls);
+    Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps)
+}
+
+/// Whether so many frames are held by readers that payload must be copied out (see [`limits::SHARED_FRAMES_FRACTION`]).
+fn is_pool_low(packet: &Packet) -> bool {
+    let pool = packet.pool();
+    pool.shared_frames() > pool.layout().frames / limits::SHARED_FRAMES_FRACTION
 }

@@ -1,136 +1,141 @@
-//! Listeners: the SYN queue of half-open connections, compact until their handshake is over, and the accept queue of
-//! established ones that wait for the application (RFC 9293 section 3.10.7.2, RFC 4987).
+//! Listeners: who waits for SYNs to which address, and the connections that wait to be accepted. The LISTEN state of RFC
+//! 9293 section 3.10.7.2 is here; what a SYN leaves behind is in `syn_queue`.
 
 use core::net::SocketAddr;
 use core::task::Waker;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use super::config::SocketOptions;
-use super::options::TcpOptions;
-use super::seq::SeqNumber;
-use super::table::Key;
-use crate::time::Instant;
-use crate::timer_wheel::TimerId;
+use super::table::Slab;
+use super::{ListenerId, TcpError};
 
-/// A port that is listened on.
-#[derive(Debug)]
-pub struct Listener {
-    pub addr: SocketAddr,
-    pub options: SocketOptions,
-    /// Most connections in `accepted`.
-    pub backlog: usize,
-    /// Established, not yet accepted: places of connections.
-    pub accepted: VecDeque<u32>,
-    /// Half-open connections of this listener.
-    pub syn_count: usize,
-    pub waker: Option<Waker>,
-    pub generation: u32,
+/// A listener.
+pub(super) struct Listener {
+    pub(super) addr: SocketAddr,
+    /// Most connections that wait to be accepted.
+    pub(super) backlog: usize,
+    pub(super) options: Rc<SocketOptions>,
+    /// Places of connections that wait to be accepted, oldest first.
+    pub(super) accept: VecDeque<u32>,
+    /// Its half-open connections.
+    pub(super) half_open: usize,
+    pub(super) waker: Option<Waker>,
 }
 
 impl Listener {
-    /// Whether the accept queue takes no more.
-    pub fn is_full(&self) -> bool {
-        self.accepted.len() >= self.backlog
+    pub(super) fn is_full(&self) -> bool {
+        self.accept.len() >= self.backlog
     }
 }
 
-/// A half-open connection: our SYN-ACK is out, its ACK awaited.
-#[derive(Debug)]
-pub struct SynReceived {
-    pub key: Key,
-    pub iss: SeqNumber,
-    pub irs: SeqNumber,
-    pub listener: u32,
-    pub timer: TimerId,
-    /// The peer's timestamp, where both have the option.
-    pub ts_recent: u32,
-    /// When the SYN-ACK went out first, in milliseconds of the shard's clock, for the first RTT sample.
-    pub sent_ms: u32,
-    /// The peer's MSS.
-    pub peer_mss: u16,
-    /// The MSS we announced; 0 until the SYN-ACK was sent.
-    pub our_mss: u16,
-    /// The window we announce, not scaled (a SYN's never is).
-    pub window: u16,
-    /// The peer's window, from its SYN.
-    pub peer_window: u16,
-    pub peer_scale: u8,
-    pub our_scale: u8,
-    /// How often the SYN-ACK timed out.
-    pub retries: u8,
-    pub flags: SynFlags,
+/// All listeners, by port.
+pub(super) struct Listeners {
+    pub(super) slab: Slab<Listener>,
+    /// Few share a port: one for each address of ours and family.
+    by_port: HashMap<u16, Vec<u32>>,
 }
 
-/// What both SYNs agreed on.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SynFlags {
-    pub timestamps: bool,
-    pub scaling: bool,
-    /// The SYN-ACK waits for `transmit`.
-    pub queued: bool,
-    /// The SYN-ACK was sent.
-    pub sent: bool,
-}
+impl Listeners {
+    pub(super) fn new() -> Self {
+        Self { slab: Slab::new(), by_port: HashMap::new() }
+    }
 
-/// Largest window scale that is useful for a buffer whose window is `window` bytes (RFC 7323 section 2.3).
-pub fn window_scale_for(window: usize) -> u8 {
-    (0..=14u8).find(|shift| window >> shift <= usize::from(u16::MAX)).unwrap_or(14)
-}
+    pub(super) fn is_port_used(&self, port: u16) -> bool {
+        self.by_port.contains_key(&port)
+    }
 
-/// What a SYN says, with the defaults of RFC 9293 section 3.7.1 where it says nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerSyn {
-    pub seq: SeqNumber,
-    pub window: u16,
-    pub mss: u16,
-    pub scale: Option<u8>,
-    pub timestamp: Option<u32>,
-}
-
-impl PeerSyn {
-    pub fn new(seq: SeqNumber, window: u16, options: &TcpOptions, ipv6: bool) -> Self {
-        // RFC 9293 section 3.7.1 (MUST-15): 536, or 1220 over IPv6.
-        let default_mss = if ipv6 { 1220 } else { 536 };
-        Self {
-            seq,
-            window,
-            mss: options.mss.filter(|&mss| mss > 0).unwrap_or(default_mss).max(MSS_MIN),
-            scale: options.window_scale,
-            timestamp: options.timestamps.map(|timestamps| timestamps.val),
+    /// Adds a listener.
+    pub(super) fn insert(&mut self, listener: Listener) -> Result<ListenerId, TcpError> {
+        let addr = listener.addr;
+        let taken = self.by_port.get(&addr.port()).into_iter().flatten().any(|index| {
+            self.slab.get(*index).is_some_and(|other| {
+                let (a, b) = (other.addr.ip(), addr.ip());
+                a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+            })
+        });
+        if taken {
+            return Err(TcpError::AddrInUse);
         }
+        let index = self.slab.insert(listener);
+        self.by_port.entry(addr.port()).or_default().push(index);
+        Ok(ListenerId { index, generation: self.slab.generation(index) })
     }
-}
 
-/// Smallest MSS we let a peer make us use: smaller ones only multiply our packets (Linux's TCP_MIN_SND_MSS is 48).
-pub const MSS_MIN: u16 = 48;
+    pub(super) fn remove(&mut self, id: ListenerId) -> Option<Listener> {
+        self.slab.get_exact(id.index, id.generation)?;
+        let listener = self.slab.remove(id.index)?;
+        if let Some(same_port) = self.by_port.get_mut(&listener.addr.port()) {
+            same_port.retain(|index| *index != id.index);
+            if same_port.is_empty() {
+                self.by_port.remove(&listener.addr.port());
+            }
+        }
+        Some(listener)
+    }
 
-/// The clock of timestamps and compact entries: milliseconds (RFC 7323 section 5.4), modulo 2^32.
-pub fn clock_ms(now: Instant) -> u32 {
-    now.as_millis() as u32
+    /// The listener for segments to `addr`.
+    pub(super) fn find(&self, addr: SocketAddr) -> Option<ListenerId> {
+        self.by_port.get(&addr.port())?.iter().find_map(|&index| {
+            let ip = self.slab.get(index)?.addr.ip();
+            let matches = ip == addr.ip() || (ip.is_unspecified() && ip.is_ipv4() == addr.is_ipv4());
+            matches.then(|| ListenerId { index, generation: self.slab.generation(index) })
+        })
+    }
+
+    pub(super) fn get(&self, id: ListenerId) -> Option<&Listener> {
+        self.slab.get_exact(id.index, id.generation)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        self.slab.get_exact_mut(id.index, id.generation)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_half_open_connection_costs_at_most_96_bytes() {
-        assert!(size_of::<SynReceived>() + 8 <= 96, "{}", size_of::<SynReceived>());
+    fn listener(addr: &str) -> Listener {
+        Listener {
+            addr: addr.parse().unwrap(),
+            backlog: 1,
+            options: Rc::default(),
+            accept: VecDeque::new(),
+            half_open: 0,
+            waker: None,
+        }
     }
 
     #[test]
-    fn the_scale_is_the_smallest_that_can_say_the_window() {
-        assert_eq!(window_scale_for(65_535), 0);
-        assert_eq!(window_scale_for(65_536), 1);
-        assert_eq!(window_scale_for(768 << 10), 4);
-        assert_eq!(window_scale_for(usize::MAX), 14);
+    fn an_address_of_its_own_does_not_conflict_with_another() {
+        let mut listeners = Listeners::new();
+        let one = listeners.insert(listener("192.0.2.1:80")).unwrap();
+        let two = listeners.insert(listener("192.0.2.2:80")).unwrap();
+        assert_eq!(listeners.find("192.0.2.1:80".parse().unwrap()), Some(one));
+        assert_eq!(listeners.find("192.0.2.2:80".parse().unwrap()), Some(two));
+        assert_eq!(listeners.find("192.0.2.3:80".parse().unwrap()), None);
+        assert_eq!(listeners.insert(listener("0.0.0.0:80")), Err(TcpError::AddrInUse));
     }
 
     #[test]
-    fn a_silent_syn_means_the_standard_s_mss() {
-        let syn = |ipv6| PeerSyn::new(SeqNumber(1), 100, &TcpOptions::default(), ipv6).mss;
-        assert_eq!((syn(false), syn(true)), (536, 1220));
-        let tiny = TcpOptions { mss: Some(1), ..TcpOptions::default() };
-        assert_eq!(PeerSyn::new(SeqNumber(1), 100, &tiny, false).mss, MSS_MIN);
+    fn the_unspecified_address_takes_its_family_only() {
+        let mut listeners = Listeners::new();
+        let v6 = listeners.insert(listener("[::]:80")).unwrap();
+        assert_eq!(listeners.find("[2001:db8::1]:80".parse().unwrap()), Some(v6));
+        assert_eq!(listeners.find("192.0.2.1:80".parse().unwrap()), None);
+        assert!(listeners.insert(listener("0.0.0.0:80")).is_ok());
+        assert_eq!(listeners.insert(listener("[2001:db8::1]:80")), Err(TcpError::AddrInUse));
+    }
+
+    #[test]
+    fn a_removed_listener_frees_its_port_and_its_handle_is_stale() {
+        let mut listeners = Listeners::new();
+        let id = listeners.insert(listener("192.0.2.1:80")).unwrap();
+        assert!(listeners.remove(id).is_some());
+        assert!(listeners.remove(id).is_none());
+        assert!(!listeners.is_port_used(80));
+        let again = listeners.insert(listener("192.0.2.1:80")).unwrap();
+        assert_ne!(id, again);
     }
 }

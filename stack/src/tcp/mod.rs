@@ -1,16 +1,13 @@
-//! TCP (RFC 9293): one engine for each shard, without clock, threads or syscalls.
+//! TCP (RFC 9293 and the standards around it), without a clock, a socket or a packet format of its own: segments come in
+//! by [`Tcp::receive`], time by [`Tcp::poll_timers`], segments go out through an [`Egress`], applications make the calls
+//! of RFC 9293 section 3.9. One [`Tcp`] belongs to one shard.
 //!
-//! A segment enters at [`Tcp::receive`] (`engine.rs`), which finds its connection in `table.rs` and has `input.rs` handle it
-//! in the steps of RFC 9293 section 3.10.7; a SYN for a `listener.rs` begins a compact half-open entry. Payload waits in
-//! `receive_queue.rs` for the calls of `calls.rs`; what they write waits in `send_queue.rs` until `output.rs` sends it through
-//! the [`Egress`]. `timers.rs` acts when time has passed, `recovery.rs` and `congestion/` when segments were lost, and
-//! `time_wait.rs` remembers what has ended.
-
-use core::net::{IpAddr, SocketAddr};
-use std::io;
-
-use crate::packet::{Packet, PacketSlice};
-use crate::time::Instant;
+//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `listener` and becomes a compact
+//! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
+//! acknowledgment through `recovery`; what is closed leaves a compact entry in `time_wait`. `output` decides what a
+//! connection sends and `transmit` gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are
+//! the applications' calls. Not here yet: SACK (options are parsed, the receive queue reports blocks, nothing is offered),
+//! Fast Open, ECN, pacing.
 
 mod calls;
 mod config;
@@ -20,34 +17,43 @@ mod engine;
 pub mod header;
 mod info;
 mod input;
-mod isn;
+pub mod isn;
+mod keepalive;
 mod listener;
 pub mod options;
 mod output;
-mod ports;
+pub mod ports;
 pub mod rate_limit;
 pub mod receive_queue;
 mod recovery;
-mod replies;
+mod reply;
 pub mod rtt;
 pub mod send_queue;
 pub mod seq;
 mod state;
+mod syn_queue;
 mod table;
 #[cfg(test)]
+#[allow(dead_code, clippy::needless_pass_by_value)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod time_wait;
 mod timers;
+mod transmit;
 
-pub use config::{SocketOptions, TcpConfig};
+use core::net::{IpAddr, SocketAddr};
+
+pub use config::{SocketOptions, TcpConfig, TcpConfigError};
 pub use engine::Tcp;
 pub use info::TcpInfo;
-use seq::SeqNumber;
 pub use state::State;
 
-/// Both ends of a connection.
+use crate::packet::{Packet, PacketSlice};
+use crate::time::Instant;
+use seq::SeqNumber;
+
+/// Local and remote end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
     /// Our end.
@@ -56,95 +62,97 @@ pub struct Tuple {
     pub remote: SocketAddr,
 }
 
-/// A connection of this shard. A handle that was closed stays invalid: generations differ.
+/// A connection of this shard. Stale handles are detected (generation) and give [`TcpError::NotConnected`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnId {
-    /// Place in the engine's slab.
+    /// Place in the shard's table.
     pub index: u32,
-    /// Which of the connections that had this place.
+    /// Which of the place's tenants.
     pub generation: u32,
 }
 
 /// A listener of this shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ListenerId {
-    /// Place in the engine's slab.
+    /// Place in the shard's table.
     pub index: u32,
-    /// Which of the listeners that had this place.
+    /// Which of the place's tenants.
     pub generation: u32,
 }
 
-/// Why a call failed or a connection ended.
+/// Why a call failed, or what ended a connection. The messages are those of `strerror(3)`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum TcpError {
-    /// Nothing to do now; the blocking and async faces wait instead.
+    /// Nothing can be done now; the polling calls give `Pending` instead.
     #[error("operation would block")]
     WouldBlock,
-    /// No such connection or listener, or it ended in order.
+    /// The handle is stale, or the connection is over.
     #[error("not connected")]
     NotConnected,
-    /// The peer answered the SYN with a RST, or ICMP said that nobody listens.
+    /// A RST or a hard ICMP error answered our SYN.
     #[error("connection refused")]
     ConnectionRefused,
-    /// The peer sent a RST.
+    /// A RST ended an open connection.
     #[error("connection reset by peer")]
     ConnectionReset,
-    /// We reset the connection.
+    /// Ended from this side.
     #[error("connection aborted")]
     ConnectionAborted,
-    /// The peer did not answer: retransmissions, keepalive or the user timeout are used up.
+    /// Retransmissions, keepalive probes or the user timeout had no success (RFC 9293 section 3.8.3).
     #[error("connection timed out")]
     TimedOut,
-    /// ICMP, or neighbour discovery, said that the host cannot be reached.
+    /// As `TimedOut`, and ICMP said why (RFC 9293 section 3.9.2.2).
     #[error("host unreachable")]
     HostUnreachable,
-    /// No route to the destination.
+    /// No route to the peer.
     #[error("network unreachable")]
     NetworkUnreachable,
-    /// The address and port are taken.
+    /// The address or the pair of addresses is taken.
     #[error("address already in use")]
     AddrInUse,
-    /// No free port, or not an address of ours.
+    /// Not an address of ours, or no port is free.
     #[error("address not available")]
     AddrNotAvailable,
-    /// The write side was shut down.
+    /// Sending after the write side was shut down.
     #[error("the write side is shut down")]
     Shutdown,
-    /// The engine holds as many connections as it may (`TcpConfig::connections_max`).
+    /// As many connections or listeners as [`TcpConfig`] allows.
     #[error("connection table full")]
     TableFull,
-    /// An argument that makes no sense.
+    /// An address or option outside its bounds.
     #[error("invalid argument")]
     InvalidInput,
 }
 
-impl From<TcpError> for io::Error {
+impl From<TcpError> for std::io::Error {
+    /// The error with the [`std::io::ErrorKind`] that std's sockets give for it.
     fn from(error: TcpError) -> Self {
+        use std::io::ErrorKind as Kind;
         let kind = match error {
-            TcpError::WouldBlock => io::ErrorKind::WouldBlock,
-            TcpError::NotConnected => io::ErrorKind::NotConnected,
-            TcpError::ConnectionRefused => io::ErrorKind::ConnectionRefused,
-            TcpError::ConnectionReset => io::ErrorKind::ConnectionReset,
-            TcpError::ConnectionAborted => io::ErrorKind::ConnectionAborted,
-            TcpError::TimedOut => io::ErrorKind::TimedOut,
-            TcpError::HostUnreachable => io::ErrorKind::HostUnreachable,
-            TcpError::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
-            TcpError::AddrInUse => io::ErrorKind::AddrInUse,
-            TcpError::AddrNotAvailable => io::ErrorKind::AddrNotAvailable,
-            TcpError::Shutdown => io::ErrorKind::BrokenPipe,
-            TcpError::TableFull => io::ErrorKind::OutOfMemory,
-            TcpError::InvalidInput => io::ErrorKind::InvalidInput,
+            TcpError::WouldBlock => Kind::WouldBlock,
+            TcpError::NotConnected => Kind::NotConnected,
+            TcpError::ConnectionRefused => Kind::ConnectionRefused,
+            TcpError::ConnectionReset => Kind::ConnectionReset,
+            TcpError::ConnectionAborted => Kind::ConnectionAborted,
+            TcpError::TimedOut => Kind::TimedOut,
+            TcpError::HostUnreachable => Kind::HostUnreachable,
+            TcpError::NetworkUnreachable => Kind::NetworkUnreachable,
+            TcpError::AddrInUse => Kind::AddrInUse,
+            TcpError::AddrNotAvailable => Kind::AddrNotAvailable,
+            TcpError::Shutdown => Kind::BrokenPipe,
+            TcpError::TableFull => Kind::QuotaExceeded,
+            TcpError::InvalidInput => Kind::InvalidInput,
         };
         Self::new(kind, error)
     }
 }
 
-/// Which directions to shut, as shutdown(2).
+/// Which direction to shut down, as in `shutdown(2)`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Shutdown {
-    /// Receiving.
+    /// Nothing more will be read: what is queued and what still comes is acknowledged and dropped.
     Read,
-    /// Sending.
+    /// Nothing more will be written: a FIN follows what was written.
     Write,
     /// Both.
     Both,
@@ -153,94 +161,94 @@ pub enum Shutdown {
 /// What became of a segment.
 #[derive(Debug)]
 pub enum Received {
-    /// Processed, or dropped and counted.
+    /// Processed (or dropped and counted).
     Done,
-    /// Nothing of this shard takes it: the shard asks the others, and the last calls [`Tcp::reject`].
+    /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last one
+    /// calls [`Tcp::reject`].
     NoConnection(Packet),
 }
 
-/// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while it copies.
+/// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while copying.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentOut<'a> {
-    /// Our end.
+    /// Our address and port.
     pub src: SocketAddr,
-    /// The peer's end.
+    /// The peer's address and port.
     pub dst: SocketAddr,
     /// Sequence number.
     pub seq: SeqNumber,
-    /// Acknowledgment number; 0 without the ACK bit.
+    /// Acknowledgment number; 0 without [`header::Flags::ACK`].
     pub ack: SeqNumber,
-    /// Control bits as on the wire: see [`header::Flags`].
+    /// Control bits as on the wire, see [`header::Flags`].
     pub flags: u16,
     /// Window field, scaled already.
     pub window: u16,
-    /// Urgent pointer.
+    /// Urgent pointer; always 0, urgent data is never sent (RFC 6093 section 5 advises against it).
     pub urgent: u16,
-    /// Options, a multiple of 4 bytes, at most 40.
+    /// Options, padded to a multiple of 4, at most 40 bytes.
     pub options: &'a [u8],
     /// Payload, piece by piece.
     pub payload: &'a [&'a [u8]],
-    /// The two ECN bits of the IP header.
+    /// The two ECN bits of the IP header; 0 (not ECN-capable) until ECN is negotiated.
     pub ecn: u8,
 }
 
-/// Why the egress did not take a segment.
+/// Why a segment was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EgressError {
-    /// No frame or no room now: stop, keep everything as it is, try again at the next `transmit`.
+    /// No frame or no room in the transmit queue now: stop, keep state, try again at the next [`Tcp::transmit`].
     Full,
     /// No route to the destination.
     NoRoute,
-    /// The packet would be longer than the path takes, in bytes of IP.
+    /// Longer than the path's MTU (the value).
     TooBig {
-        /// What the path takes.
+        /// Largest IP packet, bytes.
         mtu: usize,
     },
 }
 
-/// Where segments go.
+/// Where segments go: implemented by the network layer of the shard.
 pub trait Egress {
-    /// Largest IP packet towards `dst`, in bytes.
+    /// Largest IP packet towards `dst`, bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
-
-    /// Takes one segment.
+    /// Sends one segment.
     ///
     /// # Errors
-    /// See [`EgressError`]; the segment was not taken then.
+    /// See [`EgressError`]; the segment was not sent then.
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
 }
 
-/// An ICMP error about a segment of ours, read by `net`.
+/// An ICMP error about a TCP segment of ours, already parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
-    /// The quoted segment's ends, as we see them.
+    /// The connection, from our side.
     pub tuple: Tuple,
-    /// Its sequence number.
+    /// Sequence number of the segment it quotes.
     pub seq: SeqNumber,
-    /// What happened to it.
+    /// What happened to that segment.
     pub kind: IcmpErrorKind,
 }
 
-/// What an ICMP error says (RFC 9293 section 3.9.2.2).
+/// Kinds of ICMP errors, as RFC 9293 section 3.9.2.2 sorts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IcmpErrorKind {
-    /// Protocol or port unreachable: nobody listens.
+    /// A hard error: protocol or port unreachable.
     Refused,
-    /// Network or host unreachable, time exceeded: it may pass.
+    /// A soft error: network or host unreachable, time exceeded.
     Unreachable,
-    /// Too big for a link on the way.
+    /// The segment does not fit the path (RFC 1191, RFC 8201).
     PacketTooBig {
-        /// That link's MTU in bytes; 0 from old routers.
+        /// The next hop's MTU, bytes; 0 when an old router does not say.
         mtu: u32,
     },
 }
 
-/// A run of received bytes, taken without a copy.
+/// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until dropped.
 #[derive(Clone, Debug)]
 pub enum Chunk {
-    /// In the frame they arrived in.
+    /// In the frame it arrived in.
     Frame(PacketSlice),
-    /// In a block on the heap.
+    /// In a heap block shared with other chunks.
     Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
 }
 
@@ -254,17 +262,17 @@ impl core::ops::Deref for Chunk {
     }
 }
 
-/// How many of what a shard's TCP holds.
+/// How much of what the engine holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Listeners.
+    /// Open listeners.
     pub listeners: usize,
     /// Half-open connections of listeners.
     pub syn_received: usize,
-    /// Connections, those the application has not let go of after their end included.
+    /// Connections: all other states but TIME-WAIT, and ended ones whose handle is still held.
     pub connections: usize,
-    /// TIME-WAIT entries.
+    /// Connections in TIME-WAIT.
     pub time_wait: usize,
-    /// Bytes behind all queues.
+    /// Memory behind send and receive buffers, bytes.
     pub buffered_bytes: usize,
 }

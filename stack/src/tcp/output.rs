@@ -1,424 +1,380 @@
-//! What a connection sends: the next segment by RFC 9293 section 3.8 (windows, Nagle, silly-window avoidance, probes), and
-//! the engine's round through all connections that have something to send.
-//!
-//! A segment is first planned without changing anything, then given to the egress, and only when that took it does the
-//! connection count it as sent.
+//! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC 9293
+//! sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything, `send_next`
+//! builds and sends what it decided and takes note of it only when the egress took it.
 
-use super::config::TcpConfig;
 use super::congestion::CongestionControl;
-use super::connection::{CORK_MAX, Connection, NEVER};
+use super::connection::{Connection, syn_window};
 use super::header::Flags;
 use super::options::{OPTIONS_LEN_MAX, TcpOptions};
-use super::receive_queue::ReceiveQueue;
 use super::seq::SeqNumber;
-use super::state::State;
-use super::{Egress, EgressError, SegmentOut};
+use super::{Egress, EgressError, SegmentOut, State, TcpError};
 use crate::counters::Counters;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
-/// Segments a connection sends before the next one's turn.
-const TURN_SEGMENTS: usize = 16;
-
-/// How a connection's turn ended.
+/// What is to be sent next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Turn {
-    /// Nothing more to send now.
-    Done,
-    /// There is more: another turn.
-    More,
-    /// The egress is full.
-    Full,
-}
-
-/// A segment about to be sent.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    seq: SeqNumber,
-    /// Offset of the payload in the send queue.
-    offset: usize,
-    len: usize,
-    flags: Flags,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Plan {
+    /// Our SYN, or SYN,ACK.
     Syn,
-    Data,
-    Retransmit,
-    Probe,
-    Keepalive,
+    /// Payload, FIN or both.
+    Data(Data),
+    /// An ACK by itself.
     Ack,
+    /// An old sequence number that the peer answers (RFC 9293 section 3.8.4).
+    Keepalive,
+}
+
+/// A segment that takes sequence space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Data {
+    seq: SeqNumber,
+    len: u32,
+    fin: bool,
+    push: bool,
+    why: Why,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    /// It is next.
+    Next,
+    /// Loss recovery wants the first unacknowledged segment again.
+    Head,
+    /// The window is closed.
+    Probe,
+}
+
+/// What the send path works with besides the connection.
+pub(super) struct Output<'a> {
+    pub(super) now: Instant,
+    pub(super) egress: &'a mut dyn Egress,
+    pub(super) counters: &'a mut Counters,
+    /// All buffers together are over their bound: windows do not grow.
+    pub(super) pressure: bool,
 }
 
 impl Connection {
-    /// Sends up to a turn's worth of segments.
-    pub fn transmit(
-        &mut self,
-        now: Instant,
-        config: &TcpConfig,
-        egress: &mut dyn Egress,
-        counters: &mut Counters,
-    ) -> Turn {
-        self.follow_path_mtu(egress);
-        self.restart_after_idle(now);
-        for _ in 0..TURN_SEGMENTS {
-            let Some(plan) = self.plan(now) else { return Turn::Done };
-            match self.send(now, &plan, egress) {
-                Ok(()) => self.sent(now, &plan, config, counters),
-                Err(EgressError::Full) => return Turn::Full,
-                Err(EgressError::TooBig { mtu }) => {
-                    let smaller = u16::try_from(mtu).unwrap_or(u16::MAX).min(self.pmtu);
-                    if smaller == self.pmtu {
-                        return Turn::Done;
-                    }
-                    self.pmtu = smaller;
-                    self.set_mss();
-                }
-                // As if it were lost on the way: the timers try again, and give up in the end.
-                Err(EgressError::NoRoute) => {
-                    self.sent(now, &plan, config, counters);
-                    return Turn::Done;
-                }
-            }
-        }
-        Turn::More
-    }
-
-    /// The device's MTU may be smaller than what the SYN announced allows for.
-    fn follow_path_mtu(&mut self, egress: &dyn Egress) {
-        let mtu = u16::try_from(egress.path_mtu(self.key.remote().ip())).unwrap_or(u16::MAX);
-        if self.our_mss == 0 {
-            let headers = if self.key.remote().is_ipv6() { 60 } else { 40 };
-            self.our_mss = mtu.saturating_sub(headers).max(1);
-        }
-        if mtu < self.pmtu {
-            self.pmtu = mtu;
-            self.set_mss();
-        }
-    }
-
-    /// RFC 5681 section 4.1: after an RTO of silence the window starts again from the initial one.
-    fn restart_after_idle(&mut self, now: Instant) {
-        let idle = self.in_flight() == 0 && now - self.sent_at > self.rtt.rto();
-        if idle && !self.unsent.is_empty() && self.state.is_synchronized() {
-            self.congestion.on_idle_restart(now);
-            self.sent_at = now;
-        }
-    }
-
-    /// The next segment to send, if any.
-    fn plan(&mut self, now: Instant) -> Option<Plan> {
-        match self.state {
-            State::Closed | State::Listen | State::TimeWait => return None,
-            State::SynSent | State::SynReceived => return self.plan_syn(),
-            _ => {}
-        }
-        if self.marks.retransmit_now {
-            if let Some(plan) = self.plan_retransmission() {
-                return Some(plan);
-            }
-            self.marks.retransmit_now = false;
-        }
-        if let Some(plan) = self.plan_data(now) {
-            return Some(plan);
-        }
-        if self.marks.probe_now {
-            if let Some(plan) = self.plan_probe() {
-                return Some(plan);
-            }
-            self.marks.probe_now = false;
-        }
-        if self.marks.keepalive_now {
-            // RFC 9293 section 3.8.4: a segment that the peer must answer, without payload.
-            let seq = self.snd_una - 1;
-            return Some(Plan { seq, offset: 0, len: 0, flags: Flags::ACK, kind: Kind::Keepalive });
-        }
-        self.marks.ack_now.then(|| self.bare_ack())
-    }
-
-    fn plan_syn(&self) -> Option<Plan> {
-        let flags = match (self.state, self.marks.syn_now, self.marks.ack_now) {
-            (State::SynSent, true, _) => Flags::SYN,
-            (State::SynReceived, true, _) => Flags::SYN | Flags::ACK,
-            (State::SynReceived, false, true) => return Some(self.bare_ack()),
-            _ => return None,
-        };
-        Some(Plan { seq: self.iss, offset: 0, len: 0, flags, kind: Kind::Syn })
-    }
-
-    fn bare_ack(&self) -> Plan {
-        Plan { seq: self.snd_max, offset: 0, len: 0, flags: Flags::ACK, kind: Kind::Ack }
-    }
-
-    /// The segment at SND.UNA once more, whatever the windows say.
-    fn plan_retransmission(&self) -> Option<Plan> {
-        if self.snd_una == self.snd_max {
+    /// What to send next, if anything.
+    pub(super) fn plan(&self) -> Option<Plan> {
+        if self.state.is_over() {
             return None;
         }
-        let sent = self.snd_max.since(self.snd_una) as usize;
-        let len = sent.min(self.unsent.len()).min(usize::from(self.mss));
-        let fin = self.marks.fin_sent && len == self.unsent.len();
-        (len > 0 || fin).then(|| self.data_plan(self.snd_una, 0, len, fin, Kind::Retransmit))
+        if self.syn_due {
+            return Some(Plan::Syn);
+        }
+        if self.duplicate_acks_owed > 0 {
+            // The peer counts only segments without payload (RFC 5681 section 2).
+            return Some(Plan::Ack);
+        }
+        self.plan_data()
+            .map(Plan::Data)
+            .or_else(|| self.ack_now.then_some(Plan::Ack))
+            .or_else(|| self.keepalive_due.then_some(Plan::Keepalive))
     }
 
-    fn data_plan(&self, seq: SeqNumber, offset: usize, len: usize, fin: bool, kind: Kind) -> Plan {
-        let mut flags = Flags::ACK;
-        let end = seq + len as u32;
-        // PSH where a write ended, or where there is no more to come (RFC 9293 section 3.9.1.2).
-        if len > 0 && (end.ge(self.push_seq) && seq.lt(self.push_seq) || offset + len == self.unsent.len()) {
-            flags |= Flags::PSH;
+    fn plan_data(&self) -> Option<Data> {
+        if !self.syn_acked() {
+            return None;
         }
-        if fin {
+        if self.probe_due {
+            return self.plan_probe();
+        }
+        if self.retransmit_head {
+            return self.plan_head();
+        }
+        let (unsent, room) = (self.unsent(), self.window_room());
+        if unsent == 0 {
+            return self.plan_fin();
+        }
+        let wanted = unsent.min(u32::from(self.mss));
+        if !self.congestion_allows(wanted) {
+            return None;
+        }
+        let again = self.snd_ptr.lt(self.snd_nxt);
+        if room >= wanted {
+            let rest = wanted == unsent && !again;
+            let fin = wanted == unsent && self.fin_queued && room > wanted;
+            if wanted < u32::from(self.mss) && rest && !self.may_send_small() {
+                return None;
+            }
+            return Some(self.data(self.snd_ptr, wanted, fin, Why::Next));
+        }
+        // Less than wanted fits the window: silly, unless it is much of what the peer ever offered.
+        let worthwhile = again || self.override_due || room >= self.snd_wnd_max.div_ceil(2);
+        (room > 0 && worthwhile).then(|| self.data(self.snd_ptr, room, false, Why::Next))
+    }
+
+    fn data(&self, seq: SeqNumber, len: u32, fin: bool, why: Why) -> Data {
+        // The last byte there is: the peer should not wait for more (RFC 9293 section 3.9.1.2, MUST-61).
+        let push = len > 0 && seq + len == self.data_end();
+        Data { seq, len, fin, push, why }
+    }
+
+    /// The FIN by itself, once everything before it is sent and if the window has room for it.
+    fn plan_fin(&self) -> Option<Data> {
+        let due = self.fin_queued && !self.fin_acked() && self.snd_ptr == self.data_end();
+        (due && self.window_room() > 0).then(|| self.data(self.snd_ptr, 0, true, Why::Next))
+    }
+
+    /// The first octet that is not acknowledged, or the FIN (RFC 9293 section 3.8.6.1).
+    fn plan_probe(&self) -> Option<Data> {
+        let len = self.send.len().min(1) as u32;
+        let fin = len == 0 && self.fin_queued && !self.fin_acked();
+        (len > 0 || fin).then(|| self.data(self.snd_una, len, fin, Why::Probe))
+    }
+
+    /// The first unacknowledged segment, as far as it was sent.
+    fn plan_head(&self) -> Option<Data> {
+        let sent = self.outstanding() - u32::from(self.fin_sent);
+        let len = sent.min(u32::from(self.mss)).min(self.snd_wnd);
+        let fin = self.fin_sent && len == sent && self.snd_wnd > len;
+        (len > 0 || fin).then(|| self.data(self.snd_una, len, fin, Why::Head))
+    }
+
+    /// Bytes queued behind `snd_ptr`.
+    pub(super) fn unsent(&self) -> u32 {
+        let end = self.data_end();
+        if self.snd_ptr.lt(end) { end.since(self.snd_ptr) } else { 0 }
+    }
+
+    /// Sequence space that the peer's window leaves behind `snd_ptr`; none when the peer shrank it to before that.
+    fn window_room(&self) -> u32 {
+        self.snd_wnd.saturating_sub(self.in_flight())
+    }
+
+    /// Whether the congestion window leaves room for `len` bytes; always for the first segment in flight.
+    fn congestion_allows(&self, len: u32) -> bool {
+        let window = self.congestion.cwnd().saturating_add(self.inflation);
+        self.in_flight() == 0 || self.in_flight() + len <= window
+    }
+
+    /// Whether the last, partial segment may go: Nagle's rule in Minshall's form, that only one such segment may be
+    /// outstanding (RFC 9293 appendix A.3; Linux's), unless turned off; nothing while corked.
+    fn may_send_small(&self) -> bool {
+        if self.fin_queued || self.override_due {
+            return true;
+        }
+        !self.options.cork && (self.options.nodelay || self.snd_sml.le(self.snd_una))
+    }
+
+    /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the window
+    /// and nothing is outstanding.
+    pub(super) fn is_holding_back(&self) -> bool {
+        let unsent = self.unsent();
+        unsent > 0
+            && self.syn_acked()
+            && self.snd_wnd > 0
+            && !self.override_due
+            && (self.options.cork || self.outstanding() == 0)
+            && self.congestion_allows(unsent.min(u32::from(self.mss)))
+            && self.plan_data().is_none()
+    }
+
+    /// Notes that the congestion window, not the application, ended this turn.
+    pub(super) fn note_limit(&mut self) {
+        let wanted = self.unsent().min(u32::from(self.mss));
+        if wanted > 0 && !self.congestion_allows(wanted) {
+            self.cwnd_limited = self.snd_nxt;
+        }
+    }
+
+    /// Sends what `plan` says.
+    pub(super) fn send_next(&mut self, plan: Plan, out: &mut Output<'_>) -> Result<(), EgressError> {
+        match plan {
+            Plan::Syn => self.send_syn(out),
+            Plan::Data(data) => self.send_data(data, out),
+            Plan::Ack => self.send_ack(out),
+            Plan::Keepalive => self.send_keepalive(out),
+        }
+    }
+
+    fn send_syn(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
+        let remote = self.key.remote();
+        self.learn_mtu(|| out.egress.path_mtu(remote.ip()));
+        // A SYN,ACK repeats an option only if the peer's SYN had it (RFC 7323 sections 2.2 and 3.2).
+        let options = TcpOptions {
+            mss: Some(self.our_mss()),
+            window_scale: self.wscale_enabled.then_some(self.rcv_wscale),
+            timestamps: self.timestamps(out.now),
+            ..TcpOptions::default()
+        };
+        let ack = self.state != State::SynSent;
+        let segment = Header {
+            seq: self.iss,
+            flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN },
+            window: syn_window(self.receive_cap()),
+            options: &options,
+        };
+        self.emit(&segment, 0, 0, out)?;
+        self.syn_due = false;
+        if !self.snd_nxt.gt(self.iss) {
+            self.snd_nxt = self.iss + 1;
+            self.snd_ptr = self.snd_nxt;
+            self.timed = Some((self.snd_nxt, out.now));
+            self.progress_at = out.now;
+            self.restart_retransmit_timer(out.now);
+        } else {
+            out.counters.tcp_retransmits += u64::from(self.retransmits > 0);
+            self.statistics.retransmitted += u32::from(self.retransmits > 0);
+        }
+        Ok(())
+    }
+
+    fn send_data(&mut self, data: Data, out: &mut Output<'_>) -> Result<(), EgressError> {
+        if self.outstanding() == 0 && out.now - self.last_sent_at > self.rtt.rto() {
+            // RFC 5681 section 4.1.
+            self.congestion.on_idle_restart(out.now);
+        }
+        let mut flags = Flags::ACK;
+        if data.fin {
             flags |= Flags::FIN;
         }
-        Plan { seq, offset, len, flags, kind }
+        if data.push {
+            flags |= Flags::PSH;
+        }
+        let options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
+        let window = self.select_window(out.pressure);
+        let segment = Header { seq: data.seq, flags, window, options: &options };
+        let offset = data.seq.since(self.data_start()) as usize;
+        self.emit(&segment, offset, data.len as usize, out)?;
+        self.note_acknowledged(window);
+        self.note_sent(data, out);
+        Ok(())
     }
 
-    /// New data, or data to be sent again after a timeout, as far as the windows let it.
-    fn plan_data(&mut self, now: Instant) -> Option<Plan> {
-        if !self.state.sends_data() {
-            return None;
+    /// Accounts for a segment with payload or FIN that was sent.
+    fn note_sent(&mut self, data: Data, out: &mut Output<'_>) {
+        let end = data.seq + data.len + u32::from(data.fin);
+        self.statistics.data_segments_out += u32::from(data.len > 0);
+        out.counters.tcp_bytes_tx += u64::from(data.len);
+        match data.why {
+            Why::Probe => {
+                self.probe_due = false;
+                out.counters.tcp_zero_window_probes += 1;
+            }
+            Why::Head => self.retransmit_head = false,
+            Why::Next => self.override_due = false,
         }
-        let sent = self.in_flight();
-        let offset = (sent as usize).min(self.unsent.len());
-        let left = self.unsent.len() - offset;
-        let fin_left = self.marks.write_shut && sent as usize <= self.unsent.len();
-        if left == 0 && !fin_left {
-            self.marks.cwnd_limited = false;
-            return None;
+        if data.seq.lt(self.snd_nxt) {
+            if data.why != Why::Probe {
+                out.counters.tcp_retransmits += 1;
+                self.statistics.retransmitted += 1;
+            }
+            self.timed = None;
         }
-        let cwnd = self.congestion_window();
-        let by_peer = self.snd_wnd.saturating_sub(sent) as usize;
-        let by_cwnd = cwnd.saturating_sub(sent) as usize;
-        let mss = usize::from(self.mss);
-        let full = left.min(mss);
-        let len = full.min(by_peer).min(by_cwnd);
-        let fin = fin_left && len == left && (by_peer.min(by_cwnd) > len || sent == 0 && self.snd_wnd > 0);
-        if len == 0 && !fin {
-            self.marks.cwnd_limited = by_cwnd == 0 && by_peer > 0;
-            self.persist_if_stuck(now, by_peer < full.max(1));
-            return None;
+        if end.gt(self.snd_nxt) {
+            if self.outstanding() == 0 && data.why == Why::Next {
+                self.progress_at = out.now;
+            }
+            if data.seq == self.snd_nxt && data.why == Why::Next && self.timed.is_none() {
+                self.timed = Some((end, out.now));
+            }
+            self.snd_nxt = end;
+            self.fin_sent |= data.fin;
+            if data.len < u32::from(self.mss) && data.len > 0 {
+                self.snd_sml = end;
+            }
         }
-        // A window smaller than the segment: of the congestion's we wait for an ACK, of the peer's see below.
-        if len < full && by_cwnd < by_peer && sent > 0 {
-            self.marks.cwnd_limited = true;
-            return None;
+        if data.why != Why::Probe {
+            self.snd_ptr = self.snd_ptr.max(end);
         }
-        if !fin && len < mss && !self.may_send_partial(now, len, left, offset) {
-            return None;
+        self.last_sent_at = out.now;
+        if data.len > 0 && out.now - self.last_data_at < Duration::from_millis(u64::from(self.ato_ms)) {
+            // An answer to what came just now: the next ACKs can ride on answers, too.
+            self.pingpong = true;
         }
-        if len < left && by_cwnd <= len {
-            self.marks.cwnd_limited = true;
-        }
-        Some(self.data_plan(self.snd_nxt, offset, len, fin, Kind::Data))
-    }
-
-    /// Nagle's and the sender's silly-window avoidance (RFC 9293 sections 3.7.4 and 3.8.6.2.1) for a segment of `len`
-    /// bytes that is not full.
-    fn may_send_partial(&mut self, now: Instant, len: usize, left: usize, offset: usize) -> bool {
-        // What was sent before goes again as it is.
-        if self.snd_nxt.lt(self.snd_max) || self.marks.push_partial {
-            return true;
-        }
-        let all = len == left;
-        if all && self.options.cork && !self.marks.write_shut {
-            self.hold(now, now + CORK_MAX);
-            return false;
-        }
-        let idle = offset == 0;
-        if all && (idle || self.options.nodelay || self.marks.write_shut) {
-            return true;
-        }
-        // Half of the largest window the peer ever offered.
-        if !all && len as u64 * 2 >= u64::from(self.snd_wnd_max) {
-            return true;
-        }
-        if !all {
-            self.persist_if_stuck(now, true);
-        }
-        false
-    }
-
-    /// Limits how long data is held back.
-    fn hold(&mut self, _now: Instant, until: Instant) {
-        if self.hold_at == NEVER {
-            self.hold_at = until;
+        if self.timers.retransmit.is_none() {
+            self.restart_retransmit_timer(out.now);
         }
     }
 
-    /// Nothing in flight will bring an ACK that opens the window: the persist timer asks (RFC 9293 section 3.8.6.1).
-    fn persist_if_stuck(&mut self, now: Instant, window_too_small: bool) {
-        if window_too_small && self.snd_una == self.snd_max && !self.persisting {
-            self.persisting = true;
-            self.retries = 0;
-            self.progress_at = now;
-            self.retransmit_at = now + self.rtt.rto();
+    fn send_ack(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
+        let first = self.ack_now;
+        self.send_bare(self.ack_seq(), out)?;
+        if !first {
+            self.duplicate_acks_owed = self.duplicate_acks_owed.saturating_sub(1);
         }
+        Ok(())
     }
 
-    /// One byte beyond a closed window, or what fits a silly one, or the FIN.
-    fn plan_probe(&self) -> Option<Plan> {
-        if !self.state.sends_data() {
-            return None;
-        }
-        let len = self.unsent.len().min((self.snd_wnd as usize).max(1)).min(usize::from(self.mss));
-        let fin = self.marks.write_shut && len == self.unsent.len();
-        (len > 0 || fin).then(|| self.data_plan(self.snd_una, 0, len, fin, Kind::Probe))
+    fn send_keepalive(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
+        self.send_bare(self.snd_una - 1, out)?;
+        self.keepalive_due = false;
+        out.counters.tcp_keepalive_probes += 1;
+        Ok(())
     }
 
-    /// Whether the window has opened so far that the peer should hear of it: by two segments or half of the buffer.
-    pub fn window_update_is_due(&self) -> bool {
-        if !self.state.receives_data() {
-            return false;
-        }
-        let window_max = ReceiveQueue::window_max(self.options.receive_buffer_bytes) as u32;
-        let gain = self.free_edge().since(self.rcv_edge);
-        if gain > 1 << 31 || gain < 1 << self.rcv_scale {
-            return false;
-        }
-        // A young connection's window is small because a SYN's cannot be scaled, not because it was used: the next ACK is
-        // early enough.
-        if self.totals.bytes_received < 1 << 15 && self.rcv_wnd() >= 1 << 15 {
-            return false;
-        }
-        let low = self.rcv_wnd() <= window_max / 8;
-        let two = gain >= 2 * u32::from(self.rcv_mss) && (gain >= window_max / 4 || low);
-        two || gain >= window_max / 2
+    /// A segment without payload.
+    fn send_bare(&mut self, seq: SeqNumber, out: &mut Output<'_>) -> Result<(), EgressError> {
+        let options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
+        let window = self.select_window(out.pressure);
+        self.emit(&Header { seq, flags: Flags::ACK, window, options: &options }, 0, 0, out)?;
+        self.note_acknowledged(window);
+        Ok(())
     }
 
-    /// How far the right edge of the window could be, less what rounding the field up may add.
-    fn free_edge(&self) -> SeqNumber {
-        let space = self.received.space(self.options.receive_buffer_bytes) as u32;
-        self.rcv_nxt() + space.saturating_sub((1 << self.rcv_scale) - 1)
-    }
-
-    /// Moves the window's right edge as far as silly-window avoidance allows (RFC 9293 section 3.8.6.2.2), never back, and
-    /// returns the window field.
-    fn announce_window(&mut self) -> u16 {
-        let window_max = ReceiveQueue::window_max(self.options.receive_buffer_bytes) as u32;
-        let edge = self.free_edge();
-        let gain = edge.since(self.rcv_edge);
-        let enough = u32::from(self.rcv_mss).min(window_max / 2).max(1);
-        if gain < 1 << 31 && gain >= enough {
-            self.rcv_edge = edge;
+    /// A segment with RCV.NXT and this window went out.
+    fn note_acknowledged(&mut self, window: u16) {
+        let rcv_nxt = self.rcv_nxt();
+        self.rcv_edge = self.rcv_edge.max(rcv_nxt + (u32::from(window) << self.rcv_wscale));
+        if self.last_ack_sent != rcv_nxt {
+            self.quick_acks = self.quick_acks.saturating_sub(1);
         }
-        // Rounded up, so that what was announced before stays allowed; `free_edge` left room for that.
-        self.rcv_wnd().div_ceil(1 << self.rcv_scale).min(u32::from(u16::MAX)) as u16
+        self.last_ack_sent = rcv_nxt;
+        self.ack_now = false;
+        self.timers.delayed_ack = None;
     }
 
-    /// Hands the planned segment to the egress.
-    fn send(&mut self, now: Instant, plan: &Plan, egress: &mut dyn Egress) -> Result<(), EgressError> {
-        let syn = plan.flags.contains(Flags::SYN);
-        let options = if syn { self.syn_options(now) } else { self.segment_options(now) };
-        let mut buf = [0; OPTIONS_LEN_MAX];
-        let options_len = options.emit(syn, &mut buf);
-        let window = if syn { self.syn_window() } else { self.announce_window() };
-        let ack = if plan.flags.contains(Flags::ACK) { self.rcv_nxt() } else { SeqNumber(0) };
-        self.unsent.pieces(plan.offset, plan.len, |payload| {
+    fn emit(
+        &mut self,
+        header: &Header<'_>,
+        offset: usize,
+        len: usize,
+        out: &mut Output<'_>,
+    ) -> Result<(), EgressError> {
+        let mut buffer = [0; OPTIONS_LEN_MAX];
+        let options_len = header.options.emit(header.flags.contains(Flags::SYN), &mut buffer);
+        let ack = if header.flags.contains(Flags::ACK) { self.rcv_nxt() } else { SeqNumber(0) };
+        let (src, dst) = (self.key.local(), self.key.remote());
+        let egress = &mut *out.egress;
+        let sent = self.send.pieces(offset, len, |payload| {
             egress.send(
-                now,
+                out.now,
                 &SegmentOut {
-                    src: self.key.local(),
-                    dst: self.key.remote(),
-                    seq: plan.seq,
+                    src,
+                    dst,
+                    seq: header.seq,
                     ack,
-                    flags: plan.flags.0,
-                    window,
+                    flags: header.flags.0,
+                    window: header.window,
                     urgent: 0,
-                    options: &buf[..options_len],
+                    options: &buffer[..options_len],
                     payload,
                     ecn: 0,
                 },
             )
-        })
-    }
-
-    fn syn_options(&self, now: Instant) -> TcpOptions {
-        let window = ReceiveQueue::window_max(self.options.receive_buffer_bytes);
-        // A SYN,ACK has only what the peer's SYN had (RFC 7323 sections 2.2 and 3.2).
-        TcpOptions {
-            mss: Some(self.our_mss),
-            window_scale: self.marks.scaling.then(|| super::listener::window_scale_for(window)),
-            timestamps: self.timestamps(now),
-            ..TcpOptions::default()
-        }
-    }
-
-    fn segment_options(&self, now: Instant) -> TcpOptions {
-        TcpOptions { timestamps: self.timestamps(now), ..TcpOptions::default() }
-    }
-
-    fn syn_window(&self) -> u16 {
-        let window = ReceiveQueue::window_max(self.options.receive_buffer_bytes);
-        window.min(usize::from(u16::MAX)) as u16
-    }
-
-    /// The egress took the segment.
-    fn sent(&mut self, now: Instant, plan: &Plan, config: &TcpConfig, counters: &mut Counters) {
-        let fin = plan.flags.contains(Flags::FIN);
-        let end = plan.seq + plan.len as u32 + u32::from(fin) + u32::from(plan.kind == Kind::Syn);
-        counters.tcp_segments_tx += 1;
-        counters.tcp_bytes_tx += plan.len as u64;
-        self.totals.segments_out = self.totals.segments_out.wrapping_add(1);
-        self.totals.bytes_sent += plan.len as u64;
-        self.totals.data_segments_out += u32::from(plan.len > 0);
-        let again = plan.kind != Kind::Keepalive && plan.seq.lt(self.snd_max) && end.gt(plan.seq);
-        if again {
-            counters.tcp_retransmits += 1;
-            self.totals.retransmits = self.totals.retransmits.saturating_add(1);
-            self.timed = None;
-        }
-        match plan.kind {
-            Kind::Syn => {
-                self.marks.syn_now = false;
-                self.snd_nxt = self.iss + 1;
+        });
+        match sent {
+            Ok(()) => {
+                out.counters.tcp_segments_tx += 1;
+                self.statistics.segments_out += 1;
+                Ok(())
             }
-            Kind::Data => {
-                self.snd_nxt = end;
-                self.marks.push_partial &= self.in_flight() as usize != self.unsent.len();
-                if !again && self.timed.is_none() {
-                    self.timed = Some((end, now));
-                }
+            // As if the network had lost it: the timers go on, and the reason is remembered.
+            Err(EgressError::NoRoute) => {
+                self.cold_mut().soft_error = Some(TcpError::NetworkUnreachable);
+                Ok(())
             }
-            Kind::Retransmit => {
-                self.marks.retransmit_now = false;
-                self.snd_nxt = self.snd_nxt.max(end);
-            }
-            Kind::Probe => {
-                self.marks.probe_now = false;
-                counters.tcp_zero_window_probes += 1;
-            }
-            Kind::Keepalive => {
-                self.marks.keepalive_now = false;
-                counters.tcp_keepalive_probes += 1;
-            }
-            Kind::Ack => {}
-        }
-        if plan.kind == Kind::Syn && !again {
-            self.timed = Some((end, now));
-        }
-        self.snd_max = self.snd_max.max(end);
-        if fin {
-            self.marks.fin_sent = true;
-        }
-        if plan.len > 0 {
-            self.marks.interactive = now - self.received_at < config.delayed_ack;
-            self.sent_at = now;
-        }
-        if end != plan.seq && !self.persisting && self.retransmit_at == NEVER {
-            self.retransmit_at = now + self.rtt.rto();
-        }
-        if plan.flags.contains(Flags::ACK) {
-            self.acknowledged();
+            Err(EgressError::TooBig { mtu }) if !self.lower_mtu(mtu) => Ok(()),
+            Err(error) => Err(error),
         }
     }
+}
 
-    /// A segment with our latest ACK went out.
-    fn acknowledged(&mut self) {
-        self.last_ack_sent = self.rcv_nxt();
-        self.marks.ack_now = false;
-        self.unacked_segments = 0;
-        self.delayed_ack_at = NEVER;
-    }
+/// What differs between the headers a connection sends.
+struct Header<'a> {
+    seq: SeqNumber,
+    flags: Flags,
+    window: u16,
+    options: &'a TcpOptions,
 }

@@ -105,6 +105,12 @@ impl RttEstimator {
         Duration::from_micros(u64::from(self.rto))
     }
 
+    /// The bound on the RTO, back-off included.
+    #[must_use]
+    pub fn max_rto(&self) -> Duration {
+        Duration::from_micros(u64::from(self.max_rto))
+    }
+
     /// Doubles the RTO up to its bound (RFC 6298 section 5.5).
     pub fn back_off(&mut self) {
         self.back_off = self.back_off.saturating_add(1);

@@ -3,65 +3,60 @@
 /// State of a connection.
 ///
 /// ```text
-///                              LISTEN
-///         connect |              | SYN / SYN,ACK
-///             SYN v              v
-///              SYN-SENT ---> SYN-RECEIVED
-///    SYN,ACK / ACK |   SYN /     | ACK
-///                  v  SYN,ACK    v
-///                    ESTABLISHED ---------- FIN / ACK ----> CLOSE-WAIT
-///                        | close / FIN                          | close / FIN
-///                        v                                      v
-///                    FIN-WAIT-1 --- FIN / ACK ---> CLOSING   LAST-ACK
-///                        | ACK of FIN                 | ACK of FIN  | ACK of FIN
-///                        v                            v             v
-///                    FIN-WAIT-2 --- FIN / ACK --> TIME-WAIT ----> CLOSED
+///                    connect /                listen
+///                    send SYN
+///          +--------------------- CLOSED ---------------------+
+///          v                        ^                         v
+///      SYN-SENT                     | RST, abort, timeout   LISTEN   (a listener; stays)
+///       |    | recv SYN             | (from every state)      | recv SYN / send SYN,ACK
+///       |    | send SYN,ACK         |                         v
+///       |    +-------------------> SYN-RECEIVED <-------------+
+///       | recv SYN,ACK               | recv ACK of our SYN
+///       | send ACK                   |
+///       +------> ESTABLISHED <-------+
+///                 |        |
+///   close, shutdown        recv FIN
+///       send FIN  |        |  send ACK
+///                 v        v
+///        FIN-WAIT-1       CLOSE-WAIT
+///         |       |           | close, shutdown
+///  recv ACK    recv FIN       | send FIN
+///  of our FIN  send ACK       v
+///         v       v        LAST-ACK
+/// FIN-WAIT-2   CLOSING        | recv ACK of our FIN
+///         |       | recv ACK  v
+///  recv FIN       | of FIN  CLOSED
+///  send ACK       v
+///         +--> TIME-WAIT --- 2 MSL ---> CLOSED
 /// ```
-///
-/// LISTEN is a listener's, not a connection's; SYN-RECEIVED of a passive open is a compact entry of the SYN queue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum State {
-    /// No connection: never opened, ended, or reset.
+    /// No connection.
     Closed,
-    /// Waiting for a SYN.
+    /// Waiting for SYNs; only listeners are in this state.
     Listen,
-    /// SYN sent.
+    /// Our SYN is out.
     SynSent,
-    /// SYN received and sent, waiting for its ACK.
+    /// Both SYNs are out, ours is not acknowledged.
     SynReceived,
-    /// Open in both directions.
+    /// Data flows.
     Established,
-    /// Our FIN sent, not acknowledged.
+    /// We closed; our FIN is not acknowledged (it may still wait behind data).
     FinWait1,
-    /// Our FIN acknowledged, the peer's not received.
+    /// We closed and the peer knows; it may go on sending.
     FinWait2,
-    /// The peer's FIN received, ours not sent.
+    /// The peer closed; we may go on sending.
     CloseWait,
-    /// Both FINs under way, ours not acknowledged.
+    /// Both closed at once; our FIN is not acknowledged.
     Closing,
-    /// The peer's FIN received, ours sent and not acknowledged.
+    /// Both closed, the peer first; our FIN is not acknowledged.
     LastAck,
-    /// Both FINs acknowledged; waiting for old segments to die.
+    /// Both closed and acknowledged, we first: waits for what may still be on its way.
     TimeWait,
 }
 
 impl State {
-    /// All states, in the order of RFC 9293.
-    pub const ALL: [Self; 11] = [
-        Self::Listen,
-        Self::SynSent,
-        Self::SynReceived,
-        Self::Established,
-        Self::FinWait1,
-        Self::FinWait2,
-        Self::CloseWait,
-        Self::Closing,
-        Self::LastAck,
-        Self::TimeWait,
-        Self::Closed,
-    ];
-
-    /// The name RFC 9293 gives it.
+    /// The name in RFC 9293.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -79,22 +74,14 @@ impl State {
         }
     }
 
-    /// Whether both sides know each other's sequence numbers (RFC 9293 section 3.5: ESTABLISHED and later).
-    #[must_use]
-    pub const fn is_synchronized(self) -> bool {
-        !matches!(self, Self::Closed | Self::Listen | Self::SynSent | Self::SynReceived)
-    }
-
-    /// Whether the peer may still send payload.
-    #[must_use]
-    pub const fn receives_data(self) -> bool {
+    /// Whether the peer may still send data (RFC 9293 section 3.10.7.4, seventh step).
+    pub(super) const fn may_receive(self) -> bool {
         matches!(self, Self::Established | Self::FinWait1 | Self::FinWait2)
     }
 
-    /// Whether payload or the FIN may (still) be sent or sent again.
-    #[must_use]
-    pub const fn sends_data(self) -> bool {
-        matches!(self, Self::Established | Self::CloseWait | Self::FinWait1 | Self::Closing | Self::LastAck)
+    /// Whether there is nothing to process segments with any more.
+    pub(super) const fn is_over(self) -> bool {
+        matches!(self, Self::Closed | Self::TimeWait)
     }
 }
 

@@ -1,148 +1,279 @@
-//! Finding a segment's connection: one hash table from the two ends to whatever stands there, in O(1), with a secret so
-//! that nobody can choose colliding ports.
+//! Where connections, half-open connections and TIME-WAIT entries live: compact tuples, places with generations, and lists
+//! threaded through the places so that the oldest entry is found, moved and removed in O(1).
 
-use core::net::{IpAddr, SocketAddr};
-
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-use siphasher::sip::SipHasher13;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Tuple;
+use crate::time::Instant;
 
-/// Both ends of a connection, in 36 bytes.
+/// No place.
+pub(super) const NIL: u32 = u32::MAX;
+
+/// A [`Tuple`] in 36 bytes: IPv4 addresses are kept as IPv4-mapped IPv6 ones, which never appear on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Key {
-    local: IpAddr,
-    remote: IpAddr,
+pub(super) struct TupleKey {
+    local: [u8; 16],
+    remote: [u8; 16],
     local_port: u16,
     remote_port: u16,
 }
 
-impl Key {
-    /// Local end.
-    pub fn local(&self) -> SocketAddr {
-        SocketAddr::new(self.local, self.local_port)
+impl TupleKey {
+    pub(super) fn new(local: SocketAddr, remote: SocketAddr) -> Self {
+        Self {
+            local: pack(local.ip()),
+            remote: pack(remote.ip()),
+            local_port: local.port(),
+            remote_port: remote.port(),
+        }
     }
 
-    /// Remote end.
-    pub fn remote(&self) -> SocketAddr {
-        SocketAddr::new(self.remote, self.remote_port)
+    pub(super) fn local(&self) -> SocketAddr {
+        SocketAddr::new(unpack(self.local), self.local_port)
     }
 
-    /// Both ends.
-    pub fn tuple(&self) -> Tuple {
+    pub(super) fn remote(&self) -> SocketAddr {
+        SocketAddr::new(unpack(self.remote), self.remote_port)
+    }
+
+    pub(super) fn tuple(&self) -> Tuple {
         Tuple { local: self.local(), remote: self.remote() }
     }
 
-    fn bytes(&self) -> [u8; 36] {
+    pub(super) fn is_ipv4(&self) -> bool {
+        self.local[..12] == Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().octets()[..12]
+    }
+
+    /// All of it, to hash.
+    pub(super) fn bytes(&self) -> [u8; 36] {
         let mut bytes = [0; 36];
-        let octets = |addr: IpAddr| match addr {
-            IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
-            IpAddr::V6(addr) => addr.octets(),
-        };
-        bytes[..16].copy_from_slice(&octets(self.local));
-        bytes[16..32].copy_from_slice(&octets(self.remote));
+        bytes[..16].copy_from_slice(&self.local);
+        bytes[16..32].copy_from_slice(&self.remote);
         bytes[32..34].copy_from_slice(&self.local_port.to_be_bytes());
         bytes[34..].copy_from_slice(&self.remote_port.to_be_bytes());
         bytes
     }
 }
 
-impl From<Tuple> for Key {
-    fn from(tuple: Tuple) -> Self {
-        Self {
-            local: tuple.local.ip(),
-            remote: tuple.remote.ip(),
-            local_port: tuple.local.port(),
-            remote_port: tuple.remote.port(),
-        }
+fn pack(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
     }
 }
 
-/// What stands at a pair of ends; the number is its place in the slab of its kind.
+fn unpack(octets: [u8; 16]) -> IpAddr {
+    let ip = Ipv6Addr::from(octets);
+    ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4)
+}
+
+/// An [`Instant`] that needs no alignment to 8 bytes, which would cost compact entries 4 to 8 bytes more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// A connection.
-    Connection(u32),
-    /// A half-open connection of a listener.
-    SynReceived(u32),
-    /// A connection in TIME-WAIT.
-    TimeWait(u32),
+pub(super) struct CompactInstant([u32; 2]);
+
+impl From<Instant> for CompactInstant {
+    fn from(instant: Instant) -> Self {
+        let nanos = instant.as_nanos();
+        Self([(nanos >> 32) as u32, nanos as u32])
+    }
 }
 
-/// The table. The ends themselves stay in the slabs: `key_of` finds them.
+impl From<CompactInstant> for Instant {
+    fn from(CompactInstant([high, low]): CompactInstant) -> Self {
+        Self::from_nanos(u64::from(high) << 32 | u64::from(low))
+    }
+}
+
+/// Places for `T`, each with a generation that tells its tenants apart, and two links for one [`List`].
 #[derive(Debug)]
-pub struct Table {
-    places: HashTable<Place>,
-    hasher: SipHasher13,
+pub(super) struct Slab<T> {
+    slots: Vec<Slot<T>>,
+    /// First vacant place; they are threaded through `next`.
+    free: u32,
+    len: usize,
 }
 
-impl Table {
-    /// An empty table hashing with this secret.
-    pub fn new(secret: [u8; 16]) -> Self {
-        Self { places: HashTable::new(), hasher: SipHasher13::new_with_key(&secret) }
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    prev: u32,
+    next: u32,
+    value: Option<T>,
+}
+
+/// A list of places of one [`Slab`]; a place is in at most one list at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct List {
+    head: u32,
+    tail: u32,
+}
+
+impl List {
+    pub(super) const EMPTY: Self = Self { head: NIL, tail: NIL };
+
+    pub(super) fn front(&self) -> Option<u32> {
+        (self.head != NIL).then_some(self.head)
     }
 
-    /// What stands at `key`.
-    pub fn get(&self, key: &Key, key_of: impl Fn(Place) -> Key) -> Option<Place> {
-        self.places.find(self.hasher.hash(&key.bytes()), |&place| key_of(place) == *key).copied()
+    pub(super) fn is_empty(&self) -> bool {
+        self.head == NIL
+    }
+}
+
+impl<T> Slab<T> {
+    pub(super) fn new() -> Self {
+        Self { slots: Vec::new(), free: NIL, len: 0 }
     }
 
-    /// Puts `place` at `key`, in the stead of what stood there.
-    pub fn insert(&mut self, key: &Key, place: Place, key_of: impl Fn(Place) -> Key) {
-        let hasher = self.hasher;
-        let hash = hasher.hash(&key.bytes());
-        match self.places.entry(hash, |&old| key_of(old) == *key, |&old| hasher.hash(&key_of(old).bytes())) {
-            Entry::Occupied(mut entry) => *entry.get_mut() = place,
-            Entry::Vacant(entry) => drop(entry.insert(place)),
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes that one more entry costs.
+    #[cfg(test)]
+    pub(super) const fn slot_size() -> usize {
+        size_of::<Slot<T>>()
+    }
+
+    /// Places `value`, in no list. There are never 2^32 - 1: every kind has a lower bound in the configuration.
+    pub(super) fn insert(&mut self, value: T) -> u32 {
+        self.len += 1;
+        if self.free == NIL {
+            self.slots.push(Slot { generation: 0, prev: NIL, next: NIL, value: Some(value) });
+            return (self.slots.len() - 1) as u32;
         }
+        let index = self.free;
+        let slot = &mut self.slots[index as usize];
+        self.free = slot.next;
+        (slot.prev, slot.next, slot.value) = (NIL, NIL, Some(value));
+        index
     }
 
-    /// Takes `place` away from `key`, if it is that which stands there.
-    pub fn remove(&mut self, key: &Key, place: Place) {
-        if let Ok(entry) = self.places.find_entry(self.hasher.hash(&key.bytes()), |&old| old == place) {
-            entry.remove();
+    /// Vacates a place, which must be in no list; handles to it become stale.
+    pub(super) fn remove(&mut self, index: u32) -> Option<T> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let value = slot.value.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.next = self.free;
+        self.free = index;
+        self.len -= 1;
+        Some(value)
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&T> {
+        self.slots.get(index as usize)?.value.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.slots.get_mut(index as usize)?.value.as_mut()
+    }
+
+    pub(super) fn generation(&self, index: u32) -> u32 {
+        self.slots.get(index as usize).map_or(0, |slot| slot.generation)
+    }
+
+    /// The value at `index` if it is still the tenant that `generation` means.
+    pub(super) fn get_exact(&self, index: u32, generation: u32) -> Option<&T> {
+        let slot = self.slots.get(index as usize)?;
+        if slot.generation == generation { slot.value.as_ref() } else { None }
+    }
+
+    pub(super) fn get_exact_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
+        let slot = self.slots.get_mut(index as usize)?;
+        if slot.generation == generation { slot.value.as_mut() } else { None }
+    }
+
+    /// All entries: place, generation, value. O(places): for user calls only.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(index, slot)| Some((index as u32, slot.generation, slot.value.as_ref()?)))
+    }
+
+    pub(super) fn push_back(&mut self, list: &mut List, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        (slot.prev, slot.next) = (list.tail, NIL);
+        match list.tail {
+            NIL => list.head = index,
+            tail => self.slots[tail as usize].next = index,
         }
+        list.tail = index;
     }
 
-    /// Bytes on the heap.
-    pub fn memory(&self) -> usize {
-        self.places.allocation_size()
+    /// Takes `index` out of `list`, in which it must be.
+    pub(super) fn unlink(&mut self, list: &mut List, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let (prev, next) = (core::mem::replace(&mut slot.prev, NIL), core::mem::replace(&mut slot.next, NIL));
+        match prev {
+            NIL => list.head = next,
+            prev => self.slots[prev as usize].next = next,
+        }
+        match next {
+            NIL => list.tail = prev,
+            next => self.slots[next as usize].prev = prev,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
 
     #[test]
-    fn a_key_is_compact() {
-        assert!(size_of::<Key>() <= 40, "{}", size_of::<Key>());
-        assert!(size_of::<Place>() <= 8);
+    fn tuples_survive_packing() {
+        for (local, remote) in [("192.0.2.1:80", "198.51.100.7:40000"), ("[2001:db8::1]:443", "[fe80::2]:1")]
+        {
+            let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+            let key = TupleKey::new(local, remote);
+            assert_eq!(key.tuple(), Tuple { local, remote });
+            assert_eq!(key.is_ipv4(), local.is_ipv4());
+            assert_ne!(key, TupleKey::new(remote, local));
+        }
+        assert_eq!(size_of::<TupleKey>(), 36);
     }
 
     #[test]
-    fn places_are_found_replaced_and_removed() {
-        let key = |port| {
-            Key::from(Tuple {
-                local: "192.0.2.1:80".parse().unwrap(),
-                remote: SocketAddr::new("192.0.2.2".parse().unwrap(), port),
-            })
-        };
-        let keys: Vec<Key> = (1..1000).map(key).collect();
-        let key_of = |place| match place {
-            Place::Connection(i) | Place::SynReceived(i) | Place::TimeWait(i) => keys[i as usize],
-        };
-        let mut table = Table::new([7; 16]);
-        for (i, key) in keys.iter().enumerate() {
-            table.insert(key, Place::Connection(i as u32), key_of);
+    fn a_vacated_place_is_used_again_and_its_old_handle_is_stale() {
+        let mut slab = Slab::new();
+        let index = slab.insert('a');
+        let generation = slab.generation(index);
+        assert_eq!(slab.get_exact(index, generation), Some(&'a'));
+        assert_eq!(slab.remove(index), Some('a'));
+        assert_eq!((slab.remove(index), slab.get(index)), (None, None));
+        assert_eq!(slab.insert('b'), index);
+        assert_eq!(slab.get_exact(index, generation), None);
+        assert_eq!(slab.get_exact_mut(index, slab.generation(index)), Some(&mut 'b'));
+    }
+
+    proptest! {
+        /// Any order of appending and taking out leaves the list as a queue would be.
+        #[test]
+        fn a_list_is_a_queue(steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+            let (mut slab, mut list, mut model) = (Slab::new(), List::EMPTY, VecDeque::new());
+            for (push, pick) in steps {
+                if push || model.is_empty() {
+                    let index = slab.insert(model.len());
+                    slab.push_back(&mut list, index);
+                    model.push_back(index);
+                } else {
+                    let index = model.remove(pick.index(model.len())).unwrap();
+                    slab.unlink(&mut list, index);
+                    slab.remove(index).unwrap();
+                }
+                prop_assert_eq!(list.front(), model.front().copied());
+                prop_assert_eq!(list.is_empty(), model.is_empty());
+                prop_assert_eq!(slab.len(), model.len());
+                let mut forward = Vec::new();
+                let mut at = list.head;
+                while at != NIL {
+                    forward.push(at);
+                    at = slab.slots[at as usize].next;
+                }
+                prop_assert_eq!(&forward, &model.iter().copied().collect::<Vec<_>>());
+            }
         }
-        table.insert(&keys[5], Place::TimeWait(5), key_of);
-        assert_eq!(table.get(&keys[5], key_of), Some(Place::TimeWait(5)));
-        table.remove(&keys[5], Place::Connection(5));
-        assert_eq!(table.get(&keys[5], key_of), Some(Place::TimeWait(5)), "only what stands there goes");
-        table.remove(&keys[5], Place::TimeWait(5));
-        assert_eq!(table.get(&keys[5], key_of), None);
-        assert_eq!(table.get(&keys[6], key_of), Some(Place::Connection(6)));
     }
 }

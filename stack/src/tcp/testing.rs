@@ -1,108 +1,184 @@
-//! Two engines on a wire in virtual time, and one engine with scripted segments: for the tests of this module.
+//! A scripted peer for tests: send this, expect that, at this time. Segments are built into packets of a real pool, time is
+//! virtual, and sequence numbers are relative: 0 is a SYN's, 1 the first byte's, in both directions.
 
 use core::net::SocketAddr;
 use core::task::{Poll, Waker};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::header::{Flags, TcpHeader};
-use super::options::{OPTIONS_LEN_MAX, TcpOptions};
+use super::header::Flags;
+use super::options::{OPTIONS_LEN_MAX, TcpOptions, Timestamps};
 use super::seq::SeqNumber;
-use super::{
-    ConnId, Egress, EgressError, ListenerId, Received, SegmentOut, SocketOptions, State, Tcp, TcpConfig,
-    Tuple,
-};
-use crate::counters::Counters;
-use crate::packet::{Packet, PacketPool, PoolLayout};
+use super::*;
+use crate::counters::{Counters, DropReason};
+use crate::packet::{PacketPool, PoolLayout};
 use crate::parse::{FlowKey, Kind, Parsed};
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 
-/// Bytes before the TCP header in the packets made here: where Ethernet and IPv4 would be.
+/// Where the headers of a test packet begin.
+const L3: usize = 14;
 const L4: usize = 34;
+/// The sequence number of the peer's SYNs. Near the end, so that every test wraps.
+pub(crate) const PEER_ISN: u32 = 0xffff_ff00;
 
-/// A segment as the tests see it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Seg {
-    pub src: SocketAddr,
-    pub dst: SocketAddr,
-    pub seq: u32,
-    pub ack: u32,
-    pub flags: Flags,
-    pub window: u16,
-    pub options: TcpOptions,
-    pub payload: Vec<u8>,
+pub(crate) const MS: Duration = Duration::from_millis(1);
+
+/// A segment, to inject or to expect. Numbers are relative.
+#[derive(Clone, Debug)]
+pub(crate) struct Seg {
+    pub(crate) flags: Flags,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    /// Expected only if set; injected as 65,535 otherwise.
+    pub(crate) window: Option<u16>,
+    pub(crate) urgent: Option<u16>,
+    pub(crate) options: TcpOptions,
+    pub(crate) payload: Vec<u8>,
+    /// The peer's port; the harness's usual one otherwise.
+    pub(crate) port: Option<u16>,
+}
+
+/// An ACK with sequence number 1 and acknowledgment 1.
+pub(crate) fn seg() -> Seg {
+    Seg {
+        flags: Flags::ACK,
+        seq: 1,
+        ack: 1,
+        window: None,
+        urgent: None,
+        options: TcpOptions::default(),
+        payload: Vec::new(),
+        port: None,
+    }
+}
+
+/// A SYN without ACK.
+pub(crate) fn syn() -> Seg {
+    Seg { flags: Flags::SYN, seq: 0, ack: 0, ..seg() }
+}
+
+/// A SYN,ACK.
+pub(crate) fn syn_ack() -> Seg {
+    Seg { flags: Flags::SYN | Flags::ACK, seq: 0, ack: 1, ..seg() }
+}
+
+/// A FIN,ACK.
+pub(crate) fn fin() -> Seg {
+    Seg { flags: Flags::FIN | Flags::ACK, ..seg() }
+}
+
+/// A RST without ACK.
+pub(crate) fn rst() -> Seg {
+    Seg { flags: Flags::RST, ack: 0, ..seg() }
 }
 
 impl Seg {
-    pub fn is(&self, flags: Flags) -> bool {
-        self.flags & !Flags::PSH == flags
+    pub(crate) fn seq(self, seq: u32) -> Self {
+        Self { seq, ..self }
     }
-
-    /// Its sequence length.
-    pub fn len(&self) -> u32 {
-        let one = |flag| u32::from(self.flags.contains(flag));
-        self.payload.len() as u32 + one(Flags::SYN) + one(Flags::FIN)
+    pub(crate) fn ack(self, ack: u32) -> Self {
+        Self { ack, ..self }
     }
-
-    /// The packet in which it arrives.
-    pub fn packet(&self, pool: &PacketPool) -> Packet {
-        let mut options = [0; OPTIONS_LEN_MAX];
-        let len = self.options.emit(self.flags.contains(Flags::SYN), &mut options);
-        let mut bytes = vec![0; L4 + 20 + len];
-        let header = &mut bytes[L4..];
-        header[..2].copy_from_slice(&self.src.port().to_be_bytes());
-        header[2..4].copy_from_slice(&self.dst.port().to_be_bytes());
-        header[4..8].copy_from_slice(&self.seq.to_be_bytes());
-        header[8..12].copy_from_slice(&self.ack.to_be_bytes());
-        let offset = ((20 + len) as u16 / 4) << 12;
-        header[12..14].copy_from_slice(&(offset | self.flags.0).to_be_bytes());
-        header[14..16].copy_from_slice(&self.window.to_be_bytes());
-        header[20..].copy_from_slice(&options[..len]);
-        bytes.extend_from_slice(&self.payload);
-        let mut packet = Packet::copy_from(pool, &bytes).expect("a frame");
-        packet.parsed = Parsed {
-            kind: Kind::Tcp,
-            l4: L4 as u16,
-            payload: (L4 + 20 + len) as u16,
-            end: bytes.len() as u32,
-            flow: FlowKey {
-                src: self.src.ip(),
-                dst: self.dst.ip(),
-                src_port: self.src.port(),
-                dst_port: self.dst.port(),
-                protocol: 6,
-            },
-            ..Parsed::default()
-        };
-        packet
+    pub(crate) fn window(self, window: u16) -> Self {
+        Self { window: Some(window), ..self }
+    }
+    pub(crate) fn port(self, port: u16) -> Self {
+        Self { port: Some(port), ..self }
+    }
+    pub(crate) fn flags(self, flags: Flags) -> Self {
+        Self { flags, ..self }
+    }
+    pub(crate) fn with(self, flags: Flags) -> Self {
+        Self { flags: self.flags | flags, ..self }
+    }
+    pub(crate) fn data(self, bytes: impl AsRef<[u8]>) -> Self {
+        Self { payload: bytes.as_ref().to_vec(), ..self }
+    }
+    /// `len` bytes of the pattern that a stream from relative sequence number 1 on has.
+    pub(crate) fn stream(self, len: usize) -> Self {
+        let payload = pattern(self.seq, len);
+        Self { payload, ..self }
+    }
+    pub(crate) fn mss(mut self, mss: u16) -> Self {
+        self.options.mss = Some(mss);
+        self
+    }
+    pub(crate) fn wscale(mut self, shift: u8) -> Self {
+        self.options.window_scale = Some(shift);
+        self
+    }
+    pub(crate) fn ts(mut self, val: u32, ecr: u32) -> Self {
+        self.options.timestamps = Some(Timestamps { val, ecr });
+        self
     }
 }
 
-/// An egress that keeps what it is given.
+/// Bytes of the test stream: `seq` is relative.
+pub(crate) fn pattern(seq: u32, len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| ((seq + i) * 7 + ((seq + i) >> 8)) as u8).collect()
+}
+
+/// A segment that the engine sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) at: Instant,
+    pub(crate) src: SocketAddr,
+    pub(crate) dst: SocketAddr,
+    pub(crate) raw_seq: SeqNumber,
+    pub(crate) raw_ack: SeqNumber,
+    /// Relative; 0 without ACK.
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: Flags,
+    pub(crate) window: u16,
+    pub(crate) options: TcpOptions,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// The egress: takes `room` more segments, keeps them.
 #[derive(Debug)]
-pub struct Wire {
-    pub out: VecDeque<Seg>,
-    pub room: usize,
-    pub mtu: usize,
+pub(crate) struct Wire {
+    pub(crate) sent: VecDeque<Sent>,
+    pub(crate) room: usize,
+    pub(crate) mtu: usize,
+    /// MTU by which segments are refused, as the interface's would.
+    pub(crate) too_big: Option<usize>,
+    pub(crate) no_route: bool,
+    /// Our initial sequence number, by the peer's port.
+    isns: HashMap<u16, SeqNumber>,
 }
 
 impl Egress for Wire {
-    fn path_mtu(&self, _: core::net::IpAddr) -> usize {
+    fn path_mtu(&self, _dst: IpAddr) -> usize {
         self.mtu
     }
 
-    fn send(&mut self, _: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
-        if self.room == 0 {
-            return Err(EgressError::Full);
-        }
-        self.room -= 1;
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
         let payload = segment.payload.concat();
-        assert!(payload.len() + segment.options.len() + 40 <= self.mtu, "fits the MTU");
-        self.out.push_back(Seg {
+        if self.no_route {
+            return Err(EgressError::NoRoute);
+        }
+        if let Some(mtu) = self.too_big.filter(|mtu| 40 + segment.options.len() + payload.len() > *mtu) {
+            return Err(EgressError::TooBig { mtu });
+        }
+        self.room = self.room.checked_sub(1).ok_or(EgressError::Full)?;
+        assert!(segment.options.len() <= OPTIONS_LEN_MAX && segment.options.len().is_multiple_of(4));
+        let flags = Flags(segment.flags);
+        let isn = self.isns.entry(segment.dst.port()).or_insert(segment.seq);
+        if flags.contains(Flags::SYN) {
+            *isn = segment.seq;
+        }
+        let ack = if flags.contains(Flags::ACK) { segment.ack.0.wrapping_sub(PEER_ISN) } else { 0 };
+        self.sent.push_back(Sent {
+            at: now,
             src: segment.src,
             dst: segment.dst,
-            seq: segment.seq.0,
-            ack: segment.ack.0,
-            flags: Flags(segment.flags),
+            raw_seq: segment.seq,
+            raw_ack: segment.ack,
+            seq: segment.seq.since(*isn),
+            ack,
+            flags,
             window: segment.window,
             options: TcpOptions::parse(segment.options),
             payload,
@@ -111,288 +187,312 @@ impl Egress for Wire {
     }
 }
 
-/// One engine with its clock, its pool and what it sent.
-pub struct Host {
-    pub tcp: Tcp,
-    pub now: Instant,
-    pub counters: Counters,
-    pub wire: Wire,
-    pub pool: PacketPool,
+/// An engine, a pool and the wire between it and the script.
+pub(crate) struct Harness {
+    pub(crate) tcp: Tcp,
+    pub(crate) pool: PacketPool,
+    pub(crate) wire: Wire,
+    pub(crate) counters: Counters,
+    pub(crate) now: Instant,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    /// A segment of the script was not taken (`Received::NoConnection`) and is kept instead of being rejected.
+    pub(crate) keep_untaken: bool,
+    pub(crate) untaken: usize,
 }
 
-pub fn addr(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
-}
-
-impl Host {
-    pub fn new(config: TcpConfig, seed: u8) -> Self {
-        Self {
-            tcp: Tcp::new(config, [seed; 32], 0, 1),
-            now: Instant::from_millis(1_000_000),
-            counters: Counters::default(),
-            wire: Wire { out: VecDeque::new(), room: usize::MAX, mtu: 1500 },
-            pool: PacketPool::heap(PoolLayout { frames: 512, frame_size: 4096, headroom: 256 }),
-        }
-    }
-
-    pub fn listen(&mut self, addr: SocketAddr) -> ListenerId {
-        self.tcp.listen(addr, 16, SocketOptions::default()).expect("a listener")
-    }
-
-    pub fn receive(&mut self, seg: &Seg) {
-        let packet = seg.packet(&self.pool);
-        if let Received::NoConnection(packet) = self.tcp.receive(self.now, packet, &mut self.counters) {
-            self.tcp.reject(self.now, &packet, &mut self.counters);
-        }
-        self.send();
-    }
-
-    /// Lets timers act and sends what there is.
-    pub fn send(&mut self) {
-        self.tcp.poll_timers(self.now, &mut self.counters);
-        self.tcp.transmit(self.now, &mut self.wire, &mut self.counters);
-    }
-
-    pub fn accept(&mut self, id: ListenerId) -> Option<ConnId> {
-        match self.tcp.poll_accept(id, Waker::noop()) {
-            Poll::Ready(Ok((id, _))) => Some(id),
-            _ => None,
-        }
-    }
-
-    /// What can be read now; `None` at the end of the stream.
-    pub fn read(&mut self, id: ConnId) -> Option<Vec<u8>> {
-        let mut all = Vec::new();
-        let mut bytes = [0; 4096];
-        loop {
-            match self.tcp.poll_recv(self.now, id, &mut bytes, Waker::noop()) {
-                Poll::Ready(Ok(0)) if all.is_empty() => return None,
-                Poll::Ready(Ok(0)) | Poll::Pending => return Some(all),
-                Poll::Ready(Ok(len)) => all.extend_from_slice(&bytes[..len]),
-                Poll::Ready(Err(error)) => panic!("read: {error}"),
-            }
-        }
-    }
-
-    pub fn write(&mut self, id: ConnId, bytes: &[u8]) -> usize {
-        match self.tcp.poll_send(self.now, id, bytes, Waker::noop()) {
-            Poll::Ready(Ok(len)) => len,
-            Poll::Pending => 0,
-            Poll::Ready(Err(error)) => panic!("write: {error}"),
-        }
-    }
-
-    pub fn state(&self, id: ConnId) -> Option<State> {
-        self.tcp.state(id)
-    }
-}
-
-/// Two hosts on a wire with a delay; `lose` decides which segments (by their running number) are lost.
-pub struct Pair {
-    pub a: Host,
-    pub b: Host,
-    pub delay: Duration,
-    pub lose: Box<dyn FnMut(usize, &Seg) -> bool>,
-    flying: VecDeque<(Instant, bool, Seg)>,
-    count: usize,
-    pub log: Vec<(Instant, bool, Seg)>,
-}
-
-pub const A: &str = "192.0.2.1:40000";
-pub const B: &str = "192.0.2.2:80";
-
-impl Pair {
-    pub fn new() -> Self {
+impl Harness {
+    /// An engine with default settings, in the first of one shards.
+    pub(crate) fn new() -> Self {
         Self::with(TcpConfig::default())
     }
 
-    pub fn with(config: TcpConfig) -> Self {
+    pub(crate) fn with(config: TcpConfig) -> Self {
+        config.validate().unwrap();
         Self {
-            a: Host::new(config.clone(), 1),
-            b: Host::new(config, 2),
-            delay: Duration::from_millis(5),
-            lose: Box::new(|_, _| false),
-            flying: VecDeque::new(),
-            count: 0,
-            log: Vec::new(),
+            tcp: Tcp::new(config, [7; 32], 0, 1),
+            pool: PacketPool::heap(PoolLayout { frames: 1024, frame_size: 2048, headroom: 128 }),
+            wire: Wire {
+                sent: VecDeque::new(),
+                room: usize::MAX,
+                mtu: 1500,
+                too_big: None,
+                no_route: false,
+                isns: HashMap::new(),
+            },
+            counters: Counters::default(),
+            now: Instant::from_millis(5_000_000),
+            local: "192.0.2.1:80".parse().unwrap(),
+            remote: "198.51.100.7:50000".parse().unwrap(),
+            keep_untaken: false,
+            untaken: 0,
         }
     }
 
-    /// Both ends of a connection that A opened to B.
-    pub fn open() -> (Self, ConnId, ConnId) {
-        let mut pair = Self::new();
-        let listener = pair.b.listen(addr(B));
-        let a = pair.connect(SocketOptions::default());
-        pair.run(Duration::from_millis(50));
-        let b = pair.b.accept(listener).expect("accepted");
-        (pair, a, b)
+    // ---- the script
+
+    /// Hands a segment of the peer to the engine and sends what that brings about.
+    pub(crate) fn inject(&mut self, segment: Seg) {
+        self.receive(segment);
+        self.transmit();
     }
 
-    pub fn connect(&mut self, options: SocketOptions) -> ConnId {
-        self.a.tcp.connect(self.a.now, addr(A), addr(B), options).expect("connects")
+    /// Hands over several segments as one burst: nothing is sent between them.
+    pub(crate) fn inject_burst(&mut self, segments: impl IntoIterator<Item = Seg>) {
+        segments.into_iter().for_each(|segment| self.receive(segment));
+        self.transmit();
     }
 
-    pub fn now(&self) -> Instant {
-        self.a.now
+    fn receive(&mut self, segment: Seg) {
+        let packet = self.packet(&segment);
+        match self.tcp.receive(self.now, packet, &mut self.counters) {
+            Received::Done => {}
+            Received::NoConnection(packet) if !self.keep_untaken => {
+                self.tcp.reject(self.now, &packet, &mut self.counters);
+            }
+            Received::NoConnection(_) => self.untaken += 1,
+        }
     }
 
-    /// Lets `span` of virtual time pass.
-    pub fn run(&mut self, span: Duration) {
-        let end = self.now() + span;
+    /// Sends what the engine has to send.
+    pub(crate) fn transmit(&mut self) {
+        self.tcp.transmit(self.now, &mut self.wire, &mut self.counters);
+    }
+
+    /// Lets time pass, stopping at each of the engine's deadlines.
+    pub(crate) fn advance(&mut self, duration: Duration) {
+        let end = self.now + duration;
         loop {
-            self.launch();
-            let next = [
-                self.flying.front().map(|flying| flying.0),
-                self.a.tcp.next_deadline(),
-                self.b.tcp.next_deadline(),
-            ];
-            let next = next.into_iter().flatten().min().unwrap_or(end).max(self.now());
-            if next >= end && self.flying.front().is_none_or(|flying| flying.0 > end) {
-                break;
-            }
-            self.set_now(next.min(end));
-            while self.flying.front().is_some_and(|flying| flying.0 <= self.now()) {
-                let (_, to_b, seg) = self.flying.pop_front().expect("there is one");
-                if to_b { self.b.receive(&seg) } else { self.a.receive(&seg) }
-            }
-        }
-        self.set_now(end);
-        self.launch();
-    }
-
-    fn set_now(&mut self, now: Instant) {
-        self.a.now = now;
-        self.b.now = now;
-    }
-
-    fn launch(&mut self) {
-        self.a.send();
-        self.b.send();
-        for to_b in [true, false] {
-            let out = core::mem::take(if to_b { &mut self.a.wire.out } else { &mut self.b.wire.out });
-            for seg in out {
-                self.count += 1;
-                self.log.push((self.a.now, to_b, seg.clone()));
-                if !(self.lose)(self.count, &seg) {
-                    self.flying.push_back((self.a.now + self.delay, to_b, seg));
-                }
+            let next = self.tcp.next_deadline().filter(|next| *next <= end);
+            self.now = next.map_or(end, |next| next.max(self.now));
+            self.tcp.poll_timers(self.now, &mut self.counters);
+            self.transmit();
+            if next.is_none() || self.wire.room == 0 {
+                self.now = end;
+                return;
             }
         }
     }
 
-    /// Sends `len` patterned bytes from A to B and checks that they arrive in order; returns when the last did.
-    pub fn transfer(&mut self, a: ConnId, b: ConnId, len: usize, limit: Duration) -> Instant {
-        let (mut written, mut read) = (0, 0);
-        let end = self.now() + limit;
-        let byte = |at: usize| (at % 251) as u8;
-        while read < len {
-            assert!(self.now() < end, "stuck at {read} of {len}");
-            if written < len {
-                let chunk: Vec<u8> = (written..len.min(written + 8192)).map(byte).collect();
-                written += self.a.write(a, &chunk);
-            }
-            let bytes = self.b.read(b).expect("open");
-            assert!(bytes.iter().enumerate().all(|(i, &it)| it == byte(read + i)), "in order");
-            read += bytes.len();
-            self.run(Duration::from_millis(1));
+    /// The next segment sent must be this one: flags, sequence number, acknowledgment, payload, the window if it is set.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, expected: Seg) -> Sent {
+        let Some(sent) = self.wire.sent.pop_front() else {
+            panic!("nothing was sent, expected {expected:?}")
+        };
+        let port = expected.port.unwrap_or(self.remote.port());
+        assert_eq!(sent.dst.port(), port, "{sent:?}");
+        // PSH is asserted where it matters.
+        let flags = |flags: Flags| Flags(flags.0 & !Flags::PSH.0);
+        assert_eq!(
+            (flags(sent.flags), sent.seq, sent.ack, sent.payload.len()),
+            (flags(expected.flags), expected.seq, expected.ack, expected.payload.len()),
+            "flags, seq, ack, length: got {sent:?}, expected {expected:?}"
+        );
+        assert!(sent.payload == expected.payload, "payload differs: got {sent:?}, expected {expected:?}");
+        if let Some(window) = expected.window {
+            assert_eq!(sent.window, window, "{sent:?}");
         }
-        self.now()
-    }
-}
-
-/// One engine at B with a scripted peer at A.
-pub struct Script {
-    pub host: Host,
-    pub listener: ListenerId,
-    /// The peer's next sequence number.
-    pub seq: u32,
-    /// What the peer acknowledges.
-    pub ack: u32,
-    pub options: TcpOptions,
-}
-
-impl Script {
-    /// A listener at B.
-    pub fn listening(config: TcpConfig) -> Self {
-        let mut host = Host::new(config, 2);
-        let listener = host.listen(addr(B));
-        Self { host, listener, seq: 1000, ack: 0, options: TcpOptions::default() }
+        sent
     }
 
-    /// A connection accepted at B, without timestamps; the peer's window is 65,535.
-    pub fn established() -> (Self, ConnId) {
-        let mut script = Self::listening(TcpConfig::default());
-        script.handshake();
-        let id = script.host.accept(script.listener).expect("accepted");
-        (script, id)
+    #[track_caller]
+    pub(crate) fn expect_nothing(&mut self) {
+        assert!(self.wire.sent.is_empty(), "{:?}", self.wire.sent);
     }
 
-    pub fn handshake(&mut self) {
-        let mss = TcpOptions { mss: Some(1000), ..TcpOptions::default() };
-        let syn = Seg { options: mss, ..self.seg(Flags::SYN, b"") };
-        self.host.receive(&syn);
-        let syn_ack = self.expect();
-        assert!(syn_ack.is(Flags::SYN | Flags::ACK) && syn_ack.ack == self.seq + 1);
-        self.seq += 1;
-        self.ack = syn_ack.seq.wrapping_add(1);
-        self.inject(Flags::ACK, b"");
+    /// Nothing is sent for `duration`.
+    #[track_caller]
+    pub(crate) fn expect_silence(&mut self, duration: Duration) {
+        self.advance(duration);
+        self.expect_nothing();
     }
 
-    /// A segment of the peer's at its present numbers.
-    pub fn seg(&self, flags: Flags, payload: &[u8]) -> Seg {
-        Seg {
-            src: addr(A),
-            dst: addr(B),
-            seq: self.seq,
-            ack: if flags.contains(Flags::ACK) { self.ack } else { 0 },
-            flags,
-            window: 65_535,
-            options: self.options,
-            payload: payload.to_vec(),
+    /// The next segment is `expected`, and it is sent after `duration` (to the 2 ms of the wheel) and not before.
+    #[track_caller]
+    pub(crate) fn expect_after(&mut self, duration: Duration, expected: Seg) -> Sent {
+        let start = self.now;
+        self.expect_silence(duration - MS);
+        self.advance(3 * MS);
+        let sent = self.expect(expected);
+        assert!(sent.at >= start + duration, "sent {:?} early", (start + duration) - sent.at);
+        self.now = sent.at;
+        sent
+    }
+
+    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+        self.counters.dropped(reason)
+    }
+
+    // ---- beginnings
+
+    /// A connection that the peer opened to a new listener, accepted. `syn` is the peer's SYN.
+    #[track_caller]
+    pub(crate) fn accept_with(&mut self, options: SocketOptions, syn: Seg) -> ConnId {
+        let listener = self.tcp.listen(self.local, 16, options).unwrap();
+        let ts = syn.options.timestamps;
+        self.inject(syn);
+        let answer = self.expect(syn_ack());
+        let mut ack = seg();
+        ack.options.timestamps =
+            ts.map(|ts| Timestamps { val: ts.val, ecr: answer.options.timestamps.unwrap().val });
+        self.inject(ack);
+        self.expect_nothing();
+        let (id, from) = self.accept(listener).unwrap();
+        assert_eq!(from, self.remote);
+        id
+    }
+
+    /// An established connection, opened by the peer without any option but an MSS of 1000.
+    #[track_caller]
+    pub(crate) fn established(&mut self) -> ConnId {
+        self.accept_with(SocketOptions::default(), syn().mss(1000))
+    }
+
+    pub(crate) fn accept(&mut self, listener: ListenerId) -> Option<(ConnId, SocketAddr)> {
+        match self.tcp.poll_accept(listener, Waker::noop()) {
+            Poll::Ready(result) => Some(result.unwrap()),
+            Poll::Pending => None,
         }
     }
 
-    /// The peer sends the segment that follows.
-    pub fn inject(&mut self, flags: Flags, payload: &[u8]) {
-        let seg = self.seg(flags, payload);
-        self.seq = self.seq.wrapping_add(seg.len());
-        self.host.receive(&seg);
+    /// Starts an active open; its SYN is in the wire.
+    pub(crate) fn connect_with(&mut self, options: SocketOptions) -> ConnId {
+        let id = self.tcp.connect(self.now, self.local, self.remote, options).unwrap();
+        self.transmit();
+        id
     }
 
-    /// The next segment sent; the peer's ACK moves on behind it.
-    pub fn expect(&mut self) -> Seg {
-        self.host.send();
-        let seg = self.host.wire.out.pop_front().expect("a segment");
-        if seg.flags.contains(Flags::RST) {
-            return seg;
-        }
-        let end = SeqNumber(seg.seq) + seg.len();
-        if end.gt(SeqNumber(self.ack)) {
-            self.ack = end.0;
-        }
-        seg
+    // ---- calls
+
+    /// Writes all of `bytes`, which must fit, and sends.
+    #[track_caller]
+    pub(crate) fn send(&mut self, id: ConnId, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        let result = self.tcp.poll_send(self.now, id, bytes, Waker::noop());
+        assert_eq!(result, Poll::Ready(Ok(bytes.len())));
+        self.transmit();
     }
 
-    pub fn expect_nothing(&mut self) {
-        self.host.send();
-        assert_eq!(self.host.wire.out, []);
+    /// Everything that can be read now.
+    pub(crate) fn recv(&mut self, id: ConnId) -> Vec<u8> {
+        self.recv_up_to(id, usize::MAX)
     }
 
-    /// Time passes, deadline by deadline.
-    pub fn advance(&mut self, span: Duration) {
-        let end = self.host.now + span;
-        loop {
-            self.host.send();
-            match self.host.tcp.next_deadline() {
-                Some(at) if at <= end => self.host.now = at.max(self.host.now),
+    pub(crate) fn recv_up_to(&mut self, id: ConnId, limit: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; limit.min(65_536)];
+        while all.len() < limit {
+            let room = buffer.len().min(limit - all.len());
+            match self.tcp.poll_recv(self.now, id, &mut buffer[..room], Waker::noop()) {
+                Poll::Ready(Ok(len @ 1..)) => all.extend_from_slice(&buffer[..len]),
                 _ => break,
             }
         }
-        self.host.now = end;
-        self.host.send();
+        self.transmit();
+        all
     }
 
-    pub fn tuple() -> Tuple {
-        Tuple { local: addr(B), remote: addr(A) }
+    /// What a reader gets when there is no data: `None` to wait, `Some(Ok(0))` the end.
+    pub(crate) fn end(&mut self, id: ConnId) -> Option<Result<usize, TcpError>> {
+        match self.tcp.poll_recv(self.now, id, &mut [0], Waker::noop()) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        }
+    }
+
+    pub(crate) fn shutdown(&mut self, id: ConnId, how: Shutdown) {
+        self.tcp.shutdown(self.now, id, how).unwrap();
+        self.transmit();
+    }
+
+    pub(crate) fn close(&mut self, id: ConnId) {
+        self.tcp.close(self.now, id);
+        self.transmit();
+    }
+
+    pub(crate) fn state(&self, id: ConnId) -> State {
+        self.tcp.state(id).unwrap()
+    }
+
+    /// Changes options in place.
+    pub(crate) fn set(&mut self, id: ConnId, change: impl FnOnce(&mut SocketOptions)) {
+        let mut options = self.tcp.options(id).unwrap();
+        change(&mut options);
+        self.tcp.set_options(self.now, id, options).unwrap();
+        self.transmit();
+    }
+
+    // ---- packets
+
+    /// Our initial sequence number towards the peer's `port`.
+    pub(crate) fn isn(&self, port: u16) -> SeqNumber {
+        self.wire.isns.get(&port).copied().unwrap_or_default()
+    }
+
+    fn packet(&self, segment: &Seg) -> Packet {
+        let mut options = [0; OPTIONS_LEN_MAX];
+        let options_len = segment.options.emit(segment.flags.contains(Flags::SYN), &mut options);
+        let header_len = 20 + options_len;
+        let remote = SocketAddr::new(self.remote.ip(), segment.port.unwrap_or(self.remote.port()));
+        let ack = if segment.flags.contains(Flags::ACK) { self.isn(remote.port()).0 } else { 0 };
+        let mut bytes = vec![0; L4];
+        bytes.extend(remote.port().to_be_bytes());
+        bytes.extend(self.local.port().to_be_bytes());
+        bytes.extend(segment.seq.wrapping_add(PEER_ISN).to_be_bytes());
+        bytes.extend(segment.ack.wrapping_add(ack).to_be_bytes());
+        bytes.extend(((header_len as u16 / 4) << 12 | segment.flags.0).to_be_bytes());
+        bytes.extend(segment.window.unwrap_or(65_535).to_be_bytes());
+        bytes.extend([0, 0]);
+        bytes.extend(segment.urgent.unwrap_or(0).to_be_bytes());
+        bytes.extend(&options[..options_len]);
+        bytes.extend(&segment.payload);
+        let mut packet = Packet::copy_from(&self.pool, &bytes).expect("the pool has frames for the script");
+        packet.parsed = Parsed {
+            kind: Kind::Tcp,
+            l3: L3 as u16,
+            l4: L4 as u16,
+            payload: (L4 + header_len) as u16,
+            end: bytes.len() as u32,
+            hop_limit: 64,
+            flow: FlowKey {
+                src: remote.ip(),
+                dst: self.local.ip(),
+                src_port: remote.port(),
+                dst_port: self.local.port(),
+                protocol: 6,
+            },
+            ..Parsed::default()
+        };
+        packet
+    }
+
+    /// Nothing is left: no connection but TIME-WAITs, no buffered byte, every frame in the pool.
+    #[track_caller]
+    pub(crate) fn expect_clean(&self) {
+        let census = self.tcp.census();
+        assert_eq!((census.connections, census.syn_received, census.buffered_bytes), (0, 0, 0), "{census:?}");
+        assert_eq!(self.pool.free_frames(), self.pool.layout().frames);
+    }
+}
+
+/// A waker that counts.
+#[derive(Default)]
+pub(crate) struct Wakes(AtomicUsize);
+
+impl Wakes {
+    pub(crate) fn new() -> (Arc<Self>, Waker) {
+        let wakes = Arc::new(Self::default());
+        (wakes.clone(), Waker::from(wakes))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }

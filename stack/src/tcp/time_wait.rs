@@ -1,244 +1,171 @@
-//! TIME-WAIT (RFC 9293 section 3.6.1): after both FINs were acknowledged the ends stay reserved for twice the maximum
-//! segment lifetime, in a compact entry. RSTs do not end it (RFC 1337); a new SYN that is provably newer does (RFC 9293
-//! section 3.10.7.4, RFC 6191).
+//! TIME-WAIT in compact entries (RFC 9293 section 3.6.1 and 3.10.7.4): they answer what is left of a connection, are not
+//! moved by RSTs (RFC 1337), and give way to a new SYN that is provably newer (RFC 6191, RFC 9293 MAY-2). All of them
+//! last equally long, so the list they are in is sorted by when they end.
 
-use slab::Slab;
-
-use super::header::{Flags, TcpHeader};
+use super::connection::{Connection, Context, timestamp_before};
+use super::header::Flags;
+use super::input::Segment;
 use super::options::Timestamps;
+use super::reply::Reply;
 use super::seq::SeqNumber;
-use super::table::Key;
+use super::table::{CompactInstant, List, Slab, TupleKey};
+use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
 
-const NONE: u32 = u32::MAX;
+/// Least age at which an active open of ours may take the place of an entry (Linux's `tcp_tw_reuse`): TSval must have
+/// grown.
+const REUSE_AGE: Duration = Duration::from_secs(1);
+/// How far the sequence numbers of a reopened connection begin behind the old one's: a full unscaled window (Linux's).
+pub(super) const REOPEN_GAP: u32 = 65_535 + 2;
 
-/// What TIME-WAIT must remember of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct TimeWait {
-    pub key: Key,
-    /// Our next sequence number: behind our FIN.
-    pub snd_nxt: SeqNumber,
-    /// The peer's next sequence number: behind its FIN.
-    pub rcv_nxt: SeqNumber,
-    /// The peer's latest timestamp, if the connection had timestamps.
-    pub ts_recent: Option<u32>,
-    /// What our timestamps were offset by.
-    pub ts_offset: u32,
-    /// The window field last announced.
-    pub window: u16,
+/// A connection in TIME-WAIT.
+pub(super) struct TimeWait {
+    pub(super) key: TupleKey,
+    pub(super) snd_nxt: SeqNumber,
+    /// Behind the peer's FIN.
+    rcv_nxt: SeqNumber,
+    ts_recent: u32,
+    ts_enabled: bool,
+    window: u16,
+    expires: CompactInstant,
 }
 
-#[derive(Debug)]
-struct Entry {
-    state: TimeWait,
-    expires: Instant,
-    prev: u32,
-    next: u32,
-}
-
-/// What a segment that meets TIME-WAIT leads to.
+/// What a segment for a TIME-WAIT entry asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub(super) enum Outcome {
     /// Nothing.
-    Drop,
-    /// It is answered with an ACK; `restart`: the wait begins anew (a FIN sent again).
-    Acknowledge { restart: bool },
-    /// A new connection may begin with this SYN; its ISN must be beyond this one.
-    Reopen { isn_floor: SeqNumber },
+    Ignore,
+    /// An ACK, and 2 MSL anew: the peer did not get our last ACK.
+    Restart,
+    /// An ACK, if the limit on challenge ACKs allows.
+    Challenge,
+    /// To open the connection anew, if somebody listens.
+    Reopen,
 }
 
-/// All entries, in the order in which they end: each lasts equally long, so the latest is last.
-#[derive(Debug)]
-pub struct TimeWaits {
-    entries: Slab<Entry>,
-    first: u32,
-    last: u32,
-    duration: Duration,
+impl TimeWait {
+    pub(super) fn new(connection: &Connection, expires: Instant) -> Self {
+        Self {
+            key: connection.key,
+            snd_nxt: connection.snd_nxt,
+            rcv_nxt: connection.rcv_nxt(),
+            ts_recent: connection.ts_recent,
+            ts_enabled: connection.ts_enabled,
+            window: connection.select_window(false),
+            expires: expires.into(),
+        }
+    }
+
+    /// An ACK that says where the connection stands.
+    pub(super) fn ack(&self, ts_now: u32) -> Reply {
+        Reply {
+            key: self.key,
+            seq: self.snd_nxt,
+            ack: self.rcv_nxt,
+            flags: Flags::ACK,
+            window: self.window,
+            timestamps: self.ts_enabled.then_some(Timestamps { val: ts_now, ecr: self.ts_recent }),
+        }
+    }
+
+    /// Whether an active open of ours may take the entry's place: the peer tells old from new by the timestamps.
+    pub(super) fn may_be_reused(&self, now: Instant, duration: Duration) -> bool {
+        self.ts_enabled && now + duration >= Instant::from(self.expires) + REUSE_AGE
+    }
+
+    /// Whether the SYN belongs to a later connection (RFC 6191 section 2).
+    fn is_newer(&self, segment: &Segment, ts_configured: bool) -> bool {
+        let later_seq = self.rcv_nxt.le(segment.seq);
+        let theirs = segment.options.timestamps.filter(|_| ts_configured);
+        match (self.ts_enabled, theirs) {
+            (true, Some(theirs)) if theirs.val == self.ts_recent => later_seq,
+            (true, Some(theirs)) => !timestamp_before(theirs.val, self.ts_recent),
+            (false, Some(_)) => true,
+            (_, None) => later_seq,
+        }
+    }
+
+    /// RFC 9293 section 3.10.7.4 for TIME-WAIT.
+    pub(super) fn segment_arrives(&self, segment: &Segment, cx: &mut Context<'_>) -> Outcome {
+        if segment.has(Flags::RST) {
+            // RFC 1337 section 3, fix (F1).
+            cx.counters.drop(DropReason::TcpBadReset);
+            return Outcome::Ignore;
+        }
+        if segment.has(Flags::SYN) && !segment.has(Flags::ACK) {
+            if self.is_newer(segment, cx.config.timestamps) {
+                return Outcome::Reopen;
+            }
+            cx.counters.drop(DropReason::TcpBadSyn);
+            return Outcome::Challenge;
+        }
+        let theirs = segment.options.timestamps.filter(|_| self.ts_enabled);
+        if theirs.is_some_and(|theirs| timestamp_before(theirs.val, self.ts_recent)) {
+            cx.counters.drop(DropReason::TcpPaws);
+            return Outcome::Challenge;
+        }
+        if segment.has(Flags::FIN) && segment.seq + segment.len() == self.rcv_nxt {
+            cx.counters.tcp_duplicate_rx += 1;
+            return Outcome::Restart;
+        }
+        if segment.len() == 0 && segment.is_acceptable(self.rcv_nxt, u32::from(u16::MAX)) {
+            // An ACK of what is all acknowledged.
+            return Outcome::Ignore;
+        }
+        cx.counters.drop(DropReason::TcpOutOfWindow);
+        Outcome::Challenge
+    }
+}
+
+/// All TIME-WAIT entries, in the order in which they end.
+pub(super) struct TimeWaits {
+    pub(super) entries: Slab<TimeWait>,
+    order: List,
 }
 
 impl TimeWaits {
-    pub fn new(duration: Duration) -> Self {
-        Self { entries: Slab::new(), first: NONE, last: NONE, duration }
+    pub(super) fn new() -> Self {
+        Self { entries: Slab::new(), order: List::EMPTY }
     }
 
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn get(&self, index: u32) -> &TimeWait {
-        &self.entries[index as usize].state
-    }
-
-    pub fn insert(&mut self, now: Instant, state: TimeWait) -> u32 {
-        let expires = now + self.duration;
-        let index = self.entries.insert(Entry { state, expires, prev: NONE, next: NONE }) as u32;
-        self.link_last(index);
+    pub(super) fn insert(&mut self, entry: TimeWait) -> u32 {
+        let index = self.entries.insert(entry);
+        self.entries.push_back(&mut self.order, index);
         index
     }
 
-    pub fn remove(&mut self, index: u32) -> TimeWait {
-        self.unlink(index);
-        let state = self.entries.remove(index as usize).state;
-        if self.entries.is_empty() {
-            self.entries = Slab::new();
-        }
-        state
+    pub(super) fn remove(&mut self, index: u32) -> Option<TimeWait> {
+        self.entries.get(index)?;
+        self.entries.unlink(&mut self.order, index);
+        self.entries.remove(index)
     }
 
-    /// Begins the wait anew (RFC 9293 section 3.10.7.4, eighth step).
-    pub fn restart(&mut self, now: Instant, index: u32) {
-        self.unlink(index);
-        self.entries[index as usize].expires = now + self.duration;
-        self.link_last(index);
+    /// Lets the entry last until `expires`, later than any other.
+    pub(super) fn restart(&mut self, index: u32, expires: Instant) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.expires = expires.into();
+            self.entries.unlink(&mut self.order, index);
+            self.entries.push_back(&mut self.order, index);
+        }
     }
 
     /// The entry that ends first.
-    pub fn first(&self) -> Option<(u32, Instant)> {
-        (self.first != NONE).then(|| (self.first, self.entries[self.first as usize].expires))
+    pub(super) fn oldest(&self) -> Option<u32> {
+        self.order.front()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &TimeWait> {
-        self.entries.iter().map(|(_, entry)| &entry.state)
-    }
-
-    /// Judges a segment (RFC 9293 section 3.10.7.4 for TIME-WAIT).
-    pub fn judge(&self, index: u32, header: &TcpHeader, timestamps: Option<Timestamps>, len: u32) -> Verdict {
-        let state = self.get(index);
-        // RFC 1337 section 3, fix F1: a RST, old or forged, must not end the wait.
-        if header.flags.contains(Flags::RST) {
-            return Verdict::Drop;
-        }
-        let newer_clock = match (state.ts_recent, timestamps) {
-            (Some(recent), Some(now)) => Some((now.val.wrapping_sub(recent) as i32).cmp(&0)),
-            _ => None,
-        };
-        if header.flags.contains(Flags::SYN) && !header.flags.contains(Flags::ACK) {
-            // RFC 6191 section 2: a newer timestamp, or the same or none and a higher sequence number.
-            let beyond = header.seq.gt(state.rcv_nxt);
-            let newer = match newer_clock {
-                Some(core::cmp::Ordering::Greater) => true,
-                Some(core::cmp::Ordering::Less) => false,
-                Some(core::cmp::Ordering::Equal) | None => beyond,
-            };
-            if newer {
-                return Verdict::Reopen { isn_floor: state.snd_nxt + (u32::from(u16::MAX) + 2) };
-            }
-        }
-        // Old duplicates by timestamp are answered, but do not prolong the wait (RFC 7323 section 5.3 R1).
-        let old = newer_clock == Some(core::cmp::Ordering::Less);
-        let end = header.seq + len;
-        let retransmitted_fin = header.flags.contains(Flags::FIN) && end == state.rcv_nxt;
-        if retransmitted_fin && !old {
-            return Verdict::Acknowledge { restart: true };
-        }
-        // A bare ACK where it belongs is the end of the conversation, not a question.
-        if len == 0 && header.seq == state.rcv_nxt && !header.flags.contains(Flags::SYN) {
-            return Verdict::Drop;
-        }
-        Verdict::Acknowledge { restart: false }
-    }
-
-    fn link_last(&mut self, index: u32) {
-        let last = self.last;
-        let entry = &mut self.entries[index as usize];
-        (entry.prev, entry.next) = (last, NONE);
-        match last {
-            NONE => self.first = index,
-            last => self.entries[last as usize].next = index,
-        }
-        self.last = index;
-    }
-
-    fn unlink(&mut self, index: u32) {
-        let Entry { prev, next, .. } = self.entries[index as usize];
-        match prev {
-            NONE => self.first = next,
-            prev => self.entries[prev as usize].next = next,
-        }
-        match next {
-            NONE => self.last = prev,
-            next => self.entries[next as usize].prev = prev,
-        }
+    /// When that is.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.oldest().and_then(|index| self.entries.get(index)).map(|entry| entry.expires.into())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Tuple;
     use super::*;
-
-    fn state(ts_recent: Option<u32>) -> TimeWait {
-        let tuple =
-            Tuple { local: "192.0.2.1:80".parse().unwrap(), remote: "192.0.2.2:999".parse().unwrap() };
-        TimeWait {
-            key: tuple.into(),
-            snd_nxt: SeqNumber(1000),
-            rcv_nxt: SeqNumber(5000),
-            ts_recent,
-            ts_offset: 0,
-            window: 100,
-        }
-    }
-
-    fn judge(ts_recent: Option<u32>, flags: Flags, seq: u32, ts: Option<u32>, len: u32) -> Verdict {
-        let mut waits = TimeWaits::new(Duration::from_secs(60));
-        let index = waits.insert(Instant::ZERO, state(ts_recent));
-        let header = TcpHeader {
-            src_port: 999,
-            dst_port: 80,
-            seq: SeqNumber(seq),
-            ack: SeqNumber(1000),
-            header_len: 20,
-            flags,
-            window: 0,
-            checksum: 0,
-            urgent: 0,
-        };
-        waits.judge(index, &header, ts.map(|val| Timestamps { val, ecr: 0 }), len)
-    }
 
     #[test]
     fn an_entry_costs_at_most_96_bytes() {
-        assert!(size_of::<Entry>() + 8 <= 96, "{}", size_of::<Entry>());
-    }
-
-    #[test]
-    fn a_reset_does_not_end_the_wait() {
-        assert_eq!(judge(None, Flags::RST, 5000, None, 0), Verdict::Drop);
-    }
-
-    #[test]
-    fn only_a_newer_syn_reopens() {
-        let reopen = Verdict::Reopen { isn_floor: SeqNumber(1000 + 65_537) };
-        let keep = Verdict::Acknowledge { restart: false };
-        assert_eq!(judge(None, Flags::SYN, 5001, None, 1), reopen);
-        assert_eq!(judge(None, Flags::SYN, 5000, None, 1), keep);
-        assert_eq!(judge(Some(70), Flags::SYN, 10, Some(71), 1), reopen);
-        assert_eq!(judge(Some(70), Flags::SYN, 9000, Some(69), 1), keep);
-        assert_eq!(judge(Some(70), Flags::SYN, 5001, Some(70), 1), reopen);
-        assert_eq!(judge(Some(70), Flags::SYN | Flags::ACK, 9000, Some(99), 1), keep);
-    }
-
-    #[test]
-    fn a_fin_sent_again_is_acknowledged_and_prolongs_the_wait() {
-        let fin = Flags::FIN | Flags::ACK;
-        assert_eq!(judge(None, fin, 4999, None, 1), Verdict::Acknowledge { restart: true });
-        assert_eq!(judge(Some(70), fin, 4999, Some(60), 1), Verdict::Acknowledge { restart: false });
-        assert_eq!(judge(None, Flags::ACK, 5000, None, 0), Verdict::Drop);
-        assert_eq!(judge(None, Flags::ACK, 4000, None, 10), Verdict::Acknowledge { restart: false });
-    }
-
-    #[test]
-    fn entries_end_in_order_and_a_restart_goes_last() {
-        let mut waits = TimeWaits::new(Duration::from_secs(60));
-        let at = |secs| Instant::ZERO + Duration::from_secs(secs);
-        let [a, b, c] = [0, 1, 2].map(|secs| waits.insert(at(secs), state(None)));
-        waits.restart(at(3), b);
-        let mut order = Vec::new();
-        while let Some((index, expires)) = waits.first() {
-            order.push((index, expires));
-            waits.remove(index);
-        }
-        assert_eq!(order, [(a, at(60)), (c, at(62)), (b, at(63))]);
+        assert!(Slab::<TimeWait>::slot_size() <= 96, "{}", Slab::<TimeWait>::slot_size());
     }
 }

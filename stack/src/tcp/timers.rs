@@ -1,109 +1,165 @@
-//! What time does to a connection: retransmission (RFC 6298 section 5), zero-window probes (RFC 9293 section 3.8.6.1),
-//! delayed ACKs, keepalive (RFC 9293 section 3.8.4), the user timeout (RFC 5482), and the ends of waits.
+//! A connection's deadlines and what happens at each. All of them share one entry of the engine's wheel, set for the
+//! earliest; it is moved only to become earlier, and when it fires the connection looks at its real deadlines.
 
-use super::TcpError;
-use super::connection::{Connection, NEVER};
-use super::input::Env;
-use super::state::State;
+use super::State;
+use super::connection::{Connection, Context};
+use crate::time::{Duration, Instant};
+use crate::timer_wheel::TimerId;
+
+/// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork (Linux) waits.
+const OVERRIDE: Duration = Duration::from_millis(200);
+
+/// When what is due; `None`: not set.
+#[derive(Default)]
+pub(super) struct Timers {
+    /// Retransmission, or the probe of a closed window: never both.
+    pub(super) retransmit: Option<Instant>,
+    /// A partial segment that was held back goes.
+    pub(super) hold: Option<Instant>,
+    pub(super) delayed_ack: Option<Instant>,
+    pub(super) keepalive: Option<Instant>,
+    /// End of linger, or of waiting for the FIN of a peer when nobody here does.
+    pub(super) death: Option<Instant>,
+    /// The entry in the wheel and when it fires.
+    pub(super) armed: Option<(TimerId, Instant)>,
+}
+
+impl Timers {
+    pub(super) fn earliest(&self) -> Option<Instant> {
+        let Self { retransmit, hold, delayed_ack, keepalive, death, .. } = *self;
+        [retransmit, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
+    }
+}
 
 impl Connection {
-    /// Acts on every deadline that is over.
-    pub fn on_time(&mut self, env: &mut Env<'_>) {
-        let now = env.now;
-        if self.delayed_ack_at <= now {
-            self.delayed_ack_at = NEVER;
-            self.marks.ack_now = true;
+    /// Acts on all deadlines that have passed.
+    pub(super) fn fire_timers(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if due(self.timers.death) {
+            return self.die(cx);
         }
-        if self.hold_at <= now {
-            self.hold_at = NEVER;
-            self.marks.push_partial = true;
+        if due(self.timers.delayed_ack) {
+            self.timers.delayed_ack = None;
+            self.delayed_ack_is_due();
         }
-        if self.retransmit_at <= now {
-            if self.persisting {
-                self.on_persist_time(env);
-            } else {
-                self.on_retransmission_time(env);
+        if due(self.timers.hold) {
+            self.timers.hold = None;
+            self.override_due = true;
+        }
+        if due(self.timers.keepalive) {
+            self.timers.keepalive = None;
+            self.keepalive_is_due(cx);
+        }
+        if due(self.timers.retransmit) {
+            self.timers.retransmit = None;
+            self.retransmit_is_due(cx);
+        }
+    }
+
+    /// Sets the timers that the state asks for and stops those it does not. Called after everything that may change it.
+    pub(super) fn refresh_timers(&mut self, now: Instant) {
+        if self.state.is_over() {
+            return;
+        }
+        if !self.syn_acked() || self.outstanding() > 0 || self.is_window_closed() {
+            if self.timers.retransmit.is_none() {
+                if self.outstanding() == 0 && self.syn_acked() {
+                    self.progress_at = now;
+                }
+                self.restart_retransmit_timer(now);
             }
-        }
-        if self.keepalive_at <= now {
-            self.on_keepalive_time(env);
-        }
-        if self.linger_at <= now {
-            self.on_linger_time(env);
-        }
-    }
-
-    fn on_retransmission_time(&mut self, env: &mut Env<'_>) {
-        let tries = match self.state {
-            State::SynSent | State::SynReceived => env.config.syn_retries,
-            _ if self.marks.orphan => env.config.orphan_retries,
-            _ => env.config.retries,
-        };
-        // A peer that shrank its window to nothing but answers is alive (RFC 9293 section 3.8.6.1).
-        let probing = self.snd_wnd == 0 && self.state.is_synchronized() && self.received_at > self.sent_at;
-        if self.retries >= tries && !probing || self.is_user_timeout_over(env) {
-            self.give_up(env);
-            return;
-        }
-        self.retries = self.retries.saturating_add(1);
-        self.on_retransmission_timeout(env);
-    }
-
-    fn on_persist_time(&mut self, env: &mut Env<'_>) {
-        // Answers set `retries` to 0, so that only a peer who is silent altogether is given up.
-        let tries = if self.marks.orphan { env.config.orphan_retries } else { env.config.retries };
-        if self.retries >= tries || self.is_user_timeout_over(env) {
-            self.give_up(env);
-            return;
-        }
-        self.retries = self.retries.saturating_add(1);
-        self.rtt.back_off();
-        self.marks.probe_now = true;
-        self.retransmit_at = env.now + self.rtt.rto();
-    }
-
-    /// RFC 5482, RFC 9293 section 3.9.1.1's timeout: data has been without progress for too long.
-    fn is_user_timeout_over(&self, env: &Env<'_>) -> bool {
-        self.options.user_timeout.is_some_and(|limit| env.now - self.progress_at >= limit)
-    }
-
-    fn give_up(&mut self, env: &mut Env<'_>) {
-        env.counters.tcp_timeout_drops += 1;
-        if self.state.is_synchronized() {
-            env.replies.reset(&self.key, self.snd_nxt, self.rcv_nxt(), env.counters);
         } else {
-            env.counters.tcp_attempt_fails += 1;
+            self.timers.retransmit = None;
         }
-        // What ICMP said meanwhile tells more than that time ran out (RFC 9293 section 3.9.2.2).
-        let error = self.soft_error.unwrap_or(TcpError::TimedOut);
-        self.fail(error);
+        if !self.is_holding_back() {
+            self.timers.hold = None;
+        } else if self.timers.hold.is_none() {
+            self.timers.hold = Some(now + OVERRIDE);
+        }
+        self.refresh_keepalive(now);
     }
 
-    fn on_keepalive_time(&mut self, env: &mut Env<'_>) {
-        let idle_until = self.received_at + self.options.keepalive_idle;
-        let busy = self.snd_una != self.snd_max || !self.unsent.is_empty();
-        if busy || self.keepalive_probes == 0 && idle_until > env.now {
-            // Data in flight has a timer of its own.
-            self.keepalive_at = idle_until.max(env.now + self.options.keepalive_interval);
+    /// Starts the retransmission timer afresh if something is outstanding (RFC 6298 sections 5.1 to 5.3), the timer for
+    /// probes if the window is closed (RFC 9293 section 3.8.6.1), or stops it.
+    pub(super) fn restart_retransmit_timer(&mut self, now: Instant) {
+        let delay = if self.is_window_closed() {
+            self.probe_interval()
+        } else if self.outstanding() > 0 || !self.syn_acked() {
+            self.rtt.rto()
+        } else {
+            self.timers.retransmit = None;
             return;
-        }
-        if self.keepalive_probes >= self.options.keepalive_count {
-            env.counters.tcp_keepalive_drops += 1;
-            env.replies.reset(&self.key, self.snd_nxt, self.rcv_nxt(), env.counters);
-            let error = self.soft_error.unwrap_or(TcpError::TimedOut);
-            self.fail(error);
-            return;
-        }
-        self.keepalive_probes += 1;
-        self.marks.keepalive_now = true;
-        self.keepalive_at = env.now + self.options.keepalive_interval;
+        };
+        let deadline = now + delay;
+        // The user timeout is met to the millisecond.
+        let limit = self.options.user_timeout.map(|timeout| (self.progress_at + timeout).max(now));
+        self.timers.retransmit = Some(limit.map_or(deadline, |limit| deadline.min(limit)));
     }
 
-    /// An orphan's FIN-WAIT-2 ends, or the time it had to deliver what was left.
-    fn on_linger_time(&mut self, env: &mut Env<'_>) {
+    /// The first probe after the retransmission timeout, the others at ever longer intervals (RFC 9293 section 3.8.6.1).
+    fn probe_interval(&self) -> Duration {
+        let interval = self.rtt.base_rto() * (1 << self.probes.min(20));
+        interval.min(self.rtt.max_rto())
+    }
+
+    fn retransmit_is_due(&mut self, cx: &mut Context<'_>) {
+        let stalled = cx.now - self.progress_at;
+        if !self.syn_acked() {
+            return self.syn_is_due(stalled, cx);
+        }
+        if self.is_window_closed() {
+            return self.probe_is_due(stalled, cx);
+        }
+        if self.outstanding() == 0 {
+            return;
+        }
+        // An RTO beyond the limit still gets its one retransmission, as in Linux; the user's limit is met exactly.
+        let tried = self.retransmits > 0 || self.options.user_timeout.is_some();
+        if tried && stalled >= self.patience(cx.config) {
+            return self.time_out(cx);
+        }
+        self.enter_loss(cx);
+    }
+
+    /// RFC 9293 section 3.8.3 for SYNs.
+    fn syn_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
+        let retries =
+            if self.state == State::SynSent { cx.config.syn_retries } else { cx.config.syn_ack_retries };
+        if self.retransmits >= retries || self.options.user_timeout.is_some_and(|limit| stalled >= limit) {
+            return self.time_out(cx);
+        }
+        cx.counters.tcp_timeouts += 1;
+        self.timed_out_at = cx.now;
+        self.retransmits += 1;
+        self.rtt.back_off();
+        self.timed = None;
+        self.syn_due = true;
+        self.restart_retransmit_timer(cx.now);
+    }
+
+    /// The window is closed. The connection stays open as long as the peer answers the probes (RFC 9293 section 3.8.6.1,
+    /// MUST-37); but the user may limit that, and when nobody is left to care it ends (RFC 9293's note on resources there).
+    fn probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
+        let silent = cx.now - self.last_heard.max(self.progress_at);
+        let limit = self.options.user_timeout.or(self.orphan.then_some(cx.config.give_up_after));
+        if silent >= self.patience(cx.config) || limit.is_some_and(|limit| stalled >= limit) {
+            return self.time_out(cx);
+        }
+        self.probes = self.probes.saturating_add(1);
+        self.probe_due = true;
+        self.snd_ptr = self.snd_una;
+        self.timed = None;
+        self.restart_retransmit_timer(cx.now);
+    }
+
+    /// An orphan's time is over. Whoever waits for a FIN that does not come is forgotten, as in Linux; what was not
+    /// delivered in the time of linger is reset.
+    fn die(&mut self, cx: &mut Context<'_>) {
         if self.state != State::FinWait2 {
-            env.replies.reset(&self.key, self.snd_nxt, self.rcv_nxt(), env.counters);
+            let reset = self.reset(cx.now);
+            cx.replies.push(reset, cx.counters);
         }
-        self.fail(TcpError::TimedOut);
+        self.finish(Some(super::TcpError::ConnectionAborted));
     }
 }

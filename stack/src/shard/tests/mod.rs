@@ -12,10 +12,12 @@ use crate::device::Capabilities;
 use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout};
 use crate::time::Duration;
 
+mod fuzz;
 mod names;
 mod neighbors;
 mod ping;
 mod queues;
+mod tcp;
 mod udp;
 
 const SEED: [u8; 32] = [7; 32];

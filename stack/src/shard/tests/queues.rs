@@ -115,3 +115,96 @@ fn the_runtime_is_told_whom_to_wake() {
     // The ARP reply for all, then the echo reply for the third.
     assert_eq!(*woken.borrow(), [1, 2, 2]);
 }
+
+/// A listener on `owner`, a client at the peer; everything for host 1 comes to queue `queue`.
+fn connect_to(owner: usize, queue: usize) -> (World, ConnId, Option<ConnId>) {
+    let mut world = World::new(queue);
+    let to: SocketAddr = "192.0.2.1:80".parse().unwrap();
+    let listener = world.shards[owner].shard.tcp_listen(to, 16, SocketOptions::default()).unwrap();
+    let client = world.peer.shard.tcp_connect(world.now, None, to, SocketOptions::default()).unwrap();
+    world.settle();
+    let accepted = match world.shards[owner].shard.tcp().poll_accept(listener, no_waker()) {
+        Poll::Ready(accepted) => Some(accepted.unwrap().0),
+        Poll::Pending => None,
+    };
+    (world, client, accepted)
+}
+
+#[test]
+fn a_connection_lives_on_its_shard_whichever_queue_its_segments_come_to() {
+    for owner in 0..3 {
+        for queue in 0..3 {
+            let (mut world, client, server) = connect_to(owner, queue);
+            let server = server.expect("accepted");
+            for later_queue in 0..3 {
+                world.queue = later_queue;
+                let now = world.now;
+                let sent = world.peer.shard.tcp().poll_send(now, client, b"hello", no_waker());
+                assert_eq!(ready(sent), Ok(5));
+                world.settle();
+                let mut buffer = [0; 16];
+                let got = world.shards[owner].shard.tcp().poll_recv(now, server, &mut buffer, no_waker());
+                assert_eq!(ready(got), Ok(5), "owner {owner}, queue {queue}, then {later_queue}");
+            }
+            assert_eq!(world.drops(), []);
+        }
+    }
+}
+
+#[test]
+fn a_port_that_no_shard_has_is_refused_once() {
+    for queue in 0..3 {
+        let mut world = World::new(queue);
+        let to: SocketAddr = "192.0.2.1:81".parse().unwrap();
+        let client = world.peer.shard.tcp_connect(world.now, None, to, SocketOptions::default()).unwrap();
+        world.settle();
+        let result = ready(world.peer.shard.tcp().poll_connected(client, no_waker()));
+        assert_eq!(result, Err(TcpError::ConnectionRefused));
+        assert_eq!(world.drops(), [(DropReason::TcpNoConnection, 1)]);
+        let resets: u64 = world.shards.iter().map(|host| host.shard.counters().tcp_resets_tx).sum();
+        assert_eq!(resets, 1);
+    }
+}
+
+#[test]
+fn an_active_open_has_a_port_of_its_shard_and_gets_its_answers() {
+    for owner in 0..3 {
+        for queue in 0..3 {
+            let mut world = World::new(queue);
+            let at: SocketAddr = "192.0.2.2:80".parse().unwrap();
+            world.peer.shard.tcp_listen(at, 16, SocketOptions::default()).unwrap();
+            let now = world.now;
+            let shard = &mut world.shards[owner].shard;
+            let client = shard.tcp_connect(now, None, at, SocketOptions::default()).unwrap();
+            assert_eq!(usize::from(shard.tcp().tuple(client).unwrap().local.port()) % 3, owner);
+            world.settle();
+            let connected = world.shards[owner].shard.tcp().poll_connected(client, no_waker());
+            assert_eq!(ready(connected), Ok(()), "owner {owner}, queue {queue}");
+        }
+    }
+}
+
+#[test]
+fn icmp_errors_find_the_shard_of_the_connection() {
+    for owner in 0..3 {
+        let mut world = World::new((owner + 1) % 3);
+        let at: SocketAddr = "192.0.2.2:80".parse().unwrap();
+        let heard = crate::net::Heard {
+            addr: at.ip(),
+            mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
+            claim: crate::net::neighbor::Claim::Asked,
+        };
+        let now = world.now;
+        let host = &mut world.shards[owner];
+        host.shard.output.heard(now, heard);
+        let client = host.shard.tcp_connect(now, None, at, SocketOptions::default()).unwrap();
+        host.poll(now);
+        let syn = host.device.tx.pop_back().unwrap();
+        let complaint = icmp::Complaint::PortUnreachable;
+        let peer = &mut world.peer.shard;
+        icmp::complain(now, complaint, &syn, &peer.policy, &mut peer.output);
+        world.settle();
+        let result = ready(world.shards[owner].shard.tcp().poll_connected(client, no_waker()));
+        assert_eq!(result, Err(TcpError::ConnectionRefused));
+    }
+}

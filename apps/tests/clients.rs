@@ -1,0 +1,249 @@
+//! The stack as client of the kernel's servers in the peer's namespace: `bywash get` and `bywash ping`.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::Output;
+
+use bywash_afxdp::require_root;
+use bywash_apps::http::body::generated_byte;
+use bywash_apps::http::sink::hex;
+use common::server::bywash;
+use common::{Bed, PEER4, PEER6, STACK4, STACK6};
+use sha2::{Digest, Sha256};
+
+const BYTES: usize = 50_000_000;
+
+/// An HTTP server of the kernel's: one thread a connection.
+fn kernel_http(bed: &Bed) {
+    let listener = bed.peer().run(|| TcpListener::bind("[::]:80").expect("bind the kernel's TCP"));
+    let body: std::sync::Arc<[u8]> = (0..BYTES as u64).map(generated_byte).collect();
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let body = body.clone();
+            std::thread::spawn(move || answer(stream, &body));
+        }
+    });
+}
+
+fn answer(mut stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let mut field = line.clone();
+        while field != "\r\n" {
+            field.clear();
+            reader.read_line(&mut field)?;
+        }
+        match line.split(' ').nth(1).unwrap_or_default() {
+            "/file" => {
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
+                stream.write_all(body)?;
+            }
+            "/small" => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsmall\n")?,
+            "/moved" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: small\r\nContent-Length: 0\r\n\r\n")?,
+            "/loop" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: /loop\r\nContent-Length: 0\r\n\r\n")?,
+            "/short" => {
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nnot a thousand")?;
+                return Ok(());
+            }
+            "/silent" => drop(stream.read(&mut [0])?),
+            _ => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?,
+        }
+    }
+}
+
+/// `bywash get` on the stack's own addresses.
+fn get(bed: &Bed, arguments: &[&str]) -> Output {
+    let (four, six) = (format!("{STACK4}/24"), format!("{STACK6}/64"));
+    let mut all = vec!["get", "--log", "warn", "--address", &four, "--address", &six];
+    all.extend(arguments);
+    bywash(bed, &all).output().expect("run bywash")
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_address() {
+    require_root!();
+    let bed = Bed::new(2, 1500);
+    kernel_http(&bed);
+    let want: Vec<u8> = (0..BYTES as u64).map(generated_byte).collect();
+    let hash = hex(&Sha256::digest(&want));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("got");
+    for url in [format!("http://{PEER4}/file"), format!("http://[{PEER6}]/file")] {
+        let output = get(&bed, &["--sha256", "-o", file.to_str().unwrap(), &url]);
+        assert!(output.status.success(), "{url}: {}", errors(&output));
+        assert!(errors(&output).contains(&format!("sha256 {hash}")), "{url}: {}", errors(&output));
+        assert!(std::fs::read(&file).unwrap() == want, "{url}: the file differs");
+    }
+    let url = format!("http://{PEER4}/file");
+    let output =
+        bywash(&bed, &["get", "--share-address", "--sha256", "-o", "/dev/null", &url]).output().unwrap();
+    assert!(output.status.success() && errors(&output).contains(&hash), "{}", errors(&output));
+    assert!(bed.xdp_program().is_none());
+}
+
+#[test]
+fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
+    require_root!();
+    let bed = Bed::simple();
+    kernel_http(&bed);
+    let url = |path: &str| format!("http://{PEER4}{path}");
+    let output = get(&bed, &[&url("/moved")]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"small\n".as_slice()));
+    for (arguments, words) in [
+        (vec![url("/nothing")], "404"),
+        (vec![url("/loop"), "--max-redirects".into(), "3".into()], "more than 3 redirects"),
+        (vec![url("/short"), "-o".into(), "/dev/null".into()], "HTTP"),
+        (vec![url("/silent"), "--stall-timeout".into(), "1s".into()], "--stall-timeout"),
+        (vec![format!("http://{PEER4}:81/")], "connection refused"),
+        (vec!["http://192.0.2.77/".into(), "--connect-timeout".into(), "2s".into()], "192.0.2.77:80"),
+        (vec!["http://198.51.100.1/".into()], "network unreachable"),
+    ] {
+        let output = get(&bed, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let text = errors(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.to_lowercase().contains(&words.to_lowercase()), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn get_loads_a_server_over_two_queues_without_a_failure() {
+    require_root!();
+    let bed = Bed::new(2, 1500);
+    kernel_http(&bed);
+    let output = get(&bed, &["--requests", "5000", "--concurrency", "16", &format!("http://{PEER4}/small")]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", errors(&output));
+    assert!(text.starts_with("5000 requests") && text.contains(", 0 failed"), "{text}");
+}
+
+/// A name server of the kernel's that knows one name.
+fn kernel_dns(bed: &Bed) {
+    let socket = bed.peer().run(|| UdpSocket::bind((PEER4, 53)).expect("bind the kernel's UDP"));
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut query) {
+            let name_end = 12 + query[12..length].iter().position(|&byte| byte == 0).unwrap_or(0);
+            let question = &query[12..(name_end + 5).min(length)];
+            let wanted = query[12..name_end] == *b"\x05files\x04test";
+            let is_a = query[name_end + 1..name_end + 3] == [0, 1];
+            // RFC 1035 section 4.1: id, response with recursion, no error or no such name, one question, the answers.
+            let mut answer = query[..2].to_vec();
+            answer.extend([
+                0x81,
+                if wanted { 0x80 } else { 0x83 },
+                0,
+                1,
+                0,
+                u8::from(wanted && is_a),
+                0,
+                0,
+                0,
+                0,
+            ]);
+            answer.extend(question);
+            if wanted && is_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+            }
+            let _ = socket.send_to(&answer, peer);
+        }
+    });
+}
+
+#[test]
+fn get_resolves_names_with_the_given_name_server() {
+    require_root!();
+    let bed = Bed::simple();
+    kernel_http(&bed);
+    kernel_dns(&bed);
+    let output = get(&bed, &["--dns", PEER4, "http://files.test/small"]);
+    assert_eq!(output.stdout, b"small\n", "{}", errors(&output));
+    let output = get(&bed, &["--dns", PEER4, "http://nothing.test/small"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("cannot resolve nothing.test"), "{}", errors(&output));
+}
+
+/// `bywash ping` on the stack's own addresses.
+fn ping(bed: &Bed, arguments: &[&str]) -> Output {
+    let (four, six) = (format!("{STACK4}/24"), format!("{STACK6}/64"));
+    let mut all = vec!["ping", "--log", "warn", "--address", &four, "--address", &six, "--interval", "100ms"];
+    all.extend(arguments);
+    bywash(bed, &all).output().expect("run bywash")
+}
+
+#[test]
+fn ping_hears_the_kernel_over_both_families_and_in_fragments() {
+    require_root!();
+    let bed = Bed::new(2, 1500);
+    for host in [PEER4, PEER6] {
+        for size in ["0", "56", "1472", "4000"] {
+            let output = ping(&bed, &["--count", "3", "--size", size, host]);
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{host} {size}: {text}{}", errors(&output));
+            assert!(
+                text.contains("3 sent, 3 received, 0.0 % lost") && !text.contains("damaged"),
+                "{host} {size}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn ping_of_nobody_fails_with_everything_lost() {
+    require_root!();
+    let bed = Bed::simple();
+    let output = ping(&bed, &["--count", "2", "--timeout", "500ms", "192.0.2.77"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("0 received, 100.0 % lost"), "{text}");
+}
+
+#[test]
+fn the_stack_answers_the_kernels_pings_of_every_size() {
+    require_root!();
+    let bed = Bed::simple();
+    let server = common::server::Server::echo(&bed, &[]);
+    for host in [STACK4, STACK6] {
+        for size in ["56", "1472", "8000", "60000"] {
+            let output =
+                bed.peer_command("ping").args(["-c", "2", "-i", "0.2", "-W", "3", "-s", size, host]).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{host} {size}: {}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+    server.stop();
+}
+
+#[test]
+fn nic_shows_the_attached_program_and_errors_name_the_remedy() {
+    require_root!();
+    let bed = Bed::new(2, 1500);
+    let server = common::server::Server::echo(&bed, &[]);
+    let mut command = bed.pair.stack.command(env!("CARGO_BIN_EXE_bywash"));
+    let output = command.args(["nic", &bed.pair.stack_interface, "--json"]).output().unwrap();
+    let nic: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&nic["driver"], &nic["rx_queues"]), (&"veth".into(), &2.into()));
+    assert_eq!(nic["attached"]["name"], "bywash_steer");
+    server.stop();
+    for (arguments, words) in [
+        (&["echo", "--address", "192.0.2.10/24", "--queues", "5"][..], "queue 5 does not exist"),
+        (&["echo", "--address", "192.0.2.10/24", "--mode", "zero-copy"], "zero-copy"),
+        (&["echo", "--address", "192.0.2.10/24", "--ring", "1000"], "power of two"),
+        (&["echo", "--address", "192.0.2.10/24", "--gateway", "198.51.100.1"], "gateway 198.51.100.1"),
+    ] {
+        let output = bywash(&bed, arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", errors(&output));
+        let text = errors(&output);
+        let line = text.lines().last().unwrap_or_default();
+        assert!(line.starts_with("bywash: ") && line.contains(words), "{arguments:?}: {text}");
+    }
+}

@@ -1,0 +1,220 @@
+use core::net::SocketAddr;
+
+use proptest::prelude::*;
+use rand_chacha::ChaCha12Rng;
+use rand_core::SeedableRng;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{TcpOption, TcpPacket, TcpRepr};
+
+use super::*;
+use crate::device::Capabilities;
+use crate::net::neighbor::Claim;
+use crate::tcp::Egress;
+use crate::tcp::seq::SeqNumber;
+
+const US: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
+const THEM: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
+
+struct Sink {
+    capabilities: Capabilities,
+    pool: PacketPool,
+    sent: Vec<Packet>,
+    room: usize,
+}
+
+impl Device for Sink {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn pool(&self) -> &PacketPool {
+        &self.pool
+    }
+    fn receive(&mut self, _: &mut PacketBatch, _: usize) -> usize {
+        0
+    }
+    fn transmit(&mut self, batch: &mut PacketBatch) -> usize {
+        let count = self.room.min(batch.len());
+        self.sent.extend(batch.drain(..count));
+        count
+    }
+    fn transmit_room(&mut self) -> usize {
+        self.room
+    }
+}
+
+/// An output with an address of each family, and one neighbour known.
+fn bench(layout: PoolLayout, mtu: usize) -> (Output, Sink) {
+    let pool = PacketPool::heap(layout);
+    let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
+    let mut output = Output::new(US, mtu, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
+    let links = ["192.0.2.1/24", "2001:db8::1/64"].map(|text| text.parse().unwrap()).to_vec();
+    output.set_routes(Routes::new(links, Vec::new()));
+    for addr in ["192.0.2.2", "2001:db8::2"] {
+        output.heard(Instant::ZERO, Heard { addr: addr.parse().unwrap(), mac: THEM, claim: Claim::Asked });
+    }
+    let capabilities = Capabilities { mac: US, mtu, partial_checksums: false, tx_frames_max: 9 };
+    (output, Sink { capabilities, pool, sent: Vec::new(), room: usize::MAX })
+}
+
+const LAYOUT: PoolLayout = PoolLayout { frames: 512, frame_size: 2048, headroom: 64 };
+
+fn segment<'a>(six: bool, options: &'a [u8], payload: &'a [&'a [u8]]) -> SegmentOut<'a> {
+    let addr = |four: &str, sixes: &str| -> SocketAddr { if six { sixes } else { four }.parse().unwrap() };
+    SegmentOut {
+        src: addr("192.0.2.1:4000", "[2001:db8::1]:4000"),
+        dst: addr("192.0.2.2:80", "[2001:db8::2]:80"),
+        seq: SeqNumber(0x0102_0304),
+        ack: SeqNumber(0x0506_0708),
+        flags: 0x018,
+        window: 500,
+        urgent: 0,
+        options,
+        payload,
+        ecn: 2,
+    }
+}
+
+proptest! {
+    /// Whatever the payload's pieces and the frames' size, smoltcp reads back what was sent.
+    #[test]
+    fn segments_are_right_to_the_byte(
+        six in any::<bool>(),
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..4),
+        frame_size in 256u32..2048,
+        options in any::<bool>(),
+    ) {
+        let layout = PoolLayout { frames: 512, frame_size, headroom: 64 };
+        let (mut output, mut sink) = bench(layout, 12_000);
+        let slices: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+        let options: &[u8] = if options { &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2] } else { &[] };
+        output.send(Instant::ZERO, &segment(six, options, &slices)).unwrap();
+        output.flush(&mut sink);
+        let mut frame = Vec::new();
+        sink.sent[0].copy_to(&mut frame);
+        let ethernet = EthernetFrame::new_checked(&frame[..]).unwrap();
+        prop_assert_eq!((ethernet.src_addr(), ethernet.dst_addr()), (US, THEM));
+        let checksums = ChecksumCapabilities::default();
+        let (src, dst, ip_payload) = if six {
+            let ip = Ipv6Packet::new_checked(ethernet.payload()).unwrap();
+            prop_assert_eq!((ip.hop_limit(), ip.traffic_class(), ip.flow_label()), (64, 2, 0));
+            (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
+        } else {
+            let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
+            prop_assert!(ip.verify_checksum() && ip.dont_frag() && !ip.more_frags());
+            prop_assert_eq!((ip.hop_limit(), ip.ecn(), ip.dscp()), (64, 2, 0));
+            (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
+        };
+        let tcp = TcpPacket::new_checked(&ip_payload[..]).unwrap();
+        let repr = TcpRepr::parse(&tcp, &src, &dst, &checksums).unwrap();
+        prop_assert_eq!((repr.src_port, repr.dst_port, repr.window_len), (4000, 80, 500));
+        prop_assert_eq!((tcp.seq_number().0, tcp.ack_number().0), (0x0102_0304, 0x0506_0708));
+        prop_assert!(tcp.psh() && tcp.ack() && !tcp.syn() && !tcp.fin() && !tcp.rst());
+        prop_assert_eq!(repr.payload, &pieces.concat()[..]);
+        if !options.is_empty() {
+            let (_, timestamp) = TcpOption::parse(&tcp.options()[2..]).unwrap();
+            prop_assert_eq!(timestamp, TcpOption::TimeStamp { tsval: 1, tsecr: 2 });
+        }
+        prop_assert_eq!((output.counters.tx_packets, output.counters.tx_bytes), (1, frame.len() as u64));
+        drop(sink.sent.pop());
+        prop_assert_eq!(sink.pool.free_frames(), 512);
+    }
+}
+
+#[test]
+fn a_full_backlog_and_an_empty_pool_say_so() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let mut sent = 0;
+    while output.send(Instant::ZERO, &segment(false, &[], &[])).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(sent, limits::TX_BACKLOG_PACKETS);
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Err(EgressError::Full));
+    sink.room = 1;
+    output.flush(&mut sink);
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
+
+    let small = PoolLayout { frames: 16, ..LAYOUT };
+    let (mut output, _sink) = bench(small, 1500);
+    let data: &[&[u8]] = &[b"data"];
+    let bulk = core::iter::from_fn(|| output.send(Instant::ZERO, &segment(false, &[], data)).ok()).count();
+    assert_eq!(bulk, 14, "an eighth of the pool is left for control packets");
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Err(EgressError::Full));
+}
+
+#[test]
+fn too_long_and_unroutable_segments_are_refused() {
+    let (mut output, _sink) = bench(LAYOUT, 1500);
+    let payload = vec![0; 1461];
+    let data: &[&[u8]] = &[&payload];
+    let too_big = Err(EgressError::TooBig { mtu: 1500 });
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], data)), too_big);
+    let fits: &[&[u8]] = &[&payload[1..]];
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], fits)), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(true, &[], fits)), too_big);
+    let mut away = segment(false, &[], &[]);
+    away.dst = "198.51.100.1:80".parse().unwrap();
+    assert_eq!(output.send(Instant::ZERO, &away), Err(EgressError::NoRoute));
+    away.dst = "192.0.2.1:80".parse().unwrap();
+    assert_eq!(output.send(Instant::ZERO, &away), Err(EgressError::NoRoute), "there is no loopback");
+}
+
+#[test]
+fn a_segment_waits_for_its_neighbor_and_follows_it_when_it_moves() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let mut unknown = segment(false, &[], &[]);
+    unknown.dst = "192.0.2.9:80".parse().unwrap();
+    output.send(Instant::ZERO, &unknown).unwrap();
+    output.flush(&mut sink);
+    assert_eq!(sink.sent.len(), 0);
+    let addr = unknown.dst.ip();
+    for mac in [THEM, EthernetAddress([2, 0, 0, 0, 0, 3])] {
+        let claim = Claim::Told { solicited: true, replace: true };
+        output.heard(Instant::ZERO, Heard { addr, mac, claim });
+        output.send(Instant::ZERO, &unknown).unwrap();
+        output.flush(&mut sink);
+        assert_eq!(sink.sent.last().unwrap().head()[..6], mac.0);
+    }
+    assert_eq!(sink.sent.len(), 3);
+}
+
+#[test]
+fn a_datagram_beyond_a_router_keeps_to_the_minimum_mtu() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let links = vec!["2001:db8::1/64".parse().unwrap()];
+    let destination = "::/0".parse().unwrap();
+    let gateway: IpAddr = "2001:db8::2".parse().unwrap();
+    output.set_routes(Routes::new(links, vec![crate::config::Route { destination, gateway }]));
+    output.heard(Instant::ZERO, Heard { addr: gateway, mac: THEM, claim: Claim::Asked });
+    for (dst, packets) in [("2001:db8::2", 1), ("2001:db8:1::2", 2)] {
+        let mut packet = vec![0; 1500];
+        let src = "2001:db8::1".parse().unwrap();
+        write_header(&mut packet, src, dst.parse().unwrap(), protocol::UDP, 1460, 0, 64);
+        output.send_ip(Instant::ZERO, &mut packet);
+        output.flush(&mut sink);
+        assert_eq!(sink.sent.len(), packets, "{dst}");
+        assert!(sink.sent.drain(..).all(|packet| packets == 1 || packet.len() <= 14 + 1280));
+    }
+}
+
+#[test]
+fn the_mtu_is_what_the_frames_hold() {
+    let layout = |frame_size, headroom| PoolLayout { frames: 1, frame_size, headroom };
+    assert_eq!(mtu_in_frames(layout(2048, 64), 1), 2048 - 64 - 14);
+    assert_eq!(mtu_in_frames(layout(4096, 256), 3), 3 * 4096 - 256 - 14);
+    assert_eq!(mtu_in_frames(layout(256, 200), 100), 0, "no room for headers");
+}
+
+#[test]
+fn the_icmp_budget_fills_up_with_time() {
+    let mut budget = IcmpBudget { tokens: 0, filled: Instant::ZERO };
+    assert!(!budget.take(Instant::ZERO));
+    let each = Duration::from_secs(1) / limits::ICMP_REPLIES_PER_SECOND;
+    assert!(budget.take(Instant::ZERO + each));
+    assert!(!budget.take(Instant::ZERO + each + each / 2));
+    assert!(budget.take(Instant::ZERO + each * 2), "fractions are not lost");
+    let later = Instant::ZERO + Duration::from_secs(100);
+    let burst = (0..).take_while(|_| budget.take(later)).count();
+    assert_eq!(burst as u32, limits::ICMP_REPLIES_PER_SECOND);
+}

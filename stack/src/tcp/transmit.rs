@@ -1,0 +1,143 @@
+//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a few segments, until nothing is
+//! left or the egress is full. What was next then is next again.
+
+use core::net::IpAddr;
+
+use super::connection::{syn_window, timestamp, window_scale_for};
+use super::engine::Tcp;
+use super::header::Flags;
+use super::options::OPTIONS_LEN_MAX;
+use super::output::Output;
+use super::{Egress, EgressError, SegmentOut, State, TcpError};
+use crate::counters::Counters;
+use crate::limits;
+use crate::time::Instant;
+
+/// How a connection's turn ended.
+enum Turn {
+    /// It has nothing to send now.
+    Idle,
+    /// It has more: at its next turn.
+    More,
+    /// The egress is full.
+    Full,
+}
+
+impl Tcp {
+    /// Sends what may be sent, connection by connection in turn, until done or [`EgressError::Full`].
+    pub fn transmit(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
+        self.hand_over_counters(counters);
+        let all_sent =
+            self.transmit_replies(now, egress, counters) && self.transmit_syn_acks(now, egress, counters);
+        if all_sent {
+            self.transmit_connections(now, egress, counters);
+        }
+    }
+
+    fn transmit_replies(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) -> bool {
+        while let Some(reply) = self.replies.front() {
+            match reply.emit(|segment| egress.send(now, segment)) {
+                Err(EgressError::Full) => return false,
+                Ok(()) => {
+                    counters.tcp_segments_tx += 1;
+                    counters.tcp_resets_tx += u64::from(reply.flags.contains(Flags::RST));
+                }
+                // The network would not have carried it either; the egress counts why.
+                Err(EgressError::NoRoute | EgressError::TooBig { .. }) => {}
+            }
+            self.replies.pop();
+        }
+        true
+    }
+
+    fn transmit_syn_acks(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) -> bool {
+        while let Some(index) = self.tables.syn_queue.next_pending() {
+            let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { break };
+            let listener = self.listeners.slab.get(entry.listener);
+            let buffer =
+                listener.map_or(&self.default_options, |listener| &listener.options).receive_buffer_bytes;
+            let tuple = entry.key.tuple();
+            let our_mss = mss_for(egress, tuple.remote.ip());
+            let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
+            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now);
+            let mut bytes = [0; OPTIONS_LEN_MAX];
+            let len = options.emit(true, &mut bytes);
+            let segment = SegmentOut {
+                src: tuple.local,
+                dst: tuple.remote,
+                seq,
+                ack,
+                flags: (Flags::SYN | Flags::ACK).0,
+                window: syn_window(buffer),
+                urgent: 0,
+                options: &bytes[..len],
+                payload: &[],
+                ecn: 0,
+            };
+            match egress.send(now, &segment) {
+                Err(EgressError::Full) => return false,
+                Ok(()) => {
+                    counters.tcp_segments_tx += 1;
+                    counters.tcp_retransmits += u64::from(entry.was_sent_before());
+                }
+                Err(EgressError::NoRoute | EgressError::TooBig { .. }) => {}
+            }
+            self.tables.syn_queue.note_sent(index, now, &self.config);
+        }
+        true
+    }
+
+    fn transmit_connections(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
+        while let Some(index) = self.ready.front() {
+            let turn = self.transmit_turn(now, index, egress, counters);
+            if matches!(turn, Turn::Full) {
+                return;
+            }
+            self.tables.connections.unlink(&mut self.ready, index);
+            if let Some(connection) = self.tables.connections.get_mut(index) {
+                connection.queued = matches!(turn, Turn::More);
+                if connection.queued {
+                    self.tables.connections.push_back(&mut self.ready, index);
+                }
+            }
+            self.settle(now, index, counters);
+        }
+    }
+
+    fn transmit_turn(
+        &mut self,
+        now: Instant,
+        index: u32,
+        egress: &mut dyn Egress,
+        counters: &mut Counters,
+    ) -> Turn {
+        let pressure = self.is_under_pressure();
+        let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
+        let mut out = Output { now, egress, counters, pressure };
+        for _ in 0..limits::TCP_SEGMENTS_PER_TURN {
+            let Some(plan) = connection.plan() else {
+                connection.note_limit();
+                return Turn::Idle;
+            };
+            match connection.send_next(plan, &mut out) {
+                Err(EgressError::Full) => return Turn::Full,
+                // Too big: it was cut to a smaller MTU, plan again.
+                Ok(()) | Err(EgressError::TooBig { .. } | EgressError::NoRoute) => {}
+            }
+            if connection.state == State::SynSent
+                && connection.cold().is_some_and(|cold| cold.soft_error == Some(TcpError::NetworkUnreachable))
+            {
+                connection.count_failure(out.counters);
+                connection.finish(Some(TcpError::NetworkUnreachable));
+                return Turn::Idle;
+            }
+        }
+        Turn::More
+    }
+}
+
+/// The MSS option for a SYN to `remote` (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers.
+fn mss_for(egress: &dyn Egress, remote: IpAddr) -> u16 {
+    let fixed = if remote.is_ipv4() { 40 } else { 60 };
+    (egress.path_mtu(remote).saturating_sub(fixed)).clamp(1, usize::from(u16::MAX)) as u16
+}
