@@ -24,7 +24,6 @@ use super::{Context, sys};
 use crate::config::StackConfig;
 use crate::limits;
 use crate::shard::{Shard, ShardLinks};
-use crate::tcp::SocketOptions;
 use crate::time::Instant;
 
 /// What a shard's thread begins with.
@@ -119,7 +118,7 @@ impl Driver {
                 port.alarm.notify();
             }
         }));
-        let local = Rc::new(Local::new(shard, shared, stack, device, SocketOptions::default(), now));
+        let local = Rc::new(Local::new(shard, shared, stack, device, setup.config.tcp.options, now));
         local.apply_steering().map_err(|source| StartError::Steering { shard, source })?;
         let entered = local.enter();
         let executor = local.executor().unwrap_or_default();
