@@ -2,5 +2,10 @@
 
 mod basics;
 mod behaviour;
+mod checks;
+mod close;
+mod open;
 mod pair;
+mod sending;
+mod windows;
 mod wire;

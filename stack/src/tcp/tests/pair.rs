@@ -211,9 +211,8 @@ fn run(link: Link, config: &TcpConfig, applications: [Application; 2], seed: u64
     loop {
         loop {
             let mut active = false;
-            if hosts[1].id.is_none()
-                && let Poll::Ready(Ok((id, _))) = hosts[1].tcp.poll_accept(listener, Waker::noop())
-            {
+            if let Poll::Ready(Ok((id, _))) = hosts[1].tcp.poll_accept(listener, Waker::noop()) {
+                assert_eq!(hosts[1].id, None, "one connection only");
                 hosts[1].id = Some(id);
                 active = true;
             }
