@@ -15,6 +15,7 @@ use super::link::LinkConfig;
 use super::traffic::{Begin, Dial, Finish, Listen, Plan};
 use super::world::{PortId, World};
 use crate::config::{Cidr, StackConfig};
+use crate::counters::Counters;
 use crate::packet::PoolLayout;
 use crate::tcp::SocketOptions;
 use crate::time::{Duration, Instant};
@@ -320,6 +321,7 @@ impl Run {
                 }
                 reasons.extend(unrest(host.shard_ref(index), false).map(|what| format!("{name}: {what}")));
             }
+            reasons.extend(unaccounted(&host).map(|what| format!("{}: {what}", host.name())));
         }
         reasons
     }
@@ -360,6 +362,21 @@ impl Run {
     fn failure(&self, reasons: Vec<String>) -> Failure {
         Failure { seed: self.seed, reasons, at: self.world.now() }
     }
+}
+
+/// Packets that were received and neither taken by a protocol nor dropped for a reason, all shards together: one that
+/// takes over a packet may count it instead of the one that received it.
+fn unaccounted(host: &Host) -> Option<String> {
+    let mut sum = Counters::default();
+    (0..host.shards()).for_each(|index| sum.add(host.shard_ref(index).counters()));
+    let taken = sum.tcp_segments_rx + sum.udp_rx + sum.icmp_rx + sum.arp_rx + sum.fragments_rx;
+    let dropped: u64 = sum.drops().map(|(_, count)| count).sum();
+    let received = sum.rx_packets;
+    (taken > received || taken + dropped < received).then(|| {
+        format!(
+            "{received} packets received, {taken} taken and {dropped} dropped: some are not accounted for"
+        )
+    })
 }
 
 fn unrested(host: &RefCell<Host>, time_wait: bool) -> Vec<String> {
