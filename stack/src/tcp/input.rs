@@ -232,6 +232,11 @@ impl Connection {
             self.ack_now = true;
             return NEXT;
         }
+        if self.state == State::SynReceived && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
+            // The peer of a simultaneous open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
+            self.syn_due = true;
+            return DONE;
+        }
         if segment.is_acceptable(rcv_nxt, wnd) {
             return NEXT;
         }
