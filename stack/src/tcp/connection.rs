@@ -122,7 +122,7 @@ pub(super) struct Connection {
     /// What duplicate ACKs add to cwnd (RFC 5681 section 3.2 steps 1, 3 and 4).
     pub(super) inflation: u32,
     pub(super) duplicate_acks: u8,
-    /// Retransmission timeouts since the last progress.
+    /// Retransmission timeouts since the last progress; while the window is closed, probes since the last answer.
     pub(super) retransmits: u8,
     /// Probes of a closed window since it closed.
     pub(super) probes: u8,

@@ -439,7 +439,7 @@ impl Tcp {
         for index in fired.drain(..) {
             if let Some(connection) = self.tables.connections.get_mut(index) {
                 connection.timers.armed = None;
-                self.with_connection(now, index, counters, |connection, cx| connection.fire_timers(cx));
+                self.with_connection(now, index, counters, Connection::fire_timers);
             }
         }
         self.fired = fired;
@@ -580,11 +580,10 @@ impl Tcp {
             let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
             self.replies.push(entry.ack(ts_now), counters);
         }
-        if self.tables.time_waits.entries.len() >= self.config.time_wait_max {
-            if let Some(oldest) = self.tables.time_waits.oldest() {
-                counters.tcp_time_wait_recycled += 1;
-                self.end_time_wait(oldest);
-            }
+        let full = self.tables.time_waits.entries.len() >= self.config.time_wait_max;
+        if let Some(oldest) = self.tables.time_waits.oldest().filter(|_| full) {
+            counters.tcp_time_wait_recycled += 1;
+            self.end_time_wait(oldest);
         }
         let place = self.tables.time_waits.insert(entry);
         let generation = self.tables.time_waits.entries.generation(place);

@@ -165,10 +165,9 @@ impl HalfOpen {
     }
 
     fn note_timestamp(&mut self, segment: &Segment) {
-        if let Some(theirs) = segment.options.timestamps.filter(|_| self.ts_enabled) {
-            if !timestamp_before(theirs.val, self.ts_recent) {
-                self.ts_recent = theirs.val;
-            }
+        let theirs = segment.options.timestamps.filter(|_| self.ts_enabled);
+        if let Some(newer) = theirs.filter(|theirs| !timestamp_before(theirs.val, self.ts_recent)) {
+            self.ts_recent = newer.val;
         }
     }
 

@@ -9,6 +9,9 @@ use crate::timer_wheel::TimerId;
 /// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork (Linux) waits.
 const OVERRIDE: Duration = Duration::from_millis(200);
 
+/// Probes of a closed window in a row that must be without answer before the peer can count as gone.
+const UNANSWERED_PROBES: u8 = 3;
+
 /// When what is due; `None`: not set.
 #[derive(Default)]
 pub(super) struct Timers {
@@ -93,7 +96,7 @@ impl Connection {
         };
         let deadline = now + delay;
         // The user timeout is met to the millisecond.
-        let limit = self.options.user_timeout.map(|timeout| (self.progress_at + timeout).max(now));
+        let limit = self.options.user_timeout.map(|limit| (self.progress_at + limit).max(now));
         self.timers.retransmit = Some(limit.map_or(deadline, |limit| deadline.min(limit)));
     }
 
@@ -136,6 +139,11 @@ impl Connection {
         self.timed = None;
         self.syn_due = true;
         self.restart_retransmit_timer(cx.now);
+        if self.state == State::SynSent && self.retransmits == retries {
+            // The wait after the last one need not be twice the one before.
+            let end = (self.progress_at + cx.config.syn_give_up_after).max(cx.now + self.rtt.base_rto());
+            self.timers.retransmit = self.timers.retransmit.map(|deadline| deadline.min(end));
+        }
     }
 
     /// The window is closed. The connection stays open as long as the peer answers the probes (RFC 9293 section 3.8.6.1,
@@ -143,9 +151,12 @@ impl Connection {
     fn probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
         let silent = cx.now - self.last_heard.max(self.progress_at);
         let limit = self.options.user_timeout.or(self.orphan.then_some(cx.config.give_up_after));
-        if silent >= self.patience(cx.config) || limit.is_some_and(|limit| stalled >= limit) {
+        // The interval between probes may be longer than the patience: one lost probe or answer proves nothing.
+        let unanswered = self.retransmits >= UNANSWERED_PROBES && silent >= self.patience(cx.config);
+        if unanswered || limit.is_some_and(|limit| stalled >= limit) {
             return self.time_out(cx);
         }
+        self.retransmits = self.retransmits.saturating_add(1);
         self.probes = self.probes.saturating_add(1);
         self.probe_due = true;
         self.snd_ptr = self.snd_una;

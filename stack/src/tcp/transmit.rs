@@ -119,11 +119,9 @@ impl Tcp {
                 connection.note_limit();
                 return Turn::Idle;
             };
-            match connection.send_next(plan, &mut out) {
-                Ok(()) => {}
-                Err(EgressError::Full) => return Turn::Full,
-                // It was cut to a smaller MTU: plan again.
-                Err(EgressError::TooBig { .. } | EgressError::NoRoute) => {}
+            // Anything else but a full egress is settled: sent, as good as lost, or to be planned again with a smaller MTU.
+            if connection.send_next(plan, &mut out) == Err(EgressError::Full) {
+                return Turn::Full;
             }
             if connection.state == State::SynSent
                 && connection.cold().is_some_and(|cold| cold.soft_error == Some(TcpError::NetworkUnreachable))

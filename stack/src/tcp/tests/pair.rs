@@ -211,11 +211,10 @@ fn run(link: Link, config: &TcpConfig, applications: [Application; 2], seed: u64
     loop {
         loop {
             let mut active = false;
-            if hosts[1].id.is_none() {
-                if let Poll::Ready(Ok((id, _))) = hosts[1].tcp.poll_accept(listener, Waker::noop()) {
-                    hosts[1].id = Some(id);
-                    active = true;
-                }
+            if let Poll::Ready(Ok((id, _))) = hosts[1].tcp.poll_accept(listener, Waker::noop()) {
+                assert_eq!(hosts[1].id, None, "one connection only");
+                hosts[1].id = Some(id);
+                active = true;
             }
             for (from, host) in hosts.iter_mut().enumerate() {
                 host.tcp.poll_timers(now, &mut host.counters);
