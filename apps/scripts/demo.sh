@@ -100,7 +100,7 @@ load() {
 
 cpu_seconds() {
     client curl -sS --fail --max-time 10 "http://$server4/metrics" |
-        awk '/^bywash_cpu_seconds_total/ { sum += $2 } END { printf "%.3f", sum }'
+        awk '/^bywash_cpu_seconds_total/ { sum += $2 } END { printf "%.6f", sum }'
 }
 
 idle() {

@@ -63,10 +63,6 @@ pub const SHARD_CHANNEL_MESSAGES: usize = 1024;
 /// Messages a shard takes from its channel in one poll, so that neighbours' traffic cannot keep it from its own NIC queue.
 pub const SHARD_MESSAGES_PER_POLL: usize = 64;
 
-/// How often the ports of connections that we opened are checked for ones no longer needed, so that the steering gives them
-/// back to the kernel: all connections are looked at, only with shared addresses.
-pub const STEERING_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
-
 /// ICMP errors and echo replies sent a second by one shard (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
 pub const ICMP_REPLIES_PER_SECOND: u32 = 1000;
 

@@ -58,6 +58,8 @@ pub struct Shard {
     lease: Option<Lease>,
     pings: Pings,
     echo_requests: VecDeque<EchoRequest>,
+    /// When it was last polled: the time of calls that are given none.
+    polled_at: Instant,
     reassembly: Reassembly,
     links: Channels,
     steering: SteeringBook,
@@ -137,6 +139,7 @@ impl Shard {
             lease: None,
             pings: Pings::new(rng.next_u32() as u16),
             echo_requests: VecDeque::new(),
+            polled_at: now,
             reassembly: Reassembly::default(),
             links: Channels::new(links),
             steering: SteeringBook::default(),
@@ -162,6 +165,7 @@ impl Shard {
 
     /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (then poll again at once).
     pub fn poll(&mut self, now: Instant, device: &mut dyn Device) -> bool {
+        self.polled_at = now;
         let mut busy = self.take_messages(now);
 
         // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
@@ -203,6 +207,8 @@ impl Shard {
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
             (!self.echo_requests.is_empty()).then_some(now),
+            // Put there by a call since the last poll.
+            (!self.blocked && self.output.is_waiting()).then_some(now),
         ];
         // These are due at once while something waits to be sent. When the device has no room, they wait with it.
         let retry = if self.blocked { now + limits::TX_RETRY_INTERVAL } else { Instant::ZERO };

@@ -120,15 +120,25 @@ impl SmoltcpHost {
         self.ends.iter().all(|end| end.ended)
     }
 
-    /// A fault of smoltcp 0.14: when a FIN's segment is acknowledged up to the FIN only (its payload came before, the FIN
-    /// was lost), the retransmission timer stops and the FIN is never sent again.
-    fn forgot_its_fin(&self) -> bool {
-        self.ends.iter().any(|end| {
+    fn describe(&self) -> String {
+        let end = |end: &SmoltcpEnd| {
+            let socket = self.sockets.get::<Socket<'_>>(end.socket);
+            let queues = (socket.send_queue(), socket.recv_queue());
+            format!("{}: wrote {} of {}, queues {queues:?}", socket.state(), end.sent, end.send_bytes)
+        };
+        self.ends.iter().map(end).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Faults of smoltcp 0.14: in some orders of losses its retransmission timer stops although data is not acknowledged, or
+    /// a FIN whose payload is; from then on it sends nothing by itself.
+    fn stopped_retransmitting(&mut self, now: Instant) -> bool {
+        let owes = |end: &SmoltcpEnd| {
             let socket = self.sockets.get::<Socket<'_>>(end.socket);
             let fin_unacknowledged =
                 [State::FinWait1, State::Closing, State::LastAck].contains(&socket.state());
-            fin_unacknowledged && socket.send_queue() == 0
-        })
+            fin_unacknowledged || socket.send_queue() > 0
+        };
+        self.ends.iter().any(owes) && self.iface.poll_at(now.into(), &self.sockets).is_none()
     }
 }
 
@@ -286,7 +296,10 @@ struct Pair {
 fn pair(seed: u64, we_dial: bool) -> Pair {
     let mut dice = Dice::new(seed, u64::from(we_dial));
     let mtu = *dice.pick(&[1280, 1500, 1500]);
-    let mut config = HostConfig::new("bywash", 1, StackConfig::new(addresses(1), dice.secret()), seed);
+    let mut stack = StackConfig::new(addresses(1), dice.secret());
+    // The default gives up a closed connection after a few lost retransmissions; every byte is wanted here.
+    stack.tcp.orphan_give_up_after = Duration::from_secs(1200);
+    let mut config = HostConfig::new("bywash", 1, stack, seed);
     config.mtu = mtu;
     let ours = Rc::new(RefCell::new(Host::new(&config, Instant::ZERO).unwrap()));
     let theirs = Rc::new(RefCell::new(SmoltcpHost::new(&addresses(2), 2, mtu, seed)));
@@ -338,11 +351,11 @@ fn run(seed: u64, we_dial: bool) -> bool {
     let finished = world.run_until(Instant::ZERO + Duration::from_secs(4 * 3600), done);
     if !finished {
         world.finish_captures().unwrap();
-        if theirs.borrow().forgot_its_fin() {
+        if theirs.borrow_mut().stopped_retransmitting(world.now()) {
             return false;
         }
-        let their_ends: Vec<_> = theirs.borrow().ends.iter().map(|end| (end.sent, end.closed)).collect();
-        panic!("stuck: {:?}, smoltcp {their_ends:?}; {context}", ours.borrow().describe_apps());
+        let their_ends = theirs.borrow().describe();
+        panic!("stuck: {:?}, smoltcp {their_ends}; {context}", ours.borrow().describe_apps());
     }
     stop.set(true);
     ours.borrow().wake_all();
@@ -356,10 +369,10 @@ fn run(seed: u64, we_dial: bool) -> bool {
     true
 }
 
-/// Smoltcp's fault needs a FIN lost in a certain way: more than a few in a hundred seeds are something else.
-fn assert_few_forgotten(forgotten: usize) {
+/// Smoltcp's faults need losses in a certain order: more than a few in a hundred seeds are something else.
+fn assert_few_stopped(stopped: usize) {
     let seeds = seeds().count();
-    assert!(forgotten <= 1 + seeds / 50, "smoltcp forgot its FIN in {forgotten} of {seeds} seeds");
+    assert!(stopped <= 1 + seeds / 50, "smoltcp stopped retransmitting in {stopped} of {seeds} seeds");
 }
 
 fn seeds() -> core::ops::Range<u64> {
@@ -369,18 +382,18 @@ fn seeds() -> core::ops::Range<u64> {
 
 #[test]
 fn as_client_we_exchange_every_byte_with_smoltcp() {
-    assert_few_forgotten(seeds().filter(|&seed| !run(seed, true)).count());
+    assert_few_stopped(seeds().filter(|&seed| !run(seed, true)).count());
 }
 
 #[test]
 fn as_server_we_exchange_every_byte_with_smoltcp() {
-    assert_few_forgotten(seeds().filter(|&seed| !run(seed, false)).count());
+    assert_few_stopped(seeds().filter(|&seed| !run(seed, false)).count());
 }
 
 /// The control: smoltcp on both sides passes the same checks on the same links, so that a failure above is ours.
 #[test]
 fn smoltcp_exchanges_every_byte_with_itself() {
-    let mut forgotten = 0;
+    let mut stopped = 0;
     for seed in seeds() {
         let mut dice = Dice::new(seed, 2);
         let mut world = World::new(seed);
@@ -403,19 +416,19 @@ fn smoltcp_exchanges_every_byte_with_itself() {
         }
         let done = |_: &World| hosts.iter().all(|host| host.borrow().finished()) || !checker.is_clean();
         let finished = world.run_until(Instant::ZERO + Duration::from_secs(4 * 3600), done);
-        if !finished && hosts.iter().any(|host| host.borrow().forgot_its_fin()) {
-            forgotten += 1;
+        if !finished && hosts.iter().any(|host| host.borrow_mut().stopped_retransmitting(world.now())) {
+            stopped += 1;
             continue;
         }
         assert!(finished, "seed {seed} is stuck");
         assert_eq!(checker.verdict(), Vec::<String>::new(), "seed {seed}");
     }
-    assert_few_forgotten(forgotten);
+    assert_few_stopped(stopped);
 }
 
 /// Runs the seed in `BYWASH_SEED` (0 without it) both ways round.
 #[test]
 fn replay() {
     let seed = std::env::var("BYWASH_SEED").map_or(0, |text| text.parse().expect("BYWASH_SEED is a number"));
-    assert!(run(seed, true) && run(seed, false), "smoltcp forgot its FIN");
+    assert!(run(seed, true) && run(seed, false), "smoltcp stopped retransmitting");
 }

@@ -22,9 +22,13 @@ fn run_part(part: u64) {
     let count = number("BYWASH_SEEDS", SEEDS);
     let first = number("BYWASH_FIRST_SEED", 0) + part * count;
     let mut failures = Vec::new();
+    let (mut ends, mut unaccepted) = (0, 0);
     for seed in first..first + count {
         match std::panic::catch_unwind(|| Scenario::from_seed(seed).run()) {
-            Ok(Ok(_)) => {}
+            Ok(Ok(outcome)) => {
+                ends += outcome.ends as u64;
+                unaccepted += outcome.unaccepted;
+            }
             Ok(Err(failure)) => failures.push(failure.to_string()),
             Err(_) => failures.push(format!(
                 "seed {seed} panicked; replay: BYWASH_SEED={seed} cargo test -p bywash --features sim --test \
@@ -36,6 +40,7 @@ fn run_part(part: u64) {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    assert!(unaccepted * 200 <= ends, "{unaccepted} of {ends} ends were reset before they were accepted");
 }
 
 macro_rules! parts {

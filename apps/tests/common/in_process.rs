@@ -39,7 +39,7 @@ where
     F: Fn(Context) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), BoxError>> + 'static,
 {
-    let addresses = vec![format!("{STACK4}/24"), format!("{STACK6}/64")];
+    let addresses = [format!("{STACK4}/24"), format!("{STACK6}/64")];
     let addresses = addresses.iter().map(|cidr| cidr.parse().expect("an address")).collect();
     // Threads start in the namespace of the thread that makes them.
     bed.pair.stack.run(move || {

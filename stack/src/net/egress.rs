@@ -210,6 +210,11 @@ impl Output {
         granted
     }
 
+    /// Whether packets wait for the device.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
     /// Gives the backlog to the device; returns whether it took anything.
     pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
         if self.backlog.is_empty() {

@@ -141,7 +141,7 @@ impl Iface {
         }
     }
 
-    /// Closes a socket; returns its port, for the steering. Datagrams not yet sent are lost.
+    /// Closes a socket; returns its port, for the steering. Datagrams that [`Iface::poll`] has not taken are lost.
     pub(crate) fn udp_close(&mut self, id: UdpId) -> Option<u16> {
         self.udp_entry(id)?;
         let entry = self.udp.remove(id.0 as usize);

@@ -124,8 +124,9 @@ impl Shard {
         self.iface.udp_poll_recv_from(id, bytes, waker)
     }
 
-    /// Closes a socket.
+    /// Closes a socket. Datagrams it holds go to the backlog at once; what finds no room there is lost.
     pub fn udp_close(&mut self, id: UdpId) {
+        self.iface.poll(self.polled_at, &mut self.output);
         if let Some(port) = self.iface.udp_close(id) {
             self.steering.close(Protocol::Udp, port);
         }

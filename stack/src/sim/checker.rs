@@ -106,6 +106,7 @@ struct Book {
     progress: u64,
     bytes_received: u64,
     errors_allowed: u64,
+    unaccepted: u64,
 }
 
 /// The book all applications of an experiment write into. Cheap to clone: every clone is the same book.
@@ -186,7 +187,10 @@ impl Checker {
         let mut book = self.book.borrow_mut();
         book.progress += 1;
         let may_fail = book.ends.get(&key).is_some_and(|end| end.may_fail);
+        let accepted = book.ends.contains_key(&(key.1, key.0));
         match result {
+            // The handshake's last ACK was lost until the server gave up: the client learns by a reset.
+            Err(_) if !may_fail && !accepted => book.unaccepted += 1,
             Err(error) if !may_fail => book.violation(format!("{tuple:?} ended with: {error}")),
             Err(_) => book.errors_allowed += 1,
             Ok(()) => {}
@@ -224,6 +228,13 @@ impl Checker {
         self.book.borrow().ends.len()
     }
 
+    /// Clients that lost a connection which the server never accepted. TCP allows that on a path that loses the last ACK of
+    /// the handshake over and over; it should be rare.
+    #[must_use]
+    pub fn unaccepted(&self) -> u64 {
+        self.book.borrow().unaccepted
+    }
+
     /// Whether nothing was violated so far.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -248,7 +259,7 @@ impl Checker {
         }
         for (&(from, to), direction) in &book.directions {
             let may_fail =
-                [(from, to), (to, from)].iter().any(|key| book.ends.get(key).is_some_and(|end| end.may_fail));
+                [(from, to), (to, from)].iter().any(|key| book.ends.get(key).is_none_or(|end| end.may_fail));
             if !may_fail && direction.received != direction.sent {
                 let (received, sent) = (direction.received, direction.sent);
                 found.push(format!("{from} -> {to}: {received} of {sent} bytes were read"));
@@ -349,9 +360,20 @@ mod tests {
         for may_fail in [false, true] {
             let checker = Checker::default();
             checker.opened(tuple(), may_fail);
+            checker.opened(mirror(tuple()), may_fail);
             checker.ended(tuple(), Err(TcpError::ConnectionReset));
+            checker.ended(mirror(tuple()), Ok(()));
             assert_eq!(checker.verdict().is_empty(), may_fail);
         }
+    }
+
+    #[test]
+    fn a_connection_that_was_never_accepted_may_be_lost_and_is_counted() {
+        let checker = Checker::default();
+        checker.opened(tuple(), false);
+        checker.sent(tuple(), 10);
+        checker.ended(tuple(), Err(TcpError::ConnectionReset));
+        assert_eq!((checker.verdict(), checker.unaccepted()), (Vec::new(), 1));
     }
 
     #[test]

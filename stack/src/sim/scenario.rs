@@ -73,6 +73,8 @@ pub struct Outcome {
     pub bytes_received: u64,
     /// Ends of connections opened.
     pub ends: usize,
+    /// Clients whose connection the server never accepted.
+    pub unaccepted: u64,
     /// Virtual time until the last application was finished.
     pub finished_at: Instant,
     /// Frames carried by the links.
@@ -250,6 +252,7 @@ impl Run {
         Ok(Outcome {
             bytes_received: self.checker.bytes_received(),
             ends: self.checker.ends(),
+            unaccepted: self.checker.unaccepted(),
             finished_at,
             frames: stats.iter().map(|stats| stats.offered).sum(),
             lost: stats.iter().map(|stats| stats.lost).sum(),
@@ -455,7 +458,7 @@ fn draw_group(dice: &mut Dice) -> Group {
             aborts.finish = Finish::Abort(dice.scale(0..=aborts.send_bytes));
             for plan in [&mut client, &mut server] {
                 plan.may_fail = true;
-                keepalive(&mut plan.options);
+                keepalive(&mut plan.options, 20);
             }
         }
         _ => {}
@@ -481,6 +484,7 @@ fn draw_plan(dice: &mut Dice) -> Plan {
         options.send_buffer_bytes = dice.scale(256..=65_536) as usize;
     }
     options.nodelay = dice.chance(0.3);
+    keepalive(&mut options, 300);
     // A tiny window takes a round trip for each few hundred bytes: fewer bytes then.
     let window = options.receive_buffer_bytes.min(options.send_buffer_bytes) as u64;
     let most = (window * 64).min(200_000);
@@ -501,12 +505,12 @@ fn draw_plan(dice: &mut Dice) -> Plan {
     }
 }
 
-/// A peer that aborted may be gone without our hearing of it.
-fn keepalive(options: &mut SocketOptions) {
+/// A peer that aborted, or that gave up a half-open connection, may be gone without our hearing of it.
+fn keepalive(options: &mut SocketOptions, idle_seconds: u64) {
     options.keepalive = true;
-    options.keepalive_idle = Duration::from_secs(20);
-    options.keepalive_interval = Duration::from_secs(5);
-    options.keepalive_count = 5;
+    options.keepalive_idle = Duration::from_secs(idle_seconds);
+    options.keepalive_interval = Duration::from_secs(idle_seconds / 4);
+    options.keepalive_count = 9;
 }
 
 #[cfg(test)]

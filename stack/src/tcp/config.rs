@@ -88,12 +88,9 @@ pub struct TcpConfig {
     pub min_rto: Duration,
     /// Largest retransmission timeout; 120 s (RFC 6298 section 2.5 asks for at least 60 s).
     pub max_rto: Duration,
-    /// SYNs sent again before an active open fails; 7. With Linux's 6 the last one would go out after 63 s and the end come
-    /// after 127 s, less than the 3 minutes of RFC 9293 section 3.8.3 (MUST-23).
+    /// SYNs sent again before an active open fails; 7. Linux's 6 end after 127 s, less than the 3 minutes of RFC 9293 section
+    /// 3.8.3 (MUST-23); 7 end after 247 s.
     pub syn_retries: u8,
-    /// When an active open whose last SYN is not answered fails, counted from the first SYN; 180 s, what that section asks
-    /// for. Earlier if the retransmission timeout ends earlier, later if the last SYN was sent later.
-    pub syn_give_up_after: Duration,
     /// SYN-ACKs sent again before a half-open connection is forgotten; 5, that is after 63 s. At most 7.
     pub syn_ack_retries: u8,
     /// How long data goes unacknowledged, or probes unanswered, before a connection is given up (RFC 9293 section 3.8.3's
@@ -137,7 +134,6 @@ impl Default for TcpConfig {
             min_rto: Duration::from_millis(200),
             max_rto: Duration::from_secs(120),
             syn_retries: 7,
-            syn_give_up_after: Duration::from_secs(180),
             syn_ack_retries: 5,
             give_up_after: Duration::from_millis(924_600),
             orphan_give_up_after: Duration::from_millis(102_200),
@@ -243,7 +239,19 @@ mod tests {
         assert!(matches!(with(|c| c.connections_max = 1 << 31), TcpConfigError::BadTableSize { .. }));
         assert!(matches!(with(|c| c.min_rto = c.max_rto * 2), TcpConfigError::BadRto(..)));
         assert_eq!(with(|c| c.syn_ack_retries = 8), TcpConfigError::BadSynAckRetries(8));
-        assert!(matches!(with(|c| c.ephemeral_ports = 0..=0), TcpConfigError::NoEphemeralPorts(_)));
+        assert!(matches!(
+            with(|c| c.ephemeral_ports = RangeInclusive::new(9, 8)),
+            TcpConfigError::NoEphemeralPorts(_)
+        ));
         assert!(matches!(with(|c| c.options.keepalive_count = 0), TcpConfigError::BadOptions(_)));
+    }
+
+    #[test]
+    fn syns_are_retried_for_at_least_three_minutes() {
+        // RFC 9293 section 3.8.3, MUST-23.
+        let config = TcpConfig::default();
+        let total: Duration =
+            (0..=config.syn_retries).map(|n| (config.initial_rto * (1 << n)).min(config.max_rto)).sum();
+        assert_eq!(total, Duration::from_secs(247));
     }
 }

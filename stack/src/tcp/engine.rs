@@ -148,7 +148,7 @@ impl Tcp {
         let secret = super::isn::derive(&seed, b"connection table");
         Self {
             default_options: Rc::new(config.options.clone()),
-            isn: IsnSecret::new(seed),
+            isn: IsnSecret::new(seed).for_shard(shard, shards),
             ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
             tables: Tables {
                 by_tuple: HashTable::new(),
@@ -580,8 +580,9 @@ impl Tcp {
             let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
             self.replies.push(entry.ack(ts_now), counters);
         }
-        let full = self.tables.time_waits.entries.len() >= self.config.time_wait_max;
-        if let Some(oldest) = self.tables.time_waits.oldest().filter(|_| full) {
+        if self.tables.time_waits.entries.len() >= self.config.time_wait_max
+            && let Some(oldest) = self.tables.time_waits.oldest()
+        {
             counters.tcp_time_wait_recycled += 1;
             self.end_time_wait(oldest);
         }

@@ -17,6 +17,8 @@ const ENDPOINT_LEN: usize = 1 + 16 + 2;
 pub struct IsnSecret {
     isn: SipHasher24,
     timestamp: SipHasher24,
+    /// What this shard adds to sequence numbers.
+    shard_offset: u32,
 }
 
 impl core::fmt::Debug for IsnSecret {
@@ -30,14 +32,24 @@ impl IsnSecret {
     /// Secrets derived from `seed`, which must be unpredictable on a real network.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Self {
-        Self { isn: derive(&seed, b"isn"), timestamp: derive(&seed, b"timestamp") }
+        Self { isn: derive(&seed, b"isn"), timestamp: derive(&seed, b"timestamp"), shard_offset: 0 }
+    }
+
+    /// For shard `shard` of `shards`, whose numbers for one connection lie apart by an equal part of all numbers. When a SYN
+    /// and its duplicate come to two shards, both answer; the peer's ACKs must fit only the one it believes, for as long
+    /// as the other waits.
+    #[must_use]
+    pub fn for_shard(self, shard: u16, shards: u16) -> Self {
+        let part = u32::MAX / u32::from(shards.max(1));
+        Self { shard_offset: part.wrapping_mul(shard.into()), ..self }
     }
 
     /// The initial sequence number for a connection opened at `now`: a clock that counts 4 microseconds plus a keyed
-    /// hash of the tuple, so that a later connection of the same tuple starts further on.
+    /// hash of the tuple, so that a later connection of the same tuple (on the same shard) starts further on.
     #[must_use]
     pub fn isn(&self, now: Instant, tuple: &Tuple) -> SeqNumber {
-        SeqNumber(self.isn.hash(&pair(tuple.local, tuple.remote)) as u32) + (now.as_micros() / 4) as u32
+        let clock = (now.as_micros() / 4) as u32;
+        SeqNumber(self.isn.hash(&pair(tuple.local, tuple.remote)) as u32) + self.shard_offset + clock
     }
 
     /// What to add to the millisecond clock in timestamps of this connection. It depends on the two addresses only, as
@@ -95,6 +107,20 @@ mod tests {
 
     fn tuple(local: &str, remote: &str) -> Tuple {
         Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() }
+    }
+
+    #[test]
+    fn two_shards_choose_numbers_far_apart_for_a_connection() {
+        let tuple =
+            Tuple { local: "192.0.2.1:80".parse().unwrap(), remote: "192.0.2.2:5000".parse().unwrap() };
+        let at = |shard, micros| {
+            IsnSecret::new([7; 32]).for_shard(shard, 3).isn(Instant::from_micros(micros), &tuple)
+        };
+        for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+            let (one, other) = (at(one, 50), at(other, 60_000_000));
+            assert!(one.since(other).min(other.since(one)) > 1 << 30, "{one:?} {other:?}");
+        }
+        assert!(at(1, 50).lt(at(1, 100)), "a later connection still starts further on");
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod state;
 mod syn_queue;
 mod table;
 #[cfg(test)]
+#[allow(dead_code, clippy::needless_pass_by_value)]
 mod testing;
 #[cfg(test)]
 mod tests;

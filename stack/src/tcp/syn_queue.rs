@@ -165,9 +165,10 @@ impl HalfOpen {
     }
 
     fn note_timestamp(&mut self, segment: &Segment) {
-        let theirs = segment.options.timestamps.filter(|_| self.ts_enabled);
-        if let Some(newer) = theirs.filter(|theirs| !timestamp_before(theirs.val, self.ts_recent)) {
-            self.ts_recent = newer.val;
+        if let Some(theirs) = segment.options.timestamps.filter(|_| self.ts_enabled)
+            && !timestamp_before(theirs.val, self.ts_recent)
+        {
+            self.ts_recent = theirs.val;
         }
     }
 

@@ -1,9 +1,6 @@
 //! A scripted peer for tests: send this, expect that, at this time. Segments are built into packets of a real pool, time is
 //! virtual, and sequence numbers are relative: 0 is a SYN's, 1 the first byte's, in both directions.
 
-// Scripts read better with segments built in place.
-#![allow(clippy::needless_pass_by_value)]
-
 use core::net::SocketAddr;
 use core::task::{Poll, Waker};
 use std::collections::{HashMap, VecDeque};

@@ -139,11 +139,6 @@ impl Connection {
         self.timed = None;
         self.syn_due = true;
         self.restart_retransmit_timer(cx.now);
-        if self.state == State::SynSent && self.retransmits == retries {
-            // The wait after the last one need not be twice the one before.
-            let end = (self.progress_at + cx.config.syn_give_up_after).max(cx.now + self.rtt.base_rto());
-            self.timers.retransmit = self.timers.retransmit.map(|deadline| deadline.min(end));
-        }
     }
 
     /// The window is closed. The connection stays open as long as the peer answers the probes (RFC 9293 section 3.8.6.1,

@@ -119,9 +119,10 @@ impl Tcp {
                 connection.note_limit();
                 return Turn::Idle;
             };
-            // Anything else but a full egress is settled: sent, as good as lost, or to be planned again with a smaller MTU.
-            if connection.send_next(plan, &mut out) == Err(EgressError::Full) {
-                return Turn::Full;
+            match connection.send_next(plan, &mut out) {
+                Err(EgressError::Full) => return Turn::Full,
+                // Too big: it was cut to a smaller MTU, plan again.
+                Ok(()) | Err(EgressError::TooBig { .. } | EgressError::NoRoute) => {}
             }
             if connection.state == State::SynSent
                 && connection.cold().is_some_and(|cold| cold.soft_error == Some(TcpError::NetworkUnreachable))

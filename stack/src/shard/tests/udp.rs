@@ -163,3 +163,15 @@ fn ports_are_steered_while_sockets_are_open() {
     ];
     assert_eq!(pair.a.shard.take_steering_changes(), expected);
 }
+
+#[test]
+fn what_was_sent_before_the_close_still_goes() {
+    let mut pair = Pair::new();
+    let (sink, to) = socket(&mut pair.b, "192.0.2.2:9");
+    let (id, _) = socket(&mut pair.a, "0.0.0.0:0");
+    pair.settle();
+    send(&mut pair.a, id, b"last words", to);
+    pair.a.shard.udp_close(id);
+    pair.run(Duration::from_millis(1));
+    assert_eq!(recv(&mut pair.b, sink).unwrap().0, b"last words");
+}
