@@ -3,6 +3,7 @@
 
 mod basics;
 mod behaviour;
+mod chaos;
 mod checks;
 mod close;
 mod open;
