@@ -140,11 +140,16 @@ impl Local {
     pub(super) fn release(&self, f: impl FnOnce(&mut Shard, Instant) + 'static) {
         match self.shard.try_borrow_mut() {
             Ok(mut shard) => f(&mut shard, self.now()),
-            Err(_) => self.deferred.borrow_mut().push(Box::new(f)),
+            Err(_) => self.release_later(f),
         }
     }
 
-    /// Runs what [`Local::release`] put off; returns whether there was anything.
+    /// Calls `f` with the shard after the next burst was sent.
+    pub(super) fn release_later(&self, f: impl FnOnce(&mut Shard, Instant) + 'static) {
+        self.deferred.borrow_mut().push(Box::new(f));
+    }
+
+    /// Runs what was put off; returns whether there was anything.
     pub(super) fn run_deferred(&self) -> bool {
         let deferred = self.deferred.take();
         let any = !deferred.is_empty();

@@ -24,7 +24,6 @@ use super::{Context, sys};
 use crate::config::StackConfig;
 use crate::limits;
 use crate::shard::{Shard, ShardLinks};
-use crate::tcp::SocketOptions;
 use crate::time::Instant;
 
 /// What a shard's thread begins with.
@@ -119,7 +118,7 @@ impl Driver {
                 port.alarm.notify();
             }
         }));
-        let local = Rc::new(Local::new(shard, shared, stack, device, SocketOptions::default(), now));
+        let local = Rc::new(Local::new(shard, shared, stack, device, setup.config.tcp.options, now));
         local.apply_steering().map_err(|source| StartError::Steering { shard, source })?;
         let entered = local.enter();
         let executor = local.executor().unwrap_or_default();
@@ -286,17 +285,18 @@ impl Driver {
     fn finish(self) -> ShardMetrics {
         let Self { local, entered, executor, control, .. } = self;
         drop(control);
-        drop(local.take_executor());
-        drop(executor);
-        local.run_deferred();
         local.set_now(sys::monotonic());
+        // Before the tasks, whose streams would close gracefully: there is no time left for that.
         let aborted = local.abort_connections();
         local.counters.borrow_mut().connections_aborted += aborted as u64;
+        drop(local.take_executor());
+        drop(executor);
         for _ in 0..limits::FINAL_TURNS {
             if !local.poll_shard() {
                 break;
             }
         }
+        local.run_deferred();
         let _ = local.apply_steering();
         let mut figures = local.snapshot().unwrap_or_default();
         drop(entered);

@@ -164,7 +164,7 @@ impl Connection {
             return;
         }
         self.measure_round_trip(&segment, cx);
-        self.snd_una = segment.ack;
+        self.note_syn_acknowledged();
         self.establish(cx);
         self.ack_now = true;
         self.check_urgent(&segment);
@@ -340,7 +340,7 @@ impl Connection {
     /// Our SYN is acknowledged in SYN-RECEIVED, or after a close in it.
     fn acknowledge_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) {
         self.measure_round_trip(segment, cx);
-        self.snd_una = self.iss + 1;
+        self.note_syn_acknowledged();
         self.set_send_window(segment);
         if self.state == State::SynReceived {
             self.establish(cx);
@@ -435,9 +435,12 @@ impl Connection {
         self.statistics.data_segments_in += 1;
         let had_gap = self.receive.has_gap();
         let copy = is_pool_low(&segment.packet);
-        let (cap, payload) = (self.insert_cap(cx.pressure), segment.payload.clone());
+        // What lies behind the window's edge is cut off.
+        let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
+        let payload = segment.payload.start..segment.payload.end - beyond as usize;
+        let cap = self.insert_cap(cx.pressure);
         let inserted = self.receive.insert(seq, segment.packet.into_slices(payload), cap, copy);
-        if inserted.dropped > 0 {
+        if inserted.dropped + beyond > 0 {
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.ack_now = true;
         }
@@ -447,7 +450,7 @@ impl Connection {
             cx.counters.tcp_out_of_order_rx += 1;
             self.statistics.out_of_order_in += 1;
             self.owe_duplicate_ack();
-        } else if inserted.dropped == 0 {
+        } else if inserted.dropped + beyond == 0 {
             cx.counters.tcp_duplicate_rx += 1;
             self.ack_now = true;
         }

@@ -170,10 +170,13 @@ impl Connection {
             && self.plan_data().is_none()
     }
 
-    /// Notes that the congestion window, not the application, ended this turn.
+    /// Notes, when a turn ends, whether the congestion window is used: its growth is earned then. In slow start half of
+    /// it is enough, as in Linux.
     pub(super) fn note_limit(&mut self) {
-        let wanted = self.unsent().min(u32::from(self.mss));
-        if wanted > 0 && !self.congestion_allows(wanted) {
+        let (mss, cwnd, in_flight) = (u32::from(self.mss), self.congestion.cwnd(), self.in_flight());
+        let used =
+            if self.congestion.in_slow_start() { in_flight.saturating_mul(2) } else { in_flight + mss };
+        if used > cwnd {
             self.cwnd_limited = self.snd_nxt;
         }
     }

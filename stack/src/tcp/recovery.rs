@@ -26,6 +26,10 @@ impl Connection {
         } else if self.snd_wnd == window_before && self.is_duplicate_ack(segment) {
             self.duplicate_ack(cx);
         }
+        if self.snd_wnd == 0 {
+            // The peer answers probes.
+            self.retransmits = 0;
+        }
         if (window_before == 0) != (self.snd_wnd == 0) {
             // The octet that probed goes again with its segment, unless it is acknowledged.
             (self.probes, self.probe_due) = (0, false);
@@ -73,7 +77,7 @@ impl Connection {
         self.snd_sml = self.snd_sml.max(self.snd_una);
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
         self.progress_at = cx.now;
-        self.retransmits = 0;
+        (self.retransmits, self.probes) = (0, 0);
         self.recover_by(acked, cx.now);
         self.congestion.on_ack(&Ack {
             now: cx.now,

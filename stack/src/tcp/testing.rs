@@ -123,10 +123,8 @@ pub(crate) fn pattern(seq: u32, len: usize) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) at: Instant,
-    pub(crate) src: SocketAddr,
     pub(crate) dst: SocketAddr,
     pub(crate) raw_seq: SeqNumber,
-    pub(crate) raw_ack: SeqNumber,
     /// Relative; 0 without ACK.
     pub(crate) seq: u32,
     pub(crate) ack: u32,
@@ -165,17 +163,15 @@ impl Egress for Wire {
         self.room = self.room.checked_sub(1).ok_or(EgressError::Full)?;
         assert!(segment.options.len() <= OPTIONS_LEN_MAX && segment.options.len().is_multiple_of(4));
         let flags = Flags(segment.flags);
-        let isn = self.isns.entry(segment.dst.port()).or_insert(segment.seq);
+        let isn = self.isns.entry(segment.dst.port()).or_default();
         if flags.contains(Flags::SYN) {
             *isn = segment.seq;
         }
         let ack = if flags.contains(Flags::ACK) { segment.ack.0.wrapping_sub(PEER_ISN) } else { 0 };
         self.sent.push_back(Sent {
             at: now,
-            src: segment.src,
             dst: segment.dst,
             raw_seq: segment.seq,
-            raw_ack: segment.ack,
             seq: segment.seq.since(*isn),
             ack,
             flags,
@@ -209,7 +205,7 @@ impl Harness {
 
     pub(crate) fn with(config: TcpConfig) -> Self {
         config.validate().unwrap();
-        Self {
+        let mut harness = Self {
             tcp: Tcp::new(config, [7; 32], 0, 1),
             pool: PacketPool::heap(PoolLayout { frames: 1024, frame_size: 2048, headroom: 128 }),
             wire: Wire {
@@ -226,25 +222,27 @@ impl Harness {
             remote: "198.51.100.7:50000".parse().unwrap(),
             keep_untaken: false,
             untaken: 0,
-        }
+        };
+        harness.tcp.poll_timers(harness.now, &mut harness.counters);
+        harness
     }
 
     // ---- the script
 
     /// Hands a segment of the peer to the engine and sends what that brings about.
     pub(crate) fn inject(&mut self, segment: Seg) {
-        self.receive(segment);
+        self.receive(&segment);
         self.transmit();
     }
 
     /// Hands over several segments as one burst: nothing is sent between them.
     pub(crate) fn inject_burst(&mut self, segments: impl IntoIterator<Item = Seg>) {
-        segments.into_iter().for_each(|segment| self.receive(segment));
+        segments.into_iter().for_each(|segment| self.receive(&segment));
         self.transmit();
     }
 
-    fn receive(&mut self, segment: Seg) {
-        let packet = self.packet(&segment);
+    fn receive(&mut self, segment: &Seg) {
+        let packet = self.packet(segment);
         match self.tcp.receive(self.now, packet, &mut self.counters) {
             Received::Done => {}
             Received::NoConnection(packet) if !self.keep_untaken => {

@@ -9,6 +9,9 @@ use crate::timer_wheel::TimerId;
 /// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork (Linux) waits.
 const OVERRIDE: Duration = Duration::from_millis(200);
 
+/// Probes of a closed window in a row that must be without answer before the peer can count as gone.
+const UNANSWERED_PROBES: u8 = 3;
+
 /// When what is due; `None`: not set.
 #[derive(Default)]
 pub(super) struct Timers {
@@ -93,7 +96,7 @@ impl Connection {
         };
         let deadline = now + delay;
         // The user timeout is met to the millisecond.
-        let limit = self.options.user_timeout.map(|timeout| (self.progress_at + timeout).max(now));
+        let limit = self.options.user_timeout.map(|limit| (self.progress_at + limit).max(now));
         self.timers.retransmit = Some(limit.map_or(deadline, |limit| deadline.min(limit)));
     }
 
@@ -143,9 +146,12 @@ impl Connection {
     fn probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
         let silent = cx.now - self.last_heard.max(self.progress_at);
         let limit = self.options.user_timeout.or(self.orphan.then_some(cx.config.give_up_after));
-        if silent >= self.patience(cx.config) || limit.is_some_and(|limit| stalled >= limit) {
+        // The interval between probes may be longer than the patience: one lost probe or answer proves nothing.
+        let unanswered = self.retransmits >= UNANSWERED_PROBES && silent >= self.patience(cx.config);
+        if unanswered || limit.is_some_and(|limit| stalled >= limit) {
             return self.time_out(cx);
         }
+        self.retransmits = self.retransmits.saturating_add(1);
         self.probes = self.probes.saturating_add(1);
         self.probe_due = true;
         self.snd_ptr = self.snd_una;

@@ -30,7 +30,12 @@ impl UdpSocket {
     /// ([`crate::limits::UDP_SOCKETS`]), or the NIC's steering refuses the port.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         let local = local::required()?;
-        let id = local.with(|shard, _| shard.udp_bind(addr))?.map_err(net_error)?;
+        let mut bound = local.with(|shard, _| shard.udp_bind(addr))?;
+        if bound == Err(NetError::AddrInUse) && local.run_deferred() {
+            // The port may have been that of a socket dropped a moment ago.
+            bound = local.with(|shard, _| shard.udp_bind(addr))?;
+        }
+        let id = bound.map_err(net_error)?;
         let socket = Self {
             local: Rc::downgrade(&local),
             id,
@@ -132,8 +137,9 @@ impl UdpSocket {
 impl Drop for UdpSocket {
     fn drop(&mut self) {
         if let Some(local) = self.local.upgrade() {
+            // Datagrams that were sent just before are still in the socket: they leave with the next burst.
             let id = self.id;
-            local.release(move |shard, _| shard.udp_close(id));
+            local.release_later(move |shard, _| shard.udp_close(id));
         }
     }
 }

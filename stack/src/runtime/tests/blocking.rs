@@ -202,30 +202,28 @@ fn blocking_calls_are_refused_on_a_shard() {
 #[test]
 fn datagrams_reach_threads() {
     let runtimes = pair((2, 2));
-    let (left, right) = (runtimes.0.handle(), runtimes.1.handle());
+    let echo = UdpSocket::bind(&runtimes.0.handle(), any(7)).unwrap();
     let echo = std::thread::spawn(move || {
-        let socket = UdpSocket::bind(&left, any(7)).unwrap();
         let mut bytes = [0; 2000];
         for _ in 0..20 {
-            let (len, peer) = socket.recv_from(&mut bytes).unwrap();
-            socket.send_to(&bytes[..len], peer).unwrap();
+            let (len, peer) = echo.recv_from(&mut bytes).unwrap();
+            echo.send_to(&bytes[..len], peer).unwrap();
         }
     });
     for number in 0..20 {
-        let socket = UdpSocket::bind(&right, any(0)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(200)));
+        let socket = UdpSocket::bind(&runtimes.1.handle(), any(0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20)));
         let text = format!("datagram {number}");
-        // Until the echo has bound its socket nobody answers.
+        socket.send_to(text.as_bytes(), server(7)).unwrap();
         let mut bytes = [0; 100];
-        let (len, peer) = loop {
-            socket.send_to(text.as_bytes(), server(7)).unwrap();
-            match socket.recv_from(&mut bytes) {
-                Ok(received) => break received,
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
-            }
-        };
+        let (len, peer) = socket.recv_from(&mut bytes).unwrap();
         assert_eq!((&bytes[..len], peer), (text.as_bytes(), server(7)));
     }
+    let silent = UdpSocket::bind(&runtimes.1.handle(), any(0)).unwrap();
+    silent.set_read_timeout(Some(Duration::from_millis(1)));
+    assert_eq!(silent.recv_from(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    let long = vec![0; crate::limits::UDP_PAYLOAD_BYTES + 1];
+    assert_eq!(silent.send_to(&long, server(7)).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     echo.join().unwrap();
     end(runtimes);
 }

@@ -13,8 +13,8 @@ use crate::runtime::net::{TcpListener, TcpStream};
 use crate::runtime::{Context, spawn, time};
 use crate::time::Duration;
 
-/// Answers with the request's body.
-async fn http(context: Context) -> super::Done {
+/// Answers with the request's body; closes connections on which no request comes for so long.
+async fn http(context: Context, patience: Duration) -> super::Done {
     let listener = TcpListener::bind(any(80))?;
     while let Ok((stream, _)) = listener.accept().await {
         let context = context.clone();
@@ -24,7 +24,7 @@ async fn http(context: Context) -> super::Done {
                 Ok::<_, Infallible>(Response::new(Full::new(body)))
             });
             let mut connection = hyper::server::conn::http1::Builder::new();
-            connection.timer(ShardTimer).header_read_timeout(Duration::from_millis(20));
+            connection.timer(ShardTimer).header_read_timeout(patience);
             let mut connection = core::pin::pin!(connection.serve_connection(stream, service));
             let shutdown = async {
                 context.shutdown().await;
@@ -43,34 +43,44 @@ async fn http(context: Context) -> super::Done {
 
 #[test]
 fn hyper_serves_and_asks_over_our_streams() {
-    run((2, 2), http, |_| async {
-        let stream = TcpStream::connect(server(80)).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-        let connection = spawn(connection);
-        for len in [0, 1, 100_000, 1_000_000] {
-            let request =
-                Request::post("/").header("host", "test").body(Full::new(Bytes::from(pattern(0, len))))?;
-            let response = sender.send_request(request).await?;
-            assert_eq!(response.status(), 200);
-            assert!(response.into_body().collect().await?.to_bytes() == pattern(0, len));
-        }
-        drop(sender);
-        connection.await?;
-        Ok(())
-    });
+    run(
+        (2, 2),
+        |context| http(context, Duration::from_secs(20)),
+        |_| async {
+            let stream = TcpStream::connect(server(80)).await?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+            let connection = spawn(connection);
+            for len in [0, 1, 100_000, 1_000_000] {
+                let request = Request::post("/")
+                    .header("host", "test")
+                    .body(Full::new(Bytes::from(pattern(0, len))))?;
+                sender.ready().await?;
+                let response = sender.send_request(request).await?;
+                assert_eq!(response.status(), 200);
+                assert!(response.into_body().collect().await?.to_bytes() == pattern(0, len));
+            }
+            drop(sender);
+            connection.await?;
+            Ok(())
+        },
+    );
 }
 
 #[test]
 fn hypers_timers_end_a_connection_that_asks_nothing() {
-    run((1, 1), http, |_| async {
-        let start = time::now();
-        let mut stream = TcpStream::connect(server(80)).await?;
-        stream.write_all(b"GET / HT").await?;
-        let mut bytes = [0; 1000];
-        while stream.read(&mut bytes).await.is_ok_and(|len| len > 0) {}
-        assert!(time::now() - start >= Duration::from_millis(20));
-        Ok(())
-    });
+    run(
+        (1, 1),
+        |context| http(context, Duration::from_millis(20)),
+        |_| async {
+            let start = time::now();
+            let mut stream = TcpStream::connect(server(80)).await?;
+            stream.write_all(b"GET / HT").await?;
+            let mut bytes = [0; 1000];
+            while stream.read(&mut bytes).await.is_ok_and(|len| len > 0) {}
+            assert!(time::now() - start >= Duration::from_millis(20));
+            Ok(())
+        },
+    );
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{CLIENT_V4, Done, SERVER_V4, any, host, run, server};
-use crate::runtime::net::{Shutdown, TcpListener, TcpStream};
+use crate::config::StackConfig;
+use crate::runtime::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use crate::runtime::testing::{Cable, cable};
 use crate::runtime::{
     Context, ControlError, OffShard, RunError, Runtime, StartError, spawn, time, try_spawn,
@@ -51,14 +52,14 @@ fn a_device_that_does_not_open_fails_the_start_and_joins_all_threads() {
     }
     let builder = alone(1).queue(|| -> io::Result<Cable> { panic!("in the opener") });
     assert!(matches!(builder.start(until_shutdown).err(), Some(StartError::Panicked)));
-    let none = Runtime::builder(crate::config::StackConfig::new(Vec::new(), [0; 32]));
+    let none = Runtime::builder(StackConfig::new(Vec::new(), [0; 32]));
     assert!(matches!(none.start(until_shutdown).err(), Some(StartError::NoQueues)));
 }
 
 #[test]
 fn a_wrong_configuration_fails_the_start() {
     let (left, _) = cable(1, 1).unwrap();
-    let config = crate::config::StackConfig::new(Vec::new(), [0; 32]);
+    let config = StackConfig::new(Vec::new(), [0; 32]);
     let builder =
         left.into_iter().fold(Runtime::builder(config), |builder, plug| builder.queue(|| plug.open(64)));
     assert!(matches!(builder.start(until_shutdown).err(), Some(StartError::Config(_))));
@@ -253,30 +254,34 @@ fn metrics_are_exact_from_outside_and_safe_from_inside() {
 #[test]
 fn ports_are_steered_while_they_are_in_use() {
     let (left, right) = cable(1, 1).unwrap();
-    let (ports, client_ports) = (left[0].ports(), right[0].ports());
+    let ports = left[0].ports();
     let serve = move |context: Context| {
         let ports = ports.clone();
         async move {
             let listener = TcpListener::bind(any(7))?;
-            assert_eq!(ports.open(), [("tcp", 7)]);
-            let (stream, _) = listener.accept().await?;
+            assert_eq!(ports.open(), [("tcp", 7)], "open as soon as `bind` returns");
+            let (mut stream, _) = listener.accept().await?;
             drop(listener);
-            time::sleep(Duration::from_millis(1)).await;
+            stream.write_all(b"x").await?;
+            assert_eq!(stream.read(&mut [0; 1]).await?, 1);
             assert_eq!(ports.open(), [("tcp", 7)], "the connection still needs it");
             stream.close().await?;
+            let socket = UdpSocket::bind(any(53))?;
+            assert!(ports.open().contains(&("udp", 53)));
+            drop(socket);
+            time::sleep(Duration::from_millis(1)).await;
+            assert!(!ports.open().contains(&("udp", 53)));
             context.shutdown().await;
             Ok(())
         }
     };
     let server_runtime = host(SERVER_V4, left).start(serve).unwrap();
-    let call = move |_| {
-        let ports = client_ports.clone();
-        async move {
-            let mut stream = TcpStream::connect(server(7)).await?;
-            assert_eq!(ports.open(), [("tcp", stream.local_addr()?.port())]);
-            assert_eq!(stream.read(&mut [0; 1]).await?, 0);
-            Ok(())
-        }
+    let call = |_| async {
+        let mut stream = TcpStream::connect(server(7)).await?;
+        assert_eq!(stream.read(&mut [0; 1]).await?, 1);
+        stream.write_all(b"y").await?;
+        assert_eq!(stream.read(&mut [0; 1]).await?, 0);
+        Ok(())
     };
     host(CLIENT_V4, right).start(call).unwrap().wait().unwrap();
     server_runtime.handle().shutdown();

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{any, run, server};
 use crate::runtime::net::{Pinger, UdpSocket, lookup};
@@ -37,6 +39,59 @@ fn datagrams_go_both_ways_on_every_queue() {
         socket.send(&[9; 100]).await?;
         assert_eq!(socket.recv(&mut bytes[..10]).await?, 10, "cut off");
         Ok(())
+    });
+}
+
+#[test]
+fn a_port_is_bound_once_and_free_after_the_drop() {
+    run((1, 1), echo, |_| async {
+        let socket = UdpSocket::bind(any(4000))?;
+        assert_eq!(UdpSocket::bind(any(4000)).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+        assert_eq!(UdpSocket::bind(any(4000))?.local_addr()?, any(4000));
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_dropped_socket_sent_arrives() {
+    let arrived = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&arrived);
+    let serve = move |_| {
+        let told = Arc::clone(&told);
+        async move {
+            let socket = UdpSocket::bind(any(7))?;
+            loop {
+                let mut bytes = [0; 20];
+                let (len, peer) = socket.recv_from(&mut bytes).await?;
+                match &bytes[..len] {
+                    b"last words" => break told.store(true, Ordering::Relaxed),
+                    greeting => {
+                        socket.send_to(greeting, peer).await?;
+                    }
+                }
+            }
+            Ok(())
+        }
+    };
+    run((1, 1), serve, move |_| {
+        let arrived = Arc::clone(&arrived);
+        async move {
+            let socket = UdpSocket::bind(any(0))?;
+            // Until the server has bound its socket nobody answers.
+            let mut bytes = [0; 20];
+            while time::timeout(Duration::from_millis(20), socket.recv_from(&mut bytes)).await.is_err() {
+                socket.send_to(b"hello", server(7)).await?;
+            }
+            UdpSocket::bind(any(0))?.send_to(b"last words", server(7)).await?;
+            let arrival = async {
+                while !arrived.load(Ordering::Relaxed) {
+                    time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            time::timeout(Duration::from_secs(20), arrival).await?;
+            Ok(())
+        }
     });
 }
 
