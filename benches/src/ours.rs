@@ -193,7 +193,7 @@ impl Crowd {
 
     fn open(&mut self, number: u32) {
         if number.is_multiple_of(PORTS_PER_PEER) {
-            self.end.device.arrive(&arp_reply(peer(number)));
+            self.end.device.arrive(&arp_request(peer(number)));
             self.poll();
             self.sent.clear();
         }
@@ -252,10 +252,10 @@ pub fn segment(number: u32, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     frame
 }
 
-/// Tells the shard where `who` is.
+/// `who` asks for the stack's address, and so tells where it is itself.
 #[must_use]
-pub fn arp_reply(who: [u8; 4]) -> Vec<u8> {
-    let head = [&mac(1).0[..], &mac(9).0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac(9).0, &who].concat();
+pub fn arp_request(who: [u8; 4]) -> Vec<u8> {
+    let head = [&mac(1).0[..], &mac(9).0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac(9).0, &who].concat();
     let mut frame = [&head[..], &mac(1).0, &[10, 0, 0, 1]].concat();
     frame.resize(60, 0);
     frame

@@ -9,7 +9,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint, Ipv4Address};
 
-use crate::ours::{arp_reply, segment};
+use crate::ours::{arp_request, segment};
 use crate::{BUFFER_BYTES, CALL_BYTES, REQUEST_BYTES, ROUND_MICROS};
 
 /// Queues of frames.
@@ -194,7 +194,7 @@ impl Crowd {
     #[must_use]
     pub fn new(connections: u32) -> Self {
         let mut crowd = Self { micros: 1000, end: End::new(1, 8), segments: Vec::new() };
-        crowd.end.queues.rx.push_back(arp_reply([10, 1, 0, 1]));
+        crowd.end.queues.rx.push_back(arp_request([10, 1, 0, 1]));
         crowd.poll();
         for number in 0..connections {
             crowd.open(number);

@@ -197,6 +197,23 @@ fn a_lost_fin_of_either_end_is_sent_again() {
 }
 
 #[test]
+fn a_closed_connection_repeats_its_fin_even_if_its_patience_is_shorter_than_a_timeout() {
+    let mut configs = [host_config(1), host_config(2)];
+    configs[0].stack.tcp.orphan_give_up_after = Duration::from_millis(500);
+    let mut lab = Lab::with(configs);
+    for port in lab.ports {
+        lab.world.up(port).config.delay = Duration::from_millis(400);
+    }
+    let fins = lab.lose(0, 0, |flags, _| flags & FIN != 0);
+    let leaves = Plan { finish: Finish::WhenRead(0), ..plan(1000) };
+    lab.connect(1, &leaves, &Plan { finish: Finish::AfterFin, ..plan(0) });
+    lab.world.run_for(Duration::from_secs(30));
+    assert_eq!(fins.get(), 2);
+    assert_eq!(lab.checker.bytes_received(), 1000);
+    lab.assert_clean();
+}
+
+#[test]
 fn one_lost_data_segment_is_repaired_without_a_timeout() {
     let mut lab = Lab::new();
     lab.lose(0, 5, |_, payload| payload > 0);

@@ -90,7 +90,8 @@ impl SteeringBook {
 
     /// Opens and closes ports so that those of name server queries are open; returns whether one was opened.
     pub(super) fn follow(&mut self, ports: &[u16]) -> bool {
-        if self.queries == ports {
+        let none = self.queries.is_empty() && ports.is_empty();
+        if none || self.queries == ports {
             return false;
         }
         let old = core::mem::replace(&mut self.queries, ports.to_vec());

@@ -200,6 +200,11 @@ impl Checker {
         }
     }
 
+    /// A connection could not be opened, which the experiment allows; counted as one that was never accepted.
+    pub fn unopened(&self) {
+        self.book.borrow_mut().unaccepted += 1;
+    }
+
     /// Something that must not happen happened.
     pub fn violation(&self, what: String) {
         self.book.borrow_mut().violation(what);

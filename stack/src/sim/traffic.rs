@@ -321,6 +321,8 @@ pub struct Dial {
     pub at: Instant,
     /// How often to try again when the connection could not be opened: a SYN lost over and over gives up in the end.
     pub retries: u32,
+    /// Not to reach the peer in the end is no fault.
+    pub may_miss: bool,
     /// What to do once it is open.
     pub plan: Plan,
     /// Where to account for it.
@@ -343,6 +345,7 @@ impl Dial {
             remote,
             at: Instant::ZERO,
             retries: 8,
+            may_miss: false,
             plan,
             checker: checker.clone(),
             state: DialState::Waiting,
@@ -351,7 +354,8 @@ impl Dial {
 
     fn failed(&mut self, cx: &Context<'_>, error: TcpError) -> Next {
         self.checker.progressed();
-        if self.retries == 0 && self.plan.may_fail {
+        if self.retries == 0 && (self.plan.may_fail || self.may_miss) {
+            self.checker.unopened();
             return Next::Done;
         }
         if self.retries == 0 {

@@ -88,8 +88,8 @@ impl Tcp {
             let Some(connection) = self.tables.connections.get_mut(index) else { continue };
             connection.listener = None;
             if connection.orphan {
-                // Closed by the id that `connections` told before anybody accepted it.
-                self.with_calls_counters(|tcp, counters| tcp.settle(Instant::ZERO, index, counters));
+                // Ended by the id that `connections` told before anybody accepted it.
+                self.release_if_gone(index);
                 continue;
             }
             return Poll::Ready(Ok((ConnId { index, generation }, connection.key.remote())));
@@ -306,7 +306,10 @@ impl Tcp {
     }
 
     fn after_read(&mut self, now: Instant, id: ConnId) {
-        self.call(now, id.index, |connection, _| connection.ack_now |= connection.owes_window_update());
+        self.call(now, id.index, |connection, _| {
+            connection.ack_now |= connection.owes_window_update();
+            connection.forget_urgent();
+        });
     }
 
     /// How far urgent data reaches beyond what was read, in bytes; `None` when there is none. It comes in line with the
@@ -497,6 +500,14 @@ impl Tcp {
 }
 
 impl Connection {
+    /// Urgent data that was read is no longer urgent; the pointer must not come round again after 2 GiB.
+    fn forget_urgent(&mut self) {
+        let read = self.receive.rcv_nxt() - self.receive.readable() as u32;
+        if self.cold().and_then(|cold| cold.urgent).is_some_and(|end| end.le(read)) {
+            self.cold_mut().urgent = None;
+        }
+    }
+
     /// What a reader gets who finds nothing to read: the error, the end of the stream, or to wait.
     fn poll_end(&mut self, waker: &Waker) -> Poll<Result<(), TcpError>> {
         if self.fin_received || self.read_shut {

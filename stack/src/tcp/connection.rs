@@ -89,6 +89,7 @@ pub(super) struct Connection {
     /// Largest window the peer announced.
     pub(super) snd_wnd_max: u32,
     pub(super) send: SendQueue,
+    syn_acknowledged: bool,
     /// The application closed the write side: a FIN follows the queue.
     pub(super) fin_queued: bool,
     /// The FIN is part of what was sent.
@@ -285,6 +286,7 @@ impl Connection {
             snd_wnd: 0,
             snd_wnd_max: 0,
             send: SendQueue::new(),
+            syn_acknowledged: false,
             fin_queued: false,
             fin_sent: false,
             mss: default_mss,
@@ -384,7 +386,8 @@ impl Connection {
 
     /// Whether the peer acknowledged our SYN.
     pub(super) fn syn_acked(&self) -> bool {
-        self.snd_una != self.iss
+        // Not by comparing SND.UNA with ISS: every 4 GiB they are equal again.
+        self.syn_acknowledged
     }
 
     /// Sequence number of the first byte in the send queue.
@@ -419,6 +422,12 @@ impl Connection {
     /// Whether the peer's window is closed and something waits for it to open.
     pub(super) fn is_window_closed(&self) -> bool {
         self.snd_wnd == 0 && self.syn_acked() && !self.state.is_over() && self.has_unfinished_output()
+    }
+
+    /// The peer acknowledged our SYN.
+    pub(super) fn note_syn_acknowledged(&mut self) {
+        self.syn_acknowledged = true;
+        self.snd_una = self.iss + 1;
     }
 
     // ---- segment sizes

@@ -182,6 +182,12 @@ impl Tcp {
             }
         };
         let key = segment.key();
+        if !is_unicast(key.remote().ip()) || !is_unicast(key.local().ip()) {
+            // RFC 9293 section 3.9.2.3, MUST-57 and MUST-63: not even a RST.
+            counters.tcp_segments_rx += 1;
+            counters.drop(DropReason::Martian);
+            return Received::Done;
+        }
         let left = match self.tables.find(&key) {
             Some(Kind::Connection(index)) => self.connection_receives(now, index, segment, counters),
             Some(Kind::HalfOpen(index)) => self.half_open_receives(now, index, segment, counters),
@@ -232,9 +238,7 @@ impl Tcp {
             return Some(segment);
         }
         let key = segment.key();
-        let (Some(id), true) = (self.listeners.find(key.local()), is_unicast(key.remote().ip())) else {
-            return Some(segment);
-        };
+        let Some(id) = self.listeners.find(key.local()) else { return Some(segment) };
         let (room, connections) =
             (self.config.syn_queue_max, self.tables.connections.len() >= self.config.connections_max);
         let half_open_total = self.tables.syn_queue.entries.len();
@@ -561,8 +565,15 @@ impl Tcp {
                 Some(entry) => self.begin_time_wait(now, index, entry, owes_ack, counters),
             }
         }
-        let is_gone = |connection: &Connection| connection.orphan && connection.listener.is_none();
-        if self.tables.connections.get(index).is_some_and(|connection| is_gone(connection)) {
+        self.release_if_gone(index);
+    }
+
+    /// Frees a connection that is over and that no handle and no accept queue leads to.
+    pub(super) fn release_if_gone(&mut self, index: u32) {
+        let gone = |connection: &Connection| {
+            connection.state.is_over() && connection.orphan && connection.listener.is_none()
+        };
+        if self.tables.connections.get(index).is_some_and(|connection| gone(connection)) {
             self.release(index);
         }
     }

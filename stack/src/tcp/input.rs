@@ -164,7 +164,7 @@ impl Connection {
             return;
         }
         self.measure_round_trip(&segment, cx);
-        self.snd_una = segment.ack;
+        self.note_syn_acknowledged();
         self.establish(cx);
         self.ack_now = true;
         self.check_urgent(&segment);
@@ -231,6 +231,11 @@ impl Connection {
             segment.strip();
             self.ack_now = true;
             return NEXT;
+        }
+        if self.state == State::SynReceived && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
+            // The peer of a simultaneous open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
+            self.syn_due = true;
+            return DONE;
         }
         if segment.is_acceptable(rcv_nxt, wnd) {
             return NEXT;
@@ -335,7 +340,7 @@ impl Connection {
     /// Our SYN is acknowledged in SYN-RECEIVED, or after a close in it.
     fn acknowledge_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) {
         self.measure_round_trip(segment, cx);
-        self.snd_una = self.iss + 1;
+        self.note_syn_acknowledged();
         self.set_send_window(segment);
         if self.state == State::SynReceived {
             self.establish(cx);

@@ -1,7 +1,9 @@
-//! Scripts against the whole engine, by topic.
+//! Scripts against the whole engine, by topic; `pair` runs two engines over a bad link; `behaviour` tests the same things
+//! once more, written without knowledge of the engine, on its own harness (`wire`).
 
 mod basics;
 mod behaviour;
+mod chaos;
 mod checks;
 mod close;
 mod open;

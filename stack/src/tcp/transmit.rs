@@ -90,17 +90,21 @@ impl Tcp {
     fn transmit_connections(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
         while let Some(index) = self.ready.front() {
             let turn = self.transmit_turn(now, index, egress, counters);
-            if matches!(turn, Turn::Full) {
-                return;
-            }
-            self.tables.connections.unlink(&mut self.ready, index);
-            if let Some(connection) = self.tables.connections.get_mut(index) {
-                connection.queued = matches!(turn, Turn::More);
-                if connection.queued {
-                    self.tables.connections.push_back(&mut self.ready, index);
+            let full = matches!(turn, Turn::Full);
+            // With a full egress it keeps its place at the front.
+            if !full {
+                self.tables.connections.unlink(&mut self.ready, index);
+                if let Some(connection) = self.tables.connections.get_mut(index) {
+                    connection.queued = matches!(turn, Turn::More);
+                    if connection.queued {
+                        self.tables.connections.push_back(&mut self.ready, index);
+                    }
                 }
             }
             self.settle(now, index, counters);
+            if full {
+                return;
+            }
         }
     }
 

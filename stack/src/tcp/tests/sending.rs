@@ -151,6 +151,21 @@ fn an_application_that_sends_little_earns_no_window() {
     assert_eq!(t.tcp.info(t.now, id).unwrap().snd_cwnd, 10);
 }
 
+#[test]
+fn sequence_numbers_may_come_round_to_the_first() {
+    // After 4 GiB: SND.UNA is ISS once more.
+    let mut t = Harness::new();
+    let id = t.established();
+    let connection = t.tcp.tables.connections.get_mut(id.index).unwrap();
+    connection.iss = connection.snd_una + 3;
+    t.send(id, "abc");
+    t.expect(seg().data("abc"));
+    t.inject(seg().ack(4));
+    t.send(id, "def");
+    t.expect(seg().seq(4).data("def"));
+    t.expect_after(200 * MS, seg().seq(4).data("def"));
+}
+
 // ---- acknowledging
 
 #[test]
