@@ -47,6 +47,7 @@ impl TcpListener {
         if local.is_draining() {
             return Err(shutting_down());
         }
+        local.settle_steering();
         let id = local.with(|shard, _| shard.tcp_listen(addr, backlog, options))??;
         let listener = Self { local: Rc::downgrade(&local), id, waiters: Arc::default() };
         local.add_listener(id, Arc::clone(&listener.waiters));
@@ -155,6 +156,7 @@ impl TcpStream {
         options: SocketOptions,
     ) -> io::Result<Self> {
         let local = local::required()?;
+        local.settle_steering();
         let id = local.with(|shard, now| shard.tcp_connect(now, local_addr, remote, options))??;
         let inner = Inner::new(&local, id);
         local.apply_steering()?;

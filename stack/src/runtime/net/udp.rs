@@ -30,6 +30,7 @@ impl UdpSocket {
     /// ([`crate::limits::UDP_SOCKETS`]), or the NIC's steering refuses the port.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         let local = local::required()?;
+        local.settle_steering();
         let mut bound = local.with(|shard, _| shard.udp_bind(addr))?;
         if bound == Err(NetError::AddrInUse) && local.run_deferred() {
             // The port may have been that of a socket dropped a moment ago.
