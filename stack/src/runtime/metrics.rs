@@ -244,8 +244,8 @@ impl<'a> Exposition<'a> {
 /// What a runtime did in its life. Its `Display` is a short summary for people.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// The final figures. Where the pools' frames are was read after every shard was taken down: all but those lent to the
-    /// rings should be free.
+    /// The final figures. Where the pools' frames are was read after every shard was taken down: all but those lent to
+    /// the rings should be free.
     pub metrics: Metrics,
     /// From the runtime's start to its end.
     pub elapsed: Duration,

@@ -226,8 +226,8 @@ impl Driver {
         worked || tasks > 0
     }
 
-    /// Sleeps until there may be work again. Called only after a turn that found none and with the alarm registered with
-    /// the executor.
+    /// Sleeps until there may be work again. Called only after a turn that found none and with the alarm registered
+    /// with the executor.
     fn sleep(&mut self) -> std::io::Result<()> {
         let local = &self.local;
         let alarm = &local.shared.ports[local.index].alarm;

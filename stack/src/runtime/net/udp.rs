@@ -87,8 +87,8 @@ impl UdpSocket {
         self.poll(|shard| shard.udp_poll_send_to(self.id, bytes, peer, waker))
     }
 
-    /// Receives one datagram: the bytes copied and its sender. What does not fit `bytes` is cut off, as by `recvfrom(2)`.
-    /// Cancel safe.
+    /// Receives one datagram: the bytes copied and its sender. What does not fit `bytes` is cut off, as by
+    /// `recvfrom(2)`. Cancel safe.
     ///
     /// # Errors
     /// When the runtime has ended.
