@@ -1,5 +1,5 @@
-//! Starting and ending a runtime: [`Builder`] opens every queue on its own thread and lets the application begin only when
-//! all are open; [`Runtime::wait`] joins the threads and sums up.
+//! Starting and ending a runtime: [`Builder`] opens every queue on its own thread and lets the application begin only
+//! when all are open; [`Runtime::wait`] joins the threads and sums up.
 
 use core::future::Future;
 use core::sync::atomic::Ordering;
@@ -77,8 +77,8 @@ impl Builder {
         self
     }
 
-    /// How long an idle shard looks for work again and again before it sleeps in `poll(2)`: less latency for more CPU time.
-    /// Zero unless set; `Duration::MAX` never sleeps.
+    /// How long an idle shard looks for work again and again before it sleeps in `poll(2)`: less latency for more CPU
+    /// time. Zero unless set; `Duration::MAX` never sleeps.
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = spin;
         self
@@ -90,22 +90,22 @@ impl Builder {
         self
     }
 
-    /// How long connections may finish after a shutdown was asked for, before they are aborted; [`DRAIN_TIMEOUT`] unless
-    /// set.
+    /// How long connections may finish after a shutdown was asked for, before they are aborted; [`DRAIN_TIMEOUT`]
+    /// unless set.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// Writes every packet received and sent by any shard to this file, in the format of tcpdump. Packets that come faster
-    /// than the file can be written are missing from it, and counted ([`Metrics::capture_lost`]).
+    /// Writes every packet received and sent by any shard to this file, in the format of tcpdump. Packets that come
+    /// faster than the file can be written are missing from it, and counted ([`Metrics::capture_lost`]).
     pub fn pcap(mut self, path: impl Into<PathBuf>) -> Self {
         self.pcap = Some(path.into());
         self
     }
 
-    /// Starts the threads, opens the devices and then calls `app` once on every shard. Returns when all devices are open
-    /// and all shards run.
+    /// Starts the threads, opens the devices and then calls `app` once on every shard. Returns when all devices are
+    /// open and all shards run.
     ///
     /// The runtime runs until every future that `app` returned has ended, or [`Handle::shutdown`] was called; then
     /// connections may finish. A future that ends with an error or panics shuts all shards down. Its

@@ -1,6 +1,6 @@
-//! A capture file of what the stack saw and sent: [`Tap`] stands between a device and its shard and copies every packet to
-//! a bounded channel; one thread writes the file for all shards. What the channel cannot take is missing from the file and
-//! counted: a slow disk never slows the stack.
+//! A capture file of what the stack saw and sent: [`Tap`] stands between a device and its shard and copies every packet
+//! to a bounded channel; one thread writes the file for all shards. What the channel cannot take is missing from the
+//! file and counted: a slow disk never slows the stack.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::File;

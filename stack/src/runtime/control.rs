@@ -244,9 +244,9 @@ impl Handle {
         answer.recv().map_err(|_| ControlError::Ended)
     }
 
-    /// A snapshot of all shards' figures. On a shard's thread nothing is waited for: its own figures are exact, the other
-    /// shards' are those they published last, at most [`limits::METRICS_INTERVAL`] old. On other threads every shard
-    /// is asked, and what one published last is used when it does not answer within [`limits::METRICS_PATIENCE`].
+    /// A snapshot of all shards' figures. On a shard's thread nothing is waited for: its own figures are exact, the
+    /// other shards' are those they published last, at most [`limits::METRICS_INTERVAL`] old. On other threads every
+    /// shard is asked, and what one published last is used when it does not answer within [`limits::METRICS_PATIENCE`].
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         if let Some(local) = local::current() {

@@ -175,6 +175,12 @@ impl Local {
         self.device.borrow_mut().wait(self.shared.ports[self.index].alarm.fd(), timeout)
     }
 
+    /// Makes the changes of the steering that wait, so that a socket opened next hears of its own errors only. Those of
+    /// others are logged and counted.
+    pub(super) fn settle_steering(&self) {
+        let _ = self.apply_steering();
+    }
+
     /// Tells the device what the shard's sockets opened and closed.
     ///
     /// # Errors
@@ -255,10 +261,15 @@ impl Local {
         self.shutdown_waiters.wake_all();
     }
 
+    /// Connections that are not in TIME-WAIT.
+    pub(super) fn connections(&self) -> usize {
+        let census = self.shard.borrow().tcp_ref().census();
+        census.connections + census.syn_received
+    }
+
     /// Whether the application has ended and no connection is left but TIME-WAITs.
     pub(super) fn is_drained(&self) -> bool {
-        let census = self.shard.borrow().tcp_ref().census();
-        self.app_ended.get() && census.connections == 0 && census.syn_received == 0
+        self.app_ended.get() && self.connections() == 0
     }
 
     /// Aborts all connections; returns how many.

@@ -37,6 +37,7 @@ runtime_counters! {
     tasks "Tasks run: futures polled.",
     task_panics "Spawned tasks that panicked.",
     steering_errors "Changes of the steering that the device refused.",
+    apps_cut_off "Applications that had not ended when the shutdown's time was over.",
     connections_aborted "Connections aborted because they had not finished when the shutdown's time was over.",
 }
 
@@ -243,8 +244,8 @@ impl<'a> Exposition<'a> {
 /// What a runtime did in its life. Its `Display` is a short summary for people.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// The final figures. Where the pools' frames are was read after every shard was taken down: all but those lent to the
-    /// rings should be free.
+    /// The final figures. Where the pools' frames are was read after every shard was taken down: all but those lent to
+    /// the rings should be free.
     pub metrics: Metrics,
     /// From the runtime's start to its end.
     pub elapsed: Duration,
@@ -280,9 +281,17 @@ impl Display for Summary {
             self.metrics.tcp().time_wait,
             sum.tcp_retransmits,
         )?;
-        let aborted = self.metrics.runtime().connections_aborted;
-        if aborted > 0 {
+        let runtime = self.metrics.runtime();
+        if runtime.connections_aborted > 0 {
+            let aborted = runtime.connections_aborted;
             writeln!(f, "          {aborted} connection(s) aborted when the shutdown's time was over")?;
+        }
+        if runtime.apps_cut_off + runtime.task_panics + runtime.steering_errors > 0 {
+            writeln!(
+                f,
+                "tasks     {} application(s) cut off by the shutdown, {} panic(s), {} refused change(s) of the steering",
+                runtime.apps_cut_off, runtime.task_panics, runtime.steering_errors,
+            )?;
         }
         let drops: Vec<_> = sum.drops().filter(|&(_, count)| count > 0).collect();
         if drops.is_empty() {

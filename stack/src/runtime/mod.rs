@@ -75,8 +75,8 @@ use local::Local;
 ///
 /// A panic in a task ends that task only: it is counted, and passed on to who awaits the task.
 ///
-/// On a thread without a shard (and on a shard that is being taken down) nothing can run the future: it is dropped, which
-/// is logged as an error, and the task is never finished. [`try_spawn`] returns that as an error.
+/// On a thread without a shard (and on a shard that is being taken down) nothing can run the future: it is dropped,
+/// which is logged as an error, and the task is never finished. [`try_spawn`] returns that as an error.
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     try_spawn(future).unwrap_or_else(|error| {
         tracing::error!(%error, "a task was not started");

@@ -1,5 +1,5 @@
-//! A cable in memory: devices for two runtimes in one process that hand each other copies of their frames, across threads.
-//! For tests and examples without a NIC and without root; real queues come from `bywash-afxdp`.
+//! A cable in memory: devices for two runtimes in one process that hand each other copies of their frames, across
+//! threads. For tests and examples without a NIC and without root; real queues come from `bywash-afxdp`.
 
 use core::net::IpAddr;
 use std::collections::BTreeSet;
@@ -50,8 +50,8 @@ impl Ports {
     }
 }
 
-/// A cable between two hosts with this many queues each. Like a NIC's receive-side scaling, each end spreads the frames it
-/// receives over its queues by their addresses and ports.
+/// A cable between two hosts with this many queues each. Like a NIC's receive-side scaling, each end spreads the frames
+/// it receives over its queues by their addresses and ports.
 ///
 /// # Errors
 /// When an eventfd cannot be had.

@@ -120,6 +120,7 @@ impl Driver {
         }));
         let local = Rc::new(Local::new(shard, shared, stack, device, setup.config.tcp.options, now));
         local.apply_steering().map_err(|source| StartError::Steering { shard, source })?;
+        tracing::debug!(shard, cpu = setup.cpu, addresses = ?local.addresses(), "the shard is open");
         let entered = local.enter();
         let executor = local.executor().unwrap_or_default();
         Ok(Self {
@@ -214,10 +215,10 @@ impl Driver {
         }
         let tasks = (0..limits::TASKS_PER_TURN).take_while(|_| self.executor.try_tick()).count();
         // Ports open before the packets leave that peers will answer to them.
-        let _ = local.apply_steering();
+        local.settle_steering();
         worked |= local.poll_shard();
         worked |= local.run_deferred();
-        let _ = local.apply_steering();
+        local.settle_steering();
         local.check_addresses();
         let mut counters = local.counters.borrow_mut();
         counters.turns += 1;
@@ -225,8 +226,8 @@ impl Driver {
         worked || tasks > 0
     }
 
-    /// Sleeps until there may be work again. Called only after a turn that found none and with the alarm registered with
-    /// the executor.
+    /// Sleeps until there may be work again. Called only after a turn that found none and with the alarm registered
+    /// with the executor.
     fn sleep(&mut self) -> std::io::Result<()> {
         let local = &self.local;
         let alarm = &local.shared.ports[local.index].alarm;
@@ -270,6 +271,7 @@ impl Driver {
         }
         if self.drain_deadline.is_none() {
             self.drain_deadline = Some(local.now() + shared.drain_timeout);
+            tracing::info!(shard = local.index, connections = local.connections(), "shutting down");
             local.begin_drain();
         }
         let drained = local.is_drained();
@@ -288,7 +290,11 @@ impl Driver {
         local.set_now(sys::monotonic());
         // Before the tasks, whose streams would close gracefully: there is no time left for that.
         let aborted = local.abort_connections();
-        local.counters.borrow_mut().connections_aborted += aborted as u64;
+        {
+            let mut counters = local.counters.borrow_mut();
+            counters.connections_aborted += aborted as u64;
+            counters.apps_cut_off += u64::from(!local.app_ended.get());
+        }
         drop(local.take_executor());
         drop(executor);
         for _ in 0..limits::FINAL_TURNS {
@@ -297,7 +303,7 @@ impl Driver {
             }
         }
         local.run_deferred();
-        let _ = local.apply_steering();
+        local.settle_steering();
         let mut figures = local.snapshot().unwrap_or_default();
         drop(entered);
         if let Ok(local) = Rc::try_unwrap(local) {

@@ -1,8 +1,8 @@
 //! Timers of a shard's tasks: [`sleep`], [`sleep_until`], [`timeout`].
 //!
 //! A [`Sleep`] holds a deadline and the number of an entry in its thread's timers, nothing that belongs to a thread,
-//! because hyper wants its timers `Send + Sync`. Moving a deadline back is lazy: the entry stays armed for the earlier time and
-//! moves when that comes, so that a timer restarted for every request costs no tree operation.
+//! because hyper wants its timers `Send + Sync`. Moving a deadline back is lazy: the entry stays armed for the earlier
+//! time and moves when that comes, so that a timer restarted for every request costs no tree operation.
 
 use core::fmt;
 use core::future::{Future, poll_fn};

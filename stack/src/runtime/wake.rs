@@ -10,9 +10,9 @@
 //! ```
 //!
 //! No wake-up is lost: the producer publishes its work and then swaps the state to NOTIFIED; the shard swaps the state
-//! back to AWAKE and then looks for work. All swaps of one atomic are in one order. If the producer's swap is before the
-//! shard's, the shard's (acquire) sees what the producer's (release) published; if it is after, the state is NOTIFIED and
-//! `prepare_sleep` fails, so that the shard looks again.
+//! back to AWAKE and then looks for work. All swaps of one atomic are in one order. If the producer's swap is before
+//! the shard's, the shard's (acquire) sees what the producer's (release) published; if it is after, the state is
+//! NOTIFIED and `prepare_sleep` fails, so that the shard looks again.
 
 use core::sync::atomic::{AtomicU8, Ordering};
 use std::io;
@@ -59,8 +59,8 @@ impl Alarm {
         self.state.compare_exchange(AWAKE, SLEEPING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Call after sleeping; returns whether [`Alarm::notify`] ended the sleep. A producer that has swapped the state but
-    /// not yet written the eventfd makes the next sleep end early, which is harmless.
+    /// Call after sleeping; returns whether [`Alarm::notify`] ended the sleep. A producer that has swapped the state
+    /// but not yet written the eventfd makes the next sleep end early, which is harmless.
     pub(super) fn woke_up(&self) -> bool {
         self.event.clear();
         self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED
@@ -89,8 +89,8 @@ mod tests {
     use crate::runtime::sys;
     use crate::time::Duration;
 
-    /// The consumer sleeps whenever it finds nothing: after a lost wake-up nobody would end that sleep, as the producers
-    /// fill the channel and wait, or are done.
+    /// The consumer sleeps whenever it finds nothing: after a lost wake-up nobody would end that sleep, as the
+    /// producers fill the channel and wait, or are done.
     #[test]
     fn no_notification_is_lost_under_stress() {
         const PRODUCERS: u64 = 3;

@@ -1,8 +1,8 @@
 //! Sockets with `std::net`'s blocking face, for threads that are not shards.
 //!
-//! Each socket is a task on its shard with a bounded channel each way. A full channel makes the side that fills it wait:
-//! the thread in its call, the shard's task by not taking more from the connection, so that the peer's window closes.
-//! All calls wait, so none may be made on a shard's thread: there they return an error of kind `Unsupported`.
+//! Each socket is a task on its shard with a bounded channel each way. A full channel makes the side that fills it
+//! wait: the thread in its call, the shard's task by not taking more from the connection, so that the peer's window
+//! closes. All calls wait, so none may be made on a shard's thread: there they return an error of kind `Unsupported`.
 
 use core::sync::atomic::{AtomicBool, Ordering, fence};
 use core::task::Waker;
@@ -56,8 +56,8 @@ impl<T> ToThread<T> {
         if !self.sender.is_full() {
             return true;
         }
-        // Either this look at the channel sees the room that the thread has made, or the thread's look at the flag sees it set: the
-        // two fences are in one order.
+        // Either this look at the channel sees the room that the thread has made, or the thread's look at the flag sees
+        // it set: the two fences are in one order.
         self.stalled.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         !self.sender.is_full()
@@ -109,7 +109,8 @@ fn to_shard<T>(capacity: usize, waker: Waker) -> (ToShard<T>, Receiver<T>) {
     (ToShard { sender, waker }, receiver)
 }
 
-/// The calling task's waker, which stays the same for the task's life: the sockets' tasks are not part of other futures.
+/// The calling task's waker, which stays the same for the task's life: the sockets' tasks are not part of other
+/// futures.
 async fn own_waker() -> Waker {
     core::future::poll_fn(|cx| core::task::Poll::Ready(cx.waker().clone())).await
 }

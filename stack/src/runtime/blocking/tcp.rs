@@ -157,7 +157,8 @@ async fn accept_all(
 }
 
 /// A connection, usable from any thread but a shard's. Clones are the same connection; it is closed gracefully when the
-/// last has gone, after everything written was sent. `Read` and `Write` are implemented for references too, as for std's.
+/// last has gone, after everything written was sent. `Read` and `Write` are implemented for references too, as for
+/// std's.
 #[derive(Clone)]
 pub struct TcpStream(Arc<Inner>);
 
@@ -481,8 +482,8 @@ impl Pump {
         let mut pump = Self { stream, link, commands, writing: Default::default(), received: Some(received) };
         core::future::poll_fn(|cx| pump.poll(cx)).await;
         if pump.link.unread.load(Ordering::Acquire) {
-            // Received data will never be read: tell the peer by RST (RFC 1122 section 4.2.2.13), but not before what was
-            // written has arrived.
+            // Received data will never be read: tell the peer by RST (RFC 1122 section 4.2.2.13), but not before what
+            // was written has arrived.
             let _ = pump.stream.flushed().await;
             pump.stream.abort();
         }

@@ -88,8 +88,8 @@ impl UdpSocket {
     /// Sends one datagram; waits while [`limits::BLOCKING_DATAGRAMS`] are on their way to the shard.
     ///
     /// # Errors
-    /// When the datagram is longer than [`limits::UDP_PAYLOAD_BYTES`], the runtime has ended, or an earlier datagram could
-    /// not be sent.
+    /// When the datagram is longer than [`limits::UDP_PAYLOAD_BYTES`], the runtime has ended, or an earlier datagram
+    /// could not be sent.
     pub fn send_to(&self, bytes: &[u8], peer: SocketAddr) -> io::Result<usize> {
         may_block()?;
         if bytes.len() > limits::UDP_PAYLOAD_BYTES {

@@ -10,8 +10,9 @@ use super::net_error;
 use crate::runtime::local::{self, Local};
 use crate::shard::DnsQueryId;
 
-/// The addresses of `host`: itself when it is an address, else what the name servers say, asked for A and AAAA records at
-/// the same time. IPv6 addresses come first when the stack has one beyond its link, as RFC 6724 section 2 would order them.
+/// The addresses of `host`: itself when it is an address, else what the name servers say, asked for A and AAAA records
+/// at the same time. IPv6 addresses come first when the stack has one beyond its link, as RFC 6724 section 2 would
+/// order them.
 ///
 /// # Errors
 /// `NotFound` when there is no such name or it has no address, `Unsupported` without a name server or off a shard's

@@ -59,8 +59,8 @@ impl Pinger {
         self.hop_limit = hop_limit;
     }
 
-    /// Sends a request and waits for its reply, for ever: bound it with [`crate::runtime::time::timeout`]. Late replies to
-    /// other requests are passed over.
+    /// Sends a request and waits for its reply, for ever: bound it with [`crate::runtime::time::timeout`]. Late replies
+    /// to other requests are passed over.
     ///
     /// # Errors
     /// When the request cannot be sent: payload too long, no route, the runtime has ended.

@@ -18,8 +18,8 @@ use crate::runtime::time::{Sleep, sleep};
 use crate::tcp::{Chunk, ConnId, ListenerId, Shutdown, SocketOptions, Tcp, TcpError, TcpInfo};
 use crate::time::{Duration, Instant};
 
-/// A listening socket of one shard. Listeners on the same port of different shards share it, as with `SO_REUSEPORT`: each
-/// accepts the connections that arrive at its queue.
+/// A listening socket of one shard. Listeners on the same port of different shards share it, as with `SO_REUSEPORT`:
+/// each accepts the connections that arrive at its queue.
 pub struct TcpListener {
     local: Weak<Local>,
     id: ListenerId,
@@ -47,6 +47,7 @@ impl TcpListener {
         if local.is_draining() {
             return Err(shutting_down());
         }
+        local.settle_steering();
         let id = local.with(|shard, _| shard.tcp_listen(addr, backlog, options))??;
         let listener = Self { local: Rc::downgrade(&local), id, waiters: Arc::default() };
         local.add_listener(id, Arc::clone(&listener.waiters));
@@ -127,9 +128,9 @@ impl Default for Keepalive {
     }
 }
 
-/// A connection. Dropping it closes it gracefully: what was written is still sent, then FIN; RST instead when received data
-/// was never read (RFC 9293 section 3.10.4, RFC 1122 section 4.2.2.13), the option `linger` is zero, or the task that owns
-/// it panics, so that half an answer never looks like a whole one.
+/// A connection. Dropping it closes it gracefully: what was written is still sent, then FIN; RST instead when received
+/// data was never read (RFC 9293 section 3.10.4, RFC 1122 section 4.2.2.13), the option `linger` is zero, or the task
+/// that owns it panics, so that half an answer never looks like a whole one.
 pub struct TcpStream {
     pub(in crate::runtime) inner: Inner,
 }
@@ -144,8 +145,8 @@ impl TcpStream {
         Self::connect_with(None, remote, options).await
     }
 
-    /// As [`TcpStream::connect`], from `local` (its port 0: chosen) and with `options`. Dropped before it completes, the
-    /// attempt is given up.
+    /// As [`TcpStream::connect`], from `local` (its port 0: chosen) and with `options`. Dropped before it completes,
+    /// the attempt is given up.
     ///
     /// # Errors
     /// As [`TcpStream::connect`]; `AddrInUse` and `AddrNotAvailable` for `local`.
@@ -155,6 +156,7 @@ impl TcpStream {
         options: SocketOptions,
     ) -> io::Result<Self> {
         let local = local::required()?;
+        local.settle_steering();
         let id = local.with(|shard, now| shard.tcp_connect(now, local_addr, remote, options))??;
         let inner = Inner::new(&local, id);
         local.apply_steering()?;
@@ -168,8 +170,8 @@ impl TcpStream {
         (ReadHalf { inner: &self.inner }, WriteHalf { inner: &self.inner })
     }
 
-    /// Both directions, for different tasks. Dropping the write half shuts down writing; the connection is closed when both
-    /// are gone.
+    /// Both directions, for different tasks. Dropping the write half shuts down writing; the connection is closed when
+    /// both are gone.
     #[must_use]
     pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         let inner = Rc::new(self.inner);
@@ -184,8 +186,8 @@ impl TcpStream {
         self.inner.tcp(|tcp, now, id| tcp.shutdown(now, id, how))
     }
 
-    /// Sends what is left and FIN, and waits until the peer has acknowledged all of it. Dropped before it completes, the
-    /// connection goes on closing.
+    /// Sends what is left and FIN, and waits until the peer has acknowledged all of it. Dropped before it completes,
+    /// the connection goes on closing.
     ///
     /// # Errors
     /// What ended the connection before everything was acknowledged.
@@ -256,7 +258,8 @@ impl TcpStream {
         self.edit_options(|options| options.linger = linger)
     }
 
-    /// `TCP_USER_TIMEOUT` (RFC 9293 section 3.9.1.8): how long data may stay unacknowledged before the connection is dropped.
+    /// `TCP_USER_TIMEOUT` (RFC 9293 section 3.9.1.8): how long data may stay unacknowledged before the connection is
+    /// dropped.
     ///
     /// # Errors
     /// As [`TcpStream::set_options`].
@@ -342,8 +345,8 @@ impl Inner {
         self.limit(Direction::Read, cx, polled)
     }
 
-    /// Reads at most `max` bytes into a buffer that all streams of the thread share, and gives them to `take`. For readers
-    /// whose own buffer is not initialised: zeroing it costs more than this copy.
+    /// Reads at most `max` bytes into a buffer that all streams of the thread share, and gives them to `take`. For
+    /// readers whose own buffer is not initialised: zeroing it costs more than this copy.
     pub(in crate::runtime) fn poll_read_with<T>(
         &self,
         cx: &mut Context<'_>,
@@ -493,7 +496,8 @@ pub struct OwnedWriteHalf {
 }
 
 impl OwnedWriteHalf {
-    /// Drops the half without shutting down writing: the connection stays open both ways until the read half is dropped.
+    /// Drops the half without shutting down writing: the connection stays open both ways until the read half is
+    /// dropped.
     pub fn forget(mut self) {
         self.shutdown_on_drop = false;
     }
@@ -603,8 +607,8 @@ read_methods!(TcpStream, ReadHalf<'_>, OwnedReadHalf);
 macro_rules! write_methods {
     ($($stream:ty),*) => {$(
         impl $stream {
-            /// Writes as many bytes as the send buffer has room for, at least one. Cancel safe: a write that did not complete
-            /// wrote nothing.
+            /// Writes as many bytes as the send buffer has room for, at least one. Cancel safe: a write that did not
+            /// complete wrote nothing.
             ///
             /// # Errors
             /// `ConnectionReset`, `BrokenPipe` after a shutdown, and the like.

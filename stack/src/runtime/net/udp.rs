@@ -30,6 +30,7 @@ impl UdpSocket {
     /// ([`crate::limits::UDP_SOCKETS`]), or the NIC's steering refuses the port.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
         let local = local::required()?;
+        local.settle_steering();
         let mut bound = local.with(|shard, _| shard.udp_bind(addr))?;
         if bound == Err(NetError::AddrInUse) && local.run_deferred() {
             // The port may have been that of a socket dropped a moment ago.
@@ -86,8 +87,8 @@ impl UdpSocket {
         self.poll(|shard| shard.udp_poll_send_to(self.id, bytes, peer, waker))
     }
 
-    /// Receives one datagram: the bytes copied and its sender. What does not fit `bytes` is cut off, as by `recvfrom(2)`.
-    /// Cancel safe.
+    /// Receives one datagram: the bytes copied and its sender. What does not fit `bytes` is cut off, as by
+    /// `recvfrom(2)`. Cancel safe.
     ///
     /// # Errors
     /// When the runtime has ended.

@@ -1,8 +1,9 @@
-//! Two runtimes on a cable in memory: whole stacks, real threads, no NIC. A panic in an application fails its test through
-//! `RunError::Panicked`.
+//! Two runtimes on a cable in memory: whole stacks, real threads, no NIC. A panic in an application fails its test
+//! through `RunError::Panicked`.
 
 mod blocking;
 mod cancel;
+mod faults;
 #[cfg(all(feature = "hyper", feature = "tokio"))]
 mod foreign;
 mod life;
@@ -41,8 +42,8 @@ fn host(addr: &str, plugs: Vec<Plug>) -> Builder {
     plugs.into_iter().fold(builder, |builder, plug| builder.queue(|| plug.open(2048)))
 }
 
-/// Runs `serve` on every shard of a server and `call` on every shard of a client until `call` has ended everywhere; then
-/// shuts the server down.
+/// Runs `serve` on every shard of a server and `call` on every shard of a client until `call` has ended everywhere;
+/// then shuts the server down.
 fn run<S, C>(
     queues: (usize, usize),
     serve: impl Fn(Context) -> S + Send + Sync + 'static,

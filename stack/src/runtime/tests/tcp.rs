@@ -284,3 +284,20 @@ fn an_aborted_stream_resets_the_peer() {
         },
     );
 }
+
+#[test]
+fn the_traits_of_futures_io_read_and_write() {
+    run((1, 1), echo, |_| async {
+        use futures_lite::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut reader, mut writer) = TcpStream::connect(server(7)).await?.into_split();
+        let slices = [b"one ".as_slice(), b"", b"two "].map(io::IoSlice::new);
+        assert_eq!(writer.write_vectored(&slices).await?, 8);
+        writer.flush().await?;
+        futures_lite::io::copy(&b"three"[..], &mut writer).await?;
+        futures_lite::AsyncWriteExt::close(&mut writer).await?;
+        let mut all = String::new();
+        reader.read_to_string(&mut all).await?;
+        assert_eq!(all, "one two three");
+        Ok(())
+    });
+}
