@@ -13,6 +13,7 @@ mod calls;
 mod config;
 pub mod congestion;
 mod connection;
+pub mod delivery_rate;
 mod engine;
 pub mod header;
 mod info;

@@ -89,6 +89,8 @@ impl Connection {
             is_app_limited,
             in_recovery: was_fast,
             mss: u32::from(self.mss),
+            in_flight_after: self.in_flight(),
+            ..Ack::default()
         });
         self.restart_retransmit_timer(cx.now);
         if self.send.len() <= self.options.send_buffer_bytes / 3 * 2 {

@@ -12,10 +12,11 @@ pub use newreno::NewReno;
 use core::fmt;
 use core::str::FromStr;
 
+use crate::tcp::delivery_rate::{RateSample, Snapshot};
 use crate::time::{Duration, Instant};
 
 /// What an ACK brought, as congestion control sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ack {
     /// When it arrived.
     pub now: Instant,
@@ -36,6 +37,35 @@ pub struct Ack {
     pub in_recovery: bool,
     /// Payload bytes in a full segment now.
     pub mss: u32,
+    /// The delivery rate it shows, if it shows one.
+    pub rate: Option<RateSample>,
+    /// Bytes in flight after it, what it made taken for lost not counted.
+    pub in_flight_after: u32,
+    /// Bytes that were taken for lost because of it.
+    pub lost_bytes: u32,
+    /// Bytes delivered ever, this ACK's included: `DeliveryRate::delivered`.
+    pub delivered_total: u64,
+    /// Smallest round-trip time of late (RFC 8985 section 6.2).
+    pub min_rtt: Option<Duration>,
+    /// SND.UNA after it, as a count of bytes since the connection began.
+    pub acked_to: u64,
+    /// SND.NXT, as a count of bytes since the connection began.
+    pub sent_to: u64,
+}
+
+/// A segment taken for lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LostSegment {
+    /// When it was found.
+    pub now: Instant,
+    /// Its payload bytes.
+    pub bytes: u32,
+    /// Bytes taken for lost since it was sent, its own included: `DeliveryRate::lost_since`.
+    pub lost_since_sent: u32,
+    /// Bytes delivered ever: `DeliveryRate::delivered`.
+    pub delivered_total: u64,
+    /// What its last transmission remembers.
+    pub snapshot: Snapshot,
 }
 
 /// How a loss, or the mark of one, was found.
@@ -60,6 +90,9 @@ pub trait CongestionControl {
     fn on_ack(&mut self, ack: &Ack);
     /// The first loss of a window of data was found; `in_flight` bytes were outstanding.
     fn on_loss_event(&mut self, now: Instant, in_flight: u32, kind: LossKind);
+    /// A segment was taken for lost: called for each one, after `DeliveryRate::on_lost` and before the ACK that told goes
+    /// to [`CongestionControl::on_ack`]. Only algorithms with a model of the path look at it.
+    fn on_segment_lost(&mut self, _lost: &LostSegment) {}
     /// Everything outstanding at the loss event was acknowledged.
     fn on_recovery_exit(&mut self, now: Instant);
     /// The retransmission timer expired; `in_flight` bytes were outstanding.
@@ -74,6 +107,15 @@ pub trait CongestionControl {
     fn ssthresh(&self) -> u32;
     /// Bytes a second to pace at, where the algorithm has a view of that.
     fn pacing_rate(&self) -> Option<u64>;
+    /// Most bytes to send at once when pacing: a burst that the rate pays for afterwards.
+    fn send_quantum(&self) -> Option<u32> {
+        None
+    }
+    /// Whether `cwnd` holds during recovery too, so that the engine sends while less than it is in flight and leaves
+    /// proportional rate reduction (RFC 9937) out.
+    fn controls_recovery(&self) -> bool {
+        false
+    }
     /// Whether the window grows as in slow start (RFC 5681 section 3.1).
     fn in_slow_start(&self) -> bool {
         self.cwnd() < self.ssthresh()
@@ -177,6 +219,9 @@ impl CongestionControl for Congestion {
     fn on_loss_event(&mut self, now: Instant, in_flight: u32, kind: LossKind) {
         dispatch!(self, inner => inner.on_loss_event(now, in_flight, kind));
     }
+    fn on_segment_lost(&mut self, lost: &LostSegment) {
+        dispatch!(self, inner => inner.on_segment_lost(lost));
+    }
     fn on_recovery_exit(&mut self, now: Instant) {
         dispatch!(self, inner => inner.on_recovery_exit(now));
     }
@@ -197,6 +242,15 @@ impl CongestionControl for Congestion {
     }
     fn pacing_rate(&self) -> Option<u64> {
         dispatch!(self, inner => inner.pacing_rate())
+    }
+    fn send_quantum(&self) -> Option<u32> {
+        dispatch!(self, inner => inner.send_quantum())
+    }
+    fn controls_recovery(&self) -> bool {
+        dispatch!(self, inner => inner.controls_recovery())
+    }
+    fn in_slow_start(&self) -> bool {
+        dispatch!(self, inner => inner.in_slow_start())
     }
 }
 

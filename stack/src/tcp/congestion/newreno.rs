@@ -185,12 +185,9 @@ mod tests {
             now: NOW,
             acked_bytes: bytes,
             delivered_bytes: bytes,
-            rtt: None,
-            srtt: None,
             in_flight_before: 100 * MSS,
-            is_app_limited: false,
-            in_recovery: false,
             mss: MSS,
+            ..Ack::default()
         }
     }
 
