@@ -300,7 +300,12 @@ impl Connection {
             probe_due: false,
             keepalive_due: false,
             override_due: false,
+<<<<<<< HEAD
             congestion: Congestion::new(options.congestion),
+=======
+            retransmit_head: false,
+            congestion: Congestion::new(options.congestion, false),
+>>>>>>> congestion
             rtt: RttEstimator::new(config.initial_rto, config.min_rto, config.max_rto),
             rate: DeliveryRate::default(),
             sack_enabled: false,

@@ -5,8 +5,11 @@
 //! loss is found and leaves them alone until recovery ends. What is sent meanwhile is the engine's affair (RFC 9937),
 //! and so is the inflation by duplicate ACKs of RFC 5681 section 3.2, which proportional rate reduction replaces.
 
+mod cubic;
+mod hystart;
 mod newreno;
 
+pub use cubic::Cubic;
 pub use newreno::NewReno;
 
 use core::fmt;
@@ -14,6 +17,9 @@ use core::str::FromStr;
 
 use crate::tcp::delivery_rate::{RateSample, Snapshot};
 use crate::time::{Duration, Instant};
+
+/// Largest window: nothing is gained beyond what a scaled window can announce (RFC 7323 section 2.3).
+const CWND_MAX: u32 = 1 << 30;
 
 /// What an ACK brought, as congestion control sees it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,19 +131,22 @@ pub trait CongestionControl {
 /// The algorithms by name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Algorithm {
-    /// RFC 5681 with RFC 6582: `newreno` or `reno`.
+    /// RFC 9438 with RFC 9406: `cubic`.
     #[default]
+    Cubic,
+    /// RFC 5681 with RFC 6582: `newreno` or `reno`.
     NewReno,
 }
 
 impl Algorithm {
     /// All of them, the default first.
-    pub const ALL: &'static [Self] = &[Self::NewReno];
+    pub const ALL: &'static [Self] = &[Self::Cubic, Self::NewReno];
 
     /// The name in configuration and in `TcpInfo`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Cubic => "cubic",
             Self::NewReno => "newreno",
         }
     }
@@ -163,6 +172,7 @@ impl FromStr for Algorithm {
 
     fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
         match name {
+            "cubic" => Ok(Self::Cubic),
             "newreno" | "reno" => Ok(Self::NewReno),
             _ => Err(UnknownAlgorithm(name.to_owned())),
         }
@@ -172,15 +182,19 @@ impl FromStr for Algorithm {
 /// Any of the algorithms, without an allocation for each connection.
 #[derive(Clone, Debug)]
 pub enum Congestion {
+    /// RFC 9438 with RFC 9406.
+    Cubic(Cubic),
     /// RFC 5681 with RFC 6582.
     NewReno(NewReno),
 }
 
 impl Congestion {
-    /// Fresh state of `algorithm`.
+    /// Fresh state of `algorithm` for a connection that paces what windows allow, or not (`is_paced`; algorithms with a
+    /// pacing rate of their own always pace).
     #[must_use]
-    pub fn new(algorithm: Algorithm) -> Self {
+    pub fn new(algorithm: Algorithm, is_paced: bool) -> Self {
         match algorithm {
+            Algorithm::Cubic => Self::Cubic(Cubic::new(is_paced)),
             Algorithm::NewReno => Self::NewReno(NewReno::new()),
         }
     }
@@ -189,6 +203,7 @@ impl Congestion {
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         match self {
+            Self::Cubic(_) => Algorithm::Cubic,
             Self::NewReno(_) => Algorithm::NewReno,
         }
     }
@@ -198,6 +213,7 @@ impl Congestion {
 macro_rules! dispatch {
     ($self:ident, $inner:ident => $call:expr) => {
         match $self {
+            Congestion::Cubic($inner) => $call,
             Congestion::NewReno($inner) => $call,
         }
     };
@@ -268,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_connection_s_share_stays_small() {
-        assert!(size_of::<Congestion>() <= 64, "{}", size_of::<Congestion>());
+        assert!(size_of::<Congestion>() <= 144, "{}", size_of::<Congestion>());
     }
 
     #[test]
@@ -283,11 +299,11 @@ mod tests {
     fn names_parse_and_print() {
         for algorithm in Algorithm::ALL {
             assert_eq!(algorithm.to_string().parse(), Ok(*algorithm));
-            assert_eq!(Congestion::new(*algorithm).name(), algorithm.name());
-            assert_eq!(Congestion::new(*algorithm).algorithm(), *algorithm);
+            assert_eq!(Congestion::new(*algorithm, false).name(), algorithm.name());
+            assert_eq!(Congestion::new(*algorithm, false).algorithm(), *algorithm);
         }
         assert_eq!("reno".parse(), Ok(Algorithm::NewReno));
         let error = "vegas".parse::<Algorithm>().unwrap_err();
-        assert_eq!(error.to_string(), "no congestion control named `vegas`: choose one of newreno");
+        assert_eq!(error.to_string(), "no congestion control named `vegas`: choose one of cubic, newreno");
     }
 }

@@ -3,6 +3,7 @@
 
 use core::task::{Poll, Waker};
 
+use super::super::congestion::Algorithm;
 use super::super::header::Flags;
 use super::super::testing::*;
 use super::super::*;
@@ -332,7 +333,8 @@ fn progress_begins_the_user_timeout_anew() {
 #[test]
 fn three_duplicate_acks_bring_the_segment_back() {
     let mut t = Harness::new();
-    let id = t.established();
+    let options = SocketOptions { congestion: Algorithm::NewReno, ..SocketOptions::default() };
+    let id = t.accept_with(options, syn().mss(1000));
     let base = grown(&mut t, id, 20);
     let at = |n: u32| base + 1000 * n;
     t.send(id, pattern(base, 40_000));

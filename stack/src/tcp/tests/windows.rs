@@ -169,6 +169,7 @@ fn a_window_that_was_taken_back_stops_new_data_and_not_the_old() {
     // It opens again: the rest follows without waiting for a timer.
     t.inject(seg().seq(2).ack(1001).window(9000));
     t.expect(seg().seq(1001).ack(2).stream(1000));
+    t.inject(seg().seq(2).ack(2001).window(9000));
     t.expect(seg().seq(2001).ack(2).stream(1000));
     assert_eq!(t.state(id), State::Established);
 }
