@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
+use super::delivery_rate::DeliveryRate;
 use super::header::Flags;
 use super::info::Statistics;
-use super::delivery_rate::DeliveryRate;
 use super::options::{TcpOptions, Timestamps};
 use super::rack::Rack;
 use super::receive_queue::ReceiveQueue;
@@ -300,12 +300,7 @@ impl Connection {
             probe_due: false,
             keepalive_due: false,
             override_due: false,
-<<<<<<< HEAD
-            congestion: Congestion::new(options.congestion),
-=======
-            retransmit_head: false,
             congestion: Congestion::new(options.congestion, false),
->>>>>>> congestion
             rtt: RttEstimator::new(config.initial_rto, config.min_rto, config.max_rto),
             rate: DeliveryRate::default(),
             sack_enabled: false,

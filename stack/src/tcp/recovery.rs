@@ -128,7 +128,8 @@ impl Connection {
         self.rack.adapt_window(self.una_offset, self.nxt_offset(), feedback.dsack.is_some());
         self.check_probe(&feedback, cx);
         let was_fast = self.loss.state == Recovery::Fast;
-        let news = feedback.acked > 0 || feedback.sacked > 0 || feedback.dsack.is_some() || feedback.duplicate;
+        let news =
+            feedback.acked > 0 || feedback.sacked > 0 || feedback.dsack.is_some() || feedback.duplicate;
         if news {
             self.react(&mut feedback, cx);
         }
@@ -494,8 +495,7 @@ impl Connection {
 
     fn begin_undo(&mut self) {
         let resent = self.sent.resent().segments;
-        self.loss.undo =
-            Some(Undo { marker: self.una_offset, unproven: (resent > 0).then_some(resent) });
+        self.loss.undo = Some(Undo { marker: self.una_offset, unproven: (resent > 0).then_some(resent) });
     }
 
     /// Fast recovery, and SND.UNA has not come to its end.
@@ -570,7 +570,8 @@ impl Connection {
         if self.sack_enabled && !reneged {
             let patience = self.rack_patience();
             let first_end = self.sent.first().map(Sent::end);
-            self.sent.mark_lost_where(|sent| Some(sent.end()) == first_end || sent.sent_at + patience <= cx.now);
+            self.sent
+                .mark_lost_where(|sent| Some(sent.end()) == first_end || sent.sent_at + patience <= cx.now);
         } else {
             self.sent.forget_duplicates();
             self.sent.mark_lost_where(|_| true);
@@ -816,7 +817,9 @@ impl Connection {
         let deadline = now + self.rtt.rto();
         match self.sent.first() {
             Some(first)
-                if self.sent.len() < RESTART_THRESHOLD && self.unsent() == 0 && self.rtt.backed_off() == 0 =>
+                if self.sent.len() < RESTART_THRESHOLD
+                    && self.unsent() == 0
+                    && self.rtt.backed_off() == 0 =>
             {
                 let early = first.sent_at + self.rtt.rto();
                 if early > now { early } else { deadline }

@@ -398,7 +398,8 @@ impl Scoreboard {
         }
         // Those sent again have a queue.
         let mut again = Vec::new();
-        while let Some((end, at)) = self.trouble.as_ref().and_then(|trouble| trouble.resent.front()).copied() {
+        while let Some((end, at)) = self.trouble.as_ref().and_then(|trouble| trouble.resent.front()).copied()
+        {
             if let Some(sent) = self.find(end).filter(|sent| sent.sent_at == at && !sent.sacked) {
                 let deemed = sent.lost && !sent.resent;
                 if !deemed && (sent.is_after(newest_at, newest_end) || !wait(sent)) {
@@ -569,7 +570,10 @@ impl Scoreboard {
             let run = trouble.sacked.range(..=sent.start).next_back();
             assert_eq!(run.is_some_and(|(_, end)| *end >= sent.end()), sent.sacked, "{sent:?} {trouble:?}");
             let queued = trouble.resent.iter().any(|entry| *entry == (sent.end(), sent.sent_at));
-            assert!(queued || !sent.ever_resent || sent.sacked || (sent.lost && !sent.resent), "{sent:?} {trouble:?}");
+            assert!(
+                queued || !sent.ever_resent || sent.sacked || (sent.lost && !sent.resent),
+                "{sent:?} {trouble:?}"
+            );
         }
         assert!(trouble.resent.iter().map(|(_, at)| *at).is_sorted());
     }
