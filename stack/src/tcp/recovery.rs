@@ -3,6 +3,8 @@
 //! how much may be sent meanwhile (RFC 9937), whether a timeout or a recovery was a mistake (RFC 5682, Eifel by timestamps,
 //! D-SACK), and what congestion control hears of all that. The states are those of Linux's `ca_state`.
 
+use core::num::NonZeroU64;
+
 use super::congestion::{Ack, CongestionControl, LossKind};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
 use super::header::Flags;
@@ -56,17 +58,25 @@ pub(super) struct LossRecovery {
     pub(super) frto: Frto,
     /// The recovery is over when this is acknowledged.
     recover: u64,
-    prr: Prr,
-    /// How a reduction could turn out a mistake.
-    undo: Option<Undo>,
-    /// When the first segment of the recovery was sent again.
-    resent_at: Option<Instant>,
+    episode: Option<Box<Episode>>,
     /// What was in flight at the timeout comes on top of the window that starts again from one segment.
     inflation: u32,
     /// The first lost segment is sent again whatever the window.
     pub(super) resend_now: bool,
     /// The tail is to be probed.
     pub(super) probe_tail: bool,
+}
+
+/// A recovery that goes on, or one that is over and may still turn out a mistake.
+#[derive(Debug, Default)]
+struct Episode {
+    prr: Prr,
+    /// How the reduction could turn out a mistake.
+    undo: Option<Undo>,
+    /// When the first segment was sent again.
+    resent_at: Option<Instant>,
+    /// SND.NXT when it was over: with this acknowledged, all that could be heard of it was.
+    forget_at: Option<NonZeroU64>,
 }
 
 /// What is needed to take back a reduction.
@@ -242,8 +252,10 @@ impl Connection {
     ) {
         let length = end.since(start);
         // Within what was ever sent and acknowledged of late: anything else says nothing.
-        let oldest = self.snd_una - self.snd_wnd_max.max(1 << 16);
-        if start.ge(end) || end.gt(self.snd_nxt) || start.lt(oldest) || length > self.snd_wnd_max {
+        let back = if start.lt(self.snd_una) { self.snd_una.since(start) } else { 0 };
+        let was_sent = end.le(self.snd_nxt) && u64::from(back) < self.una_offset;
+        let is_late = back > self.snd_wnd_max.max(1 << 16);
+        if start.ge(end) || !was_sent || is_late || length > self.snd_wnd_max {
             return;
         }
         cx.counters.tcp_dsacks_rx += 1;
@@ -259,7 +271,8 @@ impl Connection {
         let was_resent = end <= self.una_offset
             || ack.gt(self.snd_una)
             || self.sent.find(end).is_some_and(|sent| sent.ever_resent);
-        if let Some(undo) = self.loss.undo.as_mut().filter(|undo| was_resent && end > undo.marker) {
+        let undo = self.loss.episode.as_mut().and_then(|episode| episode.undo.as_mut());
+        if let Some(undo) = undo.filter(|undo| was_resent && end > undo.marker) {
             undo.unproven = undo.unproven.map(|unproven| unproven.saturating_sub(segments));
         }
     }
@@ -402,8 +415,20 @@ impl Connection {
             let amiss = self.sent.sacked().segments + self.sent.lost().segments > 0 || self.sent.has_resent();
             self.loss.state = if amiss { Recovery::Disorder } else { Recovery::Open };
             if !amiss {
-                self.loss.resent_at = None;
+                self.end_episode();
             }
+        }
+    }
+
+    /// Nothing is amiss any more: D-SACKs may still come until what is outstanding now is acknowledged.
+    fn end_episode(&mut self) {
+        let (una, nxt) = (self.una_offset, self.nxt_offset());
+        let Some(episode) = &mut self.loss.episode else { return };
+        episode.resent_at = None;
+        match episode.forget_at {
+            None => episode.forget_at = NonZeroU64::new(nxt + 1),
+            Some(at) if una >= at.get() => self.loss.episode = None,
+            Some(_) => {}
         }
     }
 
@@ -466,8 +491,9 @@ impl Connection {
             self.enter_fast(mss, cx);
         }
         if self.loss.state == Recovery::Fast {
+            let in_flight = self.in_flight();
             // Room for it must not depend on an ACK that may not come.
-            self.loss.prr.on_ack(mss, self.sent.in_flight(), false, mss);
+            self.episode().prr.on_ack(mss, in_flight, false, mss);
         }
     }
 
@@ -490,12 +516,23 @@ impl Connection {
         let in_flight = self.outstanding().min(self.congestion.cwnd());
         self.congestion.on_loss_event(cx.now, in_flight, LossKind::FastRetransmit);
         let flight = (self.outstanding() + delivered).saturating_sub(self.sent.sacked().bytes);
-        self.loss.prr = Prr::begin(self.congestion.ssthresh(), flight);
+        self.episode().prr = Prr::begin(self.congestion.ssthresh(), flight);
     }
 
     fn begin_undo(&mut self) {
         let resent = self.sent.resent().segments;
-        self.loss.undo = Some(Undo { marker: self.una_offset, unproven: (resent > 0).then_some(resent) });
+        let marker = self.una_offset;
+        let episode = self.episode();
+        episode.undo = Some(Undo { marker, unproven: (resent > 0).then_some(resent) });
+        episode.forget_at = None;
+    }
+
+    fn episode(&mut self) -> &mut Episode {
+        self.loss.episode.get_or_insert_default()
+    }
+
+    fn undo(&self) -> Option<Undo> {
+        self.loss.episode.as_ref()?.undo
     }
 
     /// Fast recovery, and SND.UNA has not come to its end.
@@ -506,12 +543,13 @@ impl Connection {
             } else {
                 self.count_duplicates(feedback);
                 // RFC 9937 section 6.2: no more than can have been sent.
-                let rest = u64::from(self.loss.prr.flight()).saturating_sub(self.loss.prr.delivered());
+                let prr = &self.episode().prr;
+                let rest = u64::from(prr.flight()).saturating_sub(prr.delivered());
                 feedback.delivered = feedback.delivered.min(u32::try_from(rest).unwrap_or(u32::MAX));
             }
         }
         // A partial ACK that answers an original: what was sent again was only late.
-        let late = feedback.acked > 0 && self.loss.undo.is_some() && self.answers_original(feedback);
+        let late = feedback.acked > 0 && self.undo().is_some() && self.answers_original(feedback);
         if late && self.sent.resent().segments == 0 {
             self.undo_reduction(true, cx);
             self.leave_recovery();
@@ -654,19 +692,19 @@ impl Connection {
 
     /// Whether the ACK echoes a timestamp from before anything was sent again (RFC 3522's Eifel detection).
     fn answers_original(&self, feedback: &Feedback) -> bool {
-        match (self.loss.resent_at, feedback.echo) {
+        match (self.loss.episode.as_ref().and_then(|episode| episode.resent_at), feedback.echo) {
             (Some(at), Some(echo)) => timestamp_before(echo, timestamp(at, self.ts_offset)),
             _ => false,
         }
     }
 
     fn may_undo(&self, feedback: &Feedback) -> bool {
-        self.may_undo_by_dsack() || (self.loss.undo.is_some() && self.answers_original(feedback))
+        self.may_undo_by_dsack() || (self.undo().is_some() && self.answers_original(feedback))
     }
 
     /// Whether everything that was sent again had arrived before.
     fn may_undo_by_dsack(&self) -> bool {
-        self.loss.undo.is_some_and(|undo| undo.unproven == Some(0))
+        self.undo().is_some_and(|undo| undo.unproven == Some(0))
     }
 
     /// Takes a reduction back; `all`: nothing is lost after all.
@@ -676,14 +714,15 @@ impl Connection {
             self.sent.unmark_lost();
         }
         self.congestion.undo(cx.now);
-        self.loss.undo = None;
+        self.episode().undo = None;
     }
 
     /// A segment was sent again.
     pub(super) fn note_resent(&mut self, now: Instant) {
         self.loss.resend_now = false;
-        self.loss.resent_at.get_or_insert(now);
-        if let Some(undo) = &mut self.loss.undo {
+        let episode = self.episode();
+        episode.resent_at.get_or_insert(now);
+        if let Some(undo) = &mut episode.undo {
             undo.unproven = Some(undo.unproven.unwrap_or(0) + 1);
         }
     }
@@ -692,14 +731,7 @@ impl Connection {
 
     /// Sets the timer for the probe of a tail (RFC 8985 section 7.2), or stops it.
     pub(super) fn refresh_probe_timer(&mut self, now: Instant) {
-        let wanted = self.sack_enabled
-            && self.syn_acked()
-            && self.loss.state == Recovery::Open
-            && self.sent.len() > 0
-            && self.sent.sacked().segments == 0
-            && self.rack.may_probe()
-            && !self.loss.probe_tail;
-        if !wanted {
+        if !self.may_probe_tail() || self.loss.probe_tail {
             self.timers.probe = None;
         } else if self.timers.probe.is_none() {
             let delay = match self.rtt.srtt() {
@@ -710,6 +742,15 @@ impl Connection {
             let limit = self.timers.retransmit.unwrap_or(Instant::FAR_FUTURE);
             self.timers.probe = Some((now + delay).min(limit));
         }
+    }
+
+    fn may_probe_tail(&self) -> bool {
+        self.sack_enabled
+            && self.syn_acked()
+            && self.loss.state == Recovery::Open
+            && self.sent.len() > 0
+            && self.sent.sacked().segments == 0
+            && self.rack.may_probe()
     }
 
     /// The probe of the tail is due: `output` sends it.
@@ -740,7 +781,9 @@ impl Connection {
     /// The congestion window in force.
     pub(super) fn cwnd(&self) -> u32 {
         match self.loss.state {
-            Recovery::Fast => self.loss.prr.cwnd(),
+            Recovery::Fast => {
+                self.loss.episode.as_ref().map_or(self.congestion.cwnd(), |episode| episode.prr.cwnd())
+            }
             Recovery::Loss => self.congestion.cwnd().saturating_add(self.loss.inflation),
             Recovery::Open | Recovery::Disorder => self.congestion.cwnd(),
         }
@@ -749,7 +792,7 @@ impl Connection {
     /// `bytes` were sent.
     pub(super) fn note_flight(&mut self, bytes: u32) {
         if self.loss.state == Recovery::Fast {
-            self.loss.prr.on_send(bytes);
+            self.episode().prr.on_send(bytes);
         }
     }
 
@@ -769,7 +812,7 @@ impl Connection {
         let mss = u32::from(self.mss);
         if self.loss.state == Recovery::Fast {
             let safe = feedback.acked > 0 && feedback.lost == 0;
-            self.loss.prr.on_ack(feedback.delivered, in_flight, safe, mss);
+            self.episode().prr.on_ack(feedback.delivered, in_flight, safe, mss);
         }
         let rate = self.rate.sample(cx.now, self.rtt.min_rtt());
         if feedback.acked == 0 && feedback.delivered == 0 {
@@ -806,20 +849,22 @@ impl Connection {
         if self.sent.lost().segments > 0 && !matches!(self.loss.state, Recovery::Fast | Recovery::Loss) {
             self.loss.state = Recovery::Loss;
             self.loss.recover = self.nxt_offset();
-            (self.loss.undo, self.loss.frto, self.loss.inflation) = (None, Frto::Off, 0);
+            (self.loss.episode, self.loss.frto, self.loss.inflation) = (None, Frto::Off, 0);
             self.loss.resend_now = true;
         }
     }
 
     /// When the retransmission timeout of what is outstanding is over, if it begins now. With few segments outstanding and
-    /// nothing to follow, no duplicate ACKs will come: the time since the first was sent counts (RFC 7765 section 3).
+    /// nothing to follow, no duplicate ACKs will come: the time since the first was sent counts (RFC 7765 section 3),
+    /// unless the tail is probed first.
     pub(super) fn retransmission_deadline(&self, now: Instant) -> Instant {
         let deadline = now + self.rtt.rto();
         match self.sent.first() {
             Some(first)
                 if self.sent.len() < RESTART_THRESHOLD
                     && self.unsent() == 0
-                    && self.rtt.backed_off() == 0 =>
+                    && self.rtt.backed_off() == 0
+                    && !self.may_probe_tail() =>
             {
                 let early = first.sent_at + self.rtt.rto();
                 if early > now { early } else { deadline }
