@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
+use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::Statistics;
 use super::options::{TcpOptions, Timestamps};
@@ -179,6 +180,7 @@ pub(super) struct Connection {
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
+    pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
 
@@ -203,8 +205,8 @@ pub(super) struct Handshake {
     /// Shift of the peer's windows, when both ends scale.
     pub(super) wscale: Option<u8>,
     pub(super) peer_mss: u16,
-    /// MSS option that we sent.
-    pub(super) our_mss: u16,
+    /// MSS option that we sent; `None`: not known here.
+    pub(super) our_mss: Option<u16>,
     /// When the SYN-ACK was sent, if it was sent once only.
     pub(super) syn_ack_sent_at: Option<Instant>,
     /// A SYN-ACK counts as lost.
@@ -254,7 +256,9 @@ impl Connection {
             connection.snd_wscale = shift;
             connection.rcv_wscale = window_scale_for(connection.receive_cap());
         }
-        connection.mtu = handshake.our_mss.saturating_add(connection.fixed_headers());
+        if let Some(our_mss) = handshake.our_mss {
+            connection.mtu = our_mss.saturating_add(connection.fixed_headers());
+        }
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.timed = handshake.syn_ack_sent_at.map(|sent_at| (connection.snd_nxt, sent_at));
         connection.retransmits = u8::from(handshake.timed_out);
@@ -343,6 +347,7 @@ impl Connection {
             time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
+            fastopen: None,
             cold: None,
         }
     }

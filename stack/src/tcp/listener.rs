@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::config::SocketOptions;
+use super::fastopen::PendingFastOpens;
 use super::table::Slab;
 use super::{ListenerId, TcpError};
 
@@ -20,6 +21,7 @@ pub(super) struct Listener {
     pub(super) accept: VecDeque<u32>,
     /// Its half-open connections.
     pub(super) half_open: usize,
+    pub(super) fastopen: PendingFastOpens,
     pub(super) waker: Option<Waker>,
 }
 
@@ -103,6 +105,7 @@ mod tests {
             options: Rc::default(),
             accept: VecDeque::new(),
             half_open: 0,
+            fastopen: PendingFastOpens::default(),
             waker: None,
         }
     }

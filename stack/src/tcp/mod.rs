@@ -14,6 +14,7 @@ mod config;
 pub mod congestion;
 mod connection;
 mod engine;
+mod fastopen;
 pub mod header;
 mod info;
 mod input;
@@ -43,9 +44,9 @@ mod transmit;
 
 use core::net::{IpAddr, SocketAddr};
 
-pub use config::{SocketOptions, TcpConfig, TcpConfigError};
+pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 pub use engine::Tcp;
-pub use info::TcpInfo;
+pub use info::{FastOpenFailure, TcpInfo};
 pub use state::State;
 
 use crate::packet::{Packet, PacketSlice};

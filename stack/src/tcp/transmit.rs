@@ -59,7 +59,10 @@ impl Tcp {
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
-            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now);
+            let cookie = entry.cookie_wanted().map(|experimental| {
+                self.fastopen_cookies.cookie(now, tuple.remote.ip()).in_experimental(experimental)
+            });
+            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
