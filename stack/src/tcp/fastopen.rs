@@ -194,7 +194,7 @@ impl Connection {
         syn: Segment,
         cx: &mut Context<'_>,
     ) {
-        (self.snd_nxt, self.snd_ptr, self.timed) = (self.iss, self.iss, None);
+        (self.snd_nxt, self.syn_sent_at) = (self.iss, None);
         self.syn_due = true;
         self.set_send_window(&syn);
         self.congestion.on_established(cx.now, u32::from(self.mss));
@@ -313,9 +313,8 @@ impl Connection {
         if sent > 0 {
             self.send.acknowledge(acked as usize);
             self.statistics.bytes_acked += u64::from(acked);
-            self.snd_una = data + acked;
-            (self.snd_nxt, self.snd_ptr) = (self.snd_una, self.snd_una);
-            self.snd_sml = self.snd_una;
+            (self.snd_una, self.una_offset) = (data + acked, 1 + u64::from(acked));
+            (self.snd_nxt, self.snd_sml) = (self.snd_una, self.snd_una);
         }
         if !self.has_unfinished_output() {
             self.wake_flusher();

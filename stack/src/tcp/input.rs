@@ -163,7 +163,7 @@ impl Connection {
             self.syn_due = true;
             return;
         }
-        self.measure_round_trip(&segment, cx);
+        self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
         self.establish(cx);
@@ -257,6 +257,7 @@ impl Connection {
         cx.counters.drop(DropReason::TcpOutOfWindow);
         if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
             cx.counters.tcp_duplicate_rx += 1;
+            self.note_duplicate(segment.payload_seq(), segment.payload_len());
         }
         if !segment.has(Flags::RST) {
             self.acknowledge_unacceptable(segment, cx);
@@ -340,7 +341,7 @@ impl Connection {
 
     /// Our SYN is acknowledged in SYN-RECEIVED, or after a close in it.
     fn acknowledge_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) {
-        self.measure_round_trip(segment, cx);
+        self.measure_handshake(segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, None, cx);
         self.set_send_window(segment);
@@ -435,7 +436,7 @@ impl Connection {
             return DONE;
         }
         self.statistics.data_segments_in += 1;
-        let had_gap = self.receive.has_gap();
+        let (had_gap, rcv_nxt) = (self.receive.has_gap(), self.rcv_nxt());
         let copy = is_pool_low(&segment.packet);
         // What lies behind the window's edge is cut off.
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
@@ -446,6 +447,9 @@ impl Connection {
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.ack_now = true;
         }
+        if inserted.advanced > 0 && seq.lt(rcv_nxt) {
+            self.note_duplicate(seq, rcv_nxt.since(seq));
+        }
         if inserted.advanced > 0 {
             self.take_in_order(inserted.advanced, len, had_gap, cx);
         } else if inserted.new_out_of_order > 0 {
@@ -454,6 +458,7 @@ impl Connection {
             self.owe_duplicate_ack();
         } else if inserted.dropped + beyond == 0 {
             cx.counters.tcp_duplicate_rx += 1;
+            self.note_duplicate(seq, len);
             self.ack_now = true;
         }
         NEXT
@@ -463,6 +468,13 @@ impl Connection {
     pub(super) fn take_syn_text(&mut self, syn: Segment, cx: &mut Context<'_>) {
         self.statistics.segments_in += 1;
         let _ = self.process_text(syn, false, cx);
+    }
+
+    /// Bytes that had arrived before came again: the next ACK says so (RFC 2883 section 4).
+    fn note_duplicate(&mut self, seq: SeqNumber, len: u32) {
+        if self.sack_enabled && len > 0 {
+            self.duplicate_block = Some((seq, seq + len));
+        }
     }
 
     /// Bytes became readable.

@@ -41,6 +41,7 @@ pub(super) struct HalfOpen {
     ts_enabled: bool,
     /// The first SYN-ACK carries a Fast Open cookie, in the experimental option or not.
     cookie_wanted: Option<bool>,
+    sack: bool,
     /// SYN-ACKs that timed out.
     timeouts: u8,
     /// The SYN-ACK was sent more than once: no round-trip time can be measured.
@@ -87,6 +88,7 @@ impl HalfOpen {
             wscale: syn.options.window_scale.filter(|_| config.window_scaling).unwrap_or(NO_SCALE),
             ts_enabled: timestamps.is_some(),
             cookie_wanted: None,
+            sack: config.sack && syn.options.sack_permitted,
             timeouts: 0,
             resent: false,
             pending: true,
@@ -212,6 +214,7 @@ impl HalfOpen {
         let options = TcpOptions {
             mss: Some(our_mss),
             window_scale: (self.wscale != NO_SCALE).then_some(our_shift),
+            sack_permitted: self.sack,
             timestamps: self.timestamps(ts_now),
             fastopen,
             ..TcpOptions::default()
@@ -232,6 +235,7 @@ impl HalfOpen {
             ts_offset,
             ts_recent: self.ts_enabled.then_some(self.ts_recent),
             wscale: (self.wscale != NO_SCALE).then_some(self.wscale),
+            sack: self.sack,
             peer_mss: self.peer_mss,
             our_mss: (self.our_mss > 0).then_some(self.our_mss),
             syn_ack_sent_at: (!self.resent && !self.pending)

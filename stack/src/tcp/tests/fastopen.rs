@@ -114,8 +114,8 @@ fn data_with_a_good_cookie_is_read_and_answered_before_the_handshake_is_over() {
 
 #[test]
 fn an_answer_before_the_handshake_keeps_to_the_initial_window_and_the_peers() {
-    // Section 4.2.2, step 6: RFC 5681's initial window, in which our SYN counts. The window of theirs is not scaled.
-    for (window, expected) in [(65_535, 9), (2_001, 2)] {
+    // Section 4.2.2, step 6: RFC 5681's initial window. The window of a SYN is not scaled.
+    for (window, expected) in [(65_535, 10), (2_001, 2)] {
         let (mut t, listener) = server();
         let cookie = cookie(&mut t);
         t.inject(syn().mss(1000).wscale(7).window(window).fastopen(cookie).data("request"));
