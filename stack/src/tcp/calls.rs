@@ -53,6 +53,7 @@ impl Tcp {
             addr: SocketAddr::new(addr.ip(), port.ok_or(TcpError::AddrNotAvailable)?),
             backlog: backlog.max(1),
             fastopen: PendingFastOpens::new(options.fastopen_qlen),
+            cookies_until: Instant::ZERO,
             options,
             accept: VecDeque::new(),
             half_open: 0,

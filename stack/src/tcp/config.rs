@@ -125,13 +125,17 @@ pub struct TcpConfig {
     /// Most listeners; 4096. Beyond it [`super::Tcp::listen`] fails.
     pub listeners_max: usize,
     /// Most half-open connections; 16,384 in 1.5 MiB. One listener takes at most the larger of its backlog and 1/4 of it.
-    /// Beyond it SYNs are dropped and counted; the peers send them again.
+    /// Beyond it SYN cookies are sent, or without `syn_cookies` SYNs are dropped and counted; the peers send them again.
     pub syn_queue_max: usize,
     /// Most TIME-WAIT entries; 131,072 in 12 MiB. Beyond it the oldest ends early, and is counted.
     pub time_wait_max: usize,
     /// Memory behind all send and receive buffers, bytes; 512 MiB. Beyond it a connection takes in and may write no more
     /// than [`limits::TCP_PRESSURE_BUFFER_BYTES`] in each direction, and windows stop growing.
     pub buffered_bytes_max: usize,
+    /// Answer SYNs for which the SYN queue has no room with SYN cookies (RFC 4987 section 3.6, Linux's `tcp_syncookies`), which
+    /// take no memory. The connection's MSS is then one of eight values, and it has window scaling and SACK only if the
+    /// client uses timestamps; a SYN-ACK that is lost is not sent again unless the client repeats its SYN. On.
+    pub syn_cookies: bool,
     /// Fast Open (RFC 7413). Listeners and connections still have to ask for it.
     pub fastopen: FastOpenConfig,
 }
@@ -211,6 +215,7 @@ impl Default for TcpConfig {
             syn_queue_max: 16_384,
             time_wait_max: 131_072,
             buffered_bytes_max: 512 << 20,
+            syn_cookies: true,
             fastopen: FastOpenConfig::default(),
         }
     }

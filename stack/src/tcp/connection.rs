@@ -581,6 +581,7 @@ impl Connection {
             flags: Flags::RST | Flags::ACK,
             window: 0,
             timestamps: self.timestamps(now),
+            syn_ack: None,
         }
     }
 

@@ -18,6 +18,7 @@ use super::options::FastOpenOption;
 use super::ports::EphemeralPorts;
 use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
+use super::syn_cookie::SynCookies;
 use super::syn_queue::{self, HalfOpen, SynQueue};
 use super::table::{List, Slab, TupleKey};
 use super::time_wait::{self, REOPEN_GAP, TimeWait, TimeWaits};
@@ -36,6 +37,7 @@ pub struct Tcp {
     pub(super) tables: Tables,
     pub(super) listeners: Listeners,
     pub(super) replies: Replies,
+    pub(super) syn_cookies: SynCookies,
     pub(super) fastopen_cookies: CookieMaker,
     pub(super) fastopen_cache: ClientCache,
     /// Connections with something to send, in turn.
@@ -163,6 +165,7 @@ impl Tcp {
             },
             listeners: Listeners::new(),
             replies: Replies::default(),
+            syn_cookies: SynCookies::new(&seed, shard),
             fastopen_cookies: CookieMaker::new(
                 &seed,
                 config.fastopen.key_lifetime,
@@ -228,7 +231,7 @@ impl Tcp {
         }
     }
 
-    fn connection_receives(
+    pub(super) fn connection_receives(
         &mut self,
         now: Instant,
         index: u32,
@@ -247,9 +250,10 @@ impl Tcp {
         displaced: Option<u32>,
         counters: &mut Counters,
     ) -> Option<Segment> {
-        // First RST and second ACK: both are the business of whoever rejects what nobody takes. Third, SYN.
+        // First RST and second ACK: both are the business of whoever rejects what nobody takes, but an ACK may bring a
+        // SYN cookie. Third, SYN.
         if !segment.has(Flags::SYN) || segment.has(Flags::ACK) || segment.has(Flags::RST) {
-            return Some(segment);
+            return self.cookie_receives(now, segment, None, counters);
         }
         let key = segment.key();
         let Some(id) = self.listeners.find(key.local()) else { return Some(segment) };
@@ -284,7 +288,12 @@ impl Tcp {
             Verdict::Regular(cookie_wanted) => cookie_wanted,
         };
         if queue_full {
-            counters.drop(DropReason::TcpSynQueueFull);
+            if displaced.is_some() || !self.config.syn_cookies {
+                // No cookie in the place of a TIME-WAIT entry, which would get the ACK.
+                counters.drop(DropReason::TcpSynQueueFull);
+            } else {
+                self.send_syn_cookie(now, id, &segment, counters);
+            }
             return None;
         }
         if let Some(listener) = self.listeners.get_mut(id) {
@@ -323,7 +332,10 @@ impl Tcp {
         let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(segment, buffer, &mut cx) {
             syn_queue::Outcome::Done => {}
-            syn_queue::Outcome::NotOurs(segment) => return Some(segment),
+            // Or the ACK of a cookie that was sent before the SYN came again and found room.
+            syn_queue::Outcome::NotOurs(segment) => {
+                return self.cookie_receives(now, segment, Some(index), counters);
+            }
             syn_queue::Outcome::SynAck => self.tables.syn_queue.send_again(index),
             syn_queue::Outcome::Forget => {
                 counters.tcp_attempt_fails += 1;
@@ -371,7 +383,7 @@ impl Tcp {
     }
 
     /// A new connection in SYN-RECEIVED and in its listener's accept queue.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         now: Instant,
         handshake: &Handshake,

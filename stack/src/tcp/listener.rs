@@ -10,6 +10,7 @@ use super::config::SocketOptions;
 use super::fastopen::PendingFastOpens;
 use super::table::Slab;
 use super::{ListenerId, TcpError};
+use crate::time::Instant;
 
 /// A listener.
 pub(super) struct Listener {
@@ -22,6 +23,8 @@ pub(super) struct Listener {
     /// Its half-open connections.
     pub(super) half_open: usize,
     pub(super) fastopen: PendingFastOpens,
+    /// Until then ACKs may bring SYN cookies.
+    pub(super) cookies_until: Instant,
     pub(super) waker: Option<Waker>,
 }
 
@@ -106,6 +109,7 @@ mod tests {
             accept: VecDeque::new(),
             half_open: 0,
             fastopen: PendingFastOpens::default(),
+            cookies_until: Instant::ZERO,
             waker: None,
         }
     }

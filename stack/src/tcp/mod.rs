@@ -36,6 +36,7 @@ mod scoreboard;
 pub mod send_queue;
 pub mod seq;
 mod state;
+mod syn_cookie;
 mod syn_queue;
 mod table;
 #[cfg(test)]

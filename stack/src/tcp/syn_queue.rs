@@ -199,6 +199,7 @@ impl HalfOpen {
             flags: Flags::ACK,
             window: syn_window(receive_buffer_bytes),
             timestamps: self.timestamps(ts_now),
+            syn_ack: None,
         }
     }
 

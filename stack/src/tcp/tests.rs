@@ -10,5 +10,6 @@ mod fastopen;
 mod open;
 mod pair;
 mod sending;
+mod syn_cookies;
 mod windows;
 mod wire;
