@@ -302,7 +302,7 @@ impl Connection {
             keepalive_due: false,
             override_due: false,
             retransmit_head: false,
-            congestion: Congestion::new(options.congestion, false),
+            congestion: Congestion::new(options.congestion, iss.0).paced(config.pacing),
             rtt: RttEstimator::new(config.initial_rto, config.min_rto, config.max_rto),
             recovery: Recovery::Open,
             recover: iss,
