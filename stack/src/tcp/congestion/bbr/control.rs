@@ -47,15 +47,16 @@ impl Bbr {
         self.set_cwnd(ack);
     }
 
-    /// BBRInitPacingRate.
+    /// BBRInitPacingRate. Neither this rate nor a later one is below a segment a second, which a timeout would beat.
     pub(super) fn init_pacing_rate(&mut self, srtt: Option<Duration>) {
         self.has_seen_rtt |= srtt.is_some();
         let micros = srtt.unwrap_or(NOMINAL_RTT).as_micros().max(1);
         let nominal = u128::from(self.cwnd) * 1_000_000 / micros;
-        self.pacing_rate = (nominal * u128::from(STARTUP_PACING_GAIN) / 100) as u64;
+        self.pacing_rate =
+            ((nominal * u128::from(STARTUP_PACING_GAIN) / 100) as u64).max(u64::from(self.mss));
     }
 
-    /// BBRSetPacingRateWithGain. Never below a segment a second, which a timeout would beat.
+    /// BBRSetPacingRateWithGain.
     pub(super) fn set_pacing_rate_with_gain(&mut self, gain: u64) {
         let rate = u128::from(self.bw) * u128::from(gain) * u128::from(100 - PACING_MARGIN_PERCENT) / 10_000;
         let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(u64::from(self.mss));
