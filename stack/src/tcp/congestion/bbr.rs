@@ -13,7 +13,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use super::{Ack, CWND_MAX, CongestionControl, LossKind, LostSegment, initial_window};
+use super::{Ack, CongestionControl, LossKind, LostSegment, initial_window};
 use crate::tcp::delivery_rate::RateSample;
 use crate::time::{Duration, Instant};
 use max_filter::MaxFilter;
@@ -407,11 +407,12 @@ impl Bbr {
     /// BBRUpdateMinRTT.
     fn update_min_rtt(&mut self, ack: &Ack) {
         self.probe_rtt_expired = ack.now > self.probe_rtt_min_stamp + PROBE_RTT_INTERVAL;
-        if let Some(rtt) = ack.rtt {
-            if self.probe_rtt_expired || self.probe_rtt_min_delay.is_none_or(|least| rtt < least) {
-                self.probe_rtt_min_delay = Some(rtt);
-                self.probe_rtt_min_stamp = ack.now;
-            }
+        let is_news = |rtt: &Duration| {
+            self.probe_rtt_expired || self.probe_rtt_min_delay.is_none_or(|least| *rtt < least)
+        };
+        if let Some(rtt) = ack.rtt.filter(is_news) {
+            self.probe_rtt_min_delay = Some(rtt);
+            self.probe_rtt_min_stamp = ack.now;
         }
         let Some(least) = self.probe_rtt_min_delay else { return };
         let has_expired = ack.now > self.min_rtt_stamp + MIN_RTT_FILTER_LEN;

@@ -155,7 +155,7 @@ impl Model {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
-        self.loss_one_in > 0 && self.random % self.loss_one_in == 0
+        self.loss_one_in > 0 && self.random.is_multiple_of(self.loss_one_in)
     }
 
     fn send(&mut self, id: usize) {

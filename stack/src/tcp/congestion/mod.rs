@@ -3,7 +3,8 @@
 //!
 //! The division of labour during recovery: an algorithm sets `ssthresh` and `cwnd` to the target of the reduction when the
 //! loss is found and leaves them alone until recovery ends. What is sent meanwhile is the engine's affair (RFC 9937),
-//! and so is the inflation by duplicate ACKs of RFC 5681 section 3.2, which proportional rate reduction replaces.
+//! and so is the inflation by duplicate ACKs of RFC 5681 section 3.2, which proportional rate reduction replaces. BBR
+//! says by [`CongestionControl::controls_recovery`] that its window holds during recovery as well.
 
 mod bbr;
 mod cubic;

@@ -1,6 +1,7 @@
 //! BBR step by step, and in any order of events. What it does to a link is in `link_model`.
 
 use super::*;
+use crate::tcp::congestion::CWND_MAX;
 use crate::tcp::delivery_rate::{DeliveryRate, Snapshot};
 use proptest::prelude::*;
 
