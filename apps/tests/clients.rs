@@ -105,7 +105,8 @@ fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
         (vec![url("/short"), "-o".into(), "/dev/null".into()], "HTTP"),
         (vec![url("/silent"), "--stall-timeout".into(), "1s".into()], "--stall-timeout"),
         (vec![format!("http://{PEER4}:81/")], "connection refused"),
-        (vec!["http://192.0.2.77/".into(), "--connect-timeout".into(), "2s".into()], "192.0.2.77:80"),
+        (vec!["http://192.0.2.77/".into()], "host unreachable"),
+        (vec!["http://[2001:db8::77]/".into()], "host unreachable"),
         (vec!["http://198.51.100.1/".into()], "network unreachable"),
     ] {
         let output = get(&bed, &arguments.iter().map(String::as_str).collect::<Vec<_>>());

@@ -35,6 +35,12 @@ pub enum NetError {
     /// No route, or no address of that IP version.
     #[error("network unreachable: no route, or no address of that IP version")]
     NetworkUnreachable,
+    /// The first hop to a connected socket's peer did not answer ARP or neighbour discovery.
+    #[error("host unreachable: it, or the gateway to it, does not answer ARP or neighbour discovery")]
+    HostUnreachable,
+    /// A connected socket's peer has no socket at the port (an ICMP port unreachable came back).
+    #[error("connection refused: nobody has the port there")]
+    ConnectionRefused,
     /// Longer than an IP packet can be.
     #[error("message too long for an IP packet")]
     MessageTooLong,
@@ -97,10 +103,20 @@ impl Shard {
         self.iface.udp_local_addr(id)
     }
 
+    /// Names the peer whose errors the socket is told, each once by the next call: `HostUnreachable` when nobody answered ARP
+    /// or neighbour discovery for a datagram to it, `ConnectionRefused` when ICMP said that its port is closed (RFC 1122
+    /// section 4.1.3.3).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn udp_connect(&mut self, id: UdpId, peer: SocketAddr) -> Result<(), NetError> {
+        self.iface.udp_connect(id, peer)
+    }
+
     /// Sends a datagram; `Pending` while the socket's buffer has no room for it.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidInput`, `MessageTooLong`, `NetworkUnreachable`.
+    /// `NotFound`, `InvalidInput`, `MessageTooLong`, `NetworkUnreachable`; what [`Shard::udp_connect`] names.
     pub fn udp_poll_send_to(
         &mut self,
         id: UdpId,
@@ -114,7 +130,7 @@ impl Shard {
     /// Receives a datagram, cut to the length of `bytes` as recvfrom(2) does: bytes copied, and the sender.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; what [`Shard::udp_connect`] names.
     pub fn udp_poll_recv_from(
         &mut self,
         id: UdpId,

@@ -431,7 +431,7 @@ impl Tcp {
             // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
             Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
         }
-        counters.icmp_errors_rx += 1;
+        counters.icmp_errors_rx += u64::from(error.kind != IcmpErrorKind::NeighborFailed);
         true
     }
 
@@ -689,8 +689,14 @@ impl Connection {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::ConnectionRefused));
             }
+            IcmpErrorKind::NeighborFailed if !self.syn_acked() => {
+                self.count_failure(cx.counters);
+                self.finish(Some(TcpError::HostUnreachable));
+            }
             IcmpErrorKind::Refused => self.cold_mut().soft_error = Some(TcpError::ConnectionRefused),
-            IcmpErrorKind::Unreachable => self.cold_mut().soft_error = Some(TcpError::HostUnreachable),
+            IcmpErrorKind::Unreachable | IcmpErrorKind::NeighborFailed => {
+                self.cold_mut().soft_error = Some(TcpError::HostUnreachable)
+            }
             IcmpErrorKind::PacketTooBig { mtu } => {
                 if self.lower_mtu(mtu as usize) {
                     self.resend_smaller();

@@ -31,6 +31,8 @@ pub(super) fn net_error(error: NetError) -> io::Error {
         NetError::AddrInUse => io::ErrorKind::AddrInUse,
         NetError::AddrNotAvailable => io::ErrorKind::AddrNotAvailable,
         NetError::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
+        NetError::HostUnreachable => io::ErrorKind::HostUnreachable,
+        NetError::ConnectionRefused => io::ErrorKind::ConnectionRefused,
         NetError::MessageTooLong | NetError::InvalidInput => io::ErrorKind::InvalidInput,
         NetError::NotFound => io::ErrorKind::NotConnected,
         NetError::NameNotFound => io::ErrorKind::NotFound,
