@@ -92,6 +92,33 @@ fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_addre
 }
 
 #[test]
+fn get_keeps_answering_while_the_file_it_writes_waits() {
+    require_root!();
+    let bed = Bed::simple();
+    kernel_http(&bed);
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo");
+    assert!(made.success());
+    let address = format!("{STACK4}/24");
+    let url = format!("http://{PEER4}/file");
+    let arguments = ["get", "--log", "warn", "--address", &address, "-o", pipe.to_str().unwrap(), &url];
+    let mut child = bywash(&bed, &arguments).spawn().expect("start bywash");
+    // Opening a pipe waits for its reader: the stack must be seen to answer before there is one.
+    let limit = std::time::Duration::from_secs(10);
+    common::wait_until(limit, "the stack answers with nobody at the pipe", || bed.ping(STACK4));
+    assert!(bed.ping(STACK4), "it goes on answering");
+    let mut reader = std::fs::File::open(&pipe).unwrap();
+    let mut got = vec![0; 100_000];
+    reader.read_exact(&mut got).unwrap();
+    // Now the pipe is full, and everything behind it.
+    assert!(bed.ping(STACK4) && bed.ping(STACK4) && bed.ping(STACK4), "it answers while the reader rests");
+    reader.read_to_end(&mut got).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(got.iter().copied().eq((0..BYTES as u64).map(generated_byte)), "{} bytes", got.len());
+}
+
+#[test]
 fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
     require_root!();
     let bed = Bed::simple();
@@ -103,6 +130,7 @@ fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
         (vec![url("/nothing")], "404"),
         (vec![url("/loop"), "--max-redirects".into(), "3".into()], "more than 3 redirects"),
         (vec![url("/short"), "-o".into(), "/dev/null".into()], "HTTP"),
+        (vec![url("/file"), "-o".into(), "/dev/full".into()], "write to /dev/full: no space left"),
         (vec![url("/silent"), "--stall-timeout".into(), "1s".into()], "--stall-timeout"),
         (vec![format!("http://{PEER4}:81/")], "connection refused"),
         (vec!["http://192.0.2.77/".into()], "host unreachable"),
