@@ -88,6 +88,12 @@ fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_addre
     let output =
         bywash(&bed, &["get", "--share-address", "--sha256", "-o", "/dev/null", &url]).output().unwrap();
     assert!(output.status.success() && errors(&output).contains(&hash), "{}", errors(&output));
+    // Replies come to the queue that the peer's hash chooses, not to the one that asked.
+    let url = format!("http://{PEER4}/small");
+    let arguments = ["get", "--share-address", "--requests", "200", "--concurrency", "4", &url];
+    let output = bywash(&bed, &arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains(", 0 failed"), "{text}{}", errors(&output));
     assert!(bed.xdp_program().is_none());
 }
 
@@ -224,6 +230,26 @@ fn ping_hears_the_kernel_over_both_families_and_in_fragments() {
             );
         }
     }
+}
+
+#[test]
+fn ping_from_a_shared_address_hears_the_replies_and_leaves_the_kernel_its_own() {
+    require_root!();
+    let bed = Bed::new(2, 1500);
+    for host in [PEER4, PEER6] {
+        let arguments =
+            ["ping", "--log", "warn", "--share-address", "--interval", "100ms", "--count", "3", host];
+        let pinging = bywash(&bed, &arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let kernels = bed.pair.stack.command("ping").args(["-c", "3", "-i", "0.2", "-W", "2", host]).output();
+        let (output, kernels) = (pinging.wait_with_output().unwrap(), kernels.unwrap());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("3 sent, 3 received"), "{host}: {text}");
+        assert!(kernels.status.success(), "{host}: {}", String::from_utf8_lossy(&kernels.stdout));
+    }
+    let arguments =
+        ["ping", "--share-address", "--count", "1", "--timeout", "200ms", "--size", "4000", PEER4];
+    let output = bywash(&bed, &arguments).output().unwrap();
+    assert!(errors(&output).contains("fragments to a shared address"), "{}", errors(&output));
 }
 
 #[test]

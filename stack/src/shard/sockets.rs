@@ -148,13 +148,16 @@ impl Shard {
         }
     }
 
-    /// Opens a ping socket to `remote`. Its identifier is this shard's number modulo the number of shards.
+    /// Opens a ping socket to `remote` and steers replies to the stack. Its identifier is this shard's number modulo the
+    /// number of shards.
     ///
     /// # Errors
     /// `NetworkUnreachable`, `TooManySockets`, `InvalidInput`.
     pub fn ping_open(&mut self, remote: IpAddr) -> Result<PingId, NetError> {
         self.output.routes.source(remote).ok_or(NetError::NetworkUnreachable)?;
-        self.pings.open(remote, self.index, self.count)
+        let (id, ident) = self.pings.open(remote, self.index, self.count)?;
+        self.steering.open(Protocol::Echo, ident);
+        Ok(id)
     }
 
     /// Sends an echo request at the next poll.
@@ -187,7 +190,9 @@ impl Shard {
 
     /// Closes a ping socket.
     pub fn ping_close(&mut self, id: PingId) {
-        self.pings.close(id);
+        if let Some(ident) = self.pings.close(id) {
+            self.steering.close(Protocol::Echo, ident);
+        }
     }
 
     /// Asks the name servers for `name`'s addresses: IPv6 ones, or IPv4 ones.
