@@ -274,6 +274,8 @@ pub struct Census {
     pub syn_received: usize,
     /// Connections: all other states but TIME-WAIT, and ended ones whose handle is still held.
     pub connections: usize,
+    /// Of these, the ended ones.
+    pub ended: usize,
     /// Connections in TIME-WAIT.
     pub time_wait: usize,
     /// Memory behind send and receive buffers, bytes.
