@@ -170,21 +170,19 @@ fn kernel_dns(bed: &Bed) {
             let name_end = 12 + query[12..length].iter().position(|&byte| byte == 0).unwrap_or(0);
             let question = &query[12..(name_end + 5).min(length)];
             let wanted = query[12..name_end] == *b"\x05files\x04test";
+            // Names that begin with a digit get it as response code; `0` exists, but has no address.
+            let code = match query[13] {
+                digit @ b'0'..=b'9' => digit - b'0',
+                _ if wanted => 0,
+                _ => 3,
+            };
+            if query[12..name_end] == *b"\x06silent\x04test" {
+                continue;
+            }
             let is_a = query[name_end + 1..name_end + 3] == [0, 1];
             // RFC 1035 section 4.1: id, response with recursion, no error or no such name, one question, the answers.
             let mut answer = query[..2].to_vec();
-            answer.extend([
-                0x81,
-                if wanted { 0x80 } else { 0x83 },
-                0,
-                1,
-                0,
-                u8::from(wanted && is_a),
-                0,
-                0,
-                0,
-                0,
-            ]);
+            answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(wanted && is_a), 0, 0, 0, 0]);
             answer.extend(question);
             if wanted && is_a {
                 answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
@@ -204,7 +202,20 @@ fn get_resolves_names_with_the_given_name_server() {
     assert_eq!(output.stdout, b"small\n", "{}", errors(&output));
     let output = get(&bed, &["--dns", PEER4, "http://nothing.test/small"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(errors(&output).contains("cannot resolve nothing.test"), "{}", errors(&output));
+    assert!(errors(&output).contains("cannot resolve nothing.test: no such name"), "{}", errors(&output));
+    for (name, words) in [
+        ("0.test", "cannot resolve 0.test: the name has no address"),
+        ("2.test", "SERVFAIL"),
+        ("5.test", "REFUSED"),
+        ("silent.test", "no name server answered"),
+    ] {
+        let url = format!("http://{name}/small");
+        let output = get(&bed, &["--dns", PEER4, "--connect-timeout", "2s", &url]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(errors(&output).contains(words), "{name}: {}", errors(&output));
+    }
+    let output = ping(&bed, &["--dns", PEER4, "--count", "1", "nothing.test"]);
+    assert!(errors(&output).contains("nothing.test: no such name"), "{}", errors(&output));
 }
 
 /// `bywash ping` on the stack's own addresses.

@@ -9,7 +9,7 @@ use smoltcp::socket::udp;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
 use super::egress::Output;
-use super::iface::Iface;
+use super::iface::{DNS_PORT, Iface};
 use crate::counters::DropReason;
 use crate::limits;
 use crate::parse::Parsed;
@@ -213,6 +213,10 @@ impl Iface {
             let (ipv6, handle) = socket?;
             Some(this.family(ipv6).sockets.get::<udp::Socket<'_>>(handle).recv_queue())
         };
+        if socket.is_none() && flow.src_port == DNS_PORT {
+            let payload = parsed.end as usize - usize::from(parsed.payload);
+            self.hear_answer(flow.dst_port, &packet[packet.len() - payload..]);
+        }
         let before = queued(self);
         self.receive(now, packet, output);
         let empty = packet.len() + usize::from(parsed.l3) == usize::from(parsed.payload);

@@ -47,9 +47,18 @@ pub enum NetError {
     /// The socket or query is closed.
     #[error("no such socket or query")]
     NotFound,
-    /// The name has no address, or no name server answered.
-    #[error("name not found")]
+    /// A name server said that there is no such name (RFC 1035 section 4.1.1, RCODE 3).
+    #[error("no such name (NXDOMAIN)")]
     NameNotFound,
+    /// The name exists and has no address of the kind asked for.
+    #[error("the name has no address")]
+    NoAddress,
+    /// A name server answered that it could not or would not find out, with this RCODE (RFC 1035 section 4.1.1).
+    #[error("the name server failed ({}); try another one", rcode_name(*.0))]
+    NameServerFailed(u8),
+    /// No name server answered in time.
+    #[error("no name server answered")]
+    NameServerSilent,
     /// Neither configuration nor DHCP named a server.
     #[error("no name server configured")]
     NoNameServer,
@@ -59,6 +68,16 @@ pub enum NetError {
     /// An argument that makes no sense, such as a destination of the other IP version.
     #[error("invalid argument")]
     InvalidInput,
+}
+
+fn rcode_name(rcode: u8) -> String {
+    match rcode {
+        1 => "FORMERR".into(),
+        2 => "SERVFAIL".into(),
+        4 => "NOTIMP".into(),
+        5 => "REFUSED".into(),
+        other => format!("RCODE {other}"),
+    }
 }
 
 /// An echo reply.
@@ -207,7 +226,7 @@ impl Shard {
     /// The addresses, once there is an answer; the query is over then.
     ///
     /// # Errors
-    /// `NotFound`, `NameNotFound`.
+    /// `NotFound`, `NameNotFound`, `NoAddress`, `NameServerFailed`, `NameServerSilent`.
     pub fn dns_poll(&mut self, id: DnsQueryId, waker: &Waker) -> Poll<Result<Vec<IpAddr>, NetError>> {
         self.iface.dns_poll(id, waker)
     }
