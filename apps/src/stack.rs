@@ -113,6 +113,12 @@ impl Prepared {
         Ok(Running { runtime, _stats: stats })
     }
 
+    /// The largest IP packet in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> usize {
+        self.args.mtu.map_or(self.nic.mtu, |mtu| mtu.min(self.nic.mtu))
+    }
+
     /// The addresses as configured; DHCP's are not known yet.
     #[must_use]
     pub fn addresses(&self) -> &[Cidr] {

@@ -88,7 +88,40 @@ fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_addre
     let output =
         bywash(&bed, &["get", "--share-address", "--sha256", "-o", "/dev/null", &url]).output().unwrap();
     assert!(output.status.success() && errors(&output).contains(&hash), "{}", errors(&output));
+    // Replies come to the queue that the peer's hash chooses, not to the one that asked.
+    let url = format!("http://{PEER4}/small");
+    let arguments = ["get", "--share-address", "--requests", "200", "--concurrency", "4", &url];
+    let output = bywash(&bed, &arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains(", 0 failed"), "{text}{}", errors(&output));
     assert!(bed.xdp_program().is_none());
+}
+
+#[test]
+fn get_keeps_answering_while_the_file_it_writes_waits() {
+    require_root!();
+    let bed = Bed::simple();
+    kernel_http(&bed);
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo");
+    assert!(made.success());
+    let address = format!("{STACK4}/24");
+    let url = format!("http://{PEER4}/file");
+    let arguments = ["get", "--log", "warn", "--address", &address, "-o", pipe.to_str().unwrap(), &url];
+    let mut child = bywash(&bed, &arguments).spawn().expect("start bywash");
+    // Opening a pipe waits for its reader: the stack must be seen to answer before there is one.
+    let limit = std::time::Duration::from_secs(10);
+    common::wait_until(limit, "the stack answers with nobody at the pipe", || bed.ping(STACK4));
+    assert!(bed.ping(STACK4), "it goes on answering");
+    let mut reader = std::fs::File::open(&pipe).unwrap();
+    let mut got = vec![0; 100_000];
+    reader.read_exact(&mut got).unwrap();
+    // Now the pipe is full, and everything behind it.
+    assert!(bed.ping(STACK4) && bed.ping(STACK4) && bed.ping(STACK4), "it answers while the reader rests");
+    reader.read_to_end(&mut got).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(got.iter().copied().eq((0..BYTES as u64).map(generated_byte)), "{} bytes", got.len());
 }
 
 #[test]
@@ -103,9 +136,11 @@ fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
         (vec![url("/nothing")], "404"),
         (vec![url("/loop"), "--max-redirects".into(), "3".into()], "more than 3 redirects"),
         (vec![url("/short"), "-o".into(), "/dev/null".into()], "HTTP"),
+        (vec![url("/file"), "-o".into(), "/dev/full".into()], "write to /dev/full: no space left"),
         (vec![url("/silent"), "--stall-timeout".into(), "1s".into()], "--stall-timeout"),
         (vec![format!("http://{PEER4}:81/")], "connection refused"),
-        (vec!["http://192.0.2.77/".into(), "--connect-timeout".into(), "2s".into()], "192.0.2.77:80"),
+        (vec!["http://192.0.2.77/".into()], "host unreachable"),
+        (vec!["http://[2001:db8::77]/".into()], "host unreachable"),
         (vec!["http://198.51.100.1/".into()], "network unreachable"),
     ] {
         let output = get(&bed, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
@@ -135,21 +170,19 @@ fn kernel_dns(bed: &Bed) {
             let name_end = 12 + query[12..length].iter().position(|&byte| byte == 0).unwrap_or(0);
             let question = &query[12..(name_end + 5).min(length)];
             let wanted = query[12..name_end] == *b"\x05files\x04test";
+            // Names that begin with a digit get it as response code; `0` exists, but has no address.
+            let code = match query[13] {
+                digit @ b'0'..=b'9' => digit - b'0',
+                _ if wanted => 0,
+                _ => 3,
+            };
+            if query[12..name_end] == *b"\x06silent\x04test" {
+                continue;
+            }
             let is_a = query[name_end + 1..name_end + 3] == [0, 1];
             // RFC 1035 section 4.1: id, response with recursion, no error or no such name, one question, the answers.
             let mut answer = query[..2].to_vec();
-            answer.extend([
-                0x81,
-                if wanted { 0x80 } else { 0x83 },
-                0,
-                1,
-                0,
-                u8::from(wanted && is_a),
-                0,
-                0,
-                0,
-                0,
-            ]);
+            answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(wanted && is_a), 0, 0, 0, 0]);
             answer.extend(question);
             if wanted && is_a {
                 answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
@@ -169,7 +202,20 @@ fn get_resolves_names_with_the_given_name_server() {
     assert_eq!(output.stdout, b"small\n", "{}", errors(&output));
     let output = get(&bed, &["--dns", PEER4, "http://nothing.test/small"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(errors(&output).contains("cannot resolve nothing.test"), "{}", errors(&output));
+    assert!(errors(&output).contains("cannot resolve nothing.test: no such name"), "{}", errors(&output));
+    for (name, words) in [
+        ("0.test", "cannot resolve 0.test: the name has no address"),
+        ("2.test", "SERVFAIL"),
+        ("5.test", "REFUSED"),
+        ("silent.test", "no name server answered"),
+    ] {
+        let url = format!("http://{name}/small");
+        let output = get(&bed, &["--dns", PEER4, "--connect-timeout", "2s", &url]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(errors(&output).contains(words), "{name}: {}", errors(&output));
+    }
+    let output = ping(&bed, &["--dns", PEER4, "--count", "1", "nothing.test"]);
+    assert!(errors(&output).contains("nothing.test: no such name"), "{}", errors(&output));
 }
 
 /// `bywash ping` on the stack's own addresses.
@@ -195,6 +241,26 @@ fn ping_hears_the_kernel_over_both_families_and_in_fragments() {
             );
         }
     }
+}
+
+#[test]
+fn ping_from_a_shared_address_hears_the_replies_and_leaves_the_kernel_its_own() {
+    require_root!();
+    let bed = Bed::new(2, 1500);
+    for host in [PEER4, PEER6] {
+        let arguments =
+            ["ping", "--log", "warn", "--share-address", "--interval", "100ms", "--count", "3", host];
+        let pinging = bywash(&bed, &arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let kernels = bed.pair.stack.command("ping").args(["-c", "3", "-i", "0.2", "-W", "2", host]).output();
+        let (output, kernels) = (pinging.wait_with_output().unwrap(), kernels.unwrap());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("3 sent, 3 received"), "{host}: {text}");
+        assert!(kernels.status.success(), "{host}: {}", String::from_utf8_lossy(&kernels.stdout));
+    }
+    let arguments =
+        ["ping", "--share-address", "--count", "1", "--timeout", "200ms", "--size", "4000", PEER4];
+    let output = bywash(&bed, &arguments).output().unwrap();
+    assert!(errors(&output).contains("fragments to a shared address"), "{}", errors(&output));
 }
 
 #[test]

@@ -68,7 +68,7 @@ drop_reasons! {
     TcpSynQueueFull "tcp_syn_queue_full" "A SYN for which the listener's SYN queue had no room.",
     TcpAcceptQueueFull "tcp_accept_queue_full" "A handshake's ACK for which the listener's accept queue had no room.",
     TcpOutOfWindow "tcp_out_of_window" "A TCP segment outside the receive window.",
-    TcpPaws "tcp_paws" "A TCP segment with an old timestamp (RFC 7323 section 5).",
+    TcpPaws "tcp_paws" "A TCP segment with an old timestamp (RFC 7323 section 5), such as an original that its retransmission overtook on another queue.",
     TcpBadAck "tcp_bad_ack" "A TCP segment that acknowledges what was never sent (RFC 5961 section 5).",
     TcpReceiveBufferFull "tcp_receive_buffer_full" "Payload for which the receive buffer had no room; the peer sends it again.",
     TcpBadReset "tcp_bad_reset" "A RST that RFC 5961 section 3 does not accept.",
