@@ -21,7 +21,7 @@ packages() {
             # <asm/types.h> where the XDP program's compiler looks for it; other architectures need no second C library.
             [[ $(uname -m) != x86_64 ]] || echo gcc-multilib
             ;;
-        test) echo iproute2 ethtool iputils-ping curl wrk tcpdump ;;
+        test) echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base ;;
         demo) echo iproute2 curl wrk ;;
         bench) echo iproute2 ethtool curl wrk iperf3 nginx-light ;;
         zerocopy | fuzz) ;;

@@ -351,7 +351,7 @@ pub struct GetArgs {
     /// Redirects to follow
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub max_redirects: u32,
-    /// How long name resolution and connecting may take
+    /// How long name resolution and connecting may take, and DHCP before them
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
     /// How long the server may send nothing
