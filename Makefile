@@ -30,7 +30,7 @@ fuzz: ## Every fuzz target for FUZZ_SECONDS (60) from its corpus
 	@$(SETUP) build fuzz
 	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
 	    echo "== $$target, $(FUZZ_SECONDS) s"; \
-	    cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	    cargo +nightly fuzz run --features libfuzzer $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 test-zerocopy: ## The HTTP test on real zero-copy sockets, in a small emulated machine (downloads it)

@@ -22,7 +22,8 @@ packages() {
             # <asm/types.h> where the XDP program's compiler looks for it; other architectures need no second C library.
             [[ $(uname -m) != x86_64 ]] || echo gcc-multilib
             ;;
-        test) echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base ;;
+        # Only tests that run as root use these.
+        test) ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++
         bench | zerocopy) ;;

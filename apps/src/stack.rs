@@ -16,6 +16,7 @@ use futures_lite::future::or;
 
 use crate::cli::{HugePagesArg, ModeArg, StackArgs, TcpArgs};
 use crate::error::AppError;
+use crate::reservation::{Protocol, Reservation};
 use crate::units::{QueueSet, bytes_for_people};
 use crate::{kernel_net, signals};
 
@@ -32,11 +33,13 @@ pub struct Prepared {
     queue_options: QueueOptions,
     config: StackConfig,
     args: StackArgs,
+    reservation: Reservation,
 }
 
 /// A running stack.
 pub struct Running {
     runtime: Runtime,
+    _reservation: Reservation,
     /// Dropping it ends the thread that logs figures.
     _stats: Option<Sender<()>>,
 }
@@ -61,8 +64,9 @@ pub fn prepare(args: &StackArgs) -> Result<Prepared, AppError> {
     if !nic.has_carrier {
         tracing::warn!("{interface} has no carrier: is the cable plugged in, the other end up?");
     }
-    let queues = chosen_queues(&args.queues, nic.rx_queues);
     let config = stack_config(args, interface)?;
+    config.validate(nic.mtu).map_err(|error| AppError::Usage(error.to_string()))?;
+    let queues = chosen_queues(&args.queues, nic.rx_queues);
     let mode = match args.mode {
         ModeArg::Auto => Mode::Auto,
         ModeArg::ZeroCopy => Mode::ZeroCopy,
@@ -74,7 +78,15 @@ pub fn prepare(args: &StackArgs) -> Result<Prepared, AppError> {
     for &queue in &queues {
         steer.queue(queue, &queue_options)?; // wrong options are said before any thread starts
     }
-    Ok(Prepared { nic, steer, queues, queue_options, config, args: args.clone() })
+    Ok(Prepared {
+        nic,
+        steer,
+        queues,
+        queue_options,
+        config,
+        args: args.clone(),
+        reservation: Reservation::default(),
+    })
 }
 
 impl Prepared {
@@ -121,7 +133,21 @@ impl Prepared {
         let stats = stats.map(|interval| log_figures(runtime.handle(), interval)).transpose();
         let stats =
             stats.map_err(|error| AppError::System { what: "start the thread that logs figures", error })?;
-        Ok(Running { runtime, _stats: stats })
+        Ok(Running { runtime, _reservation: self.reservation, _stats: stats })
+    }
+
+    /// Says that `port` will be served, to find out before it is whether that would take it from a program on a shared
+    /// address.
+    ///
+    /// # Errors
+    /// A port that is taken.
+    pub fn reserve(&mut self, protocol: Protocol, port: u16) -> Result<(), AppError> {
+        match self.config.address_use {
+            AddressUse::Own => Ok(()),
+            AddressUse::Shared => {
+                self.reservation.add(&self.config.addresses, self.nic.ifindex, protocol, port)
+            }
+        }
     }
 
     /// The addresses as configured; DHCP's are not known yet.

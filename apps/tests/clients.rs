@@ -190,14 +190,17 @@ fn nic_shows_the_attached_program_and_errors_name_the_remedy() {
     assert_eq!((&nic["driver"], &nic["rx_queues"]), (&"veth".into(), &2.into()));
     assert_eq!(nic["attached"]["name"], "bywash_steer");
     server.stop();
-    for (arguments, words) in [
-        (&["echo", "--address", "192.0.2.10/24", "--queues", "5"][..], "queue 5 does not exist"),
-        (&["echo", "--address", "192.0.2.10/24", "--mode", "zero-copy"], "zero-copy"),
-        (&["echo", "--address", "192.0.2.10/24", "--ring", "1000"], "power of two"),
-        (&["echo", "--address", "192.0.2.10/24", "--gateway", "198.51.100.1"], "gateway 198.51.100.1"),
+    for (option, value, code, words) in [
+        ("--queues", "5", 1, "queue 5 does not exist"),
+        ("--mode", "zero-copy", 1, "zero-copy"),
+        ("--ring", "1000", 1, "power of two"),
+        ("--mtu", "9000", 2, "MTU 9000 is not possible: IP and the device allow 576 to 1500"),
+        ("--gateway", "198.51.100.1", 2, "gateway 198.51.100.1"),
+        ("--log", "loud", 2, "`loud` is no level"),
     ] {
-        let output = bywash(&bed, arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", errors(&output));
+        let arguments = ["echo", "--address", "192.0.2.10/24", option, value];
+        let output = bywash(&bed, &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", errors(&output));
         let text = errors(&output);
         let line = text.lines().last().unwrap_or_default();
         assert!(line.starts_with("bywash: ") && line.contains(words), "{arguments:?}: {text}");
