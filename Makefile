@@ -24,11 +24,11 @@ lint: ## Formatting and lints only
 
 bench: ## Micro-benchmarks, and whole stacks side by side
 	@$(SETUP) build bench
-	cargo bench --workspace
+	cargo bench --package bywash-benches
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60) from its corpus
 	@$(SETUP) build fuzz
-	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	@cd fuzz && for target in $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))); do \
 	    echo "== $$target, $(FUZZ_SECONDS) s"; \
 	    cargo +nightly fuzz run --features libfuzzer $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

@@ -3,15 +3,18 @@
 # usage: test.sh [lint]   lint: formatting and lints only
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-export PATH=$HOME/.cargo/bin:$PATH CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+export PATH=$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+readonly fuzz=fuzz/Cargo.toml # a workspace of its own
 
 step() { printf '\n== %s\n' "$*"; }
 
 lint() {
     step "formatting"
     cargo fmt --all --check
+    cargo fmt --manifest-path "$fuzz" --check
     step "lints"
     cargo clippy --workspace --all-targets --all-features --quiet -- -D warnings
+    cargo clippy --manifest-path "$fuzz" --all-targets --quiet -- -D warnings
 }
 
 run_tests() {
@@ -19,6 +22,8 @@ run_tests() {
     log=$(mktemp)
     # shellcheck disable=SC2064
     trap "rm -f '$log'" EXIT
+    step "the fuzz targets on their corpora"
+    cargo test --manifest-path "$fuzz" --quiet
     step "examples in the documentation"
     cargo test --workspace --all-features --doc --quiet
     step "tests"
