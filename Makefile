@@ -22,9 +22,10 @@ lint: ## Formatting and lints only
 	@$(SETUP) build test
 	@apps/scripts/test.sh lint
 
-bench: ## Micro-benchmarks, and whole stacks side by side
+bench: ## Micro-benchmarks beside smoltcp; as root, bywash http beside nginx on the kernel's TCP
 	@$(SETUP) build bench
 	cargo bench --package bywash-benches
+	@apps/scripts/bench.sh
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60) from its corpus
 	@$(SETUP) build fuzz

@@ -26,7 +26,8 @@ packages() {
         test) ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++
-        bench | zerocopy) ;;
+        bench) echo iproute2 curl wrk procps ;;
+        zerocopy) ;;
         *) fail "unknown purpose '$purpose': use build, test, demo, bench, fuzz or zerocopy" ;;
         esac
     done
