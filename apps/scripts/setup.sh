@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing for the given purposes, says what, asks nothing, and is quick when all is there.
 # usage: setup.sh build|test|demo|bench|fuzz|zerocopy...
-# Debian 12 and 13, Ubuntu 22.04 and later. Root, or sudo for the packages; Rust goes to the calling user.
+# Debian 12 and 13, Ubuntu 24.04 and later. Root, or sudo for the packages; Rust goes to the calling user.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -108,7 +108,7 @@ install_rustup() {
     fi
     if ! command -v curl >/dev/null; then
         say "installing package: curl"
-        can_be_root && apt_install curl || no_rust "apt-get could not install curl"
+        { can_be_root && apt_install curl; } || no_rust "curl cannot be installed"
     fi
     say "installing rustup from https://rustup.rs into $HOME/.cargo"
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |

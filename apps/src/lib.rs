@@ -5,6 +5,11 @@
 //! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
 //! [`get`] are the applications; [`nic`] shows a NIC without starting anything. [`run`] puts them together.
 
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
+
 pub mod cli;
 pub mod config_file;
 pub mod echo;
