@@ -2,60 +2,16 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::process::Output;
 
 use bywash_afxdp::require_root;
 use bywash_apps::http::body::generated_byte;
 use bywash_apps::http::sink::hex;
+use common::kernel_http::{self, BYTES};
 use common::server::bywash;
 use common::{Bed, PEER4, PEER6, STACK4, STACK6};
 use sha2::{Digest, Sha256};
-
-const BYTES: usize = 50_000_000;
-
-/// An HTTP server of the kernel's: one thread a connection.
-fn kernel_http(bed: &Bed) {
-    let listener = bed.peer().run(|| TcpListener::bind("[::]:80").expect("bind the kernel's TCP"));
-    let body: std::sync::Arc<[u8]> = (0..BYTES as u64).map(generated_byte).collect();
-    std::thread::spawn(move || {
-        while let Ok((stream, _)) = listener.accept() {
-            let body = body.clone();
-            std::thread::spawn(move || answer(stream, &body));
-        }
-    });
-}
-
-fn answer(mut stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        let mut field = line.clone();
-        while field != "\r\n" {
-            field.clear();
-            reader.read_line(&mut field)?;
-        }
-        match line.split(' ').nth(1).unwrap_or_default() {
-            "/file" => {
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
-                stream.write_all(body)?;
-            }
-            "/small" => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsmall\n")?,
-            "/moved" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: small\r\nContent-Length: 0\r\n\r\n")?,
-            "/loop" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: /loop\r\nContent-Length: 0\r\n\r\n")?,
-            "/short" => {
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nnot a thousand")?;
-                return Ok(());
-            }
-            "/silent" => drop(stream.read(&mut [0])?),
-            _ => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?,
-        }
-    }
-}
 
 /// `bywash get` on the stack's own addresses.
 fn get(bed: &Bed, arguments: &[&str]) -> Output {
@@ -73,7 +29,7 @@ fn errors(output: &Output) -> String {
 fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_address() {
     require_root!();
     let bed = Bed::new(2, 1500);
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     let want: Vec<u8> = (0..BYTES as u64).map(generated_byte).collect();
     let hash = hex(&Sha256::digest(&want));
     let directory = tempfile::tempdir().unwrap();
@@ -128,7 +84,7 @@ fn get_keeps_answering_while_the_file_it_writes_waits() {
 fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     let url = |path: &str| format!("http://{PEER4}{path}");
     let output = get(&bed, &[&url("/moved")]);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"small\n".as_slice()));
@@ -154,7 +110,7 @@ fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
 fn get_loads_a_server_over_two_queues_without_a_failure() {
     require_root!();
     let bed = Bed::new(2, 1500);
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     let output = get(&bed, &["--requests", "5000", "--concurrency", "16", &format!("http://{PEER4}/small")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", errors(&output));
@@ -196,7 +152,7 @@ fn kernel_dns(bed: &Bed) {
 fn get_resolves_names_with_the_given_name_server() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     kernel_dns(&bed);
     let output = get(&bed, &["--dns", PEER4, "http://files.test/small"]);
     assert_eq!(output.stdout, b"small\n", "{}", errors(&output));
@@ -300,14 +256,17 @@ fn nic_shows_the_attached_program_and_errors_name_the_remedy() {
     assert_eq!((&nic["driver"], &nic["rx_queues"]), (&"veth".into(), &2.into()));
     assert_eq!(nic["attached"]["name"], "bywash_steer");
     server.stop();
-    for (arguments, words) in [
-        (&["echo", "--address", "192.0.2.10/24", "--queues", "5"][..], "queue 5 does not exist"),
-        (&["echo", "--address", "192.0.2.10/24", "--mode", "zero-copy"], "zero-copy"),
-        (&["echo", "--address", "192.0.2.10/24", "--ring", "1000"], "power of two"),
-        (&["echo", "--address", "192.0.2.10/24", "--gateway", "198.51.100.1"], "gateway 198.51.100.1"),
+    for (option, value, code, words) in [
+        ("--queues", "5", 1, "queue 5 does not exist"),
+        ("--mode", "zero-copy", 1, "zero-copy"),
+        ("--ring", "1000", 1, "power of two"),
+        ("--mtu", "9000", 2, "MTU 9000 is not possible: IP and the device allow 576 to 1500"),
+        ("--gateway", "198.51.100.1", 2, "gateway 198.51.100.1"),
+        ("--log", "loud", 2, "`loud` is no level"),
     ] {
-        let output = bywash(&bed, arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", errors(&output));
+        let arguments = ["echo", "--address", "192.0.2.10/24", option, value];
+        let output = bywash(&bed, &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", errors(&output));
         let text = errors(&output);
         let line = text.lines().last().unwrap_or_default();
         assert!(line.starts_with("bywash: ") && line.contains(words), "{arguments:?}: {text}");

@@ -362,8 +362,9 @@ impl Shard {
     /// Takes over a lease, or gives it up.
     fn use_lease(&mut self, lease: Option<Lease>) {
         match &lease {
-            Some(lease) => tracing::info!(address = %lease.address, router = ?lease.router, "DHCP lease"),
-            None => tracing::warn!("the DHCP lease is over"),
+            _ if self.index != 0 => {} // told by the first shard
+            Some(lease) => tracing::info!("DHCP lease: {lease}"),
+            None => tracing::warn!("the DHCP lease is over: no address until a server answers"),
         }
         self.lease = lease;
         self.use_addresses();

@@ -113,11 +113,10 @@ async fn first_shard(
         None
     };
     let fetched = async {
-        let configured = timeout(plan.connect_timeout, context.configured()).await;
-        if configured.is_err() {
-            tracing::warn!("no address by DHCP within {:?}", plan.connect_timeout);
+        match stack::address_within(&context, plan.connect_timeout).await {
+            Ok(()) => Some(fetch(&plan).await),
+            Err(error) => Some(Err(error.into())),
         }
-        Some(fetch(&plan).await)
     };
     let result = futures_lite::future::or(fetched, interrupted).await;
     if let Ok(mut outcome) = outcome.lock() {

@@ -20,6 +20,7 @@ use hyper::{Request, Response, Uri};
 
 use crate::cli::GetArgs;
 use crate::error::AppError;
+use crate::stack;
 
 /// Port of a URL that names none.
 const HTTP_PORT: u16 = 80;
@@ -40,6 +41,8 @@ pub fn run(args: &GetArgs) -> Result<(), AppError> {
 /// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 enum GetError {
+    #[error(transparent)]
+    NoLease(#[from] stack::NoLease),
     #[error("cannot resolve {0}: {1}")]
     Resolve(String, io::Error),
     #[error("cannot connect to {0}: {1}")]
