@@ -36,6 +36,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
 pub struct GlobalArgs {
     /// How much to tell on standard error: off, error, warn, info, debug, trace, or `target=level,...`
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "BYWASH_LOG")]

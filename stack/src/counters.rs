@@ -125,6 +125,8 @@ counters! {
     ndp_solicitations_tx "Neighbour solicitations sent for packets of ours.",
     neighbor_learned "Neighbour addresses learned or confirmed.",
     neighbor_evicted "Neighbours forgotten because the table was full.",
+    address_probes_tx "Probes sent whether somebody else has an address of ours (RFC 5227, RFC 4862).",
+    address_announcements_tx "Announcements sent of addresses of ours (RFC 5227, RFC 4861 section 7.2.6).",
     address_conflicts "Packets in which another station claimed an address of ours.",
     icmp_rx "ICMP messages received.",
     icmp_errors_rx "ICMP errors received about packets of ours.",

@@ -190,6 +190,7 @@ impl Shard {
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
         self.ask_neighbors(now);
+        self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
         busy |= steered || self.output.flush(device);
@@ -204,6 +205,7 @@ impl Shard {
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let net = [
             self.output.neighbors.next_deadline(),
+            self.output.announcer.next_deadline(),
             self.reassembly.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
@@ -382,7 +384,13 @@ impl Shard {
         }));
         if self.own {
             let ips = |list: &[Cidr]| list.iter().map(|cidr| cidr.addr).collect::<Vec<_>>();
-            self.steering.own(&ips(&self.policy.addresses), &ips(&addresses));
+            let (old, new) = (ips(&self.policy.addresses), ips(&addresses));
+            self.steering.own(&old, &new);
+            // One voice for all queues: they have one Ethernet address.
+            if self.index == 0 {
+                let delay = limits::ADDRESS_PROBE_DELAY / 256 * (self.rng.next_u32() & 0xff);
+                self.output.announcer.use_addresses(self.polled_at, &old, &new, delay);
+            }
         }
         self.iface.set_addresses(&addresses, self.own);
         self.iface.set_dns_servers(&self.dns_servers());
