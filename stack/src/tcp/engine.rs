@@ -711,7 +711,7 @@ impl Connection {
             }
             IcmpErrorKind::Refused => self.cold_mut().soft_error = Some(TcpError::ConnectionRefused),
             IcmpErrorKind::Unreachable | IcmpErrorKind::NeighborFailed => {
-                self.cold_mut().soft_error = Some(TcpError::HostUnreachable)
+                self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
             }
             IcmpErrorKind::PacketTooBig { mtu } => {
                 if self.lower_mtu(mtu as usize) {
