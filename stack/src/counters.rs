@@ -165,6 +165,16 @@ counters! {
     tcp_challenge_acks_limited "Challenge ACKs not sent because of the rate limit.",
     tcp_time_wait "Connections that entered TIME-WAIT.",
     tcp_time_wait_recycled "TIME-WAIT entries ended early, by a new SYN or for want of room.",
+    tcp_syn_cookies_tx "SYN-ACKs with a SYN cookie, sent because the SYN queue was full (RFC 4987).",
+    tcp_syn_cookies_rx "ACKs with a good SYN cookie.",
+    tcp_syn_cookies_failed "ACKs without one, while some were expected.",
+    tcp_fastopen_active "Our SYNs whose data was acknowledged at once (RFC 7413).",
+    tcp_fastopen_active_fails "Our SYNs whose data had to be sent again.",
+    tcp_fastopen_passive "Connections that a SYN with a good Fast Open cookie opened at once.",
+    tcp_fastopen_passive_old_key "Of those, with a cookie of the key before the current one.",
+    tcp_fastopen_passive_fails "SYNs with a Fast Open cookie that is not good.",
+    tcp_fastopen_cookie_requests "SYNs that asked a Fast Open listener for a cookie.",
+    tcp_fastopen_listen_overflows "Fast Open SYNs treated as plain ones because too many such connections were pending.",
     tcp_accept_overflows "Connections dropped because an accept queue was full.",
 }
 

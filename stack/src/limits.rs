@@ -113,6 +113,12 @@ pub const TCP_REPLIES: usize = 1024;
 pub const TCP_DUPLICATE_ACKS: u8 = 64;
 /// Segments that a connection sends before the next one has its turn: one burst of the driver is shared by at least four.
 pub const TCP_SEGMENTS_PER_TURN: usize = 16;
+/// Most connections of one listener that SYNs with data opened and whose handshake is not over, whatever is asked for:
+/// each is a whole connection that nobody has confirmed. Beyond it SYNs are answered without Fast Open (RFC 7413 section 4.2).
+pub const TCP_FASTOPEN_QLEN: usize = 1 << 16;
+/// How long such a connection counts as pending after it was reset (RFC 7413 section 5.1; Linux's 60 s): RSTs from the
+/// spoofed clients of a flood would make room for further SYNs otherwise.
+pub const TCP_FASTOPEN_RESET_MEMORY: Duration = Duration::from_secs(60);
 /// Challenge ACKs, and answers to segments without payload outside the window, that one connection sends in
 /// [`TCP_CHALLENGE_INTERVAL`] (RFC 5961 section 7); further ones are counted. It also ends ACK wars.
 pub const TCP_CHALLENGE_ACKS: u8 = 10;

@@ -303,6 +303,37 @@ impl Shard {
         remote: SocketAddr,
         options: SocketOptions,
     ) -> Result<ConnId, TcpError> {
+        self.tcp_open(local, remote, |tcp, local| tcp.connect(now, local, remote, options))
+    }
+
+    /// As [`Shard::tcp_connect`], with `bytes` in the SYN where Fast Open allows (see [`Tcp::connect_with_data`]); also
+    /// returns how many bytes were taken.
+    ///
+    /// # Errors
+    /// As [`Shard::tcp_connect`].
+    pub fn tcp_connect_with_data(
+        &mut self,
+        now: Instant,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+        options: SocketOptions,
+        bytes: &[u8],
+    ) -> Result<(ConnId, usize), TcpError> {
+        let mut taken = 0;
+        let id = self.tcp_open(local, remote, |tcp, local| {
+            let (id, len) = tcp.connect_with_data(now, local, remote, options, bytes)?;
+            taken = len;
+            Ok(id)
+        })?;
+        Ok((id, taken))
+    }
+
+    fn tcp_open(
+        &mut self,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+        open: impl FnOnce(&mut Tcp, SocketAddr) -> Result<ConnId, TcpError>,
+    ) -> Result<ConnId, TcpError> {
         let group = match remote.ip() {
             IpAddr::V4(addr) => addr.is_multicast() || self.policy.is_broadcast(addr),
             IpAddr::V6(addr) => addr.is_multicast(),
@@ -318,7 +349,7 @@ impl Shard {
             Some(local) if self.policy.is_ours(local.ip()) => local,
             Some(_) => return Err(TcpError::AddrNotAvailable),
         };
-        let id = self.tcp.connect(now, local, remote, options)?;
+        let id = open(&mut self.tcp, local)?;
         // An address of our own is steered whole.
         if !self.own {
             self.steering.open_while_connected(self.tcp.tuple(id)?);

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
+use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::Statistics;
 use super::options::{TcpOptions, Timestamps};
@@ -171,6 +172,7 @@ pub(super) struct Connection {
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
+    pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
 
@@ -202,8 +204,8 @@ pub(super) struct Handshake {
     /// Both ends understand SACK.
     pub(super) sack: bool,
     pub(super) peer_mss: u16,
-    /// MSS option that we sent.
-    pub(super) our_mss: u16,
+    /// MSS option that we sent; `None`: not known here.
+    pub(super) our_mss: Option<u16>,
     /// When the SYN-ACK was sent, if it was sent once only.
     pub(super) syn_ack_sent_at: Option<Instant>,
     /// A SYN-ACK counts as lost.
@@ -253,7 +255,9 @@ impl Connection {
             connection.snd_wscale = shift;
             connection.rcv_wscale = window_scale_for(connection.receive_cap());
         }
-        connection.mtu = handshake.our_mss.saturating_add(connection.fixed_headers());
+        if let Some(our_mss) = handshake.our_mss {
+            connection.mtu = our_mss.saturating_add(connection.fixed_headers());
+        }
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
@@ -342,6 +346,7 @@ impl Connection {
             time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
+            fastopen: None,
             cold: None,
         }
     }
@@ -575,6 +580,7 @@ impl Connection {
             flags: Flags::RST | Flags::ACK,
             window: 0,
             timestamps: self.timestamps(now),
+            syn_ack: None,
         }
     }
 

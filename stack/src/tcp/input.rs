@@ -165,6 +165,7 @@ impl Connection {
         }
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
+        self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
         self.establish(cx);
         self.ack_now = true;
         self.check_urgent(&segment);
@@ -232,8 +233,8 @@ impl Connection {
             self.ack_now = true;
             return NEXT;
         }
-        if self.state == State::SynReceived && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
-            // The peer of a simultaneous open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
+        if !self.syn_acked() && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
+            // The peer of a simultaneous or Fast Open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
             self.syn_due = true;
             return DONE;
         }
@@ -287,8 +288,8 @@ impl Connection {
         cx.counters.tcp_resets_rx += 1;
         self.count_failure(cx.counters);
         let error = match self.state {
-            // Only simultaneous opens get here; a listener's half-open connections are in the SYN queue.
-            State::SynReceived => Some(TcpError::ConnectionRefused),
+            // A simultaneous open; a listener's half-open connections are in the SYN queue.
+            State::SynReceived if !self.was_opened_with_data() => Some(TcpError::ConnectionRefused),
             // Both have closed; the user lost something only if data was not acknowledged.
             State::Closing | State::LastAck if self.send.is_empty() => None,
             _ => {
@@ -342,6 +343,7 @@ impl Connection {
     fn acknowledge_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) {
         self.measure_handshake(segment, cx);
         self.note_syn_acknowledged();
+        self.conclude_fastopen(segment.ack, None, cx);
         self.set_send_window(segment);
         if self.state == State::SynReceived {
             self.establish(cx);
@@ -415,7 +417,7 @@ impl Connection {
     /// Seventh, the segment text.
     fn process_text(&mut self, segment: Segment, new_fin: bool, cx: &mut Context<'_>) -> Step {
         let len = segment.payload_len();
-        if !self.state.may_receive() {
+        if !self.state.may_receive() && !segment.has(Flags::SYN) {
             return NEXT;
         }
         if len == 0 {
@@ -459,6 +461,12 @@ impl Connection {
             self.ack_now = true;
         }
         NEXT
+    }
+
+    /// The payload of a SYN whose Fast Open cookie is good (RFC 7413 section 4.2.2).
+    pub(super) fn take_syn_text(&mut self, syn: Segment, cx: &mut Context<'_>) {
+        self.statistics.segments_in += 1;
+        let _ = self.process_text(syn, false, cx);
     }
 
     /// Bytes that had arrived before came again: the next ACK says so (RFC 2883 section 4).
