@@ -3,6 +3,7 @@
 
 use core::ops::RangeInclusive;
 
+use super::MtuProbing;
 use super::congestion::Algorithm;
 use crate::limits;
 use crate::time::Duration;
@@ -91,6 +92,8 @@ pub struct TcpConfig {
     /// Pace what a window-based congestion control allows, at Linux's rates: 2 windows a round trip in slow start, 1.2 after
     /// it. Off, as in Linux without a pacing queue discipline; BBR paces always.
     pub pacing: bool,
+    /// Whether the path's MTU is probed where ICMP does not tell it (RFC 4821).
+    pub mtu_probing: MtuProbing,
     /// Ports for [`super::Tcp::connect`] with port 0; 32768 to 60999. The shard uses those that are its own.
     pub ephemeral_ports: RangeInclusive<u16>,
     /// Retransmission timeout before the round-trip time is known; 1 s (RFC 6298 section 2.1).
@@ -200,6 +203,7 @@ impl Default for TcpConfig {
             timestamps: true,
             window_scaling: true,
             sack: true,
+            mtu_probing: MtuProbing::default(),
             pacing: false,
             ephemeral_ports: 32768..=60999,
             initial_rto: Duration::from_secs(1),

@@ -25,6 +25,7 @@ mod keepalive;
 mod listener;
 pub mod options;
 mod output;
+mod path_mtu;
 pub mod ports;
 mod prr;
 mod rack;
@@ -54,6 +55,7 @@ use core::net::{IpAddr, SocketAddr};
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 pub use engine::Tcp;
 pub use info::{FastOpenFailure, TcpInfo};
+pub use path_mtu::MtuProbing;
 pub use state::State;
 
 use crate::packet::{Packet, PacketSlice};

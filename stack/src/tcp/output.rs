@@ -96,6 +96,10 @@ impl Connection {
         if unsent == 0 {
             return self.plan_fin();
         }
+        let probe = self.mtu_probe_len().filter(|len| room >= *len && self.congestion_allows(*len));
+        if let Some(len) = probe {
+            return Some(self.data(self.snd_nxt, len, false, Why::Next));
+        }
         let wanted = unsent.min(u32::from(self.mss));
         if !self.congestion_allows(wanted) {
             return None;
@@ -320,6 +324,9 @@ impl Connection {
                 self.progress_at = out.now;
             }
             self.sent.push(start, len, out.now, snapshot);
+            if data.len > u32::from(self.mss) {
+                self.mtu_probe_sent(data.len, start + u64::from(len));
+            }
             self.snd_nxt += len;
             self.fin_sent |= data.fin;
             self.override_due = false;

@@ -9,6 +9,7 @@ mod close;
 mod fastopen;
 mod open;
 mod pair;
+mod path_mtu;
 mod recovery;
 mod sending;
 mod syn_cookies;
