@@ -153,8 +153,6 @@ pub(super) struct Connection {
     pub(super) ack_now: bool,
     /// Duplicate ACKs due, each by itself (RFC 5681 section 3.2: the peer counts them).
     pub(super) duplicate_acks_owed: u8,
-    /// What arrived twice, to be told with the next ACK (RFC 2883).
-    pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
     pub(super) quick_acks: u8,
     /// The application answers what it gets: ACKs ride on the answers.
     pub(super) pingpong: bool,
@@ -162,8 +160,6 @@ pub(super) struct Connection {
     pub(super) ato_ms: u16,
     /// Largest segment received.
     pub(super) rcv_mss: u16,
-    pub(super) challenges: u8,
-    pub(super) challenges_since: Instant,
 
     // The application and the engine.
     pub(super) options: Rc<SocketOptions>,
@@ -188,6 +184,11 @@ pub(super) struct Cold {
     pub(super) soft_error: Option<TcpError>,
     /// End of urgent data: RCV.UP (RFC 9293 section 3.8.5).
     pub(super) urgent: Option<SeqNumber>,
+    /// What arrived twice, to be told with the next ACK (RFC 2883).
+    pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    /// Challenge ACKs sent since.
+    challenges: u8,
+    challenges_since: Instant,
 }
 
 /// What a handshake settled for a connection that a listener accepts.
@@ -333,13 +334,10 @@ impl Connection {
             last_data_at: now,
             ack_now: false,
             duplicate_acks_owed: 0,
-            duplicate_block: None,
             quick_acks: QUICK_ACKS,
             pingpong: false,
             ato_ms: 0,
             rcv_mss: DEFAULT_MSS_IPV4,
-            challenges: 0,
-            challenges_since: now,
             options,
             recv_waker: None,
             send_waker: None,
@@ -559,14 +557,15 @@ impl Connection {
     /// Owes an ACK to a segment that is not acceptable and could be part of an attack or an ACK war: RFC 5961 section 7's
     /// limit, for each connection so that nothing can be learned about others.
     pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
-        if cx.now - self.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
-            (self.challenges, self.challenges_since) = (0, cx.now);
+        let cold = self.cold_mut();
+        if cold.challenges == 0 || cx.now - cold.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
+            (cold.challenges, cold.challenges_since) = (0, cx.now);
         }
-        if self.challenges >= crate::limits::TCP_CHALLENGE_ACKS {
+        if cold.challenges >= crate::limits::TCP_CHALLENGE_ACKS {
             cx.counters.tcp_challenge_acks_limited += 1;
             return;
         }
-        self.challenges += 1;
+        cold.challenges += 1;
         cx.counters.tcp_challenge_acks += 1;
         self.ack_now = true;
     }

@@ -436,7 +436,7 @@ impl Connection {
             return DONE;
         }
         self.statistics.data_segments_in += 1;
-        let (had_gap, rcv_nxt) = (self.receive.has_gap(), self.rcv_nxt());
+        let had_gap = self.receive.has_gap();
         let copy = is_pool_low(&segment.packet);
         // What lies behind the window's edge is cut off.
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
@@ -447,8 +447,8 @@ impl Connection {
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.ack_now = true;
         }
-        if inserted.advanced > 0 && seq.lt(rcv_nxt) {
-            self.note_duplicate(seq, rcv_nxt.since(seq));
+        if let Some((start, end)) = inserted.duplicate {
+            self.note_duplicate(start, end.since(start));
         }
         if inserted.advanced > 0 {
             self.take_in_order(inserted.advanced, len, had_gap, cx);
@@ -458,7 +458,6 @@ impl Connection {
             self.owe_duplicate_ack();
         } else if inserted.dropped + beyond == 0 {
             cx.counters.tcp_duplicate_rx += 1;
-            self.note_duplicate(seq, len);
             self.ack_now = true;
         }
         NEXT
@@ -473,7 +472,7 @@ impl Connection {
     /// Bytes that had arrived before came again: the next ACK says so (RFC 2883 section 4).
     fn note_duplicate(&mut self, seq: SeqNumber, len: u32) {
         if self.sack_enabled && len > 0 {
-            self.duplicate_block = Some((seq, seq + len));
+            self.cold_mut().duplicate_block = Some((seq, seq + len));
         }
     }
 

@@ -4,11 +4,12 @@
 //!
 //! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `listener` and becomes a compact
 //! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
-//! acknowledgment through `recovery`; what is closed leaves a compact entry in `time_wait`. `output` decides what a
-//! connection sends and `transmit` gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are
-//! the applications' calls. Not here yet: SACK (options are parsed, the receive queue reports blocks, nothing is offered),
-//! Fast Open, ECN, pacing.
+//! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments sent in
+//! `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and congestion control
+//! in `congestion`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
+//! gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are the applications' calls.
 
+mod acknowledge;
 mod calls;
 mod config;
 pub mod congestion;
@@ -39,6 +40,7 @@ mod state;
 mod syn_cookie;
 mod syn_queue;
 mod table;
+mod tail_probe;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

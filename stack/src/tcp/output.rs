@@ -283,12 +283,13 @@ impl Connection {
     /// Adds what the peer should know of what arrived out of order or twice (RFC 2018 section 4, RFC 2883 section 4), as far
     /// as it fits a segment with `len` bytes of payload.
     fn add_blocks(&self, options: &mut TcpOptions, len: u32) {
-        if !self.sack_enabled || (self.duplicate_block.is_none() && !self.receive.has_gap()) {
+        let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
+        if !self.sack_enabled || (duplicate.is_none() && !self.receive.has_gap()) {
             return;
         }
         let room = self.mtu().saturating_sub(self.fixed_headers()).into();
         let held = self.receive.sack_blocks();
-        for block in self.duplicate_block.into_iter().chain(held.iter().copied()) {
+        for block in duplicate.into_iter().chain(held.iter().copied()) {
             let before = options.sack;
             if !options.sack.push(block) || options.emitted_len(false) + len as usize > room {
                 options.sack = before;
@@ -385,8 +386,9 @@ impl Connection {
 
     /// A segment with RCV.NXT and this window went out.
     fn note_acknowledged(&mut self, window: u16, options: &TcpOptions, counters: &mut Counters) {
-        if self.duplicate_block.is_some() && options.sack.first().copied() == self.duplicate_block {
-            self.duplicate_block = None;
+        let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
+        if duplicate.is_some() && options.sack.first().copied() == duplicate {
+            self.cold_mut().duplicate_block = None;
             counters.tcp_dsacks_tx += 1;
         }
         let rcv_nxt = self.rcv_nxt();

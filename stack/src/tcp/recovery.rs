@@ -1,27 +1,15 @@
-//! What acknowledgments mean for sending (RFC 9293 section 3.10.7.4, fifth step): what was delivered (SACK, RFC 2018; D-SACK,
-//! RFC 2883), round-trip times (RFC 6298, RFC 7323 section 4), what is lost (RFC 8985; without SACK RFC 5681 and RFC 6582),
-//! how much may be sent meanwhile (RFC 9937), whether a timeout or a recovery was a mistake (RFC 5682, Eifel by timestamps,
-//! D-SACK), and what congestion control hears of all that. The states are those of Linux's `ca_state`.
+//! Loss recovery: what is lost (RFC 8985; without SACK RFC 5681 and RFC 6582), how much may be sent meanwhile (RFC 9937), what a
+//! retransmission timeout does (RFC 6298 section 5), and whether a timeout or a recovery was a mistake (RFC 5682, RFC 3522's
+//! Eifel detection, D-SACK). The states are those of Linux's `ca_state`.
 
-use super::congestion::{Ack, CongestionControl, LossKind};
+use core::num::NonZeroU64;
+
+use super::acknowledge::Feedback;
+use super::congestion::{CongestionControl, LossKind};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
-use super::header::Flags;
-use super::input::Segment;
 use super::prr::Prr;
 use super::scoreboard::Sent;
-use super::seq::SeqNumber;
 use crate::time::{Duration, Instant};
-
-/// Older timestamps echoed give no round-trip time: twice the largest RTO.
-const ECHO_AGE_MAX_MS: u32 = 240_000;
-/// Outstanding segments below which the retransmission timer counts from the first one's sending (RFC 7765 section 3).
-const RESTART_THRESHOLD: usize = 4;
-/// Least delay of the probe of a tail: Linux's two ticks, so that a peer on the same host is not probed for its scheduler.
-const PROBE_DELAY_MIN: Duration = Duration::from_millis(2);
-/// The peer may delay the ACK of a single segment so long (RFC 8985 section 7.2, TLP.max_ack_delay; Linux's).
-const ACK_DELAY_MAX: Duration = Duration::from_millis(200);
-/// A probe of the tail without any round-trip time (RFC 8985 section 7.2).
-const PROBE_DELAY_UNKNOWN: Duration = Duration::from_secs(1);
 
 /// Where the sender is with losses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,12 +43,8 @@ pub(super) struct LossRecovery {
     pub(super) state: Recovery,
     pub(super) frto: Frto,
     /// The recovery is over when this is acknowledged.
-    recover: u64,
-    prr: Prr,
-    /// How a reduction could turn out a mistake.
-    undo: Option<Undo>,
-    /// When the first segment of the recovery was sent again.
-    resent_at: Option<Instant>,
+    pub(super) recover: u64,
+    pub(super) episode: Option<Box<Episode>>,
     /// What was in flight at the timeout comes on top of the window that starts again from one segment.
     inflation: u32,
     /// The first lost segment is sent again whatever the window.
@@ -69,300 +53,32 @@ pub(super) struct LossRecovery {
     pub(super) probe_tail: bool,
 }
 
-/// What is needed to take back a reduction.
-#[derive(Clone, Copy, Debug)]
-struct Undo {
-    /// SND.UNA when it happened.
-    marker: u64,
-    /// Segments sent again for which no D-SACK came; `None` before any.
-    unproven: Option<u32>,
+/// A recovery that goes on, or one that is over and may still turn out a mistake.
+#[derive(Debug, Default)]
+pub(super) struct Episode {
+    pub(super) prr: Prr,
+    /// How the reduction could turn out a mistake.
+    pub(super) undo: Option<Undo>,
+    /// When the first segment was sent again.
+    resent_at: Option<Instant>,
+    /// SND.NXT when it was over: with this acknowledged, all that could be heard of it was.
+    forget_at: Option<NonZeroU64>,
 }
 
-/// What one ACK brought.
-#[derive(Default)]
-struct Feedback {
-    /// Bytes cumulatively acknowledged.
-    acked: u32,
-    /// Bytes SACKed now.
-    sacked: u32,
-    /// Bytes that arrived: acknowledged or SACKed now.
-    delivered: u32,
-    /// It tells of something that arrived twice: to where.
-    dsack: Option<u64>,
-    /// Duplicate as RFC 5681 section 2 defines it.
-    duplicate: bool,
-    /// Something arrived that was outstanding when recovery began and was sent once only.
-    original: bool,
-    /// Something that was sent again is acknowledged.
-    resent: bool,
-    /// When the first segment was sent that is acknowledged and was sent once only.
-    acked_sent_at: Option<Instant>,
-    /// The same for what is SACKed.
-    sacked_sent_at: Option<Instant>,
-    /// Timestamp echoed.
-    echo: Option<u32>,
-    /// Bytes taken for lost.
-    lost: u32,
-    /// A retransmission was lost.
-    lost_again: bool,
+/// What is needed to take back a reduction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Undo {
+    /// SND.UNA when it happened.
+    pub(super) marker: u64,
+    /// Segments sent again for which no D-SACK came; `None` before any.
+    pub(super) unproven: Option<u32>,
 }
 
 impl Connection {
-    /// Takes in the ACK of a segment that passed all checks: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.
-    pub(super) fn process_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) {
-        let window_before = self.snd_wnd;
-        let in_flight_before = self.in_flight();
-        let is_app_limited = self.cwnd_limited.le(self.snd_una);
-        self.update_send_window(segment);
-        let mut feedback = Feedback {
-            echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
-            ..Feedback::default()
-        };
-        self.take_sack(segment, &mut feedback, cx);
-        if segment.ack.gt(self.snd_una) {
-            self.advance_snd_una(segment, &mut feedback, cx);
-        } else {
-            feedback.duplicate = self.snd_wnd == window_before && self.is_duplicate_ack(segment);
-        }
-        let rtt = self.take_round_trip(&feedback, cx);
-        self.rack.adapt_window(self.una_offset, self.nxt_offset(), feedback.dsack.is_some());
-        self.check_probe(&feedback, cx);
-        let was_fast = self.loss.state == Recovery::Fast;
-        let news =
-            feedback.acked > 0 || feedback.sacked > 0 || feedback.dsack.is_some() || feedback.duplicate;
-        if news {
-            self.react(&mut feedback, cx);
-        }
-        self.inform_congestion(&feedback, rtt, in_flight_before, is_app_limited, was_fast, cx);
-        if feedback.acked > 0 {
-            self.restart_retransmit_timer(cx.now);
-            self.timers.probe = None;
-            self.guard_against_reneging(cx.now);
-        }
-        self.follow_window(window_before, cx.now);
-    }
-
-    /// The window closed or opened.
-    fn follow_window(&mut self, window_before: u32, now: Instant) {
-        if self.snd_wnd == 0 {
-            // The peer answers probes.
-            self.retransmits = 0;
-        }
-        if (window_before == 0) != (self.snd_wnd == 0) {
-            (self.probes, self.probe_due) = (0, false);
-            self.progress_at = now;
-            if self.snd_wnd > 0 && self.outstanding() > 0 {
-                // What it refused before it will take now, and need not wait for.
-                self.rtt.reset_back_off();
-            }
-            self.restart_retransmit_timer(now);
-        }
-    }
-
-    /// SND.WND <- SEG.WND, SND.WL1 <- SEG.SEQ, SND.WL2 <- SEG.ACK.
-    pub(super) fn set_send_window(&mut self, segment: &Segment) {
-        // The window of a SYN is not scaled (RFC 7323 section 2.2).
-        let shift = if segment.has(Flags::SYN) { 0 } else { self.snd_wscale };
-        self.snd_wnd = u32::from(segment.window) << shift;
-        self.snd_wnd_max = self.snd_wnd_max.max(self.snd_wnd);
-        (self.snd_wl1, self.snd_wl2) = (segment.seq, segment.ack);
-    }
-
-    /// Updates the send window unless the segment is older than the last that did. One that acknowledges something new is
-    /// not, even if it is a retransmission with a lower sequence number (RFC 9293 section 3.8.6's refinement).
-    fn update_send_window(&mut self, segment: &Segment) {
-        if segment.ack.lt(self.snd_una) {
-            return;
-        }
-        let newer = segment.ack.gt(self.snd_una)
-            || self.snd_wl1.lt(segment.seq)
-            || (self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack));
-        if newer {
-            self.set_send_window(segment);
-        }
-    }
-
-    /// Duplicate, as RFC 5681 section 2 defines it; the caller has checked that the window did not change. Answers to
-    /// probes of a closed window are none.
-    fn is_duplicate_ack(&self, segment: &Segment) -> bool {
-        segment.ack == self.snd_una
-            && self.outstanding() > 0
-            && self.snd_wnd > 0
-            && segment.len() == 0
-            && !segment.was_stripped()
-    }
-
-    // ---- what arrived
-
-    /// Reads the SACK option (RFC 2018 section 4; RFC 2883 section 4 for the first block).
-    fn take_sack(&mut self, segment: &Segment, feedback: &mut Feedback, cx: &mut Context<'_>) {
-        let blocks = &segment.options.sack;
-        if !self.sack_enabled || blocks.is_empty() {
-            return;
-        }
-        let mut rest = &blocks[..];
-        let (start, end) = blocks[0];
-        let is_inside = |outer: &(SeqNumber, SeqNumber)| start.ge(outer.0) && end.le(outer.1);
-        if start.lt(segment.ack) || blocks.get(1).is_some_and(is_inside) {
-            self.take_dsack(start, end, segment.ack, feedback, cx);
-            rest = &blocks[1..];
-        }
-        let (una, nxt) = (self.snd_una, self.snd_nxt);
-        let una_offset = self.una_offset;
-        let (recover, mss, min_rtt) = (self.loss.recover, self.mss, self.rtt.min_rtt());
-        let (ts_offset, echo) = (self.ts_offset, feedback.echo);
-        let Self { sent, rack, rate, .. } = self;
-        for (start, end) in rest.iter().filter(|(start, end)| start.lt(*end) && end.gt(una) && end.le(nxt)) {
-            let from = start.max(una).since(una);
-            let to = end.since(una);
-            sent.sack(una_offset + u64::from(from), una_offset + u64::from(to), |sent| {
-                feedback.sacked += sent.len;
-                feedback.delivered += sent.len;
-                rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
-                rack.delivered(cx.now, sent, mss, min_rtt, echoes_earlier(echo, sent, ts_offset));
-                if !sent.ever_resent {
-                    feedback.original |= sent.end() <= recover;
-                    feedback.sacked_sent_at =
-                        Some(feedback.sacked_sent_at.map_or(sent.sent_at, |at| at.min(sent.sent_at)));
-                }
-            });
-        }
-        self.statistics.delivered += feedback.sacked.div_ceil(u32::from(self.mss));
-    }
-
-    /// The peer says that it got something twice (RFC 2883). It is believed about what was sent since the recovery
-    /// that sent it again began.
-    fn take_dsack(
-        &mut self,
-        start: SeqNumber,
-        end: SeqNumber,
-        ack: SeqNumber,
-        feedback: &mut Feedback,
-        cx: &mut Context<'_>,
-    ) {
-        let length = end.since(start);
-        // Within what was ever sent and acknowledged of late: anything else says nothing.
-        let oldest = self.snd_una - self.snd_wnd_max.max(1 << 16);
-        if start.ge(end) || end.gt(self.snd_nxt) || start.lt(oldest) || length > self.snd_wnd_max {
-            return;
-        }
-        cx.counters.tcp_dsacks_rx += 1;
-        self.statistics.dsacks += 1;
-        let ahead = self.una_offset + u64::from(end.max(self.snd_una).since(self.snd_una));
-        let end = if end.ge(self.snd_una) {
-            ahead
-        } else {
-            self.una_offset.saturating_sub(u64::from(self.snd_una.since(end)))
-        };
-        feedback.dsack = Some(end);
-        let segments = length.div_ceil(u32::from(self.mss)).max(1);
-        let was_resent = end <= self.una_offset
-            || ack.gt(self.snd_una)
-            || self.sent.find(end).is_some_and(|sent| sent.ever_resent);
-        if let Some(undo) = self.loss.undo.as_mut().filter(|undo| was_resent && end > undo.marker) {
-            undo.unproven = undo.unproven.map(|unproven| unproven.saturating_sub(segments));
-        }
-    }
-
-    /// SND.UNA < SEG.ACK: something arrived.
-    fn advance_snd_una(&mut self, segment: &Segment, feedback: &mut Feedback, cx: &mut Context<'_>) {
-        let acked = segment.ack.since(self.snd_una);
-        let una = self.una_offset + u64::from(acked);
-        let (recover, mss, min_rtt) = (self.loss.recover, self.mss, self.rtt.min_rtt());
-        let (ts_offset, echo) = (self.ts_offset, feedback.echo);
-        // Without SACK, duplicate ACKs have counted part of it.
-        let counted = if self.sack_enabled { 0 } else { self.sent.sacked().bytes };
-        let mut segments = 0;
-        let mut original = false;
-        let Self { sent, rack, rate, .. } = self;
-        sent.acknowledge(una, |sent, whole| {
-            feedback.resent |= sent.ever_resent;
-            if sent.sacked {
-                return;
-            }
-            segments += u32::from(whole);
-            feedback.delivered += sent.len;
-            rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
-            if whole {
-                rack.delivered(cx.now, sent, mss, min_rtt, echoes_earlier(echo, sent, ts_offset));
-            }
-            if !sent.ever_resent {
-                original |= sent.end() <= recover;
-                feedback.acked_sent_at.get_or_insert(sent.sent_at);
-            }
-        });
-        // Without SACK what was sent again may have completed what had arrived: that proves nothing.
-        feedback.original |= original && (self.sack_enabled || !feedback.resent);
-        feedback.acked = acked;
-        feedback.delivered = feedback.delivered.saturating_sub(counted);
-        self.statistics.delivered += segments;
-        let fin = self.fin_sent && segment.ack == self.snd_nxt;
-        let bytes = acked - u32::from(fin);
-        self.send.acknowledge(bytes as usize);
-        self.statistics.bytes_acked += u64::from(bytes);
-        (self.snd_una, self.una_offset) = (segment.ack, una);
-        self.snd_sml = self.snd_sml.max(self.snd_una);
-        self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
-        self.progress_at = cx.now;
-        (self.retransmits, self.probes) = (0, 0);
-        if self.send.len() <= self.options.send_buffer_bytes / 3 * 2 {
-            self.wake_senders();
-        }
-        if !self.has_unfinished_output() {
-            self.wake_flusher();
-        }
-    }
-
-    // ---- round-trip times
-
-    /// A round-trip time: of what was sent once only (Karn's rule, RFC 6298 section 3), else by the timestamp echoed (RFC 7323
-    /// section 4), which is coarser. SRTT takes one a round trip, as RFC 6298's factors want.
-    fn take_round_trip(&mut self, feedback: &Feedback, cx: &Context<'_>) -> Option<Duration> {
-        self.rtt.age_min_rtt(cx.now);
-        let sent_at = feedback.acked_sent_at.filter(|_| !feedback.resent).or(feedback.sacked_sent_at);
-        let rtt = match sent_at {
-            Some(sent_at) => cx.now - sent_at,
-            None if feedback.acked > 0 => self.round_trip_by_echo(feedback.echo?, cx.now)?,
-            None => return None,
-        };
-        self.rack.measured();
-        if self.una_offset >= self.round_end || self.rtt.backed_off() > 0 {
-            self.rtt.sample(rtt);
-            self.round_end = self.nxt_offset();
-        } else {
-            self.rtt.note_min(rtt);
-        }
-        Some(rtt)
-    }
-
-    fn round_trip_by_echo(&self, echo: u32, now: Instant) -> Option<Duration> {
-        let elapsed_ms = self.ts_now(now).wrapping_sub(echo);
-        // An echo of the future (which looks like the far past), or a very late one, is not believed. Nor is one
-        // from before the last timeout: the answer to a retransmission that brought nothing new echoes what
-        // came in order before it (RFC 7323 section 4.3), which may be minutes old, and as Karn's rule has it,
-        // an answer to the first transmission cannot be told from that.
-        let since_timeout = (now - self.timed_out_at).as_millis();
-        let believable = elapsed_ms <= ECHO_AGE_MAX_MS && u128::from(elapsed_ms) <= since_timeout + 1;
-        believable.then(|| Duration::from_millis(u64::from(elapsed_ms.max(1))))
-    }
-
-    /// The round-trip time of our SYN, if it was sent once only or timestamps tell.
-    pub(super) fn measure_handshake(&mut self, segment: &Segment, cx: &Context<'_>) {
-        self.rtt.age_min_rtt(cx.now);
-        let echo = segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr);
-        let rtt = match self.syn_sent_at.take() {
-            Some(sent_at) => Some(cx.now - sent_at),
-            None => echo.and_then(|echo| self.round_trip_by_echo(echo, cx.now)),
-        };
-        if let Some(rtt) = rtt {
-            self.rtt.sample(rtt);
-        }
-    }
-
     // ---- the states
 
     /// What an ACK means for recovery.
-    fn react(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
+    pub(super) fn react(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
         if self.loss.state == Recovery::Fast && self.una_offset >= self.loss.recover {
             self.complete_recovery(feedback, cx);
         }
@@ -402,8 +118,20 @@ impl Connection {
             let amiss = self.sent.sacked().segments + self.sent.lost().segments > 0 || self.sent.has_resent();
             self.loss.state = if amiss { Recovery::Disorder } else { Recovery::Open };
             if !amiss {
-                self.loss.resent_at = None;
+                self.end_episode();
             }
+        }
+    }
+
+    /// Nothing is amiss any more: D-SACKs may still come until what is outstanding now is acknowledged.
+    fn end_episode(&mut self) {
+        let (una, nxt) = (self.una_offset, self.nxt_offset());
+        let Some(episode) = &mut self.loss.episode else { return };
+        episode.resent_at = None;
+        match episode.forget_at {
+            None => episode.forget_at = NonZeroU64::new(nxt + 1),
+            Some(at) if una >= at.get() => self.loss.episode = None,
+            Some(_) => {}
         }
     }
 
@@ -466,8 +194,9 @@ impl Connection {
             self.enter_fast(mss, cx);
         }
         if self.loss.state == Recovery::Fast {
+            let in_flight = self.in_flight();
             // Room for it must not depend on an ACK that may not come.
-            self.loss.prr.on_ack(mss, self.sent.in_flight(), false, mss);
+            self.episode().prr.on_ack(mss, in_flight, false, mss);
         }
     }
 
@@ -490,12 +219,23 @@ impl Connection {
         let in_flight = self.outstanding().min(self.congestion.cwnd());
         self.congestion.on_loss_event(cx.now, in_flight, LossKind::FastRetransmit);
         let flight = (self.outstanding() + delivered).saturating_sub(self.sent.sacked().bytes);
-        self.loss.prr = Prr::begin(self.congestion.ssthresh(), flight);
+        self.episode().prr = Prr::begin(self.congestion.ssthresh(), flight);
     }
 
     fn begin_undo(&mut self) {
         let resent = self.sent.resent().segments;
-        self.loss.undo = Some(Undo { marker: self.una_offset, unproven: (resent > 0).then_some(resent) });
+        let marker = self.una_offset;
+        let episode = self.episode();
+        episode.undo = Some(Undo { marker, unproven: (resent > 0).then_some(resent) });
+        episode.forget_at = None;
+    }
+
+    pub(super) fn episode(&mut self) -> &mut Episode {
+        self.loss.episode.get_or_insert_default()
+    }
+
+    fn undo(&self) -> Option<Undo> {
+        self.loss.episode.as_ref()?.undo
     }
 
     /// Fast recovery, and SND.UNA has not come to its end.
@@ -506,12 +246,13 @@ impl Connection {
             } else {
                 self.count_duplicates(feedback);
                 // RFC 9937 section 6.2: no more than can have been sent.
-                let rest = u64::from(self.loss.prr.flight()).saturating_sub(self.loss.prr.delivered());
+                let prr = &self.episode().prr;
+                let rest = u64::from(prr.flight()).saturating_sub(prr.delivered());
                 feedback.delivered = feedback.delivered.min(u32::try_from(rest).unwrap_or(u32::MAX));
             }
         }
         // A partial ACK that answers an original: what was sent again was only late.
-        let late = feedback.acked > 0 && self.loss.undo.is_some() && self.answers_original(feedback);
+        let late = feedback.acked > 0 && self.undo().is_some() && self.answers_original(feedback);
         if late && self.sent.resent().segments == 0 {
             self.undo_reduction(true, cx);
             self.leave_recovery();
@@ -643,7 +384,7 @@ impl Connection {
 
     /// The peer acknowledged up to a segment that it had SACKed, and not that: it may have dropped it. A timer shorter
     /// than the RTO finds out (as in Linux; RFC 2018 section 8 asks that the timeout does).
-    fn guard_against_reneging(&mut self, now: Instant) {
+    pub(super) fn guard_against_reneging(&mut self, now: Instant) {
         if self.sent.first().is_some_and(|first| first.sacked) {
             let delay = (self.rtt.srtt().unwrap_or_default() / 2).max(Duration::from_millis(10));
             self.timers.retransmit = Some(now + delay);
@@ -654,19 +395,19 @@ impl Connection {
 
     /// Whether the ACK echoes a timestamp from before anything was sent again (RFC 3522's Eifel detection).
     fn answers_original(&self, feedback: &Feedback) -> bool {
-        match (self.loss.resent_at, feedback.echo) {
+        match (self.loss.episode.as_ref().and_then(|episode| episode.resent_at), feedback.echo) {
             (Some(at), Some(echo)) => timestamp_before(echo, timestamp(at, self.ts_offset)),
             _ => false,
         }
     }
 
     fn may_undo(&self, feedback: &Feedback) -> bool {
-        self.may_undo_by_dsack() || (self.loss.undo.is_some() && self.answers_original(feedback))
+        self.may_undo_by_dsack() || (self.undo().is_some() && self.answers_original(feedback))
     }
 
     /// Whether everything that was sent again had arrived before.
     fn may_undo_by_dsack(&self) -> bool {
-        self.loss.undo.is_some_and(|undo| undo.unproven == Some(0))
+        self.undo().is_some_and(|undo| undo.unproven == Some(0))
     }
 
     /// Takes a reduction back; `all`: nothing is lost after all.
@@ -676,71 +417,27 @@ impl Connection {
             self.sent.unmark_lost();
         }
         self.congestion.undo(cx.now);
-        self.loss.undo = None;
+        self.episode().undo = None;
     }
 
     /// A segment was sent again.
     pub(super) fn note_resent(&mut self, now: Instant) {
         self.loss.resend_now = false;
-        self.loss.resent_at.get_or_insert(now);
-        if let Some(undo) = &mut self.loss.undo {
+        let episode = self.episode();
+        episode.resent_at.get_or_insert(now);
+        if let Some(undo) = &mut episode.undo {
             undo.unproven = Some(undo.unproven.unwrap_or(0) + 1);
         }
     }
 
-    // ---- the tail
-
-    /// Sets the timer for the probe of a tail (RFC 8985 section 7.2), or stops it.
-    pub(super) fn refresh_probe_timer(&mut self, now: Instant) {
-        let wanted = self.sack_enabled
-            && self.syn_acked()
-            && self.loss.state == Recovery::Open
-            && self.sent.len() > 0
-            && self.sent.sacked().segments == 0
-            && self.rack.may_probe()
-            && !self.loss.probe_tail;
-        if !wanted {
-            self.timers.probe = None;
-        } else if self.timers.probe.is_none() {
-            let delay = match self.rtt.srtt() {
-                Some(srtt) if self.sent.len() == 1 => srtt * 2 + ACK_DELAY_MAX,
-                Some(srtt) => srtt * 2 + PROBE_DELAY_MIN,
-                None => PROBE_DELAY_UNKNOWN,
-            };
-            let limit = self.timers.retransmit.unwrap_or(Instant::FAR_FUTURE);
-            self.timers.probe = Some((now + delay).min(limit));
-        }
-    }
-
-    /// The probe of the tail is due: `output` sends it.
-    pub(super) fn probe_is_due(&mut self, now: Instant) {
-        self.loss.probe_tail = true;
-        self.timers.retransmit = None;
-        self.restart_retransmit_timer(now);
-    }
-
-    /// Looks whether the ACK tells what became of the probe (RFC 8985 section 7.4.2).
-    fn check_probe(&mut self, feedback: &Feedback, cx: &mut Context<'_>) {
-        let ack = self.una_offset;
-        let plain = feedback.duplicate && feedback.sacked == 0 && feedback.dsack.is_none();
-        if feedback.acked == 0 && !plain && feedback.dsack.is_none() {
-            return;
-        }
-        let dsack = feedback.dsack.is_some();
-        if self.rack.probe_acknowledged(ack, dsack, plain) && self.loss.state != Recovery::Fast {
-            // The probe repaired a loss: congestion control is to hear of it.
-            let in_flight = self.outstanding().min(self.congestion.cwnd()).max(feedback.acked);
-            self.congestion.on_loss_event(cx.now, in_flight, LossKind::FastRetransmit);
-            self.congestion.on_recovery_exit(cx.now);
-        }
-    }
-
-    // ---- congestion control
+    // ---- the window
 
     /// The congestion window in force.
     pub(super) fn cwnd(&self) -> u32 {
         match self.loss.state {
-            Recovery::Fast => self.loss.prr.cwnd(),
+            Recovery::Fast => {
+                self.loss.episode.as_ref().map_or(self.congestion.cwnd(), |episode| episode.prr.cwnd())
+            }
             Recovery::Loss => self.congestion.cwnd().saturating_add(self.loss.inflation),
             Recovery::Open | Recovery::Disorder => self.congestion.cwnd(),
         }
@@ -749,53 +446,9 @@ impl Connection {
     /// `bytes` were sent.
     pub(super) fn note_flight(&mut self, bytes: u32) {
         if self.loss.state == Recovery::Fast {
-            self.loss.prr.on_send(bytes);
+            self.episode().prr.on_send(bytes);
         }
     }
-
-    fn inform_congestion(
-        &mut self,
-        feedback: &Feedback,
-        rtt: Option<Duration>,
-        in_flight_before: u32,
-        is_app_limited: bool,
-        was_fast: bool,
-        cx: &Context<'_>,
-    ) {
-        if feedback.lost > 0 {
-            self.rate.on_lost(feedback.lost);
-        }
-        let in_flight = self.in_flight();
-        let mss = u32::from(self.mss);
-        if self.loss.state == Recovery::Fast {
-            let safe = feedback.acked > 0 && feedback.lost == 0;
-            self.loss.prr.on_ack(feedback.delivered, in_flight, safe, mss);
-        }
-        let rate = self.rate.sample(cx.now, self.rtt.min_rtt());
-        if feedback.acked == 0 && feedback.delivered == 0 {
-            return;
-        }
-        self.congestion.on_ack(&Ack {
-            now: cx.now,
-            acked_bytes: feedback.acked,
-            delivered_bytes: feedback.delivered,
-            rtt,
-            srtt: self.rtt.srtt(),
-            in_flight_before,
-            is_app_limited,
-            in_recovery: was_fast || self.loss.state == Recovery::Fast,
-            mss,
-            rate,
-            in_flight_after: in_flight,
-            lost_bytes: feedback.lost,
-            delivered_total: self.rate.delivered(),
-            min_rtt: self.rtt.min_rtt(),
-            acked_to: self.una_offset,
-            sent_to: self.nxt_offset(),
-        });
-    }
-
-    // ---- path MTU and timers
 
     /// Cuts what did not fit the path; it is sent again without being taken for congestion (RFC 1191 section 6.4).
     pub(super) fn resend_smaller(&mut self) {
@@ -806,30 +459,8 @@ impl Connection {
         if self.sent.lost().segments > 0 && !matches!(self.loss.state, Recovery::Fast | Recovery::Loss) {
             self.loss.state = Recovery::Loss;
             self.loss.recover = self.nxt_offset();
-            (self.loss.undo, self.loss.frto, self.loss.inflation) = (None, Frto::Off, 0);
+            (self.loss.episode, self.loss.frto, self.loss.inflation) = (None, Frto::Off, 0);
             self.loss.resend_now = true;
         }
     }
-
-    /// When the retransmission timeout of what is outstanding is over, if it begins now. With few segments outstanding and
-    /// nothing to follow, no duplicate ACKs will come: the time since the first was sent counts (RFC 7765 section 3).
-    pub(super) fn retransmission_deadline(&self, now: Instant) -> Instant {
-        let deadline = now + self.rtt.rto();
-        match self.sent.first() {
-            Some(first)
-                if self.sent.len() < RESTART_THRESHOLD
-                    && self.unsent() == 0
-                    && self.rtt.backed_off() == 0 =>
-            {
-                let early = first.sent_at + self.rtt.rto();
-                if early > now { early } else { deadline }
-            }
-            _ => deadline,
-        }
-    }
-}
-
-/// Whether the echo is of a transmission before the segment's last (RFC 8985 section 6.2 step 2).
-fn echoes_earlier(echo: Option<u32>, sent: &Sent, ts_offset: u32) -> bool {
-    echo.is_some_and(|echo| timestamp_before(echo, timestamp(sent.sent_at, ts_offset)))
 }

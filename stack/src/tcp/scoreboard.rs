@@ -260,14 +260,8 @@ impl Scoreboard {
                 self.segments.push_back(piece);
             }
         }
-        let mut resent: Vec<(u64, Instant)> = (self.segments.iter())
-            .filter(|sent| sent.ever_resent && !sent.sacked)
-            .map(|sent| (sent.end(), sent.sent_at))
-            .collect();
-        resent.sort_unstable_by_key(|(end, at)| (*at, *end));
-        trouble.resent = resent.into();
         self.trouble = Some(trouble);
-        self.settled = self.first().map_or(0, |first| first.start);
+        self.look_again();
     }
 
     // ---- acknowledgments
@@ -439,17 +433,17 @@ impl Scoreboard {
         if let Some(trouble) = &mut self.trouble {
             trouble.due.clear();
         }
-        self.settled = self.first().map_or(0, |first| first.start);
+        self.look_again();
     }
 
     /// Forgets all SACKs: the peer gave up what it had reported (RFC 2018 section 8). O(n).
     pub(super) fn forget_sacks(&mut self) {
         self.segments.iter_mut().for_each(|sent| sent.sacked = false);
         self.sacked = Tally::default();
-        self.settled = self.first().map_or(0, |first| first.start);
         if let Some(trouble) = &mut self.trouble {
             trouble.sacked.clear();
         }
+        self.look_again();
     }
 
     /// Everything outstanding is void: nothing was sent.
@@ -458,6 +452,16 @@ impl Scoreboard {
     }
 
     // ---- helpers
+
+    /// Makes everything a candidate for losses again. O(n).
+    fn look_again(&mut self) {
+        self.settled = self.first().map_or(0, |first| first.start);
+        let Some(trouble) = &mut self.trouble else { return };
+        let resent = self.segments.iter().filter(|sent| sent.ever_resent && !sent.sacked);
+        let mut resent: Vec<(u64, Instant)> = resent.map(|sent| (sent.end(), sent.sent_at)).collect();
+        resent.sort_unstable_by_key(|(end, at)| (*at, *end));
+        trouble.resent = resent.into();
+    }
 
     fn index(&self, end: u64) -> Option<usize> {
         self.segments.binary_search_by_key(&end, Sent::end).ok()
@@ -576,5 +580,107 @@ impl Scoreboard {
             );
         }
         assert!(trouble.resent.iter().map(|(_, at)| *at).is_sorted());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(u32),
+        Acknowledge(u32),
+        Sack(u32, u32),
+        Detect(u32),
+        Resend,
+        Timeout,
+        Undo,
+        Renege,
+        Cut(u32),
+        Join(u32),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (1u32..1500).prop_map(Step::Push),
+            4 => (0u32..5000).prop_map(Step::Acknowledge),
+            8 => (0u32..20_000, 1u32..6000).prop_map(|(from, len)| Step::Sack(from, len)),
+            4 => (0u32..40).prop_map(Step::Detect),
+            8 => Just(Step::Resend),
+            1 => Just(Step::Timeout),
+            1 => Just(Step::Undo),
+            1 => Just(Step::Renege),
+            1 => (50u32..1000).prop_map(Step::Cut),
+            1 => (100u32..3000).prop_map(Step::Join),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order, the figures are those of the segments, and each byte is reported
+        /// delivered once.
+        #[test]
+        fn everything_always_adds_up(steps in prop::collection::vec(any_step(), 1..120)) {
+            let mut board = Scoreboard::default();
+            let (mut una, mut nxt, mut delivered, mut taken_back) = (1u64, 1u64, 0u64, 0u64);
+            for (i, step) in steps.into_iter().enumerate() {
+                let now = Instant::from_millis(1000 + i as u64);
+                match step {
+                    Step::Push(len) => {
+                        board.push(nxt, len, now, Snapshot::default());
+                        nxt += u64::from(len);
+                    }
+                    Step::Acknowledge(len) => {
+                        una = nxt.min(una + u64::from(len));
+                        board.acknowledge(una, |sent, _| {
+                            delivered += if sent.sacked { 0 } else { u64::from(sent.len) };
+                        });
+                    }
+                    Step::Sack(from, len) => {
+                        let start = una + u64::from(from);
+                        let end = nxt.min(start + u64::from(len));
+                        if start < end {
+                            board.sack(start, end, |sent| delivered += u64::from(sent.len));
+                        }
+                    }
+                    Step::Detect(patience) => {
+                        let newest = board.last().map_or((now, nxt), |last| (last.sent_at, last.end()));
+                        board.detect(now, newest.0, newest.1, Duration::from_millis(patience.into()));
+                    }
+                    Step::Resend => {
+                        if let Some(end) = board.next_lost().map(Sent::end) {
+                            board.note_resent(end, now, Snapshot::default());
+                        }
+                    }
+                    Step::Timeout => drop(board.mark_lost_where(|_| true)),
+                    Step::Undo => board.unmark_lost(),
+                    Step::Renege => {
+                        taken_back += u64::from(board.sacked().bytes);
+                        board.forget_sacks();
+                    }
+                    Step::Cut(len) => board.cut(len),
+                    Step::Join(len) => drop(board.join_first(len)),
+                }
+                board.check(una, nxt, true);
+                prop_assert!(u64::from(board.in_flight()) <= nxt - una);
+            }
+            prop_assert_eq!(delivered - taken_back, una - 1 + u64::from(board.sacked().bytes));
+        }
+    }
+
+    #[test]
+    fn blocks_that_come_again_are_no_news() {
+        let mut board = Scoreboard::default();
+        (0..1000).for_each(|n| board.push(1 + 100 * n, 100, Instant::ZERO, Snapshot::default()));
+        let mut count = 0;
+        for _ in 0..3 {
+            board.sack(101, 50_001, |_| count += 1);
+            board.sack(60_001, 60_151, |_| count += 1);
+        }
+        assert_eq!((count, board.sacked().segments), (500, 500));
+        board.sack(60_001, 60_201, |_| count += 1);
+        assert_eq!(count, 501);
+        board.check(1, 100_001, true);
     }
 }

@@ -9,6 +9,7 @@ mod close;
 mod fastopen;
 mod open;
 mod pair;
+mod recovery;
 mod sending;
 mod syn_cookies;
 mod windows;
