@@ -22,8 +22,8 @@ host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 for i in range(count):
     data = b'request %d ' % i * 20
     s = socket.socket()
-    s.settimeout(10)
     s.sendto(data, 0x20000000, (host, port))
+    s.settimeout(10)
     s.shutdown(socket.SHUT_WR)
     got = b''
     while part := s.recv(65536):
