@@ -88,6 +88,9 @@ pub struct TcpConfig {
     /// Offer and accept SACK (RFC 2018); with it losses are found by RACK-TLP (RFC 8985), without it by duplicate ACKs
     /// (RFC 6582).
     pub sack: bool,
+    /// Pace what a window-based congestion control allows, at Linux's rates: 2 windows a round trip in slow start, 1.2 after
+    /// it. Off, as in Linux without a pacing queue discipline; BBR paces always.
+    pub pacing: bool,
     /// Ports for [`super::Tcp::connect`] with port 0; 32768 to 60999. The shard uses those that are its own.
     pub ephemeral_ports: RangeInclusive<u16>,
     /// Retransmission timeout before the round-trip time is known; 1 s (RFC 6298 section 2.1).
@@ -197,6 +200,7 @@ impl Default for TcpConfig {
             timestamps: true,
             window_scaling: true,
             sack: true,
+            pacing: false,
             ephemeral_ports: 32768..=60999,
             initial_rto: Duration::from_secs(1),
             min_rto: Duration::from_millis(200),

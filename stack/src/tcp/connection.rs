@@ -305,7 +305,7 @@ impl Connection {
             probe_due: false,
             keepalive_due: false,
             override_due: false,
-            congestion: Congestion::new(options.congestion, false),
+            congestion: Congestion::new(options.congestion, iss.0).paced(config.pacing),
             rtt: RttEstimator::new(config.initial_rto, config.min_rto, config.max_rto),
             rate: DeliveryRate::default(),
             sack_enabled: false,

@@ -100,10 +100,9 @@ impl Curve {
 }
 
 impl Cubic {
-    /// State of a connection not yet established, as if its segments had 536 bytes (RFC 9293 section 3.7.1). `is_paced`:
-    /// bursts are spread out, so that ACKs of any size count in full in slow start (RFC 9406 section 4.3's L).
+    /// State of a connection not yet established, as if its segments had 536 bytes (RFC 9293 section 3.7.1).
     #[must_use]
-    pub fn new(is_paced: bool) -> Self {
+    pub fn new() -> Self {
         Self {
             cwnd: initial_window(536),
             ssthresh: u32::MAX,
@@ -114,11 +113,16 @@ impl Cubic {
             last_ack_at: Instant::ZERO,
             saved: None,
             is_app_limited: false,
-            is_paced,
+            is_paced: false,
             handshake_loss: false,
             timed_out: false,
             after_timeout: false,
         }
+    }
+
+    /// Bursts are spread out by pacing, so that ACKs of any size count in full in slow start (RFC 9406 section 4.3's L).
+    pub fn set_paced(&mut self, is_paced: bool) {
+        self.is_paced = is_paced;
     }
 
     /// Returns what of the ACK is left over when `ssthresh` is reached.
@@ -186,6 +190,12 @@ impl Cubic {
         self.ssthresh = reduced.max(2 * self.mss);
         self.fraction = 0.0;
         reduced
+    }
+}
+
+impl Default for Cubic {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

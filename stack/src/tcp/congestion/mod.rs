@@ -3,12 +3,18 @@
 //!
 //! The division of labour during recovery: an algorithm sets `ssthresh` and `cwnd` to the target of the reduction when the
 //! loss is found and leaves them alone until recovery ends. What is sent meanwhile is the engine's affair (RFC 9937),
-//! and so is the inflation by duplicate ACKs of RFC 5681 section 3.2, which proportional rate reduction replaces.
+//! and so is the inflation by duplicate ACKs of RFC 5681 section 3.2, which proportional rate reduction replaces. BBR
+//! says by [`CongestionControl::controls_recovery`] that its window holds during recovery as well.
 
+mod bbr;
 mod cubic;
 mod hystart;
+#[cfg(test)]
+mod link_model;
 mod newreno;
+pub mod pacing;
 
+pub use bbr::Bbr;
 pub use cubic::Cubic;
 pub use newreno::NewReno;
 
@@ -92,6 +98,8 @@ pub trait CongestionControl {
     /// A SYN or SYN-ACK of the handshake was lost: call before [`CongestionControl::on_established`], which then starts
     /// with one segment (RFC 5681 section 3.1).
     fn on_handshake_loss(&mut self);
+    /// The handshake took `rtt`, and nothing of it was sent again: call after [`CongestionControl::on_established`].
+    fn on_handshake_rtt(&mut self, _rtt: Duration) {}
     /// An ACK of new data arrived, or one with new SACK blocks.
     fn on_ack(&mut self, ack: &Ack);
     /// The first loss of a window of data was found; `in_flight` bytes were outstanding.
@@ -113,10 +121,6 @@ pub trait CongestionControl {
     fn ssthresh(&self) -> u32;
     /// Bytes a second to pace at, where the algorithm has a view of that.
     fn pacing_rate(&self) -> Option<u64>;
-    /// Most bytes to send at once when pacing: a burst that the rate pays for afterwards.
-    fn send_quantum(&self) -> Option<u32> {
-        None
-    }
     /// Whether `cwnd` holds during recovery too, so that the engine sends while less than it is in flight and leaves
     /// proportional rate reduction (RFC 9937) out.
     fn controls_recovery(&self) -> bool {
@@ -136,11 +140,13 @@ pub enum Algorithm {
     Cubic,
     /// RFC 5681 with RFC 6582: `newreno` or `reno`.
     NewReno,
+    /// BBR version 3, draft-ietf-ccwg-bbr-02: `bbr`.
+    Bbr,
 }
 
 impl Algorithm {
     /// All of them, the default first.
-    pub const ALL: &'static [Self] = &[Self::Cubic, Self::NewReno];
+    pub const ALL: &'static [Self] = &[Self::Cubic, Self::NewReno, Self::Bbr];
 
     /// The name in configuration and in `TcpInfo`.
     #[must_use]
@@ -148,6 +154,7 @@ impl Algorithm {
         match self {
             Self::Cubic => "cubic",
             Self::NewReno => "newreno",
+            Self::Bbr => "bbr",
         }
     }
 }
@@ -174,29 +181,42 @@ impl FromStr for Algorithm {
         match name {
             "cubic" => Ok(Self::Cubic),
             "newreno" | "reno" => Ok(Self::NewReno),
+            "bbr" => Ok(Self::Bbr),
             _ => Err(UnknownAlgorithm(name.to_owned())),
         }
     }
 }
 
-/// Any of the algorithms, without an allocation for each connection.
+/// Any of the algorithms; the default ones without an allocation for each connection.
 #[derive(Clone, Debug)]
 pub enum Congestion {
     /// RFC 9438 with RFC 9406.
     Cubic(Cubic),
     /// RFC 5681 with RFC 6582.
     NewReno(NewReno),
+    /// draft-ietf-ccwg-bbr-02; boxed, for its model is some hundred bytes.
+    Bbr(Box<Bbr>),
 }
 
 impl Congestion {
-    /// Fresh state of `algorithm` for a connection that paces what windows allow, or not (`is_paced`; algorithms with a
-    /// pacing rate of their own always pace).
+    /// Fresh state of `algorithm`. `seed` is any number that differs between connections, such as the initial sequence
+    /// number: what is to be random in an algorithm starts from it.
     #[must_use]
-    pub fn new(algorithm: Algorithm, is_paced: bool) -> Self {
+    pub fn new(algorithm: Algorithm, seed: u32) -> Self {
         match algorithm {
-            Algorithm::Cubic => Self::Cubic(Cubic::new(is_paced)),
+            Algorithm::Cubic => Self::Cubic(Cubic::new()),
             Algorithm::NewReno => Self::NewReno(NewReno::new()),
+            Algorithm::Bbr => Self::Bbr(Box::new(Bbr::new(seed))),
         }
+    }
+
+    /// Tells whether the engine paces what a window allows: bursts need no other bound then. Not at first.
+    #[must_use]
+    pub fn paced(mut self, is_paced: bool) -> Self {
+        if let Self::Cubic(cubic) = &mut self {
+            cubic.set_paced(is_paced);
+        }
+        self
     }
 
     /// Which algorithm it is.
@@ -205,6 +225,7 @@ impl Congestion {
         match self {
             Self::Cubic(_) => Algorithm::Cubic,
             Self::NewReno(_) => Algorithm::NewReno,
+            Self::Bbr(_) => Algorithm::Bbr,
         }
     }
 }
@@ -215,6 +236,7 @@ macro_rules! dispatch {
         match $self {
             Congestion::Cubic($inner) => $call,
             Congestion::NewReno($inner) => $call,
+            Congestion::Bbr($inner) => $call,
         }
     };
 }
@@ -228,6 +250,9 @@ impl CongestionControl for Congestion {
     }
     fn on_handshake_loss(&mut self) {
         dispatch!(self, inner => inner.on_handshake_loss());
+    }
+    fn on_handshake_rtt(&mut self, rtt: Duration) {
+        dispatch!(self, inner => inner.on_handshake_rtt(rtt));
     }
     fn on_ack(&mut self, ack: &Ack) {
         dispatch!(self, inner => inner.on_ack(ack));
@@ -258,9 +283,6 @@ impl CongestionControl for Congestion {
     }
     fn pacing_rate(&self) -> Option<u64> {
         dispatch!(self, inner => inner.pacing_rate())
-    }
-    fn send_quantum(&self) -> Option<u32> {
-        dispatch!(self, inner => inner.send_quantum())
     }
     fn controls_recovery(&self) -> bool {
         dispatch!(self, inner => inner.controls_recovery())
@@ -299,11 +321,14 @@ mod tests {
     fn names_parse_and_print() {
         for algorithm in Algorithm::ALL {
             assert_eq!(algorithm.to_string().parse(), Ok(*algorithm));
-            assert_eq!(Congestion::new(*algorithm, false).name(), algorithm.name());
-            assert_eq!(Congestion::new(*algorithm, false).algorithm(), *algorithm);
+            assert_eq!(Congestion::new(*algorithm, 1).name(), algorithm.name());
+            assert_eq!(Congestion::new(*algorithm, 1).algorithm(), *algorithm);
         }
         assert_eq!("reno".parse(), Ok(Algorithm::NewReno));
         let error = "vegas".parse::<Algorithm>().unwrap_err();
-        assert_eq!(error.to_string(), "no congestion control named `vegas`: choose one of cubic, newreno");
+        assert_eq!(
+            error.to_string(),
+            "no congestion control named `vegas`: choose one of cubic, newreno, bbr"
+        );
     }
 }

@@ -11,7 +11,7 @@ fn at(ms: u64) -> Instant {
 }
 
 fn established() -> Cubic {
-    let mut cc = Cubic::new(false);
+    let mut cc = Cubic::new();
     cc.on_established(Instant::ZERO, MSS);
     cc
 }
@@ -242,7 +242,8 @@ fn slow_start_doubles_a_round_trip_however_the_acks_are_grouped_up_to_64_kib() {
     assert_eq!(cc.cwnd(), 80 * MSS);
     cc.on_ack(&ack(at(0), 80 * MSS));
     assert_eq!(cc.cwnd(), 125 * MSS);
-    let mut paced = Cubic::new(true);
+    let mut paced = Cubic::new();
+    paced.set_paced(true);
     paced.on_established(Instant::ZERO, MSS);
     paced.on_ack(&ack(at(0), 80 * MSS));
     assert_eq!(paced.cwnd(), 90 * MSS);
@@ -270,7 +271,7 @@ fn longer_round_trips_end_the_first_slow_start_without_loss() {
 
 #[test]
 fn a_lost_syn_means_one_segment() {
-    let mut cc = Cubic::new(false);
+    let mut cc = Cubic::new();
     cc.on_handshake_loss();
     cc.on_established(Instant::ZERO, MSS);
     assert_eq!(cc.cwnd(), MSS);
@@ -293,7 +294,8 @@ proptest! {
         mss in 1u32..65_536,
         is_paced: bool,
     ) {
-        let mut cc = Cubic::new(is_paced);
+        let mut cc = Cubic::new();
+        cc.set_paced(is_paced);
         let mut now = Instant::ZERO;
         cc.on_established(now, mss);
         let mut acked_to = 0u64;
