@@ -27,7 +27,7 @@ fn scenario(seed: u64) -> Scenario {
         keepalive: true,
         keepalive_idle: Duration::from_secs(60),
         keepalive_interval: Duration::from_secs(15),
-        nodelay: seed % 2 == 0,
+        nodelay: seed.is_multiple_of(2),
         ..SocketOptions::default()
     };
     let plan = |send_bytes, finish| Plan {
@@ -48,8 +48,8 @@ fn scenario(seed: u64) -> Scenario {
     };
     scenario.groups = vec![Group {
         connections: 12,
-        ipv6: seed % 3 == 0,
-        reversed: seed % 5 == 0,
+        ipv6: seed.is_multiple_of(3),
+        reversed: seed.is_multiple_of(5),
         simultaneous_open: false,
         dialled_within: Duration::from_secs(30),
         client: plan(request, Finish::AfterFin),
