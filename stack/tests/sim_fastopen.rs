@@ -3,6 +3,7 @@
 //! seeds each test covers) and `BYWASH_FIRST_SEED` (where they begin).
 #![cfg(feature = "sim")]
 
+use bywash::sim::LinkConfig;
 use bywash::sim::scenario::{Group, Scenario};
 use bywash::sim::traffic::{Begin, Finish, Plan};
 use bywash::tcp::SocketOptions;
@@ -95,4 +96,35 @@ fn data_in_syns_is_read_at_most_once_3_of_4() {
 #[test]
 fn data_in_syns_is_read_at_most_once_4_of_4() {
     run_part(3);
+}
+
+/// Section 3: what Fast Open is for.
+#[test]
+fn a_request_in_the_syn_has_its_answer_one_round_trip_earlier() {
+    let one_way = Duration::from_millis(20);
+    let took = |fastopen: bool| {
+        let mut scenario = scenario(1);
+        let link = LinkConfig { delay: one_way, ..LinkConfig::default() };
+        scenario.links = [link.clone(), link];
+        for host in &mut scenario.hosts {
+            host.shards = 1;
+            host.stack.tcp.fastopen.server_without_cookie = fastopen;
+            host.stack.tcp.fastopen.client_without_cookie = fastopen;
+        }
+        let group = &mut scenario.groups[0];
+        (group.connections, group.dialled_within) = (1, Duration::ZERO);
+        (group.client.send_bytes, group.server.send_bytes) = (300, 300);
+        group.server.finish = Finish::WhenRead(300);
+        if !fastopen {
+            // The first connection to a server asks for a cookie: its request follows the handshake.
+            group.server.options.fastopen_qlen = 0;
+        }
+        let outcome = scenario.run().unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(outcome.fast_opened, u64::from(fastopen));
+        outcome.finished_at
+    };
+    let (plain, fast) = (took(false), took(true));
+    let saved = plain - fast;
+    let tick = Duration::from_millis(2);
+    assert!(saved + tick >= one_way * 2 && saved <= one_way * 2 + tick, "{plain:?} {fast:?}");
 }
