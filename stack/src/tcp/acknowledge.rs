@@ -309,9 +309,6 @@ impl Connection {
         was_fast: bool,
         cx: &Context<'_>,
     ) {
-        if feedback.lost > 0 {
-            self.rate.on_lost(feedback.lost);
-        }
         let in_flight = self.in_flight();
         let mss = u32::from(self.mss);
         if self.loss.state == Recovery::Fast {
