@@ -456,7 +456,7 @@ impl Tcp {
 // ---- helpers
 
 impl Tcp {
-    fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
+    pub(super) fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
         let connection = self.tables.connections.get_exact(id.index, id.generation);
         connection
             .map(|connection| &**connection)
@@ -487,7 +487,7 @@ impl Tcp {
     }
 
     /// Checks options and shares the defaults.
-    fn accept_options(&self, mut options: SocketOptions) -> Result<Rc<SocketOptions>, TcpError> {
+    pub(super) fn accept_options(&self, mut options: SocketOptions) -> Result<Rc<SocketOptions>, TcpError> {
         if !options.is_valid() {
             return Err(TcpError::InvalidInput);
         }

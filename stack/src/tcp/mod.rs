@@ -24,6 +24,7 @@ pub mod options;
 mod output;
 pub mod ports;
 pub mod rate_limit;
+mod readiness;
 pub mod receive_queue;
 mod recovery;
 mod reply;
@@ -46,6 +47,7 @@ use core::net::{IpAddr, SocketAddr};
 pub use config::{SocketOptions, TcpConfig, TcpConfigError};
 pub use engine::Tcp;
 pub use info::TcpInfo;
+pub use readiness::Readiness;
 pub use state::State;
 
 use crate::packet::{Packet, PacketSlice};
