@@ -148,7 +148,7 @@ impl Tcp {
         let secret = super::isn::derive(&seed, b"connection table");
         Self {
             default_options: Rc::new(config.options.clone()),
-            isn: IsnSecret::new(seed),
+            isn: IsnSecret::new(seed).for_shard(shard, shards),
             ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
             tables: Tables {
                 by_tuple: HashTable::new(),

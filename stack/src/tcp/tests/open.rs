@@ -584,3 +584,18 @@ fn initial_sequence_numbers_follow_the_clock_and_the_tuple() {
     assert_eq!(isn_after(SECOND, 9).since(isn_after(Duration::ZERO, 9)), 250_000);
     assert!(isn_after(Duration::ZERO, 9).since(isn_after(Duration::ZERO, 10)) > 1000);
 }
+
+#[test]
+fn two_shards_answer_the_same_syn_with_numbers_far_apart() {
+    // A SYN and its repetition may come to two shards; the peer's ACKs must fit only one of the answers.
+    let answers = [0, 1].map(|shard| {
+        let mut t = Harness::new();
+        t.tcp = Tcp::new(TcpConfig::default(), [7; 32], shard, 2);
+        t.tcp.poll_timers(t.now, &mut t.counters);
+        t.tcp.listen(t.local, 4, SocketOptions::default()).unwrap();
+        t.inject(syn());
+        t.expect(syn_ack()).raw_seq
+    });
+    let apart = answers[0].since(answers[1]).min(answers[1].since(answers[0]));
+    assert!(apart >= 1 << 30, "{apart}");
+}
