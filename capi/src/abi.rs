@@ -557,10 +557,8 @@ unsafe extern "C" fn call_gettimeofday(_: Userdata, time: *mut timeval, _zone: *
             return Err(Errno(libc::EFAULT));
         }
         let now = monitor::time_us(TICK);
-        let value = timeval {
-            tv_sec: EPOCH_SECONDS + (now / 1_000_000) as i64,
-            tv_usec: (now % 1_000_000) as i64,
-        };
+        let value =
+            timeval { tv_sec: EPOCH_SECONDS + (now / 1_000_000) as i64, tv_usec: (now % 1_000_000) as i64 };
         // SAFETY: the runner passes a `timeval`.
         unsafe { time.write_unaligned(value) };
         Ok(0)

@@ -68,8 +68,11 @@ pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Resu
             match read {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(_)) if got.len() == wanted => return Poll::Ready(Ok(())),
+                // Less than asked for is all there is; an error behind it is for the next call.
+                Poll::Ready(Ok(taken)) if taken < step && (!all || world.has_failed(fd)) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) | Poll::Pending if !got.is_empty() && !all => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(errno)) => return Poll::Ready(Err(errno)),
                 Poll::Pending => return Poll::Pending,
             }
@@ -153,6 +156,12 @@ impl World {
         self.ended(id, read)
     }
 
+    /// Whether an error waits to be told.
+    fn has_failed(&mut self, fd: c_int) -> bool {
+        let readiness = self.connection(fd).ok().and_then(|id| self.stack.tcp.readiness(id).ok());
+        readiness.is_some_and(|readiness| readiness.error.is_some())
+    }
+
     fn peek(&mut self, fd: c_int, wanted: usize) -> Poll<Result<Vec<u8>, Errno>> {
         let id = self.reading(fd)?;
         let readable = self.stack.tcp.readiness(id)?.readable_bytes;
@@ -231,7 +240,8 @@ impl World {
     /// `SIOCINQ`: bytes to read; one more for a FIN, as `TCP_INQ` has it, only where `TCP_INQ` asks.
     fn inq(&mut self, fd: c_int) -> Option<c_int> {
         let socket = self.socket(fd).ok()?;
-        let on = socket.kept.get(&(libc::IPPROTO_TCP, crate::sockopt::TCP_INQ)).is_some_and(|value| *value != 0);
+        let on =
+            socket.kept.get(&(libc::IPPROTO_TCP, crate::sockopt::TCP_INQ)).is_some_and(|value| *value != 0);
         let id = socket.connection().filter(|_| on)?;
         let readiness = self.stack.tcp.readiness(id).ok()?;
         let end = readiness.readable_bytes == 0 && readiness.fin_received;
@@ -299,9 +309,8 @@ pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> Res
         let fin = matches!(readiness.state, State::FinWait1 | State::Closing | State::LastAck);
         Ok(match request {
             libc::FIONREAD => readiness.readable_bytes as c_int,
-            libc::TIOCOUTQ if opening => 0,
+            libc::TIOCOUTQ | SIOCOUTQNSD if opening => 0,
             libc::TIOCOUTQ => readiness.queued_bytes as c_int + c_int::from(fin),
-            SIOCOUTQNSD if opening => 0,
             SIOCOUTQNSD => readiness.unsent_bytes as c_int,
             SIOCATMARK => 0,
             _ => return Err(Errno(libc::ENOTTY)),

@@ -183,8 +183,7 @@ pub(crate) fn listen(fd: c_int, backlog: c_int) -> Result<c_int, Errno> {
             Phase::Listening(_) => return Ok(0),
             _ => return Err(Errno(libc::EINVAL)),
         }
-        let any: IpAddr =
-            if socket.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let any: IpAddr = if socket.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let address = socket.bound.unwrap_or_else(|| (any, 0).into());
         let both = address.is_ipv6() && address.ip().is_unspecified() && !socket.v6_only;
         let options = socket.options.clone();
@@ -328,8 +327,7 @@ pub(crate) fn connect(fd: c_int, remote: Option<SocketAddr>) -> Result<c_int, Er
                 Ok(Some((limit, libc::EINPROGRESS)))
             }
             Phase::Connecting(_) => Ok(Some((limit, libc::EALREADY))),
-            Phase::Connected(_) => Err(Errno(libc::EISCONN)),
-            Phase::Listening(_) => Err(Errno(libc::EISCONN)),
+            Phase::Connected(_) | Phase::Listening(_) => Err(Errno(libc::EISCONN)),
         }
     })?;
     match limit {
@@ -407,9 +405,7 @@ impl World {
         Ok(match socket.phase {
             Phase::Fresh => State::Closed,
             Phase::Listening(_) => State::Listen,
-            Phase::Connecting(id) | Phase::Connected(id) => {
-                self.stack.tcp.state(id).unwrap_or(State::Closed)
-            }
+            Phase::Connecting(id) | Phase::Connected(id) => self.stack.tcp.state(id).unwrap_or(State::Closed),
         })
     }
 }

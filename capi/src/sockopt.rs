@@ -321,7 +321,8 @@ fn timeval(value: &[u8]) -> Result<Option<Duration>, Errno> {
     if !(0..1_000_000).contains(&micros) {
         return Err(Errno(libc::EDOM));
     }
-    let time = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) + Duration::from_micros(micros as u64);
+    let time =
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)) + Duration::from_micros(micros as u64);
     Ok((!time.is_zero()).then_some(time))
 }
 

@@ -10,7 +10,9 @@ use bywash::packet::checksum::Sum;
 use bywash::packet::{Packet, PacketPool, PoolLayout};
 use bywash::parse::{Kind, Policy, parse, protocol};
 use bywash::tcp::seq::SeqNumber;
-use bywash::tcp::{Egress, EgressError, IcmpError, IcmpErrorKind, Received, SegmentOut, Tcp, TcpConfig, Tuple};
+use bywash::tcp::{
+    Egress, EgressError, IcmpError, IcmpErrorKind, Received, SegmentOut, Tcp, TcpConfig, Tuple,
+};
 use bywash::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
@@ -66,6 +68,8 @@ struct Sent {
     payload: Vec<u8>,
     /// Payload of the first of the segments it is made of.
     segment_len: usize,
+    /// Its last segment was pushed or had the FIN: nothing is joined to it.
+    ends: bool,
 }
 
 impl Stack {
@@ -121,7 +125,8 @@ impl Stack {
         }
         match packet.parsed.kind {
             Kind::Tcp => {
-                if let Received::NoConnection(packet) = self.tcp.receive(self.now, packet, &mut self.counters) {
+                if let Received::NoConnection(packet) = self.tcp.receive(self.now, packet, &mut self.counters)
+                {
                     self.tcp.reject(self.now, &packet, &mut self.counters);
                 }
             }
@@ -175,6 +180,7 @@ impl Egress for Wire {
             header: tcp_header(segment),
             segment_len: payload.len(),
             payload,
+            ends: segment.flags & u16::from(FIN | PSH) != 0,
         };
         match self.sent.back_mut().filter(|last| self.join && last.is_followed_by(&sent)) {
             Some(last) => last.join(&sent),
@@ -217,7 +223,7 @@ impl Sent {
         let plain = |flags: u8| flags & !(FIN | PSH) == ACK;
         same && plain(self.flags())
             && plain(next.flags())
-            && self.flags() == ACK
+            && !self.ends
             && self.seq().wrapping_add(self.payload.len() as u32) == next.seq()
             && (1..=self.segment_len).contains(&next.payload.len())
             && self.payload.len().is_multiple_of(self.segment_len)
@@ -226,14 +232,15 @@ impl Sent {
 
     fn join(&mut self, next: &Self) {
         self.payload.extend_from_slice(&next.payload);
-        self.header[13] |= next.header[13];
+        self.ends = next.ends;
+        // Linux pushes whatever leaves as more than one segment.
+        self.header[13] |= next.header[13] | PSH;
     }
 
     /// The whole IP packet, checksums filled in.
     fn into_packet(mut self, ident: u16) -> Vec<u8> {
         let tcp_len = self.header.len() + self.payload.len();
-        let mut sum =
-            Sum::pseudo_header(self.src.ip(), self.dst.ip(), protocol::TCP, tcp_len as u32);
+        let mut sum = Sum::pseudo_header(self.src.ip(), self.dst.ip(), protocol::TCP, tcp_len as u32);
         sum.add(&self.header);
         sum.add(&self.payload);
         self.header[16..18].copy_from_slice(&sum.checksum().to_be_bytes());

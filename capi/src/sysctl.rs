@@ -80,7 +80,8 @@ impl<'a> Sysctls<'a> {
         let min_rto = self.number("tcp_rto_min_us").map_or(default.min_rto, Duration::from_micros);
         let min_rto = min_rto.clamp(Duration::from_millis(1), default.initial_rto);
         let give_up = |name: &str, floor: u32| {
-            self.number(name).map(|retries| retries_time(min_rto, default.max_rto, (retries as u32).max(floor)))
+            self.number(name)
+                .map(|retries| retries_time(min_rto, default.max_rto, (retries as u32).max(floor)))
         };
         let options = SocketOptions {
             keepalive_idle: seconds("tcp_keepalive_time", default.options.keepalive_idle),

@@ -80,9 +80,7 @@ pub struct Assertions(String);
 impl Assertions {
     /// Takes note of the figures of `fd` now, and of the code that asks for them.
     pub fn note(&mut self, interface: &Interface, fd: c_int, line: usize, code: &str) -> Result<(), String> {
-        let info = interface
-            .getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, 512)
-            .ok_or("no TCP_INFO")?;
+        let info = interface.getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, 512).ok_or("no TCP_INFO")?;
         let program = &mut self.0;
         if program.is_empty() {
             program.push_str(CONSTANTS);

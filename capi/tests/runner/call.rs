@@ -57,9 +57,7 @@ impl Performer<'_> {
             (Arg::Int(-1), Some(name)) if result == -1 && errno_name(errno) == name => return,
             (Arg::Int(expected), Some(name)) => format!("{expected} ({name})"),
             // A new descriptor may have any number; the script's stands for it.
-            (Arg::Int(expected), None)
-                if *expected >= 0 && result >= 0 && is_opening(&self.call.name) =>
-            {
+            (Arg::Int(expected), None) if *expected >= 0 && result >= 0 && is_opening(&self.call.name) => {
                 self.outcome.opened.push((*expected, result as c_int));
                 return;
             }
@@ -99,7 +97,8 @@ impl Performer<'_> {
         unsafe {
             Ok(match self.call.name.as_str() {
                 "socket" => {
-                    let domain = if *self.arg(0) == Arg::Any { self.scene.domain } else { self.int(0)? as c_int };
+                    let domain =
+                        if *self.arg(0) == Arg::Any { self.scene.domain } else { self.int(0)? as c_int };
                     (calls.socket)(ud, domain, self.int(1)? as c_int, self.int(2)? as c_int).into()
                 }
                 "bind" => {
@@ -294,7 +293,14 @@ impl Performer<'_> {
         let calls = &self.interface.calls;
         // SAFETY: the value has at least `len` bytes.
         let result = unsafe {
-            (calls.setsockopt)(calls.userdata, self.fd(0)?, level, name, value.as_ptr().cast(), len as socklen_t)
+            (calls.setsockopt)(
+                calls.userdata,
+                self.fd(0)?,
+                level,
+                name,
+                value.as_ptr().cast(),
+                len as socklen_t,
+            )
         };
         Ok(result.into())
     }

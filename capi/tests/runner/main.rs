@@ -39,7 +39,8 @@ fn main() -> ExitCode {
     if paths.is_empty() {
         paths.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/packetdrill"));
     }
-    let filter = args.iter().find(|arg| !arg.starts_with('-') && !arg.contains('/') && !arg.ends_with(".pkt"));
+    let filter =
+        args.iter().find(|arg| !arg.starts_with('-') && !arg.contains('/') && !arg.ends_with(".pkt"));
     let mut scripts: Vec<PathBuf> = paths.iter().flat_map(|path| scripts_in(path)).collect();
     if let Some(filter) = filter {
         scripts.retain(|path| path.to_string_lossy().contains(filter.as_str()));
@@ -64,7 +65,9 @@ fn packetdrill(scripts: &[PathBuf]) -> usize {
     let help = Command::new("packetdrill").arg("--help").output();
     let text = help.map(|help| [help.stdout, help.stderr].concat()).unwrap_or_default();
     if !String::from_utf8_lossy(&text).contains("so_filename") {
-        println!("SKIPPED packetdrill itself: not installed, or without --so_filename; the built-in runner ran");
+        println!(
+            "SKIPPED packetdrill itself: not installed, or without --so_filename; the built-in runner ran"
+        );
         return 0;
     }
     let object = object();

@@ -148,7 +148,7 @@ pub fn symbol(name: &str) -> Option<i64> {
         "TCP_FASTOPEN_CONNECT" => 30,
         "TCP_FASTOPEN_KEY" => 33,
         "TCP_FASTOPEN_NO_COOKIE" => 34,
-        "TCP_INQ" => 36,
+        "TCP_INQ" | "TCP_CM_INQ" => 36,
         "TCP_RTO_MAX_MS" => 44,
         "IP_TOS" => libc::IP_TOS.into(),
         "IP_RECVERR" => libc::IP_RECVERR.into(),
@@ -191,7 +191,11 @@ pub fn symbol(name: &str) -> Option<i64> {
         "SIOCOUTQ" | "TIOCOUTQ" => 0x5411,
         "SIOCOUTQNSD" => 0x894b,
         "FIONBIO" => 0x5421,
-        "TCP_CM_INQ" => 36,
+        "ECONNREFUSED" => libc::ECONNREFUSED.into(),
+        "ECONNRESET" => libc::ECONNRESET.into(),
+        "ETIMEDOUT" => libc::ETIMEDOUT.into(),
+        "EHOSTUNREACH" => libc::EHOSTUNREACH.into(),
+        "SO_MARK" => libc::SO_MARK.into(),
         _ => return None,
     })
 }
@@ -306,8 +310,7 @@ impl<'a> Reader<'a> {
             end += 1;
         }
         let text = &self.rest()[..end];
-        let seconds: f64 =
-            text.parse().map_err(|_| format!("expected a time before `{}`", self.ahead()))?;
+        let seconds: f64 = text.parse().map_err(|_| format!("expected a time before `{}`", self.ahead()))?;
         self.at += end;
         Ok((seconds * 1e6).round() as i64)
     }
@@ -368,7 +371,8 @@ impl<'a> Reader<'a> {
                 other => return Err(format!("cannot match `{other}` of an IP header")),
             };
         }
-        let flags = self.word(|c| "FSRPEWCAUN.-".contains(c));
+        // A digit is the value of AccECN's three bits.
+        let flags = self.word(|c| "FSRPEWCAUN.-01234567".contains(c));
         if flags.is_empty() {
             return Err(format!("expected flags before `{}`", self.ahead()));
         }
@@ -383,6 +387,7 @@ impl<'a> Reader<'a> {
                 'E' => 0x40,
                 'W' | 'C' => 0x80,
                 'A' | 'N' => 0x100,
+                ace @ '0'..='7' => (ace as u16 - '0' as u16) << 6,
                 _ => 0,
             };
         }
@@ -475,7 +480,8 @@ impl<'a> Reader<'a> {
         if word.len() % 2 == 1 {
             return Err(format!("`{word}` has half a byte"));
         }
-        let byte = |i: usize| u8::from_str_radix(&word[i..i + 2], 16).map_err(|_| format!("not hex: `{word}`"));
+        let byte =
+            |i: usize| u8::from_str_radix(&word[i..i + 2], 16).map_err(|_| format!("not hex: `{word}`"));
         (0..word.len()).step_by(2).map(byte).collect()
     }
 

@@ -206,7 +206,9 @@ fn read_options(mut bytes: &[u8]) -> Result<Vec<TcpOption>, String> {
             (2, 2) => TcpOption::Mss(u16::from_be_bytes([body[0], body[1]])),
             (3, 1) => TcpOption::Wscale(body[0]),
             (4, 0) => TcpOption::SackOk,
-            (5, _) => TcpOption::Sack(body.chunks(8).enumerate().map(|(i, _)| (be32(i * 8), be32(i * 8 + 4))).collect()),
+            (5, _) => TcpOption::Sack(
+                body.chunks(8).enumerate().map(|(i, _)| (be32(i * 8), be32(i * 8 + 4))).collect(),
+            ),
             (8, 8) => TcpOption::Ts(be32(0), be32(4)),
             (19, _) => TcpOption::Md5(body.to_vec()),
             (34, _) => TcpOption::FastOpen(body.to_vec()),

@@ -431,6 +431,7 @@ impl Tcp {
             return Err(TcpError::InvalidInput);
         }
         let options = self.accept_options(options)?;
+        let receive_buffer_changed = options.receive_buffer_bytes != old.receive_buffer_bytes;
         self.call(now, id.index, |connection, cx| {
             connection.options = options;
             // Set again from the new intervals.
@@ -438,7 +439,8 @@ impl Tcp {
             if connection.timers.retransmit.is_some() && old.user_timeout != connection.options.user_timeout {
                 connection.restart_retransmit_timer(cx.now);
             }
-            connection.ack_now |= connection.owes_window_update();
+            // Other options are no occasion to tell the peer of the window.
+            connection.ack_now |= receive_buffer_changed && connection.owes_window_update();
         });
         Ok(())
     }
