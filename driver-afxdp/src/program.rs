@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::maps::{Maps, PROGRAM};
 use crate::nic::{AttachMode, Nic, attach_mode};
 use crate::options::{Mode, QueueOptions};
+use crate::ports::OpenPorts;
 use crate::privileges::{self, Capability, Missing};
 use crate::queue::QueueOpener;
 
@@ -65,6 +66,7 @@ pub(crate) struct Attached {
     pub mode: AttachMode,
     pub address_use: AddressUse,
     pub maps: Maps,
+    pub ports: OpenPorts,
     joined: bool,
     _link: OwnedFd,
 }
@@ -123,6 +125,7 @@ impl Nic {
                 mode,
                 address_use: options.address_use,
                 maps,
+                ports: OpenPorts::default(),
                 joined: false,
                 _link: link,
             })),
@@ -191,7 +194,8 @@ impl Nic {
             "joined the steering program of another process"
         );
         let (nic, address_use) = (self.clone(), options.address_use);
-        Ok(Some(Attached { nic, mode, address_use, maps, joined: true, _link: link }))
+        let ports = OpenPorts::default();
+        Ok(Some(Attached { nic, mode, address_use, maps, ports, joined: true, _link: link }))
     }
 
     fn load_error(&self, source: io::Error, log: String) -> Error {

@@ -66,12 +66,11 @@ const LAST_HOP_LIFETIME: Duration = Duration::from_millis(100);
 /// The largest IP packet that `frames_max` frames of a pool hold behind an Ethernet header; 0 when the first frame has no
 /// room for the headers.
 pub(crate) fn mtu_in_frames(layout: PoolLayout, frames_max: usize) -> usize {
-    let first = (layout.frame_size - layout.headroom) as usize;
-    if first < HEADERS_MAX {
+    let frame = (layout.frame_size - layout.headroom) as usize;
+    if frame < HEADERS_MAX {
         return 0;
     }
-    let more = (frames_max.max(1) - 1).saturating_mul(layout.frame_size as usize);
-    first.saturating_add(more).saturating_sub(ETHERNET_HEADER)
+    frame.saturating_mul(frames_max.max(1)).saturating_sub(ETHERNET_HEADER)
 }
 
 impl Output {
@@ -359,7 +358,7 @@ fn build(
 struct Writer<'a> {
     pool: &'a PacketPool,
     packet: Packet,
-    /// The frame being filled behind the first, and how far.
+    /// The frame being filled behind the first, and up to where. It begins at the headroom, where drivers want bytes.
     tail: Option<(Frame, usize)>,
 }
 
@@ -393,16 +392,20 @@ impl<'a> Writer<'a> {
 
     fn next_frame(&mut self) -> Option<()> {
         let frame = self.pool.alloc()?;
-        match self.tail.replace((frame, 0)) {
-            Some((full, used)) => self.packet.push_frame(full, 0, used),
-            None => Some(()),
-        }
+        let start = frame.layout().headroom as usize;
+        self.finish_tail()?;
+        self.tail = Some((frame, start));
+        Some(())
+    }
+
+    fn finish_tail(&mut self) -> Option<()> {
+        let Some((frame, used)) = self.tail.take() else { return Some(()) };
+        let start = frame.layout().headroom as usize;
+        self.packet.push_frame(frame, start, used - start)
     }
 
     fn finish(mut self) -> Option<Packet> {
-        if let Some((frame, used)) = self.tail.take() {
-            self.packet.push_frame(frame, 0, used)?;
-        }
+        self.finish_tail()?;
         Some(self.packet)
     }
 }

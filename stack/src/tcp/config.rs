@@ -80,6 +80,9 @@ pub struct TcpConfig {
     pub timestamps: bool,
     /// Offer and accept window scaling (RFC 7323 section 2).
     pub window_scaling: bool,
+    /// Offer and accept SACK (RFC 2018); with it losses are found by RACK-TLP (RFC 8985), without it by duplicate ACKs
+    /// (RFC 6582).
+    pub sack: bool,
     /// Ports for [`super::Tcp::connect`] with port 0; 32768 to 60999. The shard uses those that are its own.
     pub ephemeral_ports: RangeInclusive<u16>,
     /// Retransmission timeout before the round-trip time is known; 1 s (RFC 6298 section 2.1).
@@ -132,6 +135,7 @@ impl Default for TcpConfig {
             options: SocketOptions::default(),
             timestamps: true,
             window_scaling: true,
+            sack: true,
             ephemeral_ports: 32768..=60999,
             initial_rto: Duration::from_secs(1),
             min_rto: Duration::from_millis(200),

@@ -7,12 +7,16 @@ use std::rc::Rc;
 
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
+use super::delivery_rate::DeliveryRate;
 use super::header::Flags;
 use super::info::Statistics;
 use super::options::{TcpOptions, Timestamps};
+use super::rack::Rack;
 use super::receive_queue::ReceiveQueue;
+use super::recovery::LossRecovery;
 use super::reply::{Replies, Reply};
 use super::rtt::RttEstimator;
+use super::scoreboard::Scoreboard;
 use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
@@ -49,18 +53,7 @@ pub(super) struct Context<'a> {
     pub(super) pressure: bool,
 }
 
-/// Where the sender is with losses (Linux's `ca_state`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Recovery {
-    /// Nothing is amiss.
-    Open,
-    /// Fast recovery (RFC 6582 section 3.2).
-    Fast,
-    /// After a retransmission timeout: everything outstanding is sent again as the window allows.
-    Loss,
-}
-
-/// One connection. Sequence numbers satisfy `snd_una <= snd_ptr <= snd_nxt` and `rcv_nxt <= rcv_edge`.
+/// One connection. Sequence numbers satisfy `snd_una <= snd_nxt` and `rcv_nxt <= rcv_edge`.
 pub(super) struct Connection {
     pub(super) key: TupleKey,
     pub(super) state: State,
@@ -79,8 +72,8 @@ pub(super) struct Connection {
     pub(super) snd_una: SeqNumber,
     /// Next sequence number never sent: RFC 9293's SND.NXT.
     pub(super) snd_nxt: SeqNumber,
-    /// Where sending goes on: behind `snd_nxt` only while data is sent again.
-    pub(super) snd_ptr: SeqNumber,
+    /// `snd_una` as an offset that does not wrap: ISS is 0.
+    pub(super) una_offset: u64,
     pub(super) snd_wl1: SeqNumber,
     pub(super) snd_wl2: SeqNumber,
     /// End of the last segment sent that was not full (Minshall's rule, RFC 9293 appendix A.3).
@@ -110,26 +103,27 @@ pub(super) struct Connection {
     pub(super) keepalive_due: bool,
     /// The override timeout of RFC 9293 section 3.8.6.2.1 (4), or cork's, has passed.
     pub(super) override_due: bool,
-    /// The first unacknowledged segment is to be sent again at once.
-    pub(super) retransmit_head: bool,
 
     // Loss recovery.
     pub(super) congestion: Congestion,
     pub(super) rtt: RttEstimator,
-    pub(super) recovery: Recovery,
-    pub(super) recover: SeqNumber,
+    pub(super) rate: DeliveryRate,
+    /// Both ends understand SACK (RFC 2018).
+    pub(super) sack_enabled: bool,
+    pub(super) sent: Scoreboard,
+    pub(super) rack: Rack,
+    pub(super) loss: LossRecovery,
     /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
     pub(super) cwnd_limited: SeqNumber,
-    /// What duplicate ACKs add to cwnd (RFC 5681 section 3.2 steps 1, 3 and 4).
-    pub(super) inflation: u32,
-    pub(super) duplicate_acks: u8,
     /// Retransmission timeouts since the last progress; while the window is closed, probes since the last answer.
     pub(super) retransmits: u8,
     /// Probes of a closed window since it closed.
     pub(super) probes: u8,
     pub(super) keepalive_probes: u8,
-    /// The segment that is being timed: its end and when it was sent.
-    pub(super) timed: Option<(SeqNumber, Instant)>,
+    /// When our SYN was sent, if it was sent once only.
+    pub(super) syn_sent_at: Option<Instant>,
+    /// A round trip is over when this offset is acknowledged: then the next is measured for SRTT.
+    pub(super) round_end: u64,
     /// When the retransmission timer last fired: older echoes say nothing about what was sent since.
     pub(super) timed_out_at: Instant,
     pub(super) last_sent_at: Instant,
@@ -158,6 +152,8 @@ pub(super) struct Connection {
     pub(super) ack_now: bool,
     /// Duplicate ACKs due, each by itself (RFC 5681 section 3.2: the peer counts them).
     pub(super) duplicate_acks_owed: u8,
+    /// What arrived twice, to be told with the next ACK (RFC 2883).
+    pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
     pub(super) quick_acks: u8,
     /// The application answers what it gets: ACKs ride on the answers.
     pub(super) pingpong: bool,
@@ -202,6 +198,8 @@ pub(super) struct Handshake {
     pub(super) ts_recent: Option<u32>,
     /// Shift of the peer's windows, when both ends scale.
     pub(super) wscale: Option<u8>,
+    /// Both ends understand SACK.
+    pub(super) sack: bool,
     pub(super) peer_mss: u16,
     /// MSS option that we sent.
     pub(super) our_mss: u16,
@@ -224,6 +222,7 @@ impl Connection {
         let mut connection = Self::new(now, key, iss, options, config);
         connection.state = State::SynSent;
         connection.ts_enabled = config.timestamps;
+        connection.sack_enabled = config.sack;
         connection.ts_offset = ts_offset;
         if config.window_scaling {
             connection.wscale_enabled = true;
@@ -243,7 +242,6 @@ impl Connection {
         let mut connection = Self::new(now, handshake.key, handshake.iss, options, config);
         connection.state = State::SynReceived;
         connection.snd_nxt = handshake.iss + 1;
-        connection.snd_ptr = connection.snd_nxt;
         connection.begin_receiving(handshake.irs);
         connection.ts_enabled = handshake.ts_recent.is_some();
         connection.ts_offset = handshake.ts_offset;
@@ -256,7 +254,8 @@ impl Connection {
         }
         connection.mtu = handshake.our_mss.saturating_add(connection.fixed_headers());
         connection.set_peer_mss(Some(handshake.peer_mss));
-        connection.timed = handshake.syn_ack_sent_at.map(|sent_at| (connection.snd_nxt, sent_at));
+        connection.syn_sent_at = handshake.syn_ack_sent_at;
+        connection.sack_enabled = handshake.sack;
         connection.retransmits = u8::from(handshake.timed_out);
         connection
     }
@@ -279,7 +278,7 @@ impl Connection {
             iss,
             snd_una: iss,
             snd_nxt: iss,
-            snd_ptr: iss,
+            una_offset: 0,
             snd_wl1: SeqNumber(0),
             snd_wl2: SeqNumber(0),
             snd_sml: iss,
@@ -301,18 +300,19 @@ impl Connection {
             probe_due: false,
             keepalive_due: false,
             override_due: false,
-            retransmit_head: false,
-            congestion: Congestion::new(options.congestion),
+            congestion: Congestion::new(options.congestion, false),
             rtt: RttEstimator::new(config.initial_rto, config.min_rto, config.max_rto),
-            recovery: Recovery::Open,
-            recover: iss,
+            rate: DeliveryRate::default(),
+            sack_enabled: false,
+            sent: Scoreboard::default(),
+            rack: Rack::new(),
+            loss: LossRecovery::default(),
             cwnd_limited: iss,
-            inflation: 0,
-            duplicate_acks: 0,
             retransmits: 0,
             probes: 0,
             keepalive_probes: 0,
-            timed: None,
+            syn_sent_at: None,
+            round_end: 0,
             timed_out_at: Instant::ZERO,
             last_sent_at: now,
             progress_at: now,
@@ -329,6 +329,7 @@ impl Connection {
             last_data_at: now,
             ack_now: false,
             duplicate_acks_owed: 0,
+            duplicate_block: None,
             quick_acks: QUICK_ACKS,
             pingpong: false,
             ato_ms: 0,
@@ -364,6 +365,7 @@ impl Connection {
             }
             None => self.ts_enabled = false,
         }
+        self.sack_enabled &= options.sack_permitted;
         match options.window_scale {
             Some(shift) if self.wscale_enabled => self.snd_wscale = shift,
             _ => (self.wscale_enabled, self.rcv_wscale) = (false, 0),
@@ -409,9 +411,14 @@ impl Connection {
         self.snd_nxt.since(self.snd_una)
     }
 
-    /// Bytes believed to be in the network: after a timeout what was sent before counts as lost.
+    /// Bytes believed to be in the network.
     pub(super) fn in_flight(&self) -> u32 {
-        self.snd_ptr.since(self.snd_una)
+        self.sent.in_flight()
+    }
+
+    /// SND.NXT as an offset, see `una_offset`.
+    pub(super) fn nxt_offset(&self) -> u64 {
+        self.una_offset + u64::from(self.outstanding())
     }
 
     /// Whether there is something that the peer has not got, sent or not.
@@ -419,20 +426,25 @@ impl Connection {
         self.outstanding() > 0 || !self.send.is_empty() || (self.fin_queued && !self.fin_acked())
     }
 
-    /// Whether the peer's window is closed and something waits for it to open.
+    /// Whether something waits for the peer's closed window to open, and nothing outstanding will draw an ACK.
     pub(super) fn is_window_closed(&self) -> bool {
-        self.snd_wnd == 0 && self.syn_acked() && !self.state.is_over() && self.has_unfinished_output()
+        self.snd_wnd == 0
+            && self.outstanding() == 0
+            && self.syn_acked()
+            && !self.state.is_over()
+            && self.has_unfinished_output()
     }
 
     /// The peer acknowledged our SYN.
     pub(super) fn note_syn_acknowledged(&mut self) {
         self.syn_acknowledged = true;
         self.snd_una = self.iss + 1;
+        self.una_offset = 1;
     }
 
     // ---- segment sizes
 
-    fn fixed_headers(&self) -> u16 {
+    pub(super) fn fixed_headers(&self) -> u16 {
         if self.key.is_ipv4() { 40 } else { 60 }
     }
 
@@ -473,6 +485,7 @@ impl Connection {
         }
         self.mtu = mtu;
         self.update_mss();
+        self.resend_smaller();
         true
     }
 
@@ -597,7 +610,8 @@ impl Connection {
     pub(super) fn stop(&mut self) {
         self.timers = Timers { armed: self.timers.armed.take(), ..Timers::default() };
         (self.syn_due, self.probe_due, self.keepalive_due, self.override_due) = (false, false, false, false);
-        (self.retransmit_head, self.duplicate_acks_owed) = (false, 0);
+        self.duplicate_acks_owed = 0;
+        self.sent.clear();
         if self.orphan {
             self.receive.clear();
         }
@@ -654,7 +668,7 @@ impl Connection {
 
     /// Memory behind the buffers.
     pub(super) fn memory(&self) -> usize {
-        self.send.memory() + self.receive.memory()
+        self.send.memory() + self.receive.memory() + self.sent.memory()
     }
 
     /// How long acknowledgment may make no progress.

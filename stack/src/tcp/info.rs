@@ -1,8 +1,9 @@
-//! What can be asked about a connection: `tcp_info`'s fields, as far as they mean something without SACK.
+//! What can be asked about a connection: `tcp_info`'s fields.
 
 use super::State;
 use super::congestion::CongestionControl;
-use super::connection::{Connection, Recovery};
+use super::connection::Connection;
+use super::recovery::Recovery;
 use crate::time::{Duration, Instant};
 
 /// Counts of one connection.
@@ -14,6 +15,11 @@ pub(super) struct Statistics {
     pub(super) data_segments_out: u32,
     pub(super) out_of_order_in: u32,
     pub(super) retransmitted: u32,
+    pub(super) bytes_retransmitted: u64,
+    /// Segments that arrived at the peer.
+    pub(super) delivered: u32,
+    /// D-SACKs received.
+    pub(super) dsacks: u32,
     pub(super) bytes_acked: u64,
     pub(super) bytes_received: u64,
 }
@@ -24,7 +30,7 @@ pub(super) struct Statistics {
 pub struct TcpInfo {
     /// Its state.
     pub state: State,
-    /// Where loss recovery is: `open`, `recovery` or `loss`, the names of Linux's `ca_state`.
+    /// Where loss recovery is: `open`, `disorder`, `recovery` or `loss`, the names of Linux's `ca_state`.
     pub ca_state: &'static str,
     /// Retransmission timeouts since the last progress.
     pub retransmits: u8,
@@ -34,6 +40,8 @@ pub struct TcpInfo {
     pub backoff: u8,
     /// Timestamps are used.
     pub timestamps: bool,
+    /// SACK is used.
+    pub sack: bool,
     /// Window scaling is used.
     pub wscale: bool,
     /// Shift of the peer's windows.
@@ -50,8 +58,24 @@ pub struct TcpInfo {
     pub rcv_mss: u32,
     /// MSS that we announced.
     pub advmss: u32,
-    /// Segments outstanding, counted in full ones.
+    /// Segments outstanding.
     pub unacked: u32,
+    /// Of them, SACKed; without SACK, duplicate ACKs received.
+    pub sacked: u32,
+    /// Of them, taken for lost.
+    pub lost: u32,
+    /// Of the lost, sent again.
+    pub retrans: u32,
+    /// Segments by which the path reorders, at least 3.
+    pub reordering: u32,
+    /// How often reordering was seen.
+    pub reord_seen: u32,
+    /// Segments delivered to the peer.
+    pub delivered: u32,
+    /// Reports that something arrived twice at the peer (RFC 2883).
+    pub dsack_dups: u32,
+    /// Payload bytes sent again.
+    pub bytes_retrans: u64,
     /// Time since data was last sent.
     pub last_data_sent: Duration,
     /// Time since data was last received.
@@ -107,8 +131,9 @@ impl Connection {
         let statistics = &self.statistics;
         TcpInfo {
             state: self.state,
-            ca_state: match self.recovery {
+            ca_state: match self.loss.state {
                 Recovery::Open => "open",
+                Recovery::Disorder => "disorder",
                 Recovery::Fast => "recovery",
                 Recovery::Loss => "loss",
             },
@@ -116,6 +141,7 @@ impl Connection {
             probes: self.keepalive_probes.max(self.probes),
             backoff: self.rtt.backed_off(),
             timestamps: self.ts_enabled,
+            sack: self.sack_enabled,
             wscale: self.wscale_enabled,
             snd_wscale: self.snd_wscale,
             rcv_wscale: self.rcv_wscale,
@@ -124,7 +150,15 @@ impl Connection {
             snd_mss: mss,
             rcv_mss: u32::from(self.rcv_mss),
             advmss: u32::from(self.our_mss()),
-            unacked: self.outstanding().div_ceil(mss),
+            unacked: self.sent.len() as u32,
+            sacked: self.sent.sacked().segments,
+            lost: self.sent.lost().segments,
+            retrans: self.sent.resent().segments,
+            reordering: u32::from(self.rack.reordering),
+            reord_seen: self.rack.reordering_seen,
+            delivered: statistics.delivered,
+            dsack_dups: statistics.dsacks,
+            bytes_retrans: statistics.bytes_retransmitted,
             last_data_sent: now - self.last_sent_at,
             last_data_recv: now - self.last_data_at,
             last_ack_recv: now - self.last_heard,
@@ -133,7 +167,7 @@ impl Connection {
             rttvar: self.rtt.rttvar(),
             min_rtt: self.rtt.min_rtt().unwrap_or_default(),
             snd_ssthresh: if ssthresh == u32::MAX { ssthresh } else { ssthresh / mss },
-            snd_cwnd: self.congestion.cwnd() / mss,
+            snd_cwnd: self.cwnd() / mss,
             snd_wnd: self.snd_wnd,
             rcv_wnd: self.rcv_wnd(),
             rcv_space: super::receive_queue::ReceiveQueue::window_max(self.receive_cap()) as u32,

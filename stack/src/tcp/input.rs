@@ -163,7 +163,7 @@ impl Connection {
             self.syn_due = true;
             return;
         }
-        self.measure_round_trip(&segment, cx);
+        self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.establish(cx);
         self.ack_now = true;
@@ -256,6 +256,7 @@ impl Connection {
         cx.counters.drop(DropReason::TcpOutOfWindow);
         if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
             cx.counters.tcp_duplicate_rx += 1;
+            self.note_duplicate(segment.payload_seq(), segment.payload_len());
         }
         if !segment.has(Flags::RST) {
             self.acknowledge_unacceptable(segment, cx);
@@ -339,7 +340,7 @@ impl Connection {
 
     /// Our SYN is acknowledged in SYN-RECEIVED, or after a close in it.
     fn acknowledge_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) {
-        self.measure_round_trip(segment, cx);
+        self.measure_handshake(segment, cx);
         self.note_syn_acknowledged();
         self.set_send_window(segment);
         if self.state == State::SynReceived {
@@ -433,7 +434,7 @@ impl Connection {
             return DONE;
         }
         self.statistics.data_segments_in += 1;
-        let had_gap = self.receive.has_gap();
+        let (had_gap, rcv_nxt) = (self.receive.has_gap(), self.rcv_nxt());
         let copy = is_pool_low(&segment.packet);
         // What lies behind the window's edge is cut off.
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
@@ -444,6 +445,9 @@ impl Connection {
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.ack_now = true;
         }
+        if inserted.advanced > 0 && seq.lt(rcv_nxt) {
+            self.note_duplicate(seq, rcv_nxt.since(seq));
+        }
         if inserted.advanced > 0 {
             self.take_in_order(inserted.advanced, len, had_gap, cx);
         } else if inserted.new_out_of_order > 0 {
@@ -452,9 +456,17 @@ impl Connection {
             self.owe_duplicate_ack();
         } else if inserted.dropped + beyond == 0 {
             cx.counters.tcp_duplicate_rx += 1;
+            self.note_duplicate(seq, len);
             self.ack_now = true;
         }
         NEXT
+    }
+
+    /// Bytes that had arrived before came again: the next ACK says so (RFC 2883 section 4).
+    fn note_duplicate(&mut self, seq: SeqNumber, len: u32) {
+        if self.sack_enabled && len > 0 {
+            self.duplicate_block = Some((seq, seq + len));
+        }
     }
 
     /// Bytes became readable.

@@ -4,15 +4,17 @@
 //!
 //! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `listener` and becomes a compact
 //! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
-//! acknowledgment through `recovery`; what is closed leaves a compact entry in `time_wait`. `output` decides what a
-//! connection sends and `transmit` gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are
-//! the applications' calls. Not here yet: SACK (options are parsed, the receive queue reports blocks, nothing is offered),
-//! Fast Open, ECN, pacing.
+//! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments sent in
+//! `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and congestion control
+//! in `congestion`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
+//! gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are the applications' calls.
 
+mod acknowledge;
 mod calls;
 mod config;
 pub mod congestion;
 mod connection;
+pub mod delivery_rate;
 mod engine;
 pub mod header;
 mod info;
@@ -23,19 +25,23 @@ mod listener;
 pub mod options;
 mod output;
 pub mod ports;
+mod prr;
+mod rack;
 pub mod rate_limit;
 mod readiness;
 pub mod receive_queue;
 mod recovery;
 mod reply;
 pub mod rtt;
+mod scoreboard;
 pub mod send_queue;
 pub mod seq;
 mod state;
 mod syn_queue;
 mod table;
+mod tail_probe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod time_wait;
@@ -102,7 +108,8 @@ pub enum TcpError {
     /// Retransmissions, keepalive probes or the user timeout had no success (RFC 9293 section 3.8.3).
     #[error("connection timed out")]
     TimedOut,
-    /// As `TimedOut`, and ICMP said why (RFC 9293 section 3.9.2.2).
+    /// The first hop did not answer ARP or neighbour discovery when a connection was opened; or as `TimedOut`, and ICMP said
+    /// why (RFC 9293 section 3.9.2.2).
     #[error("host unreachable")]
     HostUnreachable,
     /// No route to the peer.
@@ -219,7 +226,7 @@ pub trait Egress {
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
 }
 
-/// An ICMP error about a TCP segment of ours, already parsed.
+/// An ICMP error about a TCP segment of ours, already parsed, or what this host itself found out about the segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
     /// The connection, from our side.
@@ -237,6 +244,9 @@ pub enum IcmpErrorKind {
     Refused,
     /// A soft error: network or host unreachable, time exceeded.
     Unreachable,
+    /// Not ICMP's: the first hop did not answer ARP or neighbour discovery. Nobody on the path can forge it, so it ends an
+    /// attempt to open, as in Linux; on an open connection it is a soft error.
+    NeighborFailed,
     /// The segment does not fit the path (RFC 1191, RFC 8201).
     PacketTooBig {
         /// The next hop's MTU, bytes; 0 when an old router does not say.
@@ -272,6 +282,8 @@ pub struct Census {
     pub syn_received: usize,
     /// Connections: all other states but TIME-WAIT, and ended ones whose handle is still held.
     pub connections: usize,
+    /// Of these, the ended ones.
+    pub ended: usize,
     /// Connections in TIME-WAIT.
     pub time_wait: usize,
     /// Memory behind send and receive buffers, bytes.

@@ -6,6 +6,8 @@ use super::congestion::CongestionControl;
 use super::connection::{Connection, syn_window};
 use super::header::Flags;
 use super::options::{OPTIONS_LEN_MAX, TcpOptions};
+use super::recovery::Frto;
+use super::scoreboard::Sent;
 use super::seq::SeqNumber;
 use super::{Egress, EgressError, SegmentOut, State, TcpError};
 use crate::counters::Counters;
@@ -18,6 +20,9 @@ pub(super) enum Plan {
     Syn,
     /// Payload, FIN or both.
     Data(Data),
+    /// A probe of the peer's closed window: an old sequence number, as for keepalive, which the peer answers. The octet of
+    /// RFC 9293 section 3.8.6.1 is not needed for that, and would have to be sent again with its segment (Linux's way).
+    Probe,
     /// An ACK by itself.
     Ack,
     /// An old sequence number that the peer answers (RFC 9293 section 3.8.4).
@@ -38,10 +43,10 @@ pub(super) struct Data {
 enum Why {
     /// It is next.
     Next,
-    /// Loss recovery wants the first unacknowledged segment again.
-    Head,
-    /// The window is closed.
-    Probe,
+    /// It was lost.
+    Again,
+    /// It probes the tail (RFC 8985 section 7.3), new or sent before.
+    Tail,
 }
 
 /// What the send path works with besides the connection.
@@ -68,6 +73,7 @@ impl Connection {
         }
         self.plan_data()
             .map(Plan::Data)
+            .or_else(|| self.probe_due.then_some(Plan::Probe))
             .or_else(|| self.ack_now.then_some(Plan::Ack))
             .or_else(|| self.keepalive_due.then_some(Plan::Keepalive))
     }
@@ -76,11 +82,11 @@ impl Connection {
         if !self.syn_acked() {
             return None;
         }
-        if self.probe_due {
-            return self.plan_probe();
+        if self.loss.probe_tail {
+            return self.plan_tail();
         }
-        if self.retransmit_head {
-            return self.plan_head();
+        if let Some(again) = self.plan_again() {
+            return Some(again);
         }
         let (unsent, room) = (self.unsent(), self.window_room());
         if unsent == 0 {
@@ -90,18 +96,49 @@ impl Connection {
         if !self.congestion_allows(wanted) {
             return None;
         }
-        let again = self.snd_ptr.lt(self.snd_nxt);
         if room >= wanted {
-            let rest = wanted == unsent && !again;
             let fin = wanted == unsent && self.fin_queued && room > wanted;
-            if wanted < u32::from(self.mss) && rest && !self.may_send_small() {
+            if wanted < u32::from(self.mss) && !self.may_send_small() {
                 return None;
             }
-            return Some(self.data(self.snd_ptr, wanted, fin, Why::Next));
+            return Some(self.data(self.snd_nxt, wanted, fin, Why::Next));
         }
         // Less than wanted fits the window: silly, unless it is much of what the peer ever offered.
-        let worthwhile = again || self.override_due || room >= self.snd_wnd_max.div_ceil(2);
-        (room > 0 && worthwhile).then(|| self.data(self.snd_ptr, room, false, Why::Next))
+        let worthwhile = self.override_due || room >= self.snd_wnd_max.div_ceil(2);
+        (room > 0 && worthwhile).then(|| self.data(self.snd_nxt, room, false, Why::Next))
+    }
+
+    /// The first lost segment. It must lie in the peer's window, unless it is the very first: that one is what the peer
+    /// waits for.
+    fn plan_again(&self) -> Option<Data> {
+        if self.loss.frto == Frto::Probing {
+            return None;
+        }
+        let lost = self.sent.next_lost()?;
+        let is_first = lost.start == self.una_offset;
+        let fits = lost.end() <= self.una_offset + u64::from(self.snd_wnd);
+        if !(is_first || fits) || !(self.loss.resend_now || self.congestion_allows(lost.len)) {
+            return None;
+        }
+        Some(self.sent_again(lost, Why::Again))
+    }
+
+    /// A new segment that the congestion window does not allow, else the last one again (RFC 8985 section 7.3).
+    fn plan_tail(&self) -> Option<Data> {
+        let (unsent, room) = (self.unsent(), self.window_room());
+        let len = unsent.min(u32::from(self.mss)).min(room);
+        if len > 0 {
+            let fin = len == unsent && self.fin_queued && room > len;
+            return Some(self.data(self.snd_nxt, len, fin, Why::Tail));
+        }
+        self.sent.last().map(|last| self.sent_again(last, Why::Tail))
+    }
+
+    /// What goes out when `sent` is sent again.
+    fn sent_again(&self, sent: &Sent, why: Why) -> Data {
+        let seq = self.snd_una + (sent.start - self.una_offset) as u32;
+        let fin = self.fin_sent && sent.end() == self.nxt_offset();
+        self.data(seq, sent.len - u32::from(fin), fin, why)
     }
 
     fn data(&self, seq: SeqNumber, len: u32, fin: bool, why: Why) -> Data {
@@ -112,40 +149,25 @@ impl Connection {
 
     /// The FIN by itself, once everything before it is sent and if the window has room for it.
     fn plan_fin(&self) -> Option<Data> {
-        let due = self.fin_queued && !self.fin_acked() && self.snd_ptr == self.data_end();
-        (due && self.window_room() > 0).then(|| self.data(self.snd_ptr, 0, true, Why::Next))
+        let due = self.fin_queued && !self.fin_sent;
+        (due && self.window_room() > 0).then(|| self.data(self.snd_nxt, 0, true, Why::Next))
     }
 
-    /// The first octet that is not acknowledged, or the FIN (RFC 9293 section 3.8.6.1).
-    fn plan_probe(&self) -> Option<Data> {
-        let len = self.send.len().min(1) as u32;
-        let fin = len == 0 && self.fin_queued && !self.fin_acked();
-        (len > 0 || fin).then(|| self.data(self.snd_una, len, fin, Why::Probe))
-    }
-
-    /// The first unacknowledged segment, as far as it was sent.
-    fn plan_head(&self) -> Option<Data> {
-        let sent = self.outstanding() - u32::from(self.fin_sent);
-        let len = sent.min(u32::from(self.mss)).min(self.snd_wnd);
-        let fin = self.fin_sent && len == sent && self.snd_wnd > len;
-        (len > 0 || fin).then(|| self.data(self.snd_una, len, fin, Why::Head))
-    }
-
-    /// Bytes queued behind `snd_ptr`.
+    /// Bytes queued and never sent.
     pub(super) fn unsent(&self) -> u32 {
         let end = self.data_end();
-        if self.snd_ptr.lt(end) { end.since(self.snd_ptr) } else { 0 }
+        if self.snd_nxt.lt(end) { end.since(self.snd_nxt) } else { 0 }
     }
 
-    /// Sequence space that the peer's window leaves behind `snd_ptr`; none when the peer shrank it to before that.
+    /// Sequence space that the peer's window leaves; none when the peer shrank it.
     fn window_room(&self) -> u32 {
-        self.snd_wnd.saturating_sub(self.in_flight())
+        self.snd_wnd.saturating_sub(self.outstanding())
     }
 
     /// Whether the congestion window leaves room for `len` bytes; always for the first segment in flight.
     fn congestion_allows(&self, len: u32) -> bool {
-        let window = self.congestion.cwnd().saturating_add(self.inflation);
-        self.in_flight() == 0 || self.in_flight() + len <= window
+        let in_flight = self.in_flight();
+        in_flight == 0 || in_flight + len <= self.cwnd()
     }
 
     /// Whether the last, partial segment may go: Nagle's rule in Minshall's form, that only one such segment may be
@@ -173,7 +195,10 @@ impl Connection {
     /// Notes, when a turn ends, whether the congestion window is used: its growth is earned then. In slow start half of
     /// it is enough, as in Linux.
     pub(super) fn note_limit(&mut self) {
-        let (mss, cwnd, in_flight) = (u32::from(self.mss), self.congestion.cwnd(), self.in_flight());
+        let (mss, cwnd, in_flight) = (u32::from(self.mss), self.cwnd(), self.in_flight());
+        if self.unsent() == 0 && in_flight < cwnd {
+            self.rate.mark_app_limited(in_flight);
+        }
         let used =
             if self.congestion.in_slow_start() { in_flight.saturating_mul(2) } else { in_flight + mss };
         if used > cwnd {
@@ -186,6 +211,7 @@ impl Connection {
         match plan {
             Plan::Syn => self.send_syn(out),
             Plan::Data(data) => self.send_data(data, out),
+            Plan::Probe => self.send_probe(out),
             Plan::Ack => self.send_ack(out),
             Plan::Keepalive => self.send_keepalive(out),
         }
@@ -198,6 +224,7 @@ impl Connection {
         let options = TcpOptions {
             mss: Some(self.our_mss()),
             window_scale: self.wscale_enabled.then_some(self.rcv_wscale),
+            sack_permitted: self.sack_enabled,
             timestamps: self.timestamps(out.now),
             ..TcpOptions::default()
         };
@@ -212,8 +239,7 @@ impl Connection {
         self.syn_due = false;
         if !self.snd_nxt.gt(self.iss) {
             self.snd_nxt = self.iss + 1;
-            self.snd_ptr = self.snd_nxt;
-            self.timed = Some((self.snd_nxt, out.now));
+            self.syn_sent_at = Some(out.now);
             self.progress_at = out.now;
             self.restart_retransmit_timer(out.now);
         } else {
@@ -235,52 +261,68 @@ impl Connection {
         if data.push {
             flags |= Flags::PSH;
         }
-        let options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
+        let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
+        self.add_blocks(&mut options, data.len);
         let window = self.select_window(out.pressure);
         let segment = Header { seq: data.seq, flags, window, options: &options };
         let offset = data.seq.since(self.data_start()) as usize;
         self.emit(&segment, offset, data.len as usize, out)?;
-        self.note_acknowledged(window);
+        self.note_acknowledged(window, &options, out.counters);
         self.note_sent(data, out);
         Ok(())
     }
 
+    /// Adds what the peer should know of what arrived out of order or twice (RFC 2018 section 4, RFC 2883 section 4), as far
+    /// as it fits a segment with `len` bytes of payload.
+    fn add_blocks(&self, options: &mut TcpOptions, len: u32) {
+        if !self.sack_enabled || (self.duplicate_block.is_none() && !self.receive.has_gap()) {
+            return;
+        }
+        let room = self.mtu().saturating_sub(self.fixed_headers()).into();
+        let held = self.receive.sack_blocks();
+        for block in self.duplicate_block.into_iter().chain(held.iter().copied()) {
+            let before = options.sack;
+            if !options.sack.push(block) || options.emitted_len(false) + len as usize > room {
+                options.sack = before;
+                break;
+            }
+        }
+    }
+
     /// Accounts for a segment with payload or FIN that was sent.
     fn note_sent(&mut self, data: Data, out: &mut Output<'_>) {
-        let end = data.seq + data.len + u32::from(data.fin);
+        let len = data.len + u32::from(data.fin);
         self.statistics.data_segments_out += u32::from(data.len > 0);
         out.counters.tcp_bytes_tx += u64::from(data.len);
-        match data.why {
-            Why::Probe => {
-                self.probe_due = false;
-                out.counters.tcp_zero_window_probes += 1;
-            }
-            Why::Head => self.retransmit_head = false,
-            Why::Next => self.override_due = false,
-        }
-        if data.seq.lt(self.snd_nxt) {
-            if data.why != Why::Probe {
-                out.counters.tcp_retransmits += 1;
-                self.statistics.retransmitted += 1;
-            }
-            self.timed = None;
-        }
-        if end.gt(self.snd_nxt) {
-            if self.outstanding() == 0 && data.why == Why::Next {
+        let in_flight = self.in_flight();
+        let snapshot = self.rate.on_send(out.now, in_flight);
+        let start = self.una_offset + u64::from(data.seq.since(self.snd_una));
+        let is_new = data.seq == self.snd_nxt;
+        if is_new {
+            if self.outstanding() == 0 {
                 self.progress_at = out.now;
             }
-            if data.seq == self.snd_nxt && data.why == Why::Next && self.timed.is_none() {
-                self.timed = Some((end, out.now));
-            }
-            self.snd_nxt = end;
+            self.sent.push(start, len, out.now, snapshot);
+            self.snd_nxt += len;
             self.fin_sent |= data.fin;
+            self.override_due = false;
+            self.timers.probe = None;
             if data.len < u32::from(self.mss) && data.len > 0 {
-                self.snd_sml = end;
+                self.snd_sml = self.snd_nxt;
             }
+        } else {
+            self.sent.note_resent(start + u64::from(len), out.now, snapshot);
+            self.note_resent(out.now);
+            out.counters.tcp_retransmits += 1;
+            self.statistics.retransmitted += 1;
+            self.statistics.bytes_retransmitted += u64::from(data.len);
         }
-        if data.why != Why::Probe {
-            self.snd_ptr = self.snd_ptr.max(end);
+        if data.why == Why::Tail {
+            self.loss.probe_tail = false;
+            out.counters.tcp_tail_probes += 1;
+            self.rack.probed(self.nxt_offset(), !is_new);
         }
+        self.note_flight(len);
         self.last_sent_at = out.now;
         if data.len > 0 && out.now - self.last_data_at < Duration::from_millis(u64::from(self.ato_ms)) {
             // An answer to what came just now: the next ACKs can ride on answers, too.
@@ -300,6 +342,13 @@ impl Connection {
         Ok(())
     }
 
+    fn send_probe(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
+        self.send_bare(self.snd_una - 1, out)?;
+        self.probe_due = false;
+        out.counters.tcp_zero_window_probes += 1;
+        Ok(())
+    }
+
     fn send_keepalive(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         self.send_bare(self.snd_una - 1, out)?;
         self.keepalive_due = false;
@@ -309,15 +358,20 @@ impl Connection {
 
     /// A segment without payload.
     fn send_bare(&mut self, seq: SeqNumber, out: &mut Output<'_>) -> Result<(), EgressError> {
-        let options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
+        let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
+        self.add_blocks(&mut options, 0);
         let window = self.select_window(out.pressure);
         self.emit(&Header { seq, flags: Flags::ACK, window, options: &options }, 0, 0, out)?;
-        self.note_acknowledged(window);
+        self.note_acknowledged(window, &options, out.counters);
         Ok(())
     }
 
     /// A segment with RCV.NXT and this window went out.
-    fn note_acknowledged(&mut self, window: u16) {
+    fn note_acknowledged(&mut self, window: u16, options: &TcpOptions, counters: &mut Counters) {
+        if self.duplicate_block.is_some() && options.sack.first().copied() == self.duplicate_block {
+            self.duplicate_block = None;
+            counters.tcp_dsacks_tx += 1;
+        }
         let rcv_nxt = self.rcv_nxt();
         self.rcv_edge = self.rcv_edge.max(rcv_nxt + (u32::from(window) << self.rcv_wscale));
         if self.last_ack_sent != rcv_nxt {

@@ -1,221 +1,466 @@
-//! What acknowledgments mean for sending: SND.UNA and the send window (RFC 9293 section 3.10.7.4, fifth step), round-trip
-//! times (RFC 6298, RFC 7323 section 4), congestion control, duplicate ACKs with fast retransmit and NewReno's fast recovery
-//! (RFC 5681 section 3.2, RFC 6582 section 3.2), and what a retransmission timeout does to them (RFC 6298 section 5).
-//!
-//! SACK-based recovery (RFC 6675, RFC 8985) will take the place of `duplicate_ack` and `partial_ack`.
+//! Loss recovery: what is lost (RFC 8985; without SACK RFC 5681 and RFC 6582), how much may be sent meanwhile (RFC 9937), what a
+//! retransmission timeout does (RFC 6298 section 5), and whether a timeout or a recovery was a mistake (RFC 5682, RFC 3522's
+//! Eifel detection, D-SACK). The states are those of Linux's `ca_state`.
 
-use super::congestion::{Ack, CongestionControl, LossKind};
-use super::connection::{Connection, Context, Recovery};
-use super::header::Flags;
-use super::input::Segment;
+use core::num::NonZeroU64;
+
+use super::acknowledge::Feedback;
+use super::congestion::{CongestionControl, LossKind};
+use super::connection::{Connection, Context, timestamp, timestamp_before};
+use super::prr::Prr;
+use super::scoreboard::Sent;
 use crate::time::{Duration, Instant};
 
-/// Duplicate ACKs that say a segment is lost (RFC 5681 section 3.2).
-const DUPLICATE_ACKS: u8 = 3;
+/// Where the sender is with losses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Recovery {
+    /// Nothing is amiss.
+    #[default]
+    Open,
+    /// Something arrived ahead of a gap: reordered or lost.
+    Disorder,
+    /// Fast recovery.
+    Fast,
+    /// After a retransmission timeout.
+    Loss,
+}
 
-/// Older timestamps echoed give no round-trip time: twice the largest RTO.
-const ECHO_AGE_MAX_MS: u32 = 240_000;
+/// Forward RTO-recovery (RFC 5682).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Frto {
+    /// Nothing to find out.
+    #[default]
+    Off,
+    /// The first segment was sent again (section 2.1 step 1).
+    Resent,
+    /// New data is sent to see what becomes of it (step 2b).
+    Probing,
+}
+
+/// A connection's loss recovery. Offsets count as in the scoreboard.
+#[derive(Debug, Default)]
+pub(super) struct LossRecovery {
+    pub(super) state: Recovery,
+    pub(super) frto: Frto,
+    /// The recovery is over when this is acknowledged.
+    pub(super) recover: u64,
+    pub(super) episode: Option<Box<Episode>>,
+    /// What was in flight at the timeout comes on top of the window that starts again from one segment.
+    inflation: u32,
+    /// The first lost segment is sent again whatever the window.
+    pub(super) resend_now: bool,
+    /// The tail is to be probed.
+    pub(super) probe_tail: bool,
+}
+
+/// A recovery that goes on, or one that is over and may still turn out a mistake.
+#[derive(Debug, Default)]
+pub(super) struct Episode {
+    pub(super) prr: Prr,
+    /// How the reduction could turn out a mistake.
+    pub(super) undo: Option<Undo>,
+    /// When the first segment was sent again.
+    resent_at: Option<Instant>,
+    /// SND.NXT when it was over: with this acknowledged, all that could be heard of it was.
+    forget_at: Option<NonZeroU64>,
+}
+
+/// What is needed to take back a reduction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Undo {
+    /// SND.UNA when it happened.
+    pub(super) marker: u64,
+    /// Segments sent again for which no D-SACK came; `None` before any.
+    pub(super) unproven: Option<u32>,
+}
 
 impl Connection {
-    /// Takes in the ACK of a segment that passed all checks: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.
-    pub(super) fn process_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) {
-        let window_before = self.snd_wnd;
-        self.update_send_window(segment);
-        if segment.ack.gt(self.snd_una) {
-            self.advance_snd_una(segment, cx);
-        } else if self.snd_wnd == window_before && self.is_duplicate_ack(segment) {
-            self.duplicate_ack(cx);
+    // ---- the states
+
+    /// What an ACK means for recovery.
+    pub(super) fn react(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
+        if self.loss.state == Recovery::Fast && self.una_offset >= self.loss.recover {
+            self.complete_recovery(feedback, cx);
         }
-        if self.snd_wnd == 0 {
-            // The peer answers probes.
-            self.retransmits = 0;
-        }
-        if (window_before == 0) != (self.snd_wnd == 0) {
-            // The octet that probed goes again with its segment, unless it is acknowledged.
-            (self.probes, self.probe_due) = (0, false);
-            self.progress_at = cx.now;
-            self.restart_retransmit_timer(cx.now);
+        match self.loss.state {
+            Recovery::Fast => self.go_on_recovering(feedback, cx),
+            Recovery::Loss => {
+                self.go_on_after_timeout(feedback, cx);
+                if self.loss.state != Recovery::Loss {
+                    return self.settle_state();
+                }
+                self.find_losses(feedback, cx.now);
+                if feedback.lost_again {
+                    // What was sent again after the timeout is lost too: that is congestion once more.
+                    self.enter_fast(feedback.delivered, cx);
+                }
+            }
+            Recovery::Open | Recovery::Disorder => {
+                if !self.sack_enabled {
+                    self.count_duplicates(feedback);
+                }
+                if self.may_undo_by_dsack() {
+                    self.undo_reduction(false, cx);
+                }
+                self.find_losses(feedback, cx.now);
+                if self.sent.lost().segments > 0 {
+                    self.enter_fast(feedback.delivered, cx);
+                } else {
+                    self.settle_state();
+                }
+            }
         }
     }
 
-    /// SND.WND <- SEG.WND, SND.WL1 <- SEG.SEQ, SND.WL2 <- SEG.ACK.
-    pub(super) fn set_send_window(&mut self, segment: &Segment) {
-        // The window of a SYN is not scaled (RFC 7323 section 2.2).
-        let shift = if segment.has(Flags::SYN) { 0 } else { self.snd_wscale };
-        self.snd_wnd = u32::from(segment.window) << shift;
-        self.snd_wnd_max = self.snd_wnd_max.max(self.snd_wnd);
-        (self.snd_wl1, self.snd_wl2) = (segment.seq, segment.ack);
+    /// Open or Disorder, whichever it is.
+    fn settle_state(&mut self) {
+        if matches!(self.loss.state, Recovery::Open | Recovery::Disorder) {
+            let amiss = self.sent.sacked().segments + self.sent.lost().segments > 0 || self.sent.has_resent();
+            self.loss.state = if amiss { Recovery::Disorder } else { Recovery::Open };
+            if !amiss {
+                self.end_episode();
+            }
+        }
     }
 
-    /// Updates the send window unless the segment is older than the last that did. One that acknowledges something new is
-    /// not, even if it is a retransmission with a lower sequence number (RFC 9293 section 3.8.6's refinement).
-    fn update_send_window(&mut self, segment: &Segment) {
-        if segment.ack.lt(self.snd_una) {
+    /// Nothing is amiss any more: D-SACKs may still come until what is outstanding now is acknowledged.
+    fn end_episode(&mut self) {
+        let (una, nxt) = (self.una_offset, self.nxt_offset());
+        let Some(episode) = &mut self.loss.episode else { return };
+        episode.resent_at = None;
+        match episode.forget_at {
+            None => episode.forget_at = NonZeroU64::new(nxt + 1),
+            Some(at) if una >= at.get() => self.loss.episode = None,
+            Some(_) => {}
+        }
+    }
+
+    /// Without SACK: an ACK that is a duplicate, or ends a series of them.
+    fn count_duplicates(&mut self, feedback: &mut Feedback) {
+        if feedback.acked > 0 {
+            self.sent.forget_duplicates();
+        }
+        if feedback.duplicate {
+            let before = self.sent.sacked().bytes;
+            self.sent.add_duplicate(self.mss.into());
+            feedback.delivered += self.sent.sacked().bytes - before;
+        }
+    }
+
+    /// Looks for losses: by time (RFC 8985), or by duplicate ACKs without SACK (RFC 5681 section 3.2 step 2, RFC 6582
+    /// section 3.2 steps 2 and 3).
+    fn find_losses(&mut self, feedback: &mut Feedback, now: Instant) {
+        if self.sack_enabled {
+            let detected = self.detect_by_time(now);
+            feedback.lost += detected.0;
+            feedback.lost_again |= detected.1;
             return;
         }
-        let newer = segment.ack.gt(self.snd_una)
-            || self.snd_wl1.lt(segment.seq)
-            || (self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack));
-        if newer {
-            self.set_send_window(segment);
+        let fast = self.loss.state == Recovery::Fast;
+        let first = !fast
+            && self.loss.state != Recovery::Loss
+            && self.sent.sacked().segments >= 3
+            && self.una_offset > self.loss.recover;
+        if first || (fast && feedback.acked > 0) {
+            feedback.lost += self.sent.mark_first_lost();
         }
     }
 
-    /// SND.UNA < SEG.ACK: something arrived.
-    fn advance_snd_una(&mut self, segment: &Segment, cx: &mut Context<'_>) {
-        let acked = segment.ack.since(self.snd_una);
-        let in_flight_before = self.in_flight();
-        let rtt = self.measure_round_trip(segment, cx);
-        let is_app_limited = self.cwnd_limited.le(self.snd_una);
-        let was_fast = self.recovery == Recovery::Fast;
-        let fin = self.fin_sent && segment.ack == self.snd_nxt;
-        let bytes = acked - u32::from(fin);
-        self.send.acknowledge(bytes as usize);
-        self.statistics.bytes_acked += u64::from(bytes);
-        self.snd_una = segment.ack;
-        self.snd_ptr = self.snd_ptr.max(self.snd_una);
-        self.snd_sml = self.snd_sml.max(self.snd_una);
-        self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
-        self.progress_at = cx.now;
-        (self.retransmits, self.probes) = (0, 0);
-        self.recover_by(acked, cx.now);
-        self.congestion.on_ack(&Ack {
-            now: cx.now,
-            acked_bytes: acked,
-            delivered_bytes: acked,
-            rtt,
-            srtt: self.rtt.srtt(),
-            in_flight_before,
-            is_app_limited,
-            in_recovery: was_fast,
-            mss: u32::from(self.mss),
-        });
-        self.restart_retransmit_timer(cx.now);
-        if self.send.len() <= self.options.send_buffer_bytes / 3 * 2 {
-            self.wake_senders();
+    /// RACK (RFC 8985 section 6.2 step 5): bytes now lost, and whether a retransmission is among them.
+    fn detect_by_time(&mut self, now: Instant) -> (u32, bool) {
+        let (at, end) = self.rack.newest();
+        let patience = self.rack_patience();
+        let detected = self.sent.detect(now, at, end, patience);
+        self.timers.reorder = detected.wait.map(|wait| now + wait);
+        (detected.bytes, detected.again)
+    }
+
+    fn rack_patience(&self) -> Duration {
+        let recovering = matches!(self.loss.state, Recovery::Fast | Recovery::Loss);
+        let sacked = self.sent.sacked().segments;
+        self.rack.patience(recovering, sacked, self.rtt.min_rtt(), self.rtt.srtt())
+    }
+
+    /// The reordering timer (RFC 8985 section 6.2 step 5).
+    pub(super) fn reordering_is_due(&mut self, cx: &mut Context<'_>) {
+        let (lost, again) = self.detect_by_time(cx.now);
+        if lost == 0 {
+            return;
         }
-        if !self.has_unfinished_output() {
-            self.wake_flusher();
-        }
-    }
-
-    /// A round-trip time: of the segment being timed, which was sent once only (Karn's rule, RFC 6298 section 3), else by
-    /// the timestamp echoed (RFC 7323 section 4), which is coarser.
-    pub(super) fn measure_round_trip(&mut self, segment: &Segment, cx: &Context<'_>) -> Option<Duration> {
-        self.rtt.age_min_rtt(cx.now);
-        let rtt = match self.timed {
-            Some((end, sent_at)) if segment.ack.ge(end) => {
-                self.timed = None;
-                cx.now - sent_at
-            }
-            Some(_) => return None,
-            None => {
-                let echo = segment.options.timestamps.filter(|_| self.ts_enabled)?.ecr;
-                let elapsed_ms = self.ts_now(cx.now).wrapping_sub(echo);
-                // An echo of the future (which looks like the far past), or a very late one, is not believed. Nor is one
-                // from before the last timeout: the answer to a retransmission that brought nothing new echoes what
-                // came in order before it (RFC 7323 section 4.3), which may be minutes old, and as Karn's rule has it,
-                // an answer to the first transmission cannot be told from that.
-                let since_timeout = (cx.now - self.timed_out_at).as_millis();
-                if elapsed_ms > ECHO_AGE_MAX_MS || u128::from(elapsed_ms) > since_timeout + 1 {
-                    return None;
-                }
-                Duration::from_millis(u64::from(elapsed_ms.max(1)))
-            }
-        };
-        self.rtt.sample(rtt);
-        Some(rtt)
-    }
-
-    /// Duplicate, as RFC 5681 section 2 defines it; the caller has checked that the window did not change. Answers to
-    /// probes of a closed window are none.
-    fn is_duplicate_ack(&self, segment: &Segment) -> bool {
-        segment.ack == self.snd_una
-            && self.outstanding() > 0
-            && self.snd_wnd > 0
-            && segment.len() == 0
-            && !segment.was_stripped()
-    }
-
-    /// RFC 5681 section 3.2, steps 1 to 4, with RFC 6582 section 3.2, step 2.
-    fn duplicate_ack(&mut self, cx: &mut Context<'_>) {
-        self.duplicate_acks = self.duplicate_acks.saturating_add(1);
+        self.rate.on_lost(lost);
         let mss = u32::from(self.mss);
-        match self.recovery {
-            // Limited transmit (RFC 3042).
-            Recovery::Open if self.duplicate_acks < DUPLICATE_ACKS => self.inflation += mss,
-            Recovery::Open if self.duplicate_acks == DUPLICATE_ACKS && self.snd_una.gt(self.recover) => {
-                // What limited transmit sent does not count as in flight.
-                let in_flight = self.outstanding().min(self.congestion.cwnd());
-                self.congestion.on_loss_event(cx.now, in_flight, LossKind::FastRetransmit);
-                self.recovery = Recovery::Fast;
-                self.recover = self.snd_nxt;
-                self.inflation = u32::from(DUPLICATE_ACKS) * mss;
-                self.retransmit_head = true;
-                cx.counters.tcp_fast_retransmits += 1;
-            }
-            // A segment left the network; no more can have than were in it.
-            Recovery::Fast => self.inflation = (self.inflation + mss).min(self.outstanding()),
-            Recovery::Open | Recovery::Loss => {}
+        let recovering = matches!(self.loss.state, Recovery::Fast | Recovery::Loss);
+        if !recovering || (again && self.loss.state == Recovery::Loss) {
+            self.enter_fast(mss, cx);
+        }
+        if self.loss.state == Recovery::Fast {
+            let in_flight = self.in_flight();
+            // Room for it must not depend on an ACK that may not come.
+            self.episode().prr.on_ack(mss, in_flight, false, mss);
         }
     }
 
-    /// What an ACK of `acked` new bytes means for a recovery that goes on.
-    fn recover_by(&mut self, acked: u32, now: Instant) {
-        self.duplicate_acks = 0;
-        self.retransmit_head = false;
-        let complete = self.snd_una.ge(self.recover);
-        match self.recovery {
-            Recovery::Fast if !complete => return self.partial_ack(acked),
-            Recovery::Fast => {
-                self.congestion.on_recovery_exit(now);
-                self.recovery = Recovery::Open;
-            }
-            Recovery::Loss if complete => self.recovery = Recovery::Open,
-            Recovery::Loss => return,
-            Recovery::Open => {
-                if self.recover.lt(self.snd_una) {
-                    // Keeps up, so that the comparison stays right after 2^31 bytes.
-                    self.recover = self.snd_una - 1;
-                }
-            }
+    /// Fast recovery begins: a loss was found for which the window is to be reduced. `delivered`: what the ACK brought
+    /// that showed it.
+    fn enter_fast(&mut self, delivered: u32, cx: &mut Context<'_>) {
+        cx.counters.tcp_fast_retransmits += 1;
+        let recovering = self.loss.state == Recovery::Fast;
+        self.begin_undo();
+        self.loss.state = Recovery::Fast;
+        self.loss.recover = self.nxt_offset();
+        (self.loss.frto, self.loss.inflation) = (Frto::Off, 0);
+        self.rack.forget_probe();
+        self.timers.probe = None;
+        self.loss.probe_tail = false;
+        if recovering {
+            return;
         }
-        self.inflation = 0;
+        // What limited transmit sent does not count as in flight.
+        let in_flight = self.outstanding().min(self.congestion.cwnd());
+        self.congestion.on_loss_event(cx.now, in_flight, LossKind::FastRetransmit);
+        let flight = (self.outstanding() + delivered).saturating_sub(self.sent.sacked().bytes);
+        self.episode().prr = Prr::begin(self.congestion.ssthresh(), flight);
     }
 
-    /// RFC 6582 section 3.2, step 3: the next segment is lost too.
-    fn partial_ack(&mut self, acked: u32) {
-        let mss = u32::from(self.mss);
-        self.retransmit_head = true;
-        self.inflation = self.inflation.saturating_sub(acked);
-        if acked >= mss {
-            self.inflation += mss;
+    fn begin_undo(&mut self) {
+        let resent = self.sent.resent().segments;
+        let marker = self.una_offset;
+        let episode = self.episode();
+        episode.undo = Some(Undo { marker, unproven: (resent > 0).then_some(resent) });
+        episode.forget_at = None;
+    }
+
+    pub(super) fn episode(&mut self) -> &mut Episode {
+        self.loss.episode.get_or_insert_default()
+    }
+
+    fn undo(&self) -> Option<Undo> {
+        self.loss.episode.as_ref()?.undo
+    }
+
+    /// Fast recovery, and SND.UNA has not come to its end.
+    fn go_on_recovering(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
+        if !self.sack_enabled {
+            if feedback.acked > 0 {
+                self.sent.take_duplicates(feedback.acked, self.mss.into());
+            } else {
+                self.count_duplicates(feedback);
+                // RFC 9937 section 6.2: no more than can have been sent.
+                let prr = &self.episode().prr;
+                let rest = u64::from(prr.flight()).saturating_sub(prr.delivered());
+                feedback.delivered = feedback.delivered.min(u32::try_from(rest).unwrap_or(u32::MAX));
+            }
+        }
+        // A partial ACK that answers an original: what was sent again was only late.
+        let late = feedback.acked > 0 && self.undo().is_some() && self.answers_original(feedback);
+        if late && self.sent.resent().segments == 0 {
+            self.undo_reduction(true, cx);
+            self.leave_recovery();
+        } else if self.may_undo_by_dsack() {
+            self.undo_reduction(false, cx);
+            self.leave_recovery();
+        }
+        if !late {
+            self.find_losses(feedback, cx.now);
+        }
+        if self.loss.state != Recovery::Fast {
+            if self.sent.lost().segments > 0 {
+                self.enter_fast(feedback.delivered, cx);
+            } else {
+                self.settle_state();
+            }
         }
     }
 
-    /// The retransmission timer expired (RFC 6298 section 5.4 to 5.6): everything outstanding is taken as lost and sent
-    /// again from SND.UNA on as the congestion window allows.
+    /// All that was outstanding when fast recovery or the timeout came is acknowledged.
+    fn complete_recovery(&mut self, feedback: &Feedback, cx: &mut Context<'_>) {
+        if !self.sack_enabled {
+            self.sent.forget_duplicates();
+        }
+        if self.may_undo(feedback) {
+            self.undo_reduction(false, cx);
+        } else {
+            self.rack.recovery_ended();
+            if self.loss.state == Recovery::Fast {
+                self.congestion.on_recovery_exit(cx.now);
+            }
+        }
+        self.leave_recovery();
+    }
+
+    fn leave_recovery(&mut self) {
+        self.loss.state = Recovery::Open;
+        (self.loss.frto, self.loss.inflation, self.loss.resend_now) = (Frto::Off, 0, false);
+        self.settle_state();
+    }
+
+    // ---- after a timeout
+
+    /// The retransmission timer expired (RFC 6298 section 5.4 to 5.6): what was sent long ago is lost (RFC 8985 section 6.3;
+    /// without SACK all), the first segment is sent again at once and the others as the congestion window allows.
     pub(super) fn enter_loss(&mut self, cx: &mut Context<'_>) {
         cx.counters.tcp_timeouts += 1;
         self.timed_out_at = cx.now;
-        self.congestion.on_timeout(cx.now, self.outstanding());
-        self.recovery = Recovery::Loss;
-        // RFC 6582 section 3.2, step 4: no fast retransmit for duplicates of what is sent again.
-        self.recover = self.snd_nxt;
-        self.snd_ptr = self.snd_una;
-        (self.duplicate_acks, self.inflation, self.retransmit_head) = (0, 0, false);
-        self.timed = None;
+        let first_timeout = self.loss.state != Recovery::Loss && self.loss.state != Recovery::Fast;
+        let reneged = self.sent.first().is_some_and(|first| first.sacked);
+        if reneged {
+            cx.counters.tcp_sack_reneging += 1;
+            self.sent.forget_sacks();
+        }
+        let in_flight = self.outstanding();
+        if self.sack_enabled && !reneged {
+            let patience = self.rack_patience();
+            let first_end = self.sent.first().map(Sent::end);
+            self.sent
+                .mark_lost_where(|sent| Some(sent.end()) == first_end || sent.sent_at + patience <= cx.now);
+        } else {
+            self.sent.forget_duplicates();
+            self.sent.mark_lost_where(|_| true);
+        }
+        self.sent.join_first(self.mss.into());
+        if first_timeout || self.una_offset >= self.loss.recover || self.retransmits == 0 {
+            self.begin_undo();
+        }
+        self.congestion.on_timeout(cx.now, in_flight);
+        self.loss.state = Recovery::Loss;
+        self.loss.recover = self.nxt_offset();
+        self.loss.frto = if first_timeout || self.retransmits > 0 { Frto::Resent } else { Frto::Off };
+        self.loss.inflation = self.sent.in_flight();
+        self.loss.resend_now = true;
+        self.loss.probe_tail = false;
+        self.rack.forget_probe();
         self.retransmits = self.retransmits.saturating_add(1);
         self.rtt.back_off();
-        self.timers.retransmit = None;
+        (self.timers.retransmit, self.timers.probe, self.timers.reorder) = (None, None, None);
         self.restart_retransmit_timer(cx.now);
     }
 
-    /// Sends again what did not fit the path, without taking it for congestion (RFC 1191 section 6.4).
+    /// An ACK after a timeout: was it a mistake (RFC 5682 section 2.1, RFC 3522), is all repaired, what next?
+    fn go_on_after_timeout(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
+        let complete = self.una_offset >= self.loss.recover;
+        if feedback.acked > 0 {
+            self.sent.join_first(self.mss.into());
+            if self.may_undo(feedback) {
+                return self.undo_timeout(cx);
+            }
+        }
+        if self.loss.frto != Frto::Off {
+            if feedback.original {
+                // Step 3b: what was sent before the timeout still arrives.
+                return self.undo_timeout(cx);
+            }
+            if self.nxt_offset() > self.loss.recover {
+                if feedback.sacked > 0 || feedback.duplicate {
+                    // Step 3a.
+                    self.loss.frto = Frto::Off;
+                }
+            } else if feedback.acked > 0 && !complete {
+                // Step 2b.
+                self.loss.recover = self.nxt_offset();
+                if self.unsent() > 0 && self.snd_wnd > self.outstanding() {
+                    self.loss.frto = Frto::Probing;
+                    return;
+                }
+                self.loss.frto = Frto::Off;
+            }
+        }
+        if complete {
+            return self.complete_recovery(feedback, cx);
+        }
+        if !self.sack_enabled {
+            if self.nxt_offset() > self.loss.recover && feedback.duplicate {
+                self.sent.add_duplicate(self.mss.into());
+            } else if feedback.acked > 0 {
+                self.sent.forget_duplicates();
+            }
+        }
+    }
+
+    fn undo_timeout(&mut self, cx: &mut Context<'_>) {
+        self.undo_reduction(true, cx);
+        self.retransmits = 0;
+        self.leave_recovery();
+    }
+
+    /// The peer acknowledged up to a segment that it had SACKed, and not that: it may have dropped it. A timer shorter
+    /// than the RTO finds out (as in Linux; RFC 2018 section 8 asks that the timeout does).
+    pub(super) fn guard_against_reneging(&mut self, now: Instant) {
+        if self.sent.first().is_some_and(|first| first.sacked) {
+            let delay = (self.rtt.srtt().unwrap_or_default() / 2).max(Duration::from_millis(10));
+            self.timers.retransmit = Some(now + delay);
+        }
+    }
+
+    // ---- taking back
+
+    /// Whether the ACK echoes a timestamp from before anything was sent again (RFC 3522's Eifel detection).
+    fn answers_original(&self, feedback: &Feedback) -> bool {
+        match (self.loss.episode.as_ref().and_then(|episode| episode.resent_at), feedback.echo) {
+            (Some(at), Some(echo)) => timestamp_before(echo, timestamp(at, self.ts_offset)),
+            _ => false,
+        }
+    }
+
+    fn may_undo(&self, feedback: &Feedback) -> bool {
+        self.may_undo_by_dsack() || (self.undo().is_some() && self.answers_original(feedback))
+    }
+
+    /// Whether everything that was sent again had arrived before.
+    fn may_undo_by_dsack(&self) -> bool {
+        self.undo().is_some_and(|undo| undo.unproven == Some(0))
+    }
+
+    /// Takes a reduction back; `all`: nothing is lost after all.
+    fn undo_reduction(&mut self, all: bool, cx: &mut Context<'_>) {
+        cx.counters.tcp_undos += 1;
+        if all {
+            self.sent.unmark_lost();
+        }
+        self.congestion.undo(cx.now);
+        self.episode().undo = None;
+    }
+
+    /// A segment was sent again.
+    pub(super) fn note_resent(&mut self, now: Instant) {
+        self.loss.resend_now = false;
+        let episode = self.episode();
+        episode.resent_at.get_or_insert(now);
+        if let Some(undo) = &mut episode.undo {
+            undo.unproven = Some(undo.unproven.unwrap_or(0) + 1);
+        }
+    }
+
+    // ---- the window
+
+    /// The congestion window in force.
+    pub(super) fn cwnd(&self) -> u32 {
+        match self.loss.state {
+            Recovery::Fast => {
+                self.loss.episode.as_ref().map_or(self.congestion.cwnd(), |episode| episode.prr.cwnd())
+            }
+            Recovery::Loss => self.congestion.cwnd().saturating_add(self.loss.inflation),
+            Recovery::Open | Recovery::Disorder => self.congestion.cwnd(),
+        }
+    }
+
+    /// `bytes` were sent.
+    pub(super) fn note_flight(&mut self, bytes: u32) {
+        if self.loss.state == Recovery::Fast {
+            self.episode().prr.on_send(bytes);
+        }
+    }
+
+    /// Cuts what did not fit the path; it is sent again without being taken for congestion (RFC 1191 section 6.4).
     pub(super) fn resend_smaller(&mut self) {
-        if self.syn_acked() {
-            self.snd_ptr = self.snd_una;
-            self.timed = None;
+        if !self.syn_acked() || self.sent.len() == 0 {
+            return;
+        }
+        self.sent.cut(self.mss.into());
+        if self.sent.lost().segments > 0 && !matches!(self.loss.state, Recovery::Fast | Recovery::Loss) {
+            self.loss.state = Recovery::Loss;
+            self.loss.recover = self.nxt_offset();
+            (self.loss.episode, self.loss.frto, self.loss.inflation) = (None, Frto::Off, 0);
+            self.loss.resend_now = true;
         }
     }
 }

@@ -78,6 +78,13 @@ impl RttEstimator {
         self.min_rtt_next = self.min_rtt_next.min(rtt);
     }
 
+    /// Takes a round-trip time for the minimum only.
+    pub fn note_min(&mut self, rtt: Duration) {
+        let rtt = micros(rtt).clamp(1, SAMPLE_US_MAX);
+        self.min_rtt = self.min_rtt.min(rtt);
+        self.min_rtt_next = self.min_rtt_next.min(rtt);
+    }
+
     /// Lets an old minimum go: call it with any `now` now and then, before a sample for one. The minimum then covers
     /// between 150 and 300 seconds.
     pub fn age_min_rtt(&mut self, now: Instant) {

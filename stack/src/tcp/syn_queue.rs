@@ -39,6 +39,7 @@ pub(super) struct HalfOpen {
     /// Shift of the peer's windows, or [`NO_SCALE`].
     wscale: u8,
     ts_enabled: bool,
+    sack: bool,
     /// SYN-ACKs that timed out.
     timeouts: u8,
     /// The SYN-ACK was sent more than once: no round-trip time can be measured.
@@ -84,6 +85,7 @@ impl HalfOpen {
             our_mss: 0,
             wscale: syn.options.window_scale.filter(|_| config.window_scaling).unwrap_or(NO_SCALE),
             ts_enabled: timestamps.is_some(),
+            sack: config.sack && syn.options.sack_permitted,
             timeouts: 0,
             resent: false,
             pending: true,
@@ -198,6 +200,7 @@ impl HalfOpen {
         let options = TcpOptions {
             mss: Some(our_mss),
             window_scale: (self.wscale != NO_SCALE).then_some(our_shift),
+            sack_permitted: self.sack,
             timestamps: self.timestamps(ts_now),
             ..TcpOptions::default()
         };
@@ -217,6 +220,7 @@ impl HalfOpen {
             ts_offset,
             ts_recent: self.ts_enabled.then_some(self.ts_recent),
             wscale: (self.wscale != NO_SCALE).then_some(self.wscale),
+            sack: self.sack,
             peer_mss: self.peer_mss,
             our_mss: self.our_mss,
             syn_ack_sent_at: (!self.resent && !self.pending)

@@ -107,6 +107,15 @@ impl Seg {
         self.options.mss = Some(mss);
         self
     }
+    pub(crate) fn sack_ok(mut self) -> Self {
+        self.options.sack_permitted = true;
+        self
+    }
+    /// Blocks of relative sequence numbers.
+    pub(crate) fn sack(mut self, blocks: &[(u32, u32)]) -> Self {
+        self.options.sack = blocks.iter().map(|(from, to)| (SeqNumber(*from), SeqNumber(*to))).collect();
+        self
+    }
     pub(crate) fn wscale(mut self, shift: u8) -> Self {
         self.options.window_scale = Some(shift);
         self
@@ -135,6 +144,14 @@ pub(crate) struct Sent {
     pub(crate) window: u16,
     pub(crate) options: TcpOptions,
     pub(crate) payload: Vec<u8>,
+}
+
+impl Sent {
+    /// The SACK blocks, relative.
+    pub(crate) fn blocks(&self) -> Vec<(u32, u32)> {
+        let relative = |seq: SeqNumber| seq.0.wrapping_sub(PEER_ISN);
+        self.options.sack.iter().map(|(from, to)| (relative(*from), relative(*to))).collect()
+    }
 }
 
 /// The egress: takes `room` more segments, keeps them.
@@ -433,7 +450,10 @@ impl Harness {
 
     fn packet(&self, segment: &Seg) -> Packet {
         let mut options = [0; OPTIONS_LEN_MAX];
-        let options_len = segment.options.emit(segment.flags.contains(Flags::SYN), &mut options);
+        let isn = self.isn(segment.port.unwrap_or(self.remote.port())).0;
+        let sack = segment.options.sack.iter().map(|(from, to)| (*from + isn, *to + isn)).collect();
+        let absolute = TcpOptions { sack, ..segment.options };
+        let options_len = absolute.emit(segment.flags.contains(Flags::SYN), &mut options);
         let header_len = 20 + options_len;
         let remote = SocketAddr::new(self.remote.ip(), segment.port.unwrap_or(self.remote.port()));
         let ack = if segment.flags.contains(Flags::ACK) { self.isn(remote.port()).0 } else { 0 };

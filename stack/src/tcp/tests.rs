@@ -8,6 +8,7 @@ mod checks;
 mod close;
 mod open;
 mod pair;
+mod recovery;
 mod sending;
 mod windows;
 mod wire;

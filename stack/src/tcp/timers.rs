@@ -17,6 +17,10 @@ const UNANSWERED_PROBES: u8 = 3;
 pub(super) struct Timers {
     /// Retransmission, or the probe of a closed window: never both.
     pub(super) retransmit: Option<Instant>,
+    /// The tail is probed (RFC 8985 section 7.2).
+    pub(super) probe: Option<Instant>,
+    /// A segment that others overtook counts as lost (RFC 8985 section 6.2 step 5).
+    pub(super) reorder: Option<Instant>,
     /// A partial segment that was held back goes.
     pub(super) hold: Option<Instant>,
     pub(super) delayed_ack: Option<Instant>,
@@ -29,8 +33,8 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn earliest(&self) -> Option<Instant> {
-        let Self { retransmit, hold, delayed_ack, keepalive, death, .. } = *self;
-        [retransmit, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
+        let Self { retransmit, probe, reorder, hold, delayed_ack, keepalive, death, .. } = *self;
+        [retransmit, probe, reorder, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
     }
 }
 
@@ -54,7 +58,14 @@ impl Connection {
             self.timers.keepalive = None;
             self.keepalive_is_due(cx);
         }
-        if due(self.timers.retransmit) {
+        if due(self.timers.reorder) {
+            self.timers.reorder = None;
+            self.reordering_is_due(cx);
+        }
+        if due(self.timers.probe) {
+            self.timers.probe = None;
+            self.probe_is_due(now);
+        } else if due(self.timers.retransmit) {
             self.timers.retransmit = None;
             self.retransmit_is_due(cx);
         }
@@ -75,6 +86,10 @@ impl Connection {
         } else {
             self.timers.retransmit = None;
         }
+        if self.outstanding() == 0 {
+            self.timers.reorder = None;
+        }
+        self.refresh_probe_timer(now);
         if !self.is_holding_back() {
             self.timers.hold = None;
         } else if self.timers.hold.is_none() {
@@ -86,15 +101,14 @@ impl Connection {
     /// Starts the retransmission timer afresh if something is outstanding (RFC 6298 sections 5.1 to 5.3), the timer for
     /// probes if the window is closed (RFC 9293 section 3.8.6.1), or stops it.
     pub(super) fn restart_retransmit_timer(&mut self, now: Instant) {
-        let delay = if self.is_window_closed() {
-            self.probe_interval()
+        let deadline = if self.is_window_closed() {
+            now + self.probe_interval()
         } else if self.outstanding() > 0 || !self.syn_acked() {
-            self.rtt.rto()
+            self.retransmission_deadline(now)
         } else {
             self.timers.retransmit = None;
             return;
         };
-        let deadline = now + delay;
         // The user timeout is met to the millisecond.
         let limit = self.options.user_timeout.map(|limit| (self.progress_at + limit).max(now));
         self.timers.retransmit = Some(limit.map_or(deadline, |limit| deadline.min(limit)));
@@ -112,10 +126,14 @@ impl Connection {
             return self.syn_is_due(stalled, cx);
         }
         if self.is_window_closed() {
-            return self.probe_is_due(stalled, cx);
+            return self.window_probe_is_due(stalled, cx);
         }
         if self.outstanding() == 0 {
             return;
+        }
+        if self.snd_wnd == 0 && !self.is_peer_gone(stalled, cx) {
+            // The peer took back its window: what it dropped is what probes it.
+            return self.enter_loss(cx);
         }
         // An RTO beyond the limit still gets its one retransmission, as in Linux; the user's limit is met exactly.
         let tried = self.retransmits > 0 || self.options.user_timeout.is_some();
@@ -136,7 +154,7 @@ impl Connection {
         self.timed_out_at = cx.now;
         self.retransmits += 1;
         self.rtt.back_off();
-        self.timed = None;
+        self.syn_sent_at = None;
         self.syn_due = true;
         self.restart_retransmit_timer(cx.now);
         if self.state == State::SynSent && self.retransmits == retries {
@@ -148,20 +166,23 @@ impl Connection {
 
     /// The window is closed. The connection stays open as long as the peer answers the probes (RFC 9293 section 3.8.6.1,
     /// MUST-37); but the user may limit that, and when nobody is left to care it ends (RFC 9293's note on resources there).
-    fn probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
-        let silent = cx.now - self.last_heard.max(self.progress_at);
-        let limit = self.options.user_timeout.or(self.orphan.then_some(cx.config.give_up_after));
-        // The interval between probes may be longer than the patience: one lost probe or answer proves nothing.
-        let unanswered = self.retransmits >= UNANSWERED_PROBES && silent >= self.patience(cx.config);
-        if unanswered || limit.is_some_and(|limit| stalled >= limit) {
+    fn window_probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
+        if self.is_peer_gone(stalled, cx) {
             return self.time_out(cx);
         }
         self.retransmits = self.retransmits.saturating_add(1);
         self.probes = self.probes.saturating_add(1);
         self.probe_due = true;
-        self.snd_ptr = self.snd_una;
-        self.timed = None;
         self.restart_retransmit_timer(cx.now);
+    }
+
+    /// Whether the peer with its closed window is to be given up.
+    fn is_peer_gone(&self, stalled: Duration, cx: &Context<'_>) -> bool {
+        let silent = cx.now - self.last_heard.max(self.progress_at);
+        let limit = self.options.user_timeout.or(self.orphan.then_some(cx.config.give_up_after));
+        // The interval between probes may be longer than the patience: one lost probe or answer proves nothing.
+        let unanswered = self.retransmits >= UNANSWERED_PROBES && silent >= self.patience(cx.config);
+        unanswered || limit.is_some_and(|limit| stalled >= limit)
     }
 
     /// An orphan's time is over. Whoever waits for a FIN that does not come is forgotten, as in Linux; what was not

@@ -164,3 +164,14 @@ fn a_missing_fragment_is_reported_after_the_timeout() {
     }
     assert_eq!(pair.b.shard.counters().dropped(DropReason::FragmentTimeout), 2);
 }
+
+#[test]
+fn replies_are_steered_while_the_socket_is_open() {
+    let mut pair = Pair::new();
+    pair.a.shard.take_steering_changes();
+    let id = pair.a.shard.ping_open(ip("192.0.2.2")).unwrap();
+    let opened = pair.a.shard.take_steering_changes();
+    let [SteeringChange::OpenPort(Protocol::Echo, ident)] = opened[..] else { panic!("{opened:?}") };
+    pair.a.shard.ping_close(id);
+    assert_eq!(pair.a.shard.take_steering_changes(), [SteeringChange::ClosePort(Protocol::Echo, ident)]);
+}

@@ -5,17 +5,24 @@
 //! loss is found and leaves them alone until recovery ends. What is sent meanwhile is the engine's affair (RFC 9937),
 //! and so is the inflation by duplicate ACKs of RFC 5681 section 3.2, which proportional rate reduction replaces.
 
+mod cubic;
+mod hystart;
 mod newreno;
 
+pub use cubic::Cubic;
 pub use newreno::NewReno;
 
 use core::fmt;
 use core::str::FromStr;
 
+use crate::tcp::delivery_rate::{RateSample, Snapshot};
 use crate::time::{Duration, Instant};
 
+/// Largest window: nothing is gained beyond what a scaled window can announce (RFC 7323 section 2.3).
+const CWND_MAX: u32 = 1 << 30;
+
 /// What an ACK brought, as congestion control sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ack {
     /// When it arrived.
     pub now: Instant,
@@ -36,6 +43,35 @@ pub struct Ack {
     pub in_recovery: bool,
     /// Payload bytes in a full segment now.
     pub mss: u32,
+    /// The delivery rate it shows, if it shows one.
+    pub rate: Option<RateSample>,
+    /// Bytes in flight after it, what it made taken for lost not counted.
+    pub in_flight_after: u32,
+    /// Bytes that were taken for lost because of it.
+    pub lost_bytes: u32,
+    /// Bytes delivered ever, this ACK's included: `DeliveryRate::delivered`.
+    pub delivered_total: u64,
+    /// Smallest round-trip time of late (RFC 8985 section 6.2).
+    pub min_rtt: Option<Duration>,
+    /// SND.UNA after it, as a count of bytes since the connection began.
+    pub acked_to: u64,
+    /// SND.NXT, as a count of bytes since the connection began.
+    pub sent_to: u64,
+}
+
+/// A segment taken for lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LostSegment {
+    /// When it was found.
+    pub now: Instant,
+    /// Its payload bytes.
+    pub bytes: u32,
+    /// Bytes taken for lost since it was sent, its own included: `DeliveryRate::lost_since`.
+    pub lost_since_sent: u32,
+    /// Bytes delivered ever: `DeliveryRate::delivered`.
+    pub delivered_total: u64,
+    /// What its last transmission remembers.
+    pub snapshot: Snapshot,
 }
 
 /// How a loss, or the mark of one, was found.
@@ -60,6 +96,9 @@ pub trait CongestionControl {
     fn on_ack(&mut self, ack: &Ack);
     /// The first loss of a window of data was found; `in_flight` bytes were outstanding.
     fn on_loss_event(&mut self, now: Instant, in_flight: u32, kind: LossKind);
+    /// A segment was taken for lost: called for each one, after `DeliveryRate::on_lost` and before the ACK that told goes
+    /// to [`CongestionControl::on_ack`]. Only algorithms with a model of the path look at it.
+    fn on_segment_lost(&mut self, _lost: &LostSegment) {}
     /// Everything outstanding at the loss event was acknowledged.
     fn on_recovery_exit(&mut self, now: Instant);
     /// The retransmission timer expired; `in_flight` bytes were outstanding.
@@ -74,6 +113,15 @@ pub trait CongestionControl {
     fn ssthresh(&self) -> u32;
     /// Bytes a second to pace at, where the algorithm has a view of that.
     fn pacing_rate(&self) -> Option<u64>;
+    /// Most bytes to send at once when pacing: a burst that the rate pays for afterwards.
+    fn send_quantum(&self) -> Option<u32> {
+        None
+    }
+    /// Whether `cwnd` holds during recovery too, so that the engine sends while less than it is in flight and leaves
+    /// proportional rate reduction (RFC 9937) out.
+    fn controls_recovery(&self) -> bool {
+        false
+    }
     /// Whether the window grows as in slow start (RFC 5681 section 3.1).
     fn in_slow_start(&self) -> bool {
         self.cwnd() < self.ssthresh()
@@ -83,19 +131,22 @@ pub trait CongestionControl {
 /// The algorithms by name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Algorithm {
-    /// RFC 5681 with RFC 6582: `newreno` or `reno`.
+    /// RFC 9438 with RFC 9406: `cubic`.
     #[default]
+    Cubic,
+    /// RFC 5681 with RFC 6582: `newreno` or `reno`.
     NewReno,
 }
 
 impl Algorithm {
     /// All of them, the default first.
-    pub const ALL: &'static [Self] = &[Self::NewReno];
+    pub const ALL: &'static [Self] = &[Self::Cubic, Self::NewReno];
 
     /// The name in configuration and in `TcpInfo`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Cubic => "cubic",
             Self::NewReno => "newreno",
         }
     }
@@ -121,6 +172,7 @@ impl FromStr for Algorithm {
 
     fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
         match name {
+            "cubic" => Ok(Self::Cubic),
             "newreno" | "reno" => Ok(Self::NewReno),
             _ => Err(UnknownAlgorithm(name.to_owned())),
         }
@@ -130,15 +182,19 @@ impl FromStr for Algorithm {
 /// Any of the algorithms, without an allocation for each connection.
 #[derive(Clone, Debug)]
 pub enum Congestion {
+    /// RFC 9438 with RFC 9406.
+    Cubic(Cubic),
     /// RFC 5681 with RFC 6582.
     NewReno(NewReno),
 }
 
 impl Congestion {
-    /// Fresh state of `algorithm`.
+    /// Fresh state of `algorithm` for a connection that paces what windows allow, or not (`is_paced`; algorithms with a
+    /// pacing rate of their own always pace).
     #[must_use]
-    pub fn new(algorithm: Algorithm) -> Self {
+    pub fn new(algorithm: Algorithm, is_paced: bool) -> Self {
         match algorithm {
+            Algorithm::Cubic => Self::Cubic(Cubic::new(is_paced)),
             Algorithm::NewReno => Self::NewReno(NewReno::new()),
         }
     }
@@ -147,6 +203,7 @@ impl Congestion {
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         match self {
+            Self::Cubic(_) => Algorithm::Cubic,
             Self::NewReno(_) => Algorithm::NewReno,
         }
     }
@@ -156,6 +213,7 @@ impl Congestion {
 macro_rules! dispatch {
     ($self:ident, $inner:ident => $call:expr) => {
         match $self {
+            Congestion::Cubic($inner) => $call,
             Congestion::NewReno($inner) => $call,
         }
     };
@@ -176,6 +234,9 @@ impl CongestionControl for Congestion {
     }
     fn on_loss_event(&mut self, now: Instant, in_flight: u32, kind: LossKind) {
         dispatch!(self, inner => inner.on_loss_event(now, in_flight, kind));
+    }
+    fn on_segment_lost(&mut self, lost: &LostSegment) {
+        dispatch!(self, inner => inner.on_segment_lost(lost));
     }
     fn on_recovery_exit(&mut self, now: Instant) {
         dispatch!(self, inner => inner.on_recovery_exit(now));
@@ -198,6 +259,15 @@ impl CongestionControl for Congestion {
     fn pacing_rate(&self) -> Option<u64> {
         dispatch!(self, inner => inner.pacing_rate())
     }
+    fn send_quantum(&self) -> Option<u32> {
+        dispatch!(self, inner => inner.send_quantum())
+    }
+    fn controls_recovery(&self) -> bool {
+        dispatch!(self, inner => inner.controls_recovery())
+    }
+    fn in_slow_start(&self) -> bool {
+        dispatch!(self, inner => inner.in_slow_start())
+    }
 }
 
 /// The initial window of RFC 6928 section 2: ten segments, and no more than 14,600 bytes unless that is below two.
@@ -214,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_connection_s_share_stays_small() {
-        assert!(size_of::<Congestion>() <= 64, "{}", size_of::<Congestion>());
+        assert!(size_of::<Congestion>() <= 144, "{}", size_of::<Congestion>());
     }
 
     #[test]
@@ -229,11 +299,11 @@ mod tests {
     fn names_parse_and_print() {
         for algorithm in Algorithm::ALL {
             assert_eq!(algorithm.to_string().parse(), Ok(*algorithm));
-            assert_eq!(Congestion::new(*algorithm).name(), algorithm.name());
-            assert_eq!(Congestion::new(*algorithm).algorithm(), *algorithm);
+            assert_eq!(Congestion::new(*algorithm, false).name(), algorithm.name());
+            assert_eq!(Congestion::new(*algorithm, false).algorithm(), *algorithm);
         }
         assert_eq!("reno".parse(), Ok(Algorithm::NewReno));
         let error = "vegas".parse::<Algorithm>().unwrap_err();
-        assert_eq!(error.to_string(), "no congestion control named `vegas`: choose one of newreno");
+        assert_eq!(error.to_string(), "no congestion control named `vegas`: choose one of cubic, newreno");
     }
 }

@@ -1,11 +1,8 @@
 //! NewReno: slow start and congestion avoidance of RFC 5681 with bytes counted as in RFC 3465, fast recovery's window
 //! of RFC 6582, the initial window of RFC 6928.
 
-use super::{Ack, CongestionControl, LossKind, initial_window};
+use super::{Ack, CWND_MAX, CongestionControl, LossKind, initial_window};
 use crate::time::Instant;
-
-/// Largest window: nothing is gained beyond what a scaled window can announce (RFC 7323 section 2.3).
-const CWND_MAX: u32 = 1 << 30;
 
 /// NewReno's state.
 #[derive(Clone, Debug)]
@@ -185,12 +182,9 @@ mod tests {
             now: NOW,
             acked_bytes: bytes,
             delivered_bytes: bytes,
-            rtt: None,
-            srtt: None,
             in_flight_before: 100 * MSS,
-            is_app_limited: false,
-            in_recovery: false,
             mss: MSS,
+            ..Ack::default()
         }
     }
 

@@ -3,6 +3,7 @@
 
 use core::task::{Poll, Waker};
 
+use super::super::congestion::Algorithm;
 use super::super::header::Flags;
 use super::super::testing::*;
 use super::super::*;
@@ -332,7 +333,8 @@ fn progress_begins_the_user_timeout_anew() {
 #[test]
 fn three_duplicate_acks_bring_the_segment_back() {
     let mut t = Harness::new();
-    let id = t.established();
+    let options = SocketOptions { congestion: Algorithm::NewReno, ..SocketOptions::default() };
+    let id = t.accept_with(options, syn().mss(1000));
     let base = grown(&mut t, id, 20);
     let at = |n: u32| base + 1000 * n;
     t.send(id, pattern(base, 40_000));
@@ -347,20 +349,20 @@ fn three_duplicate_acks_bring_the_segment_back() {
     t.expect(seg().seq(base).stream(1000));
     t.expect_nothing();
     let info = t.tcp.info(t.now, id).unwrap();
-    assert_eq!((info.snd_ssthresh, info.snd_cwnd, info.ca_state), (10, 10, "recovery"));
+    assert_eq!((info.snd_ssthresh, info.ca_state), (10, "recovery"));
     assert_eq!(t.counters.tcp_fast_retransmits, 1);
-    // 22 are outstanding; window 10, and one for each duplicate: 9 more let nothing go, the tenth does.
-    for _ in 0..9 {
+    // The window shrinks to half: one segment for every two that arrive (RFC 9937).
+    for _ in 0..10 {
         t.inject(seg().ack(base));
     }
-    t.expect_nothing();
-    t.inject(seg().ack(base));
-    t.expect(seg().seq(at(22)).stream(1000));
+    assert_eq!(t.wire.sent.len(), 4);
+    assert_eq!((t.wire.sent[0].seq, t.wire.sent[3].seq), (at(22), at(25)));
+    t.wire.sent.clear();
     // All of what was outstanding is acknowledged: recovery ends at ssthresh.
     t.inject(seg().ack(at(22)));
     let info = t.tcp.info(t.now, id).unwrap();
     assert_eq!((info.ca_state, info.snd_cwnd), ("open", 10));
-    assert_eq!((t.wire.sent.len(), t.counters.tcp_timeouts), (9, 0));
+    assert_eq!((t.wire.sent.len(), t.counters.tcp_timeouts), (6, 0));
 }
 
 #[test]
@@ -534,6 +536,21 @@ fn unreachable_is_the_reason_when_it_times_out() {
 }
 
 #[test]
+fn a_silent_neighbor_ends_an_attempt_but_no_open_connection() {
+    let mut t = Harness::new();
+    let id = t.connect_with(SocketOptions::default());
+    assert!(icmp(&mut t, 0, IcmpErrorKind::NeighborFailed));
+    let unreachable = Poll::Ready(Err(TcpError::HostUnreachable));
+    assert_eq!(t.tcp.poll_connected(id, Waker::noop()), unreachable);
+    assert_eq!((t.counters.tcp_attempt_fails, t.counters.icmp_errors_rx), (1, 0));
+    let mut t = Harness::new();
+    let id = t.established();
+    t.send(id, "abc");
+    assert!(icmp(&mut t, 1, IcmpErrorKind::NeighborFailed));
+    assert_eq!((t.state(id), t.tcp.take_error(id)), (State::Established, Some(TcpError::HostUnreachable)));
+}
+
+#[test]
 fn a_soft_error_can_be_asked_for_meanwhile() {
     let mut t = Harness::new();
     let id = t.established();
@@ -556,8 +573,9 @@ fn packet_too_big_cuts_segments_and_sends_them_again() {
     let cwnd = t.tcp.info(t.now, id).unwrap().snd_cwnd * 1460;
     icmp(&mut t, 1, IcmpErrorKind::PacketTooBig { mtu: 1040 });
     t.expect(seg().stream(1000));
-    t.expect(seg().seq(1001).stream(1000));
-    t.expect(seg().seq(2001).stream(920));
+    t.expect(seg().seq(1001).stream(460));
+    t.expect(seg().seq(1461).stream(1000));
+    t.expect(seg().seq(2461).stream(460));
     let info = t.tcp.info(t.now, id).unwrap();
     assert_eq!((info.snd_mss, info.pmtu), (1000, 1040));
     assert!(info.snd_cwnd * 1000 >= cwnd - 1000, "no congestion");
