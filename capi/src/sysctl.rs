@@ -98,6 +98,7 @@ impl<'a> Sysctls<'a> {
         let config = TcpConfig {
             options,
             timestamps: self.flag("tcp_timestamps", true),
+            sack: self.flag("tcp_sack", true),
             window_scaling: self.flag("tcp_window_scaling", true),
             ephemeral_ports: self.ports(default.ephemeral_ports.clone()),
             min_rto,

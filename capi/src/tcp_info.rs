@@ -7,11 +7,10 @@ use bywash::tcp::{State, TcpInfo};
 use bywash::time::Duration;
 
 const OPTION_TIMESTAMPS: u8 = 1;
+const OPTION_SACK: u8 = 2;
 const OPTION_WSCALE: u8 = 4;
 /// `snd_ssthresh` before the first loss: the kernel's `TCP_INFINITE_SSTHRESH`.
 const INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
-/// The kernel's `tcp_reordering` to begin with.
-const REORDERING: u32 = 3;
 
 /// The kernel's structure up to `total_rto_time`; times in microseconds where nothing else is said.
 #[repr(C)]
@@ -122,6 +121,7 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             probes: info.probes,
             backoff: info.backoff,
             options: if info.timestamps { OPTION_TIMESTAMPS } else { 0 }
+                | if info.sack { OPTION_SACK } else { 0 }
                 | if info.wscale { OPTION_WSCALE } else { 0 },
             wscales: (info.snd_wscale & 15) | info.rcv_wscale << 4,
             rto: us(info.rto),
@@ -129,6 +129,9 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             snd_mss: info.snd_mss,
             rcv_mss: info.rcv_mss,
             unacked: info.unacked,
+            sacked: info.sacked,
+            lost: info.lost,
+            retrans: info.retrans,
             last_data_sent: ms(info.last_data_sent),
             last_data_recv: ms(info.last_data_recv),
             last_ack_recv: ms(info.last_ack_recv),
@@ -139,7 +142,7 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             snd_ssthresh: info.snd_ssthresh.min(INFINITE_SSTHRESH),
             snd_cwnd: info.snd_cwnd,
             advmss: info.advmss,
-            reordering: REORDERING,
+            reordering: info.reordering,
             rcv_space: info.rcv_space,
             total_retrans: info.total_retrans,
             pacing_rate: u64::MAX,
@@ -152,6 +155,10 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             min_rtt: if info.min_rtt.is_zero() { u32::MAX } else { us(info.min_rtt) },
             data_segs_in: info.data_segs_in,
             data_segs_out: info.data_segs_out,
+            delivered: info.delivered,
+            bytes_retrans: info.bytes_retrans,
+            dsack_dups: info.dsack_dups,
+            reord_seen: info.reord_seen,
             rcv_ooopack: info.rcv_ooopack,
             snd_wnd: info.snd_wnd,
             rcv_wnd: info.rcv_wnd,
