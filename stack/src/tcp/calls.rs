@@ -475,7 +475,12 @@ impl Tcp {
     }
 
     /// Lets a call work on a connection; what it counts is handed over by the next `poll_timers` or `transmit`.
-    fn call(&mut self, now: Instant, index: u32, act: impl FnOnce(&mut Connection, &mut Context<'_>)) {
+    pub(super) fn call(
+        &mut self,
+        now: Instant,
+        index: u32,
+        act: impl FnOnce(&mut Connection, &mut Context<'_>),
+    ) {
         self.with_calls_counters(|tcp, counters| {
             tcp.with_connection(now, index, counters, act);
         });

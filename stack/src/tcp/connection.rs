@@ -10,6 +10,7 @@ use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
 use super::header::Flags;
 use super::info::Statistics;
+use super::limited::SendingTimes;
 use super::options::{TcpOptions, Timestamps};
 use super::rack::Rack;
 use super::receive_queue::ReceiveQueue;
@@ -85,6 +86,8 @@ pub(super) struct Connection {
     syn_acknowledged: bool,
     /// The application closed the write side: a FIN follows the queue.
     pub(super) fin_queued: bool,
+    /// More is to follow the last write: its end is held back like a corked one, and not pushed.
+    pub(super) more: bool,
     /// The FIN is part of what was sent.
     pub(super) fin_sent: bool,
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
@@ -175,6 +178,7 @@ pub(super) struct Connection {
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
+    pub(super) sending_times: SendingTimes,
     cold: Option<Box<Cold>>,
 }
 
@@ -287,6 +291,7 @@ impl Connection {
             send: SendQueue::new(),
             syn_acknowledged: false,
             fin_queued: false,
+            more: false,
             fin_sent: false,
             mss: default_mss,
             peer_mss: default_mss,
@@ -344,6 +349,7 @@ impl Connection {
             time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
+            sending_times: SendingTimes::default(),
             cold: None,
         }
     }
@@ -593,6 +599,7 @@ impl Connection {
         }
         self.congestion.on_established(cx.now, u32::from(self.mss));
         self.progress_at = cx.now;
+        self.last_data_at = cx.now;
         self.wake_senders();
     }
 

@@ -120,6 +120,12 @@ pub struct TcpInfo {
     pub notsent_bytes: u32,
     /// Bytes received in order and not yet read.
     pub unread_bytes: u32,
+    /// Time in which written data was not all acknowledged.
+    pub busy_time: Duration,
+    /// Part of it in which the peer's window held data back.
+    pub rwnd_limited: Duration,
+    /// Part of it in which all was sent and the application waited for room in the send buffer.
+    pub sndbuf_limited: Duration,
     /// Name of the congestion control.
     pub congestion: &'static str,
 }
@@ -129,6 +135,7 @@ impl Connection {
         let mss = u32::from(self.mss);
         let ssthresh = self.congestion.ssthresh();
         let statistics = &self.statistics;
+        let [busy_time, rwnd_limited, sndbuf_limited] = self.sending_times.sums(now);
         TcpInfo {
             state: self.state,
             ca_state: match self.loss.state {
@@ -181,6 +188,9 @@ impl Connection {
             rcv_ooopack: statistics.out_of_order_in,
             notsent_bytes: self.unsent(),
             unread_bytes: self.receive.readable() as u32,
+            busy_time,
+            rwnd_limited,
+            sndbuf_limited,
             congestion: self.congestion.name(),
         }
     }

@@ -21,6 +21,7 @@ mod info;
 mod input;
 pub mod isn;
 mod keepalive;
+mod limited;
 mod listener;
 pub mod options;
 mod output;

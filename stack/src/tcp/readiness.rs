@@ -2,6 +2,7 @@
 //! `MSG_PEEK` ask.
 
 use super::{ConnId, ListenerId, State, Tcp, TcpError};
+use crate::time::Instant;
 
 /// What could be done with a connection now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,27 @@ impl Tcp {
     /// `NotConnected` for a stale handle.
     pub fn peek(&self, id: ConnId, bytes: &mut [u8]) -> Result<usize, TcpError> {
         Ok(self.get(id)?.receive.peek(bytes))
+    }
+
+    /// Sends what Nagle's rule or cork hold back, once, as setting `TCP_NODELAY` does in Linux even on a corked socket.
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn push(&mut self, now: Instant, id: ConnId) -> Result<(), TcpError> {
+        self.get(id)?;
+        self.call(now, id.index, |connection, _| connection.override_due |= connection.unsent() > 0);
+        Ok(())
+    }
+
+    /// Whether more follows what is written next (`MSG_MORE`): its last, partial segment waits as with cork, and is not
+    /// pushed when it goes.
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn set_more(&mut self, now: Instant, id: ConnId, more: bool) -> Result<(), TcpError> {
+        self.get(id)?;
+        self.call(now, id.index, |connection, _| connection.more = more);
+        Ok(())
     }
 
     /// Connections that wait to be accepted.
