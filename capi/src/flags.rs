@@ -13,7 +13,7 @@ pub(crate) struct Flags {
     /// MTU of the wire; 1500 for IPv4 and 1520 for IPv6, so that both have an MSS of 1460 as scripts expect.
     pub(crate) mtu_ipv4: usize,
     pub(crate) mtu_ipv6: usize,
-    /// Join segments that leave together into one packet; on.
+    /// Join segments that leave together into one packet; off.
     pub(crate) join: bool,
     /// Sysctls by the last part of their names.
     pub(crate) sysctls: HashMap<String, String>,
@@ -26,7 +26,7 @@ impl Default for Flags {
             local_ipv6: Ipv6Addr::new(0xfd3d, 0x0a0b, 0x17d6, 0, 0, 0, 0, 1),
             mtu_ipv4: 1500,
             mtu_ipv6: 1520,
-            join: true,
+            join: false,
             sysctls: HashMap::new(),
         }
     }

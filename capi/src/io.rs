@@ -123,7 +123,7 @@ pub(crate) unsafe fn send(
         }
         Ok(limit)
     })?;
-    let mut sent = 0;
+    let (mut sent, mut blocked) = (0, false);
     let outcome = monitor::block(limit, Errno(libc::EAGAIN), |world| {
         if let Phase::Connecting(_) = world.socket(fd)?.phase {
             match world.connect_outcome(fd) {
@@ -131,11 +131,18 @@ pub(crate) unsafe fn send(
                 other => return other,
             }
         }
+        // A writer that once blocked goes on when the buffer has a third free, as in Linux.
+        if blocked && world.ready(fd).mask & (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) == 0 {
+            return Poll::Pending;
+        }
         loop {
             match world.write(fd, &bytes[sent..], more) {
                 Poll::Ready(Ok(taken)) => sent += taken,
                 Poll::Ready(Err(errno)) => return Poll::Ready(Err(errno)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    blocked = true;
+                    return Poll::Pending;
+                }
             }
             if sent == bytes.len() {
                 return Poll::Ready(Ok(()));
@@ -201,7 +208,7 @@ impl World {
         let Some(id) = socket.connection() else { return Poll::Ready(Err(Errno(libc::EPIPE))) };
         if socket.more != more {
             socket.more = more;
-            self.apply_options(fd)?;
+            self.stack.tcp.set_more(self.stack.now, id, more)?;
         }
         match self.stack.tcp.poll_send(self.stack.now, id, bytes, Waker::noop()) {
             Poll::Ready(Err(TcpError::NotConnected)) => Poll::Ready(Err(Errno(libc::EPIPE))),
@@ -216,8 +223,7 @@ impl World {
     /// Gives the engine the socket's options.
     pub(crate) fn apply_options(&mut self, fd: c_int) -> Result<(), Errno> {
         let socket = self.socket(fd)?;
-        let mut options = socket.options.clone();
-        options.cork |= socket.more;
+        let options = socket.options.clone();
         match &socket.phase {
             Phase::Fresh => {}
             Phase::Listening(listeners) => {

@@ -97,7 +97,10 @@ impl World {
             }
             libc::SO_RCVBUF | libc::SO_RCVBUFFORCE => {
                 let most = if name == libc::SO_RCVBUF { rmem_max } else { usize::MAX };
-                socket.options.receive_buffer_bytes = buffer(value, most, RECEIVE_BUFFER_MIN)?;
+                let doubled = buffer(value, most, RECEIVE_BUFFER_MIN)?;
+                socket.kept.insert((libc::SOL_SOCKET, libc::SO_RCVBUF), doubled as c_int);
+                // Half of it is the window.
+                socket.options.receive_buffer_bytes = buffer_for_window(doubled / 2);
             }
             libc::SO_SNDBUF | libc::SO_SNDBUFFORCE => {
                 let most = if name == libc::SO_SNDBUF { wmem_max } else { usize::MAX };
@@ -130,7 +133,13 @@ impl World {
                 options.congestion = name.parse().map_err(|_| Errno(libc::ENOENT))?;
                 return Ok(());
             }
-            libc::TCP_NODELAY => options.nodelay = int(value)? != 0,
+            libc::TCP_NODELAY => {
+                options.nodelay = int(value)? != 0;
+                if let (true, Some(id)) = (options.nodelay, socket.connection()) {
+                    // Stale when the connection is over, and then there is nothing to send.
+                    let _ = self.stack.tcp.push(self.stack.now, id);
+                }
+            }
             libc::TCP_CORK => options.cork = int(value)? != 0,
             libc::TCP_QUICKACK => options.quickack = int(value)? != 0,
             libc::TCP_KEEPIDLE => options.keepalive_idle = seconds(value)?,
@@ -157,6 +166,11 @@ impl World {
 
     fn set_ip_option(&mut self, fd: c_int, level: c_int, name: c_int, value: &[u8]) -> Result<(), Errno> {
         let socket = self.socket(fd)?;
+        // These take a single byte, too.
+        let value = &match value {
+            [byte] => one((*byte).into()),
+            _ => value.to_vec(),
+        };
         match (level, name) {
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => {
                 if !socket.v6 || socket.bound.is_some() {
@@ -206,7 +220,10 @@ impl World {
                 let seconds = options.linger.map_or(0, |linger| linger.as_secs() as c_int);
                 [one(c_int::from(options.linger.is_some())), one(seconds)].concat()
             }
-            libc::SO_RCVBUF => one(options.receive_buffer_bytes as c_int),
+            libc::SO_RCVBUF => match socket.kept.get(&(libc::SOL_SOCKET, libc::SO_RCVBUF)) {
+                Some(doubled) => one(*doubled),
+                None => one(Sysctls::new(&self.flags).buffers("tcp_rmem")[1] as c_int),
+            },
             libc::SO_SNDBUF => one(options.send_buffer_bytes as c_int),
             libc::SO_RCVTIMEO => timeval_bytes(socket.receive_timeout),
             libc::SO_SNDTIMEO => timeval_bytes(socket.send_timeout),
@@ -284,6 +301,11 @@ impl World {
         }
         Ok([received, receive, queued, send, 0, queued, 0, 0, 0].into_iter().flat_map(one).collect())
     }
+}
+
+/// The engine's buffer whose largest window is `window` bytes: it announces three quarters, of small ones half.
+pub(crate) fn buffer_for_window(window: usize) -> usize {
+    if window < 32 << 10 { window * 2 } else { (window.div_ceil(3) * 4).max(64 << 10) }
 }
 
 /// Linux's name for what is `newreno` here.

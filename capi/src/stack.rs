@@ -45,8 +45,8 @@ pub(crate) struct Stack {
     policy: Policy,
 }
 
-/// What was sent. Segments of one connection that follow each other at one instant leave as one packet, as they do through
-/// a device that cuts large packets by itself: that is what the runner's device does on Linux, and what scripts expect.
+/// What was sent. On request, segments of one connection that follow each other at one instant leave as one packet, as they
+/// do through a device that cuts large packets by itself.
 pub(crate) struct Wire {
     /// MTU for each IP version.
     mtu_ipv4: usize,

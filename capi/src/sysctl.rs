@@ -8,6 +8,7 @@ use bywash::tcp::{SocketOptions, TcpConfig};
 use bywash::time::Duration;
 
 use crate::flags::Flags;
+use crate::sockopt::buffer_for_window;
 
 /// Where sysctls are looked up.
 pub(crate) struct Sysctls<'a> {
@@ -87,7 +88,7 @@ impl<'a> Sysctls<'a> {
             keepalive_idle: seconds("tcp_keepalive_time", default.options.keepalive_idle),
             keepalive_interval: seconds("tcp_keepalive_intvl", default.options.keepalive_interval),
             keepalive_count: count("tcp_keepalive_probes", default.options.keepalive_count).max(1),
-            receive_buffer_bytes: self.buffers("tcp_rmem")[2].max(4096),
+            receive_buffer_bytes: buffer_for_window(self.buffers("tcp_rmem")[2].clamp(4096, 1 << 29)),
             send_buffer_bytes: self.buffers("tcp_wmem")[2].clamp(4096, 1 << 30),
             congestion: self
                 .text("ipv4", "tcp_congestion_control")
@@ -98,6 +99,7 @@ impl<'a> Sysctls<'a> {
         let config = TcpConfig {
             options,
             timestamps: self.flag("tcp_timestamps", true),
+            timestamps_optional: true,
             sack: self.flag("tcp_sack", true),
             window_scaling: self.flag("tcp_window_scaling", true),
             ephemeral_ports: self.ports(default.ephemeral_ports.clone()),
@@ -136,7 +138,7 @@ mod tests {
         let flags = Flags::parse("tcp_timestamps=0,tcp_rmem=4096:8192:16384,ip_local_port_range=100:200");
         let config = Sysctls { flags: &flags, root: Path::new("/nonexistent") }.config();
         assert!(!config.timestamps);
-        assert_eq!(config.options.receive_buffer_bytes, 16_384);
+        assert_eq!(config.options.receive_buffer_bytes, buffer_for_window(16_384));
         assert_eq!(config.ephemeral_ports, 100..=200);
         assert_eq!(config.options.keepalive_count, 9);
     }
