@@ -206,7 +206,7 @@ impl World {
     fn write(&mut self, fd: c_int, bytes: &[u8], more: bool) -> Poll<Result<usize, Errno>> {
         let socket = self.socket(fd)?;
         let Some(id) = socket.connection() else { return Poll::Ready(Err(Errno(libc::EPIPE))) };
-        if socket.more != more {
+        if more || socket.more {
             socket.more = more;
             self.stack.tcp.set_more(self.stack.now, id, more)?;
         }

@@ -55,6 +55,8 @@ impl Connection {
         if due(self.timers.hold) {
             self.timers.hold = None;
             self.override_due = true;
+            // Nothing more came in time.
+            self.more = false;
         }
         if due(self.timers.keepalive) {
             self.timers.keepalive = None;
