@@ -40,3 +40,4 @@ test-zerocopy: ## The HTTP test on real zero-copy sockets, in a small emulated m
 
 clean: ## Removes everything that was built
 	cargo clean
+	cargo clean --manifest-path fuzz/Cargo.toml

@@ -36,6 +36,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
 pub struct GlobalArgs {
     /// How much to tell on standard error: off, error, warn, info, debug, trace, or `target=level,...`
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "BYWASH_LOG")]
@@ -212,6 +213,10 @@ pub struct TcpArgs {
     /// Most bytes written and not yet acknowledged, for each connection
     #[arg(long, value_name = "SIZE", value_parser = size_usize)]
     pub send_buffer: Option<usize>,
+    /// Take requests that come with a client's SYN (TCP Fast Open, RFC 7413), from up to N clients at a time whose handshake
+    /// is not over, on each queue
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "256")]
+    pub fastopen: Option<usize>,
 }
 
 /// Keepalive's three figures; Linux's defaults for those not given.
@@ -357,6 +362,9 @@ pub struct GetArgs {
     /// How long the server may send nothing
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub stall_timeout: Duration,
+    /// Send the request with the SYN (TCP Fast Open, RFC 7413), after a connection that gets the cookie, and say what it saved
+    #[arg(long, conflicts_with = "requests")]
+    pub fastopen: bool,
     /// Fetch it this often, discard the bodies and print rates and latencies
     #[arg(long, value_name = "N")]
     pub requests: Option<u64>,

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use bywash_afxdp::{Capability, Missing, Nic, Setting, interfaces};
+use bywash_afxdp::{Missing, Nic, Setting, TO_ATTACH, interfaces};
 use serde::Serialize;
 
 use crate::cli::NicArgs;
@@ -308,8 +308,7 @@ fn bywash_program_name() -> &'static str {
 
 /// The capabilities that AF_XDP with a steering program needs and this process lacks.
 fn lacking() -> Vec<&'static str> {
-    const NEEDED: &[Capability] = &[bywash_afxdp::NET_ADMIN, bywash_afxdp::BPF, bywash_afxdp::NET_RAW];
-    Missing::of(NEEDED).lacking().iter().map(|capability| capability.name).collect()
+    Missing::of(TO_ATTACH).lacking().iter().map(|capability| capability.name).collect()
 }
 
 /// One line a NIC.

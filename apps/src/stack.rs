@@ -327,6 +327,7 @@ pub fn socket_options(args: &TcpArgs) -> SocketOptions {
     if let Some(bytes) = args.receive_buffer {
         options.receive_buffer_bytes = bytes;
     }
+    options.fastopen_qlen = args.fastopen.unwrap_or(0);
     if let Some(bytes) = args.send_buffer {
         options.send_buffer_bytes = bytes;
     }
@@ -434,11 +435,13 @@ mod tests {
             user_timeout: Some(Duration::from_secs(7)),
             receive_buffer: Some(65_536),
             send_buffer: None,
+            fastopen: Some(9),
         };
         let options = socket_options(&tcp);
         assert!(options.keepalive && options.nodelay);
         assert_eq!((options.keepalive_idle.as_secs(), options.keepalive_count), (2, 3));
         assert_eq!((options.user_timeout, options.receive_buffer_bytes), (tcp.user_timeout, 65_536));
+        assert_eq!(options.fastopen_qlen, 9);
         assert_eq!(options.send_buffer_bytes, SocketOptions::default().send_buffer_bytes);
     }
 }

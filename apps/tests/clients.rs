@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Read;
 use std::net::UdpSocket;
 use std::process::Output;
 
@@ -57,7 +58,7 @@ fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_addre
 fn get_keeps_answering_while_the_file_it_writes_waits() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo");

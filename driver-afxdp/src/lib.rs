@@ -38,8 +38,8 @@ pub use nic::{
     AttachMode, AttachedProgram, Channels, Driver, Nic, Offloads, Rings, Setting, XdpFeatures, interfaces,
 };
 pub use options::{BusyPoll, FRAMES, HugePages, Mode, PortAddresses, QueueOptions, RING_SIZE};
-pub use privileges::{BPF, Capability, Missing, NET_ADMIN, NET_RAW};
-pub use program::{AttachOptions, Steer};
+pub use privileges::{Capability, Missing};
+pub use program::{AttachOptions, Steer, TO_ATTACH};
 pub use queue::{Queue, QueueOpener};
 pub use socket::{BindMode, ObtainedMode};
 pub use stats::{QueueCounters, XdpStatistics};

@@ -12,7 +12,7 @@ use bywash::device::Protocol;
 /// A port (or the identifier of echo requests).
 type Port = (Protocol, u16);
 
-/// Whether a bit of a queue's bitmap is to be set: queue, port, open.
+/// The queues' bitmaps of open ports.
 pub(crate) trait Bits {
     fn set(&self, queue: u32, protocol: Protocol, port: u16, open: bool);
 }

@@ -31,8 +31,10 @@ static ELF: &Elf<[u8]> = &Elf(*include_bytes!(concat!(env!("OUT_DIR"), "/steer.b
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// What loading and attaching takes.
-const TO_ATTACH: &[Capability] = &[privileges::NET_ADMIN, privileges::BPF, privileges::NET_RAW];
+/// What loading and attaching the steering program and opening sockets takes. Locking packet memory beyond
+/// `RLIMIT_MEMLOCK` takes `CAP_IPC_LOCK` as well.
+pub const TO_ATTACH: &[Capability] =
+    &[privileges::NET_ADMIN, privileges::BPF, privileges::PERFMON, privileges::NET_RAW];
 /// What joining another process's program takes: the kernel wants it for descriptors by id.
 const TO_JOIN: &[Capability] =
     &[privileges::SYS_ADMIN, privileges::NET_ADMIN, privileges::BPF, privileges::NET_RAW];

@@ -284,13 +284,13 @@ impl Queue {
         if state != self.link_state {
             match state {
                 LinkState::Up => {
-                    tracing::info!(interface = self.interface(), queue = self.queue, "the link is up")
+                    tracing::info!(interface = self.interface(), queue = self.queue, "the link is up");
                 }
                 LinkState::Down => {
-                    tracing::warn!(interface = self.interface(), queue = self.queue, "the link is down")
+                    tracing::warn!(interface = self.interface(), queue = self.queue, "the link is down");
                 }
                 LinkState::Gone => {
-                    tracing::warn!(interface = self.interface(), queue = self.queue, "the link is gone")
+                    tracing::warn!(interface = self.interface(), queue = self.queue, "the link is gone");
                 }
             }
             self.link_state = state;

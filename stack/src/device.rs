@@ -96,15 +96,15 @@ pub trait Steering {
     /// When the kernel refuses the map update.
     fn open_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()>;
 
-    /// This queue no longer needs packets of `protocol` to `port`: they go to the kernel again, unless another queue of this
-    /// process has the port open. No error when it was not open.
+    /// This queue no longer needs packets of `protocol` to `port`: they go to the kernel again, unless another queue of
+    /// this process has the port open. No error when it was not open.
     ///
     /// # Errors
     /// When the kernel refuses the map update.
     fn close_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()>;
 
-    /// Everything to `addr` (and ARP or neighbour discovery about it) that arrives at this queue comes to the stack: it is the
-    /// stack's alone. Each queue's shard owns its addresses itself.
+    /// Everything to `addr` (and ARP or neighbour discovery about it) that arrives at this queue comes to the stack: it is
+    /// the stack's alone. Each queue's shard owns its addresses itself.
     ///
     /// # Errors
     /// When the kernel refuses the map update.

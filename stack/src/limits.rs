@@ -43,6 +43,19 @@ pub const NEIGHBOR_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a neighbour that has not been confirmed for that long is used before it is asked (RFC 4861 section 10,
 /// DELAY_FIRST_PROBE_TIME).
 pub const NEIGHBOR_DELAY: Duration = Duration::from_secs(5);
+/// ARP probes for an address before it is announced (RFC 5227 section 1.1, PROBE_NUM).
+pub const ARP_PROBES: u8 = 3;
+/// Neighbour solicitations for an address before it is announced (RFC 4862 section 5.1, DupAddrDetectTransmits).
+pub const DAD_SOLICITATIONS: u8 = 1;
+/// The first probe waits for a random time below this (RFC 5227 section 1.1, PROBE_WAIT; RFC 4862 section 5.4.2).
+pub const ADDRESS_PROBE_DELAY: Duration = Duration::from_secs(1);
+/// From one probe to the next, and to the first announcement (RFC 5227 section 1.1, PROBE_MIN; RFC 4861 section 10,
+/// RETRANS_TIMER).
+pub const ADDRESS_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Announcements of an address (RFC 5227 section 1.1, ANNOUNCE_NUM; RFC 4861 section 10 allows 3).
+pub const ADDRESS_ANNOUNCEMENTS: u8 = 2;
+/// Time between these (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).
+pub const ADDRESS_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
 pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -100,6 +113,12 @@ pub const TCP_REPLIES: usize = 1024;
 pub const TCP_DUPLICATE_ACKS: u8 = 64;
 /// Segments that a connection sends before the next one has its turn: one burst of the driver is shared by at least four.
 pub const TCP_SEGMENTS_PER_TURN: usize = 16;
+/// Most connections of one listener that SYNs with data opened and whose handshake is not over, whatever is asked for:
+/// each is a whole connection that nobody has confirmed. Beyond it SYNs are answered without Fast Open (RFC 7413 section 4.2).
+pub const TCP_FASTOPEN_QLEN: usize = 1 << 16;
+/// How long such a connection counts as pending after it was reset (RFC 7413 section 5.1; Linux's 60 s): RSTs from the
+/// spoofed clients of a flood would make room for further SYNs otherwise.
+pub const TCP_FASTOPEN_RESET_MEMORY: Duration = Duration::from_secs(60);
 /// Challenge ACKs, and answers to segments without payload outside the window, that one connection sends in
 /// [`TCP_CHALLENGE_INTERVAL`] (RFC 5961 section 7); further ones are counted. It also ends ACK wars.
 pub const TCP_CHALLENGE_ACKS: u8 = 10;

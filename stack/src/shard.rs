@@ -190,6 +190,7 @@ impl Shard {
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
         self.ask_neighbors(now);
+        self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
         busy |= steered || self.output.flush(device);
@@ -204,6 +205,7 @@ impl Shard {
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let net = [
             self.output.neighbors.next_deadline(),
+            self.output.announcer.next_deadline(),
             self.reassembly.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
@@ -301,6 +303,37 @@ impl Shard {
         remote: SocketAddr,
         options: SocketOptions,
     ) -> Result<ConnId, TcpError> {
+        self.tcp_open(local, remote, |tcp, local| tcp.connect(now, local, remote, options))
+    }
+
+    /// As [`Shard::tcp_connect`], with `bytes` in the SYN where Fast Open allows (see [`Tcp::connect_with_data`]); also
+    /// returns how many bytes were taken.
+    ///
+    /// # Errors
+    /// As [`Shard::tcp_connect`].
+    pub fn tcp_connect_with_data(
+        &mut self,
+        now: Instant,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+        options: SocketOptions,
+        bytes: &[u8],
+    ) -> Result<(ConnId, usize), TcpError> {
+        let mut taken = 0;
+        let id = self.tcp_open(local, remote, |tcp, local| {
+            let (id, len) = tcp.connect_with_data(now, local, remote, options, bytes)?;
+            taken = len;
+            Ok(id)
+        })?;
+        Ok((id, taken))
+    }
+
+    fn tcp_open(
+        &mut self,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+        open: impl FnOnce(&mut Tcp, SocketAddr) -> Result<ConnId, TcpError>,
+    ) -> Result<ConnId, TcpError> {
         let group = match remote.ip() {
             IpAddr::V4(addr) => addr.is_multicast() || self.policy.is_broadcast(addr),
             IpAddr::V6(addr) => addr.is_multicast(),
@@ -316,7 +349,7 @@ impl Shard {
             Some(local) if self.policy.is_ours(local.ip()) => local,
             Some(_) => return Err(TcpError::AddrNotAvailable),
         };
-        let id = self.tcp.connect(now, local, remote, options)?;
+        let id = open(&mut self.tcp, local)?;
         // An address of our own is steered whole.
         if !self.own {
             self.steering.open_while_connected(self.tcp.tuple(id)?);
@@ -382,7 +415,13 @@ impl Shard {
         }));
         if self.own {
             let ips = |list: &[Cidr]| list.iter().map(|cidr| cidr.addr).collect::<Vec<_>>();
-            self.steering.own(&ips(&self.policy.addresses), &ips(&addresses));
+            let (old, new) = (ips(&self.policy.addresses), ips(&addresses));
+            self.steering.own(&old, &new);
+            // One voice for all queues: they have one Ethernet address.
+            if self.index == 0 {
+                let delay = limits::ADDRESS_PROBE_DELAY / 256 * (self.rng.next_u32() & 0xff);
+                self.output.announcer.use_addresses(self.polled_at, &old, &new, delay);
+            }
         }
         self.iface.set_addresses(&addresses, self.own);
         self.iface.set_dns_servers(&self.dns_servers());

@@ -17,7 +17,7 @@ use hyper::header::{CONTENT_LENGTH, LOCATION};
 use hyper::{Response, StatusCode, Uri};
 use sha2::{Digest, Sha256};
 
-use super::{Connection, GetError, location};
+use super::{Connection, GetError, fast_open, location};
 use crate::cli::GetArgs;
 use crate::error::AppError;
 use crate::http::sink::hex;
@@ -40,6 +40,7 @@ struct Plan {
     redirects_max: u32,
     connect_timeout: Duration,
     stall_timeout: Duration,
+    fastopen: bool,
 }
 
 /// What came of it.
@@ -51,6 +52,7 @@ struct Done {
     bytes: u64,
     elapsed: Duration,
     sha256: Option<String>,
+    fastopen: Option<String>,
 }
 
 /// Fetches `url`.
@@ -66,6 +68,7 @@ pub fn run(args: &GetArgs, url: Uri) -> Result<(), AppError> {
         redirects_max: args.max_redirects,
         connect_timeout: args.connect_timeout,
         stall_timeout: args.stall_timeout,
+        fastopen: args.fastopen,
     };
     let quiet = plan.quiet;
     let outcome: Arc<Mutex<Option<Outcome>>> = Arc::default();
@@ -80,6 +83,9 @@ pub fn run(args: &GetArgs, url: Uri) -> Result<(), AppError> {
         Some(Ok(done)) => {
             if !quiet {
                 eprintln!("{}", done.line());
+                if let Some(fastopen) = &done.fastopen {
+                    eprintln!("{fastopen}");
+                }
             }
             if let Some(sha256) = done.sha256 {
                 eprintln!("sha256 {sha256}");
@@ -131,7 +137,12 @@ async fn fetch(plan: &Plan) -> Outcome {
     let mut url = plan.url.clone();
     let mut redirects = 0;
     loop {
-        let mut connection = Connection::open(&url, plan.connect_timeout, plan.stall_timeout).await?;
+        let report = fast_open::Report::default();
+        let mut connection = if plan.fastopen {
+            Connection::open_fast(&url, plan.connect_timeout, plan.stall_timeout, report.clone()).await?
+        } else {
+            Connection::open(&url, plan.connect_timeout, plan.stall_timeout).await?
+        };
         let response = connection.get(&url).await?;
         if let Some(next) = redirect(&url, &response)? {
             redirects += 1;
@@ -145,7 +156,7 @@ async fn fetch(plan: &Plan) -> Outcome {
         if !response.status().is_success() {
             return Err(GetError::Status(url, response.status()));
         }
-        return save(plan, response, start).await;
+        return save(plan, response, start).await.map(|done| Done { fastopen: report.line(), ..done });
     }
 }
 
@@ -183,7 +194,7 @@ async fn save(plan: &Plan, response: Response<Incoming>, start: Instant) -> Outc
     output.finish().await?;
     progress.clear();
     let sha256 = hash.map(|hash| hex(&hash.finalize()));
-    Ok(Done { status, bytes, elapsed: start.elapsed(), sha256 })
+    Ok(Done { status, bytes, elapsed: start.elapsed(), sha256, fastopen: None })
 }
 
 /// Where the body goes.

@@ -2,6 +2,7 @@
 //! ([`load`]). Both connect through [`Connection`]; [`location`] follows redirects.
 
 mod download;
+mod fast_open;
 mod load;
 mod location;
 
@@ -98,6 +99,33 @@ impl Connection {
         let stream =
             connected.map_err(|_| GetError::ConnectTimeout(format!("{host}:{port}"), connect_timeout))??;
         let _ = stream.set_nodelay(true);
+        Self::begin(stream, stall_timeout).await
+    }
+
+    /// As [`Connection::open`], but connects with the first request, by Fast Open: the SYN carries it, if a connection before
+    /// it brings a cookie. `report` is told how it went.
+    async fn open_fast(
+        url: &Uri,
+        connect_timeout: Duration,
+        stall_timeout: Duration,
+        report: fast_open::Report,
+    ) -> Result<Self, GetError> {
+        let host = url.host().unwrap_or_default();
+        let port = url.port_u16().unwrap_or(HTTP_PORT);
+        let late = |_| GetError::ConnectTimeout(format!("{host}:{port}"), connect_timeout);
+        let failed = |error| GetError::Connect(format!("{host}:{port}"), error);
+        let addresses = timeout(connect_timeout, lookup(host)).await.map_err(late)?;
+        let addresses = addresses.map_err(|error| GetError::Resolve(host.to_owned(), error))?;
+        let addr = addresses.first().ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
+        let remote = (*addr, port).into();
+        timeout(connect_timeout, fast_open::get_cookie(remote)).await.map_err(late)?.map_err(failed)?;
+        Self::begin(fast_open::FastOpenStream::new(remote, report), stall_timeout).await
+    }
+
+    async fn begin(
+        stream: impl hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+        stall_timeout: Duration,
+    ) -> Result<Self, GetError> {
         let (sender, connection) = handshake(stream).await?;
         spawn(async move {
             if let Err(error) = connection.await {

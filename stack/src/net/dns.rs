@@ -158,9 +158,9 @@ impl Iface {
     /// Two queries with the same question at a time may be taken for each other: their answers are alike.
     fn why_failed(&self, id: DnsQueryId) -> NetError {
         let question = self.query(id).map(|query| &query.question);
-        let asked = self.dns_asked.iter().filter(|asked| Some(&asked.question) == question);
         // The latest one: earlier ones are of queries that are over.
-        asked.last().map_or(NetError::NameServerSilent, Asked::failure)
+        let asked = self.dns_asked.iter().rfind(|asked| Some(&asked.question) == question);
+        asked.map_or(NetError::NameServerSilent, Asked::failure)
     }
 
     fn end_query(&mut self, id: DnsQueryId) {

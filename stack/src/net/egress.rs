@@ -8,6 +8,7 @@ use core::net::IpAddr;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
 
+use super::announce::{Announcer, Step};
 use super::fragment::{FragmentIds, Fragments, write_header};
 use super::neighbor::{Due, Neighbors};
 use super::route::{NextHop, Routes};
@@ -47,6 +48,7 @@ pub(crate) struct Output {
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
+    pub(crate) announcer: Announcer,
     /// TCP was told [`EgressError::Full`].
     refused: bool,
 }
@@ -95,6 +97,7 @@ impl Output {
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
+            announcer: Announcer::default(),
             refused: false,
         }
     }
@@ -188,9 +191,26 @@ impl Output {
         }
     }
 
+    /// Probes for and announces addresses of ours whose time has come.
+    pub(crate) fn announce_addresses(&mut self, now: Instant) {
+        while let Some(step) = self.announcer.due(now) {
+            match step {
+                Step::Probe(_) => self.counters.address_probes_tx += 1,
+                Step::Announce(_) => self.counters.address_announcements_tx += 1,
+            }
+            match step {
+                Step::Probe(IpAddr::V4(addr)) => arp::probe(self, addr),
+                Step::Probe(IpAddr::V6(addr)) => ndp::probe(self, addr),
+                Step::Announce(IpAddr::V4(addr)) => arp::announce(self, addr),
+                Step::Announce(IpAddr::V6(addr)) => ndp::announce(self, addr),
+            }
+        }
+    }
+
     /// Another station uses an address of ours (RFC 5227 section 2.4: it is counted and, at most every ten seconds, logged).
     pub(crate) fn address_conflict(&mut self, now: Instant, addr: IpAddr, mac: EthernetAddress) {
         self.counters.address_conflicts += 1;
+        self.announcer.conflict(addr);
         let quiet = self
             .conflict_logged
             .is_some_and(|at| now.saturating_since(at) < limits::ADDRESS_CONFLICT_LOG_INTERVAL);

@@ -1,5 +1,5 @@
-//! ICMP's errors, both versions: reads those about TCP segments and UDP datagrams of ours (RFC 1122 section 3.2.2, RFC 4443 section 3,
-//! RFC 1191, RFC 8201) and builds those that this host must send. Echo is answered by smoltcp ([`super::iface`]).
+//! ICMP's errors, both versions: reads those about TCP segments and UDP datagrams of ours (RFC 1122 section 3.2.2,
+//! RFC 4443 section 3, RFC 1191, RFC 8201) and builds those that this host must send. Echo is answered by smoltcp ([`super::iface`]).
 
 use core::net::{IpAddr, SocketAddr};
 

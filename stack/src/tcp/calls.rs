@@ -6,9 +6,10 @@ use core::task::{Poll, Waker};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::config::SocketOptions;
+use super::config::{FastOpenKeys, SocketOptions};
 use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
+use super::fastopen::{CookieMaker, PendingFastOpens};
 use super::listener::Listener;
 use super::table::TupleKey;
 use super::time_wait::REOPEN_GAP;
@@ -51,6 +52,8 @@ impl Tcp {
         self.listeners.insert(Listener {
             addr: SocketAddr::new(addr.ip(), port.ok_or(TcpError::AddrNotAvailable)?),
             backlog: backlog.max(1),
+            fastopen: PendingFastOpens::new(options.fastopen_qlen),
+            cookies_until: Instant::ZERO,
             options,
             accept: VecDeque::new(),
             half_open: 0,
@@ -66,7 +69,26 @@ impl Tcp {
         self.listeners.get(id).map(|listener| listener.addr).ok_or(TcpError::NotConnected)
     }
 
-    /// The next connection whose handshake is over, and the peer's address. It may have ended already: receiving then gives
+    /// Lets SYNs bring data (RFC 7413) to a listener: at most `qlen` such connections may wait for the handshake's ACK, while
+    /// as many do, and with 0, SYNs are answered as without Fast Open. At most [`limits::TCP_FASTOPEN_QLEN`], more counts as
+    /// that. The application must bear getting a SYN's data again in another connection (section 6.1).
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn set_fastopen(&mut self, id: ListenerId, qlen: usize) -> Result<(), TcpError> {
+        let listener = self.listeners.get_mut(id).ok_or(TcpError::NotConnected)?;
+        listener.fastopen.set_qlen(qlen);
+        Ok(())
+    }
+
+    /// Makes Fast Open cookies with other keys from now on: `primary` for those given out, both for those shown. It must be
+    /// done on every shard.
+    pub fn set_fastopen_keys(&mut self, keys: &FastOpenKeys) {
+        // The operator's keys take the place of all that is derived from the seed.
+        self.fastopen_cookies = CookieMaker::new(&[0; 32], self.config.fastopen.key_lifetime, Some(keys));
+    }
+
+    /// The next connection whose handshake is over, or that brought data with its SYN, and the peer's address. It may have ended already: receiving then gives
     /// what it brought and the error. One task may wait for a listener.
     ///
     /// # Errors
@@ -172,6 +194,35 @@ impl Tcp {
         let index = self.insert_connection(connection);
         self.call(now, index, |_, cx| cx.counters.tcp_active_opens += 1);
         Ok(ConnId { index, generation: self.tables.connections.generation(index) })
+    }
+
+    /// As [`Tcp::connect`], with `bytes` in the SYN if the server gave a cookie earlier and is known to take it (RFC 7413);
+    /// otherwise a cookie is asked for and they follow the handshake. Returns how many bytes were taken: what the send buffer
+    /// holds. The SYN carries what fits the MSS that the server stated last; the rest follows. What the SYN brought in vain is
+    /// sent again, so nothing is lost; but a duplicate of the SYN may reach the server's application in a connection of
+    /// its own (section 6.1). [`TcpInfo::fastopen_syn_data`] tells what happened.
+    ///
+    /// # Errors
+    /// As for [`Tcp::connect`].
+    pub fn connect_with_data(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        options: SocketOptions,
+        bytes: &[u8],
+    ) -> Result<(ConnId, usize), TcpError> {
+        let id = self.connect(now, local, remote, options)?;
+        let advice = self.fastopen_cache.advice(now, local.ip(), remote.ip());
+        let (without_cookie, pressure) =
+            (self.config.fastopen.client_without_cookie, self.is_under_pressure());
+        let mut taken = 0;
+        self.call(now, id.index, |connection, _| {
+            connection.plan_fastopen(advice, without_cookie);
+            let cap = connection.options.send_buffer_bytes;
+            taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
+        });
+        Ok((id, taken))
     }
 
     fn pick_local(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {

@@ -38,6 +38,10 @@ pub struct SocketOptions {
     pub send_buffer_bytes: usize,
     /// `TCP_CONGESTION`: set before the connection is opened; later changes are refused.
     pub congestion: Algorithm,
+    /// `TCP_FASTOPEN` of a listener: connections that SYNs with data opened (RFC 7413) and whose handshake is not over, at
+    /// most; 0, the default as its section 2 asks: none. While as many wait, further SYNs are answered without Fast Open. At
+    /// most [`limits::TCP_FASTOPEN_QLEN`], more counts as that.
+    pub fastopen_qlen: usize,
 }
 
 impl Default for SocketOptions {
@@ -55,6 +59,7 @@ impl Default for SocketOptions {
             receive_buffer_bytes: 256 << 10,
             send_buffer_bytes: 256 << 10,
             congestion: Algorithm::default(),
+            fastopen_qlen: 0,
         }
     }
 }
@@ -122,13 +127,69 @@ pub struct TcpConfig {
     /// Most listeners; 4096. Beyond it [`super::Tcp::listen`] fails.
     pub listeners_max: usize,
     /// Most half-open connections; 16,384 in 1.5 MiB. One listener takes at most the larger of its backlog and 1/4 of it.
-    /// Beyond it SYNs are dropped and counted; the peers send them again.
+    /// Beyond it SYN cookies are sent, or without `syn_cookies` SYNs are dropped and counted; the peers send them again.
     pub syn_queue_max: usize,
     /// Most TIME-WAIT entries; 131,072 in 12 MiB. Beyond it the oldest ends early, and is counted.
     pub time_wait_max: usize,
     /// Memory behind all send and receive buffers, bytes; 512 MiB. Beyond it a connection takes in and may write no more
     /// than [`limits::TCP_PRESSURE_BUFFER_BYTES`] in each direction, and windows stop growing.
     pub buffered_bytes_max: usize,
+    /// Answer SYNs for which the SYN queue has no room with SYN cookies (RFC 4987 section 3.6, Linux's `tcp_syncookies`), which
+    /// take no memory. The connection's MSS is then one of eight values, and it has window scaling and SACK only if the
+    /// client uses timestamps; a SYN-ACK that is lost is not sent again unless the client repeats its SYN. On.
+    pub syn_cookies: bool,
+    /// Fast Open (RFC 7413). Listeners and connections still have to ask for it.
+    pub fastopen: FastOpenConfig,
+}
+
+/// Fast Open's settings (RFC 7413), Linux's sysctls of the same subject.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FastOpenConfig {
+    /// Servers take a SYN's data without a cookie (section 7.3; bit 0x200 of `tcp_fastopen`). Off: with it anyone can have
+    /// requests served for spoofed addresses.
+    pub server_without_cookie: bool,
+    /// Clients send data in the SYN without a cookie (bit 0x4 of `tcp_fastopen`). Off.
+    pub client_without_cookie: bool,
+    /// Keys for cookies (`tcp_fastopen_key`), the same on all servers behind one address (section 6.3.4); `None`: derived
+    /// from the stack's seed, a new one every `key_lifetime`, of which the last two are valid.
+    pub keys: Option<FastOpenKeys>,
+    /// How long cookies are made with one derived key; 12 h, so a cookie is good for 12 to 24 h. At least 1 s.
+    pub key_lifetime: Duration,
+    /// Pairs of addresses for which a shard remembers cookies; 1024 in 128 KiB. Beyond it the one not used for longest is
+    /// forgotten, and the next connection there asks for a cookie again. 0: every connection does.
+    pub cache_entries: usize,
+    /// How long a client leaves Fast Open alone towards a server after two SYNs with it were lost in a row; 1 h, doubling with
+    /// each further one up to 64 h (section 7.1; `tcp_fastopen_blackhole_timeout_sec`, which Linux applies to all servers).
+    pub blackhole_pause: Duration,
+}
+
+/// Two keys for Fast Open cookies: new cookies are made with the first, those of the second are still good.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FastOpenKeys {
+    /// Makes and checks cookies.
+    pub primary: [u8; 16],
+    /// Checks those of the key used before.
+    pub backup: Option<[u8; 16]>,
+}
+
+impl core::fmt::Debug for FastOpenKeys {
+    /// Tells nothing.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("FastOpenKeys")
+    }
+}
+
+impl Default for FastOpenConfig {
+    fn default() -> Self {
+        Self {
+            server_without_cookie: false,
+            client_without_cookie: false,
+            keys: None,
+            key_lifetime: Duration::from_secs(12 * 3600),
+            cache_entries: 1024,
+            blackhole_pause: Duration::from_secs(3600),
+        }
+    }
 }
 
 impl Default for TcpConfig {
@@ -157,6 +218,8 @@ impl Default for TcpConfig {
             syn_queue_max: 16_384,
             time_wait_max: 131_072,
             buffered_bytes_max: 512 << 20,
+            syn_cookies: true,
+            fastopen: FastOpenConfig::default(),
         }
     }
 }
@@ -183,6 +246,10 @@ pub enum TcpConfigError {
     /// No port to choose from.
     #[error("ephemeral_ports {0:?} holds no port")]
     NoEphemeralPorts(RangeInclusive<u16>),
+    /// A key that expires as soon as it is made, or a cache beyond what indices reach.
+    #[error("fastopen.key_lifetime is {0:?} and fastopen.cache_entries {1}, but must be at least 1 s and at most {max}",
+        max = limits::TCP_TABLE_MAX)]
+    BadFastOpen(Duration, usize),
     /// Default options outside their bounds.
     #[error("an option of the defaults is outside its bounds: {0:?}")]
     BadOptions(Box<SocketOptions>),
@@ -220,6 +287,10 @@ impl TcpConfig {
         if self.ephemeral_ports.is_empty() || *self.ephemeral_ports.end() == 0 {
             return Err(TcpConfigError::NoEphemeralPorts(self.ephemeral_ports.clone()));
         }
+        let FastOpenConfig { key_lifetime, cache_entries, .. } = self.fastopen;
+        if key_lifetime < Duration::from_secs(1) || cache_entries > limits::TCP_TABLE_MAX {
+            return Err(TcpConfigError::BadFastOpen(key_lifetime, cache_entries));
+        }
         if !self.options.is_valid() {
             return Err(TcpConfigError::BadOptions(Box::new(self.options.clone())));
         }
@@ -252,5 +323,17 @@ mod tests {
         assert_eq!(with(|c| c.syn_ack_retries = 8), TcpConfigError::BadSynAckRetries(8));
         assert!(matches!(with(|c| c.ephemeral_ports = 0..=0), TcpConfigError::NoEphemeralPorts(_)));
         assert!(matches!(with(|c| c.options.keepalive_count = 0), TcpConfigError::BadOptions(_)));
+        let short = Duration::from_millis(999);
+        assert_eq!(
+            with(|c| c.fastopen.key_lifetime = Duration::from_millis(999)),
+            TcpConfigError::BadFastOpen(short, 1024)
+        );
+        assert!(matches!(with(|c| c.fastopen.cache_entries = 1 << 31), TcpConfigError::BadFastOpen(..)));
+    }
+
+    #[test]
+    fn keys_are_not_printed() {
+        let keys = FastOpenKeys { primary: [1; 16], backup: None };
+        assert_eq!(format!("{keys:?}"), "FastOpenKeys");
     }
 }

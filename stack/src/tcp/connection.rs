@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
+use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::Statistics;
 use super::limited::SendingTimes;
@@ -155,8 +156,6 @@ pub(super) struct Connection {
     pub(super) ack_now: bool,
     /// Duplicate ACKs due, each by itself (RFC 5681 section 3.2: the peer counts them).
     pub(super) duplicate_acks_owed: u8,
-    /// What arrived twice, to be told with the next ACK (RFC 2883).
-    pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
     pub(super) quick_acks: u8,
     /// The application answers what it gets: ACKs ride on the answers.
     pub(super) pingpong: bool,
@@ -164,8 +163,6 @@ pub(super) struct Connection {
     pub(super) ato_ms: u16,
     /// Largest segment received.
     pub(super) rcv_mss: u16,
-    pub(super) challenges: u8,
-    pub(super) challenges_since: Instant,
 
     // The application and the engine.
     pub(super) options: Rc<SocketOptions>,
@@ -179,6 +176,7 @@ pub(super) struct Connection {
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
     pub(super) sending_times: SendingTimes,
+    pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
 
@@ -190,6 +188,11 @@ pub(super) struct Cold {
     pub(super) soft_error: Option<TcpError>,
     /// End of urgent data: RCV.UP (RFC 9293 section 3.8.5).
     pub(super) urgent: Option<SeqNumber>,
+    /// What arrived twice, to be told with the next ACK (RFC 2883).
+    pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    /// Challenge ACKs sent since.
+    challenges: u8,
+    challenges_since: Instant,
 }
 
 /// What a handshake settled for a connection that a listener accepts.
@@ -205,8 +208,8 @@ pub(super) struct Handshake {
     /// Both ends understand SACK.
     pub(super) sack: bool,
     pub(super) peer_mss: u16,
-    /// MSS option that we sent.
-    pub(super) our_mss: u16,
+    /// MSS option that we sent; `None`: not known here.
+    pub(super) our_mss: Option<u16>,
     /// When the SYN-ACK was sent, if it was sent once only.
     pub(super) syn_ack_sent_at: Option<Instant>,
     /// A SYN-ACK counts as lost.
@@ -256,7 +259,9 @@ impl Connection {
             connection.snd_wscale = shift;
             connection.rcv_wscale = window_scale_for(connection.receive_cap());
         }
-        connection.mtu = handshake.our_mss.saturating_add(connection.fixed_headers());
+        if let Some(our_mss) = handshake.our_mss {
+            connection.mtu = our_mss.saturating_add(connection.fixed_headers());
+        }
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
@@ -334,13 +339,10 @@ impl Connection {
             last_data_at: now,
             ack_now: false,
             duplicate_acks_owed: 0,
-            duplicate_block: None,
             quick_acks: QUICK_ACKS,
             pingpong: false,
             ato_ms: 0,
             rcv_mss: DEFAULT_MSS_IPV4,
-            challenges: 0,
-            challenges_since: now,
             options,
             recv_waker: None,
             send_waker: None,
@@ -350,6 +352,7 @@ impl Connection {
             buffered: 0,
             statistics: Statistics::default(),
             sending_times: SendingTimes::default(),
+            fastopen: None,
             cold: None,
         }
     }
@@ -560,14 +563,15 @@ impl Connection {
     /// Owes an ACK to a segment that is not acceptable and could be part of an attack or an ACK war: RFC 5961 section 7's
     /// limit, for each connection so that nothing can be learned about others.
     pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
-        if cx.now - self.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
-            (self.challenges, self.challenges_since) = (0, cx.now);
+        let cold = self.cold_mut();
+        if cold.challenges == 0 || cx.now - cold.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
+            (cold.challenges, cold.challenges_since) = (0, cx.now);
         }
-        if self.challenges >= crate::limits::TCP_CHALLENGE_ACKS {
+        if cold.challenges >= crate::limits::TCP_CHALLENGE_ACKS {
             cx.counters.tcp_challenge_acks_limited += 1;
             return;
         }
-        self.challenges += 1;
+        cold.challenges += 1;
         cx.counters.tcp_challenge_acks += 1;
         self.ack_now = true;
     }
@@ -582,6 +586,7 @@ impl Connection {
             flags: Flags::RST | Flags::ACK,
             window: 0,
             timestamps: self.timestamps(now),
+            syn_ack: None,
         }
     }
 

@@ -8,18 +8,21 @@ use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
 use super::config::{SocketOptions, TcpConfig};
-use super::connection::{Connection, Context, timestamp};
+use super::connection::{Connection, Context, Handshake, timestamp};
+use super::fastopen::{ClientCache, CookieMaker, Verdict};
 use super::header::Flags;
 use super::input::Segment;
 use super::isn::IsnSecret;
 use super::listener::Listeners;
+use super::options::FastOpenOption;
 use super::ports::EphemeralPorts;
 use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
+use super::syn_cookie::SynCookies;
 use super::syn_queue::{self, HalfOpen, SynQueue};
 use super::table::{List, Slab, TupleKey};
 use super::time_wait::{self, REOPEN_GAP, TimeWait, TimeWaits};
-use super::{Census, ConnId, IcmpError, IcmpErrorKind, Received, State, TcpError, Tuple};
+use super::{Census, ConnId, IcmpError, IcmpErrorKind, ListenerId, Received, State, TcpError, Tuple};
 use crate::counters::{Counters, DropReason};
 use crate::packet::Packet;
 use crate::time::Instant;
@@ -34,6 +37,9 @@ pub struct Tcp {
     pub(super) tables: Tables,
     pub(super) listeners: Listeners,
     pub(super) replies: Replies,
+    pub(super) syn_cookies: SynCookies,
+    pub(super) fastopen_cookies: CookieMaker,
+    pub(super) fastopen_cache: ClientCache,
     /// Connections with something to send, in turn.
     pub(super) ready: List,
     wheel: TimerWheel<u32>,
@@ -161,6 +167,17 @@ impl Tcp {
             },
             listeners: Listeners::new(),
             replies: Replies::default(),
+            syn_cookies: SynCookies::new(&seed, shard),
+            fastopen_cookies: CookieMaker::new(
+                &seed,
+                config.fastopen.key_lifetime,
+                config.fastopen.keys.as_ref(),
+            ),
+            fastopen_cache: ClientCache::new(
+                SipHasher13::new_with_keys(secret.hash(b"2"), secret.hash(b"3")),
+                config.fastopen.cache_entries,
+                config.fastopen.blackhole_pause,
+            ),
             ready: List::EMPTY,
             wheel: TimerWheel::new(Instant::ZERO),
             fired: Vec::new(),
@@ -217,7 +234,7 @@ impl Tcp {
         }
     }
 
-    fn connection_receives(
+    pub(super) fn connection_receives(
         &mut self,
         now: Instant,
         index: u32,
@@ -236,9 +253,10 @@ impl Tcp {
         displaced: Option<u32>,
         counters: &mut Counters,
     ) -> Option<Segment> {
-        // First RST and second ACK: both are the business of whoever rejects what nobody takes. Third, SYN.
+        // First RST and second ACK: both are the business of whoever rejects what nobody takes, but an ACK may bring a
+        // SYN cookie. Third, SYN.
         if !segment.has(Flags::SYN) || segment.has(Flags::ACK) || segment.has(Flags::RST) {
-            return Some(segment);
+            return self.cookie_receives(now, segment, None, counters);
         }
         let key = segment.key();
         let Some(id) = self.listeners.find(key.local()) else { return Some(segment) };
@@ -252,8 +270,6 @@ impl Tcp {
             Some(DropReason::TcpAcceptQueueFull)
         } else if connections {
             Some(DropReason::TcpConnectionTableFull)
-        } else if half_open_total >= room || listener.half_open >= own_room {
-            Some(DropReason::TcpSynQueueFull)
         } else {
             None
         };
@@ -261,14 +277,39 @@ impl Tcp {
             counters.drop(reason);
             return None;
         }
-        listener.half_open += 1;
+        let queue_full = half_open_total >= room || listener.half_open >= own_room;
+        // In the place of a TIME-WAIT entry only the handshake proves that the SYN is no old duplicate.
+        let verdict = match displaced {
+            None => self.fastopen_verdict(now, id, &segment, counters),
+            Some(_) => Verdict::Regular(None),
+        };
+        let cookie_wanted = match verdict {
+            Verdict::Open(answer) => {
+                self.open_with_data(now, id, answer, segment, counters);
+                return None;
+            }
+            Verdict::Regular(cookie_wanted) => cookie_wanted,
+        };
+        if queue_full {
+            if displaced.is_some() || !self.config.syn_cookies {
+                // No cookie in the place of a TIME-WAIT entry, which would get the ACK.
+                counters.drop(DropReason::TcpSynQueueFull);
+            } else {
+                self.send_syn_cookie(now, id, &segment, counters);
+            }
+            return None;
+        }
+        if let Some(listener) = self.listeners.get_mut(id) {
+            listener.half_open += 1;
+        }
         let mut iss = self.isn.isn(now, &key.tuple());
         let displaced = displaced.map(|index| (index, self.tables.time_waits.entries.generation(index)));
         if let Some(old) = displaced.and_then(|(index, _)| self.tables.time_waits.entries.get(index)) {
             // RFC 9293 section 3.6.1, MAY-2 (1).
             iss = iss.max(old.snd_nxt + REOPEN_GAP);
         }
-        let mut entry = HalfOpen::new(key, id.index, iss, &segment, &self.config);
+        let mut entry =
+            HalfOpen::new(key, id.index, iss, &segment, &self.config).wanting_cookie(cookie_wanted);
         if let Some((index, generation)) = displaced {
             self.tables.detach(Kind::TimeWait(index));
             entry = entry.displacing(index, generation);
@@ -294,7 +335,10 @@ impl Tcp {
         let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(segment, buffer, &mut cx) {
             syn_queue::Outcome::Done => {}
-            syn_queue::Outcome::NotOurs(segment) => return Some(segment),
+            // Or the ACK of a cookie that was sent before the SYN came again and found room.
+            syn_queue::Outcome::NotOurs(segment) => {
+                return self.cookie_receives(now, segment, Some(index), counters);
+            }
             syn_queue::Outcome::SynAck => self.tables.syn_queue.send_again(index),
             syn_queue::Outcome::Forget => {
                 counters.tcp_attempt_fails += 1;
@@ -336,19 +380,54 @@ impl Tcp {
         let offset = self.isn.timestamp_offset(&entry.key.tuple());
         let handshake = entry.handshake(self.config.initial_rto, offset);
         let listener_place = entry.listener;
-        let mut connection = Connection::accepted(now, &handshake, options, &self.config);
-        connection.listener = Some(listener_place);
         self.forget_half_open(index, false);
-        let place = self.tables.connections.insert(Box::new(connection));
-        self.tables.attach(Kind::Connection(place));
+        let place = self.admit(now, &handshake, options, listener_place, counters);
+        self.connection_receives(now, place, segment, counters);
+    }
+
+    /// A new connection in SYN-RECEIVED and in its listener's accept queue.
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        handshake: &Handshake,
+        options: Rc<SocketOptions>,
+        listener: u32,
+        counters: &mut Counters,
+    ) -> u32 {
+        let mut connection = Connection::accepted(now, handshake, options, &self.config);
+        connection.listener = Some(listener);
+        let place = self.insert_connection(connection);
         counters.tcp_passive_opens += 1;
-        if let Some(listener) = self.listeners.slab.get_mut(listener_place) {
+        if let Some(listener) = self.listeners.slab.get_mut(listener) {
             listener.accept.push_back(place);
             if let Some(waker) = listener.waker.take() {
                 waker.wake();
             }
         }
-        self.connection_receives(now, place, segment, counters);
+        place
+    }
+
+    /// A SYN whose data may be delivered before the handshake is over (RFC 7413 section 4.2.2).
+    fn open_with_data(
+        &mut self,
+        now: Instant,
+        id: ListenerId,
+        answer: Option<FastOpenOption>,
+        syn: Segment,
+        counters: &mut Counters,
+    ) {
+        let Some(listener) = self.listeners.get_mut(id) else { return };
+        listener.fastopen.begin();
+        let options = listener.options.clone();
+        let key = syn.key();
+        let (iss, offset) = (self.isn.isn(now, &key.tuple()), self.isn.timestamp_offset(&key.tuple()));
+        let entry = HalfOpen::new(key, id.index, iss, &syn, &self.config);
+        let handshake = entry.handshake(self.config.initial_rto, offset);
+        let place = self.admit(now, &handshake, options, id.index, counters);
+        counters.tcp_fastopen_passive += 1;
+        self.with_connection(now, place, counters, |connection, cx| {
+            connection.open_with_data(id, answer, syn, cx);
+        });
     }
 
     /// Removes a half-open connection. The TIME-WAIT entry that it displaced comes back, or goes for good.
@@ -524,6 +603,9 @@ impl Tcp {
 
     /// Follows up what happened to a connection: its memory, its end, its timers, its place among those that send.
     pub(super) fn settle(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        if self.tables.connections.get(index).is_some_and(|connection| connection.fastopen.is_some()) {
+            self.follow_fastopen(now, index);
+        }
         let Some(connection) = self.tables.connections.get_mut(index) else { return };
         let memory = connection.memory();
         self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
@@ -712,7 +794,7 @@ impl Connection {
             }
             IcmpErrorKind::Refused => self.cold_mut().soft_error = Some(TcpError::ConnectionRefused),
             IcmpErrorKind::Unreachable | IcmpErrorKind::NeighborFailed => {
-                self.cold_mut().soft_error = Some(TcpError::HostUnreachable)
+                self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
             }
             IcmpErrorKind::PacketTooBig { mtu } => {
                 if self.lower_mtu(mtu as usize) {

@@ -126,8 +126,25 @@ pub struct TcpInfo {
     pub rwnd_limited: Duration,
     /// Part of it in which all was sent and the application waited for room in the send buffer.
     pub sndbuf_limited: Duration,
+    /// The data in the SYN was acknowledged with it (RFC 7413): `TCPI_OPT_SYN_DATA`. On both sides.
+    pub fastopen_syn_data: bool,
+    /// Our SYN asked for a Fast Open cookie.
+    pub fastopen_cookie_req: bool,
+    /// Why our Fast Open brought no data with the SYN: `tcpi_fastopen_client_fail`.
+    pub fastopen_client_fail: Option<FastOpenFailure>,
     /// Name of the congestion control.
     pub congestion: &'static str,
+}
+
+/// Why a Fast Open of ours was none, named as Linux's `tcp_fastopen_client_fail`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FastOpenFailure {
+    /// There was no cookie for this server, or Fast Open is left alone after failures.
+    CookieUnavailable,
+    /// The SYN was answered, its data not acknowledged: the cookie is not good any more, or the server is busy.
+    DataNotAcked,
+    /// The SYN had to be sent again, without data.
+    SynRetransmitted,
 }
 
 impl Connection {
@@ -191,6 +208,9 @@ impl Connection {
             busy_time,
             rwnd_limited,
             sndbuf_limited,
+            fastopen_syn_data: self.fastopen.as_deref().is_some_and(|open| open.syn_data),
+            fastopen_cookie_req: self.fastopen.as_deref().is_some_and(|open| open.cookie_requested),
+            fastopen_client_fail: self.fastopen.as_deref().and_then(|open| open.failure),
             congestion: self.congestion.name(),
         }
     }

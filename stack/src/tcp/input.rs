@@ -165,6 +165,7 @@ impl Connection {
         }
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
+        self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
         self.establish(cx);
         self.ack_now = true;
         self.check_urgent(&segment);
@@ -235,8 +236,8 @@ impl Connection {
             self.ack_now = true;
             return NEXT;
         }
-        if self.state == State::SynReceived && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
-            // The peer of a simultaneous open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
+        if !self.syn_acked() && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
+            // The peer of a simultaneous or Fast Open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
             self.syn_due = true;
             return DONE;
         }
@@ -290,8 +291,8 @@ impl Connection {
         cx.counters.tcp_resets_rx += 1;
         self.count_failure(cx.counters);
         let error = match self.state {
-            // Only simultaneous opens get here; a listener's half-open connections are in the SYN queue.
-            State::SynReceived => Some(TcpError::ConnectionRefused),
+            // A simultaneous open; a listener's half-open connections are in the SYN queue.
+            State::SynReceived if !self.was_opened_with_data() => Some(TcpError::ConnectionRefused),
             // Both have closed; the user lost something only if data was not acknowledged.
             State::Closing | State::LastAck if self.send.is_empty() => None,
             _ => {
@@ -345,6 +346,7 @@ impl Connection {
     fn acknowledge_syn(&mut self, segment: &Segment, cx: &mut Context<'_>) {
         self.measure_handshake(segment, cx);
         self.note_syn_acknowledged();
+        self.conclude_fastopen(segment.ack, None, cx);
         self.set_send_window(segment);
         if self.state == State::SynReceived {
             self.establish(cx);
@@ -418,7 +420,7 @@ impl Connection {
     /// Seventh, the segment text.
     fn process_text(&mut self, segment: Segment, new_fin: bool, cx: &mut Context<'_>) -> Step {
         let len = segment.payload_len();
-        if !self.state.may_receive() {
+        if !self.state.may_receive() && !segment.has(Flags::SYN) {
             return NEXT;
         }
         if len == 0 {
@@ -438,7 +440,7 @@ impl Connection {
             return DONE;
         }
         self.statistics.data_segments_in += 1;
-        let (had_gap, rcv_nxt) = (self.receive.has_gap(), self.rcv_nxt());
+        let had_gap = self.receive.has_gap();
         let copy = is_pool_low(&segment.packet);
         // What lies behind the window's edge is cut off.
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
@@ -449,8 +451,8 @@ impl Connection {
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.ack_now = true;
         }
-        if inserted.advanced > 0 && seq.lt(rcv_nxt) {
-            self.note_duplicate(seq, rcv_nxt.since(seq));
+        if let Some((start, end)) = inserted.duplicate {
+            self.note_duplicate(start, end.since(start));
         }
         if inserted.advanced > 0 {
             self.take_in_order(inserted.advanced, len, had_gap, cx);
@@ -460,16 +462,21 @@ impl Connection {
             self.owe_duplicate_ack();
         } else if inserted.dropped + beyond == 0 {
             cx.counters.tcp_duplicate_rx += 1;
-            self.note_duplicate(seq, len);
             self.ack_now = true;
         }
         NEXT
     }
 
+    /// The payload of a SYN whose Fast Open cookie is good (RFC 7413 section 4.2.2).
+    pub(super) fn take_syn_text(&mut self, syn: Segment, cx: &mut Context<'_>) {
+        self.statistics.segments_in += 1;
+        let _ = self.process_text(syn, false, cx);
+    }
+
     /// Bytes that had arrived before came again: the next ACK says so (RFC 2883 section 4).
     fn note_duplicate(&mut self, seq: SeqNumber, len: u32) {
         if self.sack_enabled && len > 0 {
-            self.duplicate_block = Some((seq, seq + len));
+            self.cold_mut().duplicate_block = Some((seq, seq + len));
         }
     }
 

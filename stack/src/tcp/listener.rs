@@ -7,8 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::config::SocketOptions;
+use super::fastopen::PendingFastOpens;
 use super::table::Slab;
 use super::{ListenerId, TcpError};
+use crate::time::Instant;
 
 /// A listener.
 pub(super) struct Listener {
@@ -20,6 +22,9 @@ pub(super) struct Listener {
     pub(super) accept: VecDeque<u32>,
     /// Its half-open connections.
     pub(super) half_open: usize,
+    pub(super) fastopen: PendingFastOpens,
+    /// Until then ACKs may bring SYN cookies.
+    pub(super) cookies_until: Instant,
     pub(super) waker: Option<Waker>,
 }
 
@@ -103,6 +108,8 @@ mod tests {
             options: Rc::default(),
             accept: VecDeque::new(),
             half_open: 0,
+            fastopen: PendingFastOpens::default(),
+            cookies_until: Instant::ZERO,
             waker: None,
         }
     }

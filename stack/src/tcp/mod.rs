@@ -16,6 +16,7 @@ pub mod congestion;
 mod connection;
 pub mod delivery_rate;
 mod engine;
+mod fastopen;
 pub mod header;
 mod info;
 mod input;
@@ -38,6 +39,7 @@ mod scoreboard;
 pub mod send_queue;
 pub mod seq;
 mod state;
+mod syn_cookie;
 mod syn_queue;
 mod table;
 mod tail_probe;
@@ -51,9 +53,9 @@ mod transmit;
 
 use core::net::{IpAddr, SocketAddr};
 
-pub use config::{SocketOptions, TcpConfig, TcpConfigError};
+pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 pub use engine::Tcp;
-pub use info::TcpInfo;
+pub use info::{FastOpenFailure, TcpInfo};
 pub use readiness::Readiness;
 pub use state::State;
 

@@ -138,6 +138,13 @@ impl FastOpenOption {
         Some(option)
     }
 
+    /// The same in the experimental option or not.
+    #[must_use]
+    pub const fn in_experimental(mut self, experimental: bool) -> Self {
+        self.experimental = experimental;
+        self
+    }
+
     /// The cookie; empty in a request.
     #[must_use]
     pub fn cookie(&self) -> &[u8] {

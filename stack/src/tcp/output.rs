@@ -79,7 +79,7 @@ impl Connection {
     }
 
     fn plan_data(&self) -> Option<Data> {
-        if !self.syn_acked() {
+        if !self.syn_acked() && !self.may_send_early() {
             return None;
         }
         if self.loss.probe_tail {
@@ -220,25 +220,33 @@ impl Connection {
     fn send_syn(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         let remote = self.key.remote();
         self.learn_mtu(|| out.egress.path_mtu(remote.ip()));
+        let (fastopen, len) = self.fastopen_syn();
         // A SYN,ACK repeats an option only if the peer's SYN had it (RFC 7323 sections 2.2 and 3.2).
         let options = TcpOptions {
             mss: Some(self.our_mss()),
             window_scale: self.wscale_enabled.then_some(self.rcv_wscale),
             sack_permitted: self.sack_enabled,
             timestamps: self.timestamps(out.now),
+            fastopen,
             ..TcpOptions::default()
         };
         let ack = self.state != State::SynSent;
+        let space = self.receive.space(self.receive_cap()).min(65_535) as u16;
         let segment = Header {
             seq: self.iss,
             flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN },
-            window: syn_window(self.receive_cap()),
+            window: syn_window(self.receive_cap()).min(space),
             options: &options,
         };
-        self.emit(&segment, 0, 0, out)?;
+        let window = segment.window;
+        self.emit(&segment, 0, len as usize, out)?;
         self.syn_due = false;
+        if ack {
+            self.note_syn_ack_sent(window);
+        }
         if !self.snd_nxt.gt(self.iss) {
-            self.snd_nxt = self.iss + 1;
+            self.note_syn_data_sent(len, out.counters);
+            self.snd_nxt = self.iss + 1 + len;
             self.syn_sent_at = Some(out.now);
             self.progress_at = out.now;
             self.restart_retransmit_timer(out.now);
@@ -275,12 +283,13 @@ impl Connection {
     /// Adds what the peer should know of what arrived out of order or twice (RFC 2018 section 4, RFC 2883 section 4), as far
     /// as it fits a segment with `len` bytes of payload.
     fn add_blocks(&self, options: &mut TcpOptions, len: u32) {
-        if !self.sack_enabled || (self.duplicate_block.is_none() && !self.receive.has_gap()) {
+        let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
+        if !self.sack_enabled || (duplicate.is_none() && !self.receive.has_gap()) {
             return;
         }
         let room = self.mtu().saturating_sub(self.fixed_headers()).into();
         let held = self.receive.sack_blocks();
-        for block in self.duplicate_block.into_iter().chain(held.iter().copied()) {
+        for block in duplicate.into_iter().chain(held.iter().copied()) {
             let before = options.sack;
             if !options.sack.push(block) || options.emitted_len(false) + len as usize > room {
                 options.sack = before;
@@ -366,10 +375,20 @@ impl Connection {
         Ok(())
     }
 
+    /// A SYN,ACK with RCV.NXT and this window, which is not scaled, went out.
+    fn note_syn_ack_sent(&mut self, window: u16) {
+        let rcv_nxt = self.rcv_nxt();
+        self.rcv_edge = self.rcv_edge.max(rcv_nxt + u32::from(window));
+        self.last_ack_sent = rcv_nxt;
+        self.ack_now = false;
+        self.timers.delayed_ack = None;
+    }
+
     /// A segment with RCV.NXT and this window went out.
     fn note_acknowledged(&mut self, window: u16, options: &TcpOptions, counters: &mut Counters) {
-        if self.duplicate_block.is_some() && options.sack.first().copied() == self.duplicate_block {
-            self.duplicate_block = None;
+        let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
+        if duplicate.is_some() && options.sack.first().copied() == duplicate {
+            self.cold_mut().duplicate_block = None;
             counters.tcp_dsacks_tx += 1;
         }
         let rcv_nxt = self.rcv_nxt();

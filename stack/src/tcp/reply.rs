@@ -1,5 +1,5 @@
 //! Segments that belong to no connection, or no longer: RSTs, challenge ACKs of half-open and TIME-WAIT entries, the last
-//! ACK of a closing. They wait, in bounded number, for the next `transmit`.
+//! ACK of a closing, SYN-ACKs with cookies. They wait, in bounded number, for the next `transmit`.
 
 use std::collections::VecDeque;
 
@@ -21,6 +21,15 @@ pub(super) struct Reply {
     /// As on the wire.
     pub(super) window: u16,
     pub(super) timestamps: Option<Timestamps>,
+    /// It is a SYN-ACK with a SYN cookie.
+    pub(super) syn_ack: Option<SynAckOptions>,
+}
+
+/// The options that only a SYN-ACK has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SynAckOptions {
+    pub(super) window_scale: Option<u8>,
+    pub(super) sack_permitted: bool,
 }
 
 impl Reply {
@@ -42,14 +51,17 @@ impl Reply {
             (SeqNumber(0), end, Flags::RST | Flags::ACK)
         };
         let timestamps = timestamps.map(|theirs| Timestamps { val: 0, ecr: theirs.val });
-        Some(Self { key, seq, ack, flags, window: 0, timestamps })
+        Some(Self { key, seq, ack, flags, window: 0, timestamps, syn_ack: None })
     }
 
-    /// Gives `send` the segment to send.
-    pub(super) fn emit<R>(&self, send: impl FnOnce(&SegmentOut<'_>) -> R) -> R {
+    /// Gives `send` the segment to send; `our_mss` goes into a SYN-ACK.
+    pub(super) fn emit<R>(&self, our_mss: u16, send: impl FnOnce(&SegmentOut<'_>) -> R) -> R {
         let mut buffer = [0; OPTIONS_LEN_MAX];
-        let options = TcpOptions { timestamps: self.timestamps, ..TcpOptions::default() };
-        let len = options.emit(false, &mut buffer);
+        let mut options = TcpOptions { timestamps: self.timestamps, ..TcpOptions::default() };
+        if let Some(SynAckOptions { window_scale, sack_permitted }) = self.syn_ack {
+            options = TcpOptions { mss: Some(our_mss), window_scale, sack_permitted, ..options };
+        }
+        let len = options.emit(self.syn_ack.is_some(), &mut buffer);
         send(&SegmentOut {
             src: self.key.local(),
             dst: self.key.remote(),

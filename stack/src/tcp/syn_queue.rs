@@ -8,7 +8,7 @@ use super::TcpConfig;
 use super::connection::{Context, Handshake, syn_window, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
-use super::options::{TcpOptions, Timestamps};
+use super::options::{FastOpenOption, TcpOptions, Timestamps};
 use super::reply::Reply;
 use super::seq::SeqNumber;
 use super::table::{CompactInstant, List, NIL, Slab, TupleKey};
@@ -39,6 +39,8 @@ pub(super) struct HalfOpen {
     /// Shift of the peer's windows, or [`NO_SCALE`].
     wscale: u8,
     ts_enabled: bool,
+    /// The first SYN-ACK carries a Fast Open cookie, in the experimental option or not.
+    cookie_wanted: Option<bool>,
     sack: bool,
     /// SYN-ACKs that timed out.
     timeouts: u8,
@@ -85,6 +87,7 @@ impl HalfOpen {
             our_mss: 0,
             wscale: syn.options.window_scale.filter(|_| config.window_scaling).unwrap_or(NO_SCALE),
             ts_enabled: timestamps.is_some(),
+            cookie_wanted: None,
             sack: config.sack && syn.options.sack_permitted,
             timeouts: 0,
             resent: false,
@@ -94,6 +97,16 @@ impl HalfOpen {
 
     pub(super) fn displacing(self, place: u32, generation: u32) -> Self {
         Self { displaced: (place, generation), ..self }
+    }
+
+    pub(super) fn wanting_cookie(self, cookie_wanted: Option<bool>) -> Self {
+        Self { cookie_wanted, ..self }
+    }
+
+    /// Whether the SYN-ACK that goes out now carries a Fast Open cookie, in the experimental option or not. Those sent again
+    /// do not (RFC 7413 section 4.2.2).
+    pub(super) fn cookie_wanted(&self) -> Option<bool> {
+        self.cookie_wanted.filter(|_| !self.resent)
     }
 
     pub(super) fn displaced(&self) -> Option<(u32, u32)> {
@@ -187,6 +200,7 @@ impl HalfOpen {
             flags: Flags::ACK,
             window: syn_window(receive_buffer_bytes),
             timestamps: self.timestamps(ts_now),
+            syn_ack: None,
         }
     }
 
@@ -196,6 +210,7 @@ impl HalfOpen {
         our_mss: u16,
         our_shift: u8,
         ts_now: u32,
+        fastopen: Option<FastOpenOption>,
     ) -> (SeqNumber, SeqNumber, TcpOptions) {
         self.our_mss = our_mss;
         let options = TcpOptions {
@@ -203,6 +218,7 @@ impl HalfOpen {
             window_scale: (self.wscale != NO_SCALE).then_some(our_shift),
             sack_permitted: self.sack,
             timestamps: self.timestamps(ts_now),
+            fastopen,
             ..TcpOptions::default()
         };
         (self.iss, self.rcv_nxt(), options)
@@ -223,7 +239,7 @@ impl HalfOpen {
             wscale: (self.wscale != NO_SCALE).then_some(self.wscale),
             sack: self.sack,
             peer_mss: self.peer_mss,
-            our_mss: self.our_mss,
+            our_mss: (self.our_mss > 0).then_some(self.our_mss),
             syn_ack_sent_at: (!self.resent && !self.pending)
                 .then(|| Instant::from(self.expires) - initial_rto),
             timed_out: self.timeouts > 0,

@@ -65,6 +65,7 @@ impl TimeWait {
             flags: Flags::ACK,
             window: self.window,
             timestamps: self.ts_enabled.then_some(Timestamps { val: ts_now, ecr: self.ts_recent }),
+            syn_ack: None,
         }
     }
 

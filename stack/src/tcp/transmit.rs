@@ -36,7 +36,9 @@ impl Tcp {
 
     fn transmit_replies(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) -> bool {
         while let Some(reply) = self.replies.front() {
-            match reply.emit(|segment| egress.send(now, segment)) {
+            let remote = reply.key.remote().ip();
+            let our_mss = reply.syn_ack.map_or(0, |_| mss_for(egress, remote));
+            match reply.emit(our_mss, |segment| egress.send(now, segment)) {
                 Err(EgressError::Full) => return false,
                 Ok(()) => {
                     counters.tcp_segments_tx += 1;
@@ -59,7 +61,10 @@ impl Tcp {
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
-            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now);
+            let cookie = entry.cookie_wanted().map(|experimental| {
+                self.fastopen_cookies.cookie(now, tuple.remote.ip()).in_experimental(experimental)
+            });
+            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -117,6 +122,8 @@ impl Tcp {
     ) -> Turn {
         let pressure = self.is_under_pressure();
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
+        let remote = connection.key.remote().ip();
+        connection.learn_mtu(|| egress.path_mtu(remote));
         let mut out = Output { now, egress, counters, pressure };
         for _ in 0..limits::TCP_SEGMENTS_PER_TURN {
             let Some(plan) = connection.plan() else {

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::runtime::control::{ControlError, Handle};
 use crate::runtime::net::{self, Keepalive};
 use crate::runtime::{local, spawn, time};
-use crate::tcp::{ConnId, Shutdown, SocketOptions, TcpInfo};
+use crate::tcp::{ConnId, ListenerId, Shutdown, SocketOptions, TcpInfo};
 use crate::time::Duration;
 
 /// Rounds of a stream's task before it lets other tasks run.
@@ -23,6 +23,7 @@ const ROUNDS: usize = 16;
 pub struct TcpListener {
     accepted: Receiver<Accepted>,
     addr: SocketAddr,
+    handle: Handle,
     queues: Vec<Arc<AcceptQueue>>,
 }
 
@@ -34,6 +35,7 @@ struct Accepted {
 
 /// One shard's part of a listener.
 struct AcceptQueue {
+    listener: ListenerId,
     /// Connections accepted by the shard that `accept` has not returned.
     waiting: AtomicUsize,
     /// Written when the listener is dropped.
@@ -50,7 +52,7 @@ impl TcpListener {
         may_block()?;
         // The senders' shares add up to the capacity: sending never fails for want of room.
         let (sender, accepted) = crossbeam_channel::bounded(limits::BLOCKING_ACCEPTED * handle.shards());
-        let mut listener = Self { accepted, addr, queues: Vec::new() };
+        let mut listener = Self { accepted, addr, handle: handle.clone(), queues: Vec::new() };
         for shard in 0..handle.shards() {
             let (sender, runtime, addr) = (sender.clone(), handle.clone(), listener.addr);
             let (answer, bound) = crossbeam_channel::bounded(1);
@@ -63,6 +65,7 @@ impl TcpListener {
                 let (addr, listener) = listener;
                 let waker = own_waker().await;
                 let queue = Arc::new(AcceptQueue {
+                    listener: listener.id(),
                     waiting: AtomicUsize::new(0),
                     closed: AtomicBool::new(false),
                     waker,
@@ -82,6 +85,20 @@ impl TcpListener {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Lets SYNs bring data, see [`net::TcpListener::set_fastopen`]; `qlen` counts for each shard.
+    ///
+    /// # Errors
+    /// When the runtime has ended; `Unsupported` on a shard's thread.
+    pub fn set_fastopen(&self, qlen: usize) -> io::Result<()> {
+        for (shard, queue) in self.queues.iter().enumerate() {
+            let id = queue.listener;
+            ask(&self.handle, shard, move |local| {
+                local.with(|shard, _| Ok(shard.tcp().set_fastopen(id, qlen)?))?
+            })?;
+        }
+        Ok(())
     }
 
     /// Waits for a connection to any shard and returns it with the peer's address.
@@ -210,7 +227,7 @@ impl TcpStream {
     /// # Errors
     /// As [`net::TcpStream::connect`]; when the runtime has ended; `Unsupported` on a shard's thread.
     pub fn connect(handle: &Handle, remote: SocketAddr) -> io::Result<Self> {
-        Self::connect_within(handle, remote, None)
+        Self::connect_within(handle, remote, None, None)
     }
 
     /// As [`TcpStream::connect`], for at most `timeout`.
@@ -218,16 +235,35 @@ impl TcpStream {
     /// # Errors
     /// As [`TcpStream::connect`]; `TimedOut`.
     pub fn connect_timeout(handle: &Handle, remote: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        Self::connect_within(handle, remote, Some(timeout))
+        Self::connect_within(handle, remote, None, Some(timeout))
     }
 
-    fn connect_within(handle: &Handle, remote: SocketAddr, timeout: Option<Duration>) -> io::Result<Self> {
+    /// Opens a connection from the first shard and writes `bytes` to it, in the SYN where Fast Open allows: see
+    /// [`net::TcpStream::connect_with_data`]. One shard opens all of these, as each shard has cookies of its own.
+    ///
+    /// # Errors
+    /// As [`net::TcpStream::connect_with_data`]; when the runtime has ended; `Unsupported` on a shard's thread.
+    pub fn connect_with_data(handle: &Handle, remote: SocketAddr, bytes: &[u8]) -> io::Result<Self> {
+        Self::connect_within(handle, remote, Some(bytes.to_vec()), None)
+    }
+
+    fn connect_within(
+        handle: &Handle,
+        remote: SocketAddr,
+        data: Option<Vec<u8>>,
+        timeout: Option<Duration>,
+    ) -> io::Result<Self> {
         may_block()?;
-        let shard = handle.next_shard();
+        let shard = if data.is_some() { 0 } else { handle.next_shard() };
         let runtime = handle.clone();
         let (sender, connected) = crossbeam_channel::bounded(1);
         handle.spawn_on(shard, move || async move {
-            let connect = net::TcpStream::connect(remote);
+            let connect = async {
+                match &data {
+                    None => net::TcpStream::connect(remote).await,
+                    Some(data) => net::TcpStream::connect_with_data(remote, data).await,
+                }
+            };
             let stream = match timeout {
                 None => connect.await,
                 Some(timeout) => time::timeout(timeout, connect).await.map_err(io::Error::from).flatten(),

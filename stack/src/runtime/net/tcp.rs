@@ -64,6 +64,21 @@ impl TcpListener {
         Ok(local.with(|shard, _| shard.tcp_ref().listener_addr(self.id))??)
     }
 
+    /// Lets SYNs bring data (RFC 7413, `TCP_FASTOPEN`): up to `qlen` such connections may wait for the end of their handshake
+    /// on this shard, 0 turns it off. [`SocketOptions::fastopen_qlen`] does so from the start. The application must bear
+    /// getting a SYN's data twice, in two connections (RFC 7413 section 6.1).
+    ///
+    /// # Errors
+    /// When the listener was closed by a shutdown.
+    pub fn set_fastopen(&self, qlen: usize) -> io::Result<()> {
+        let local = self.local.upgrade().ok_or_else(local::gone)?;
+        Ok(local.with(|shard, _| shard.tcp().set_fastopen(self.id, qlen))??)
+    }
+
+    pub(in crate::runtime) fn id(&self) -> ListenerId {
+        self.id
+    }
+
     /// Waits for a connection and returns it with the peer's address. Several tasks may wait at a time. Cancel safe: a
     /// connection is taken in the step that completes.
     ///
@@ -163,6 +178,42 @@ impl TcpStream {
         drop(local);
         poll_fn(|cx| inner.poll_tcp(|tcp, _, id| tcp.poll_connected(id, cx.waker()))).await?;
         Ok(Self { inner })
+    }
+
+    /// Opens a connection and writes `bytes` to it: in the SYN, if this shard has a Fast Open cookie of the server (RFC
+    /// 7413), so that the answer comes a round trip earlier; otherwise behind the handshake, which asks for a cookie then.
+    /// Whatever the network and the server make of it, the server gets the bytes once in this connection;
+    /// [`TcpInfo::fastopen_syn_data`] tells how. But a duplicate of the SYN may bring them again in a connection of its own:
+    /// send only what may be done twice (RFC 7413 section 6.1).
+    ///
+    /// # Errors
+    /// As [`TcpStream::connect`] and writing.
+    pub async fn connect_with_data(remote: SocketAddr, bytes: &[u8]) -> io::Result<Self> {
+        let options = local::required()?.socket_options();
+        Self::connect_with_data_with(None, remote, options, bytes).await
+    }
+
+    /// As [`TcpStream::connect_with_data`], from `local` (its port 0: chosen) and with `options`.
+    ///
+    /// # Errors
+    /// As [`TcpStream::connect_with`] and writing.
+    pub async fn connect_with_data_with(
+        local_addr: Option<SocketAddr>,
+        remote: SocketAddr,
+        options: SocketOptions,
+        bytes: &[u8],
+    ) -> io::Result<Self> {
+        let local = local::required()?;
+        local.settle_steering();
+        let (id, taken) = local
+            .with(|shard, now| shard.tcp_connect_with_data(now, local_addr, remote, options, bytes))??;
+        let inner = Inner::new(&local, id);
+        local.apply_steering()?;
+        drop(local);
+        poll_fn(|cx| inner.poll_tcp(|tcp, _, id| tcp.poll_connected(id, cx.waker()))).await?;
+        let mut stream = Self { inner };
+        stream.write_all(&bytes[taken..]).await?;
+        Ok(stream)
     }
 
     /// Both directions at once, for as long as the stream is borrowed.

@@ -139,9 +139,10 @@ fn echo_replies_have_a_budget() {
     assert_eq!(sent as u32, limits::ICMP_REPLIES_PER_SECOND - 1, "the first ping had one");
     assert_eq!(pair.b.shard.counters().dropped(DropReason::IcmpRateLimited), 51);
     pair.run(Duration::from_secs(1));
+    let before = pair.b.device.sent.len();
     pair.b.device.rx.push_back(request);
     pair.settle();
-    assert_eq!(pair.b.device.sent.len() - before, sent + 1);
+    assert_eq!(pair.b.device.sent.len() - before, 1);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct Cubic {
     hystart: HyStart,
     /// When the last ACK came: time until the next is not counted in the epoch if that one is application-limited.
     last_ack_at: Instant,
-    saved: Option<Saved>,
+    saved: Option<Box<Saved>>,
     /// The last ACK found the window not made use of.
     is_app_limited: bool,
     is_paced: bool,
@@ -178,7 +178,7 @@ impl Cubic {
 
     /// Section 4.6, Figure 5, with 4.7; leaves `cwnd` to the caller. Returns `ssthresh` before its lower bound.
     fn reduce(&mut self, in_flight: u32) -> u32 {
-        self.saved = Some(Saved { curve: self.curve, cwnd: self.cwnd, ssthresh: self.ssthresh });
+        self.saved = Some(Box::new(Saved { curve: self.curve, cwnd: self.cwnd, ssthresh: self.ssthresh }));
         let used = self.used_window(in_flight);
         self.curve.cwnd_prior = self.cwnd;
         self.curve.reduce_w_max(used);

@@ -397,7 +397,7 @@ fn a_full_accept_queue_holds_the_handshake_open_and_loses_nothing() {
 
 #[test]
 fn half_open_connections_are_bounded_and_others_wait() {
-    let mut t = Harness::with(TcpConfig { syn_queue_max: 8, ..TcpConfig::default() });
+    let mut t = Harness::with(TcpConfig { syn_queue_max: 8, syn_cookies: false, ..TcpConfig::default() });
     t.tcp.listen(t.local, 100, SocketOptions::default()).unwrap();
     for port in 1..=9 {
         t.inject(syn().port(port));
@@ -411,7 +411,7 @@ fn half_open_connections_are_bounded_and_others_wait() {
 
 #[test]
 fn one_listener_under_a_flood_leaves_room_for_others() {
-    let mut t = Harness::with(TcpConfig { syn_queue_max: 8, ..TcpConfig::default() });
+    let mut t = Harness::with(TcpConfig { syn_queue_max: 8, syn_cookies: false, ..TcpConfig::default() });
     t.tcp.listen(t.local, 1, SocketOptions::default()).unwrap();
     (1..=8).for_each(|port| t.inject(syn().port(port)));
     assert_eq!(t.tcp.census().syn_received, 2);

@@ -1,0 +1,818 @@
+//! TCP Fast Open: RFC 7413 sections 4.1 and 4.2, branch by branch, first the server's, then the client's; section 5.1's
+//! bound; what black holes and resets teach a client (sections 4.2.1 and 7.1).
+
+use core::task::{Poll, Waker};
+
+use super::super::header::Flags;
+use super::super::options::FastOpenOption;
+use super::super::testing::*;
+use super::super::*;
+use crate::counters::DropReason;
+use crate::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const QLEN: usize = 2;
+
+impl Seg {
+    fn fastopen(mut self, option: FastOpenOption) -> Self {
+        self.options.fastopen = Some(option);
+        self
+    }
+}
+
+fn request() -> FastOpenOption {
+    FastOpenOption::request()
+}
+
+/// A cookie that some server might give.
+fn theirs(byte: u8) -> FastOpenOption {
+    FastOpenOption::with_cookie(&[byte; 8]).unwrap()
+}
+
+// ---- the server
+
+fn server_with(config: TcpConfig) -> (Harness, ListenerId) {
+    let mut t = Harness::with(config);
+    let listener = t.tcp.listen(t.local, 16, SocketOptions::default()).unwrap();
+    t.tcp.set_fastopen(listener, QLEN).unwrap();
+    (t, listener)
+}
+
+fn server() -> (Harness, ListenerId) {
+    server_with(TcpConfig::default())
+}
+
+/// Gets a cookie as a client would, on another port; its connection is reset.
+fn cookie(t: &mut Harness) -> FastOpenOption {
+    t.inject(syn().port(9).fastopen(request()));
+    let cookie = t.expect(syn_ack().port(9)).options.fastopen.unwrap();
+    t.inject(rst().port(9));
+    t.expect_nothing();
+    cookie
+}
+
+#[test]
+fn a_request_is_answered_with_a_cookie_and_its_data_waits() {
+    // Sections 4.1.2 and 4.2.1, step 2.
+    let (mut t, listener) = server();
+    t.inject(syn().fastopen(request()).data("early"));
+    let answer = t.expect(syn_ack());
+    let cookie = answer.options.fastopen.unwrap();
+    assert_eq!((cookie.cookie().len(), cookie.experimental), (8, false));
+    assert_eq!(t.accept(listener), None);
+    t.inject(seg().data("early"));
+    let (id, _) = t.accept(listener).unwrap();
+    assert_eq!(t.recv(id), b"early");
+    assert_eq!(t.counters.tcp_fastopen_cookie_requests, 1);
+    assert!(!t.tcp.info(t.now, id).unwrap().fastopen_syn_data);
+}
+
+#[test]
+fn the_experimental_option_is_answered_in_kind() {
+    // Section 9 and RFC 6994.
+    let (mut t, listener) = server();
+    t.inject(syn().port(9).fastopen(request().in_experimental(true)));
+    let cookie = t.expect(syn_ack().port(9)).options.fastopen.unwrap();
+    assert!(cookie.experimental);
+    t.inject(syn().fastopen(cookie).data("early"));
+    t.expect(syn_ack().ack(6));
+    assert!(t.accept(listener).is_some());
+    let wrong = theirs(1).in_experimental(true);
+    t.inject(syn().port(10).fastopen(wrong).data("early"));
+    assert_eq!(t.expect(syn_ack().port(10)).options.fastopen, Some(cookie));
+}
+
+#[test]
+fn data_with_a_good_cookie_is_read_and_answered_before_the_handshake_is_over() {
+    // Section 4.2.2, "Server: Receiving SYN", steps 4 to 6, and "Receiving ACK".
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    let (wakes, waker) = Wakes::new();
+    assert!(t.tcp.poll_accept(listener, &waker).is_pending());
+    t.inject(syn().mss(1000).wscale(2).ts(77, 0).fastopen(cookie).data("request"));
+    assert_eq!(wakes.count(), 1);
+    let answer = t.expect(syn_ack().ack(8));
+    assert_eq!(answer.options.fastopen, None, "the client's cookie is still the newest");
+    assert_eq!(answer.options.timestamps.unwrap().ecr, 77);
+    t.expect_nothing();
+    let (id, from) = t.accept(listener).unwrap();
+    assert_eq!((from, t.state(id)), (t.remote, State::SynReceived));
+    assert_eq!(t.recv(id), b"request");
+    t.send(id, "answer");
+    t.expect(seg().ack(8).data("answer"));
+    let ecr = answer.options.timestamps.unwrap().val;
+    t.inject(seg().seq(8).ack(7).ts(78, ecr));
+    assert_eq!(t.state(id), State::Established);
+    t.inject(seg().seq(8).ack(7).ts(79, ecr).data("more"));
+    assert_eq!(t.recv(id), b"more");
+    let info = t.tcp.info(t.now, id).unwrap();
+    assert!(info.fastopen_syn_data && info.wscale && info.timestamps);
+    assert_eq!((info.bytes_received, info.bytes_acked), (11, 6));
+    assert_eq!((t.counters.tcp_fastopen_passive, t.counters.tcp_passive_opens), (1, 1));
+}
+
+#[test]
+fn an_answer_before_the_handshake_keeps_to_the_initial_window_and_the_peers() {
+    // Section 4.2.2, step 6: RFC 5681's initial window. The window of a SYN is not scaled.
+    for (window, expected) in [(65_535, 10), (2_001, 2)] {
+        let (mut t, listener) = server();
+        let cookie = cookie(&mut t);
+        t.inject(syn().mss(1000).wscale(7).window(window).fastopen(cookie).data("request"));
+        t.expect(syn_ack().ack(8));
+        let (id, _) = t.accept(listener).unwrap();
+        t.send(id, pattern(1, 30_000));
+        assert_eq!(t.wire.sent.len(), expected, "window {window}");
+        assert!(t.wire.sent.iter().all(|sent| sent.payload.len() == 1000));
+    }
+}
+
+#[test]
+fn a_wrong_cookie_gets_a_good_one_and_the_data_is_left_to_the_client() {
+    // Section 4.2.2, step 3 to 5.
+    let (mut t, listener) = server();
+    let good = cookie(&mut t);
+    t.inject(syn().fastopen(theirs(9)).data("request"));
+    assert_eq!(t.expect(syn_ack()).options.fastopen, Some(good));
+    assert_eq!(t.accept(listener), None);
+    t.inject(seg().data("request"));
+    let (id, _) = t.accept(listener).unwrap();
+    assert_eq!(t.recv(id), b"request");
+    assert_eq!(t.counters.tcp_fastopen_passive_fails, 1);
+}
+
+#[test]
+fn cookies_of_other_lengths_are_wrong_not_fatal() {
+    let (mut t, listener) = server();
+    for (port, len) in [(1, 4), (2, 6), (3, 16)] {
+        t.inject(syn().port(port).fastopen(FastOpenOption::with_cookie(&vec![1; len]).unwrap()).data("x"));
+        assert_eq!(t.expect(syn_ack().port(port)).options.fastopen.unwrap().cookie().len(), 8);
+    }
+    assert_eq!(t.accept(listener), None);
+}
+
+#[test]
+fn a_cookie_of_the_key_before_is_good_and_replaced_then_it_expires() {
+    // Section 4.1.2, property 5.
+    let (mut t, listener) = server();
+    let old = cookie(&mut t);
+    t.advance(12 * HOUR);
+    t.inject(syn().fastopen(old).data("request"));
+    let new = t.expect(syn_ack().ack(8)).options.fastopen.expect("a new cookie");
+    assert_ne!(new, old);
+    assert!(t.accept(listener).is_some());
+    assert_eq!(t.counters.tcp_fastopen_passive_old_key, 1);
+    t.inject(seg().seq(8));
+    t.advance(12 * HOUR);
+    t.inject(syn().port(3).fastopen(old).data("request"));
+    t.expect(syn_ack().port(3));
+    t.inject(syn().port(4).fastopen(new).data("request"));
+    t.expect(syn_ack().port(4).ack(8));
+}
+
+#[test]
+fn the_operators_keys_take_effect_at_once() {
+    let (mut t, _listener) = server();
+    let old = cookie(&mut t);
+    t.tcp.set_fastopen_keys(&FastOpenKeys { primary: [1; 16], backup: None });
+    t.inject(syn().port(3).fastopen(old).data("request"));
+    let new = t.expect(syn_ack().port(3)).options.fastopen.unwrap();
+    assert_ne!(new, old);
+    t.tcp.set_fastopen_keys(&FastOpenKeys { primary: [2; 16], backup: Some([1; 16]) });
+    t.inject(syn().port(4).fastopen(new).data("request"));
+    t.expect(syn_ack().port(4).ack(8));
+}
+
+#[test]
+fn a_listener_that_was_not_asked_ignores_the_option() {
+    // Section 4.2: FastOpenEnabled is off by default.
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    t.tcp.set_fastopen(listener, 0).unwrap();
+    t.inject(syn().port(1).fastopen(cookie).data("x"));
+    assert_eq!(t.expect(syn_ack().port(1)).options.fastopen, None);
+    t.inject(syn().port(2).fastopen(request()));
+    assert_eq!(t.expect(syn_ack().port(2)).options.fastopen, None);
+    assert_eq!(t.accept(listener), None);
+    t.tcp.close_listener(t.now, listener).unwrap();
+    assert_eq!(t.tcp.set_fastopen(listener, 1), Err(TcpError::NotConnected));
+}
+
+#[test]
+fn a_listeners_options_turn_it_on() {
+    let mut t = Harness::new();
+    let options = SocketOptions { fastopen_qlen: 1, ..SocketOptions::default() };
+    t.tcp.listen(t.local, 16, options).unwrap();
+    t.inject(syn().fastopen(request()));
+    assert!(t.expect(syn_ack()).options.fastopen.is_some());
+}
+
+#[test]
+fn data_without_the_option_waits_for_the_handshake() {
+    let (mut t, listener) = server();
+    t.inject(syn().data("early"));
+    t.expect(syn_ack());
+    assert_eq!(t.accept(listener), None);
+}
+
+#[test]
+fn a_cookie_without_data_opens_the_connection_too() {
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    t.inject(syn().fastopen(cookie));
+    t.expect(syn_ack());
+    let (id, _) = t.accept(listener).unwrap();
+    t.send(id, "hello");
+    t.expect(seg().data("hello"));
+    assert!(!t.tcp.info(t.now, id).unwrap().fastopen_syn_data);
+}
+
+#[test]
+fn as_many_as_allowed_are_pending_and_the_next_takes_the_long_way() {
+    // Section 4.2, PendingFastOpenRequests, and 4.2.2, step 2.
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    for port in [1, 2] {
+        t.inject(syn().port(port).fastopen(cookie).data("x"));
+        t.expect(syn_ack().port(port).ack(2));
+    }
+    t.inject(syn().port(3).fastopen(cookie).data("x"));
+    assert_eq!(t.expect(syn_ack().port(3)).options.fastopen, None);
+    assert_eq!(t.counters.tcp_fastopen_listen_overflows, 1);
+    t.inject(seg().port(1).seq(2));
+    t.inject(syn().port(4).fastopen(cookie).data("x"));
+    t.expect(syn_ack().port(4).ack(2));
+    assert_eq!(core::iter::from_fn(|| t.accept(listener)).count(), 3);
+}
+
+#[test]
+fn a_reset_one_counts_as_pending_for_a_minute() {
+    // Section 5.1.
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    for port in [1, 2] {
+        t.inject(syn().port(port).fastopen(cookie).data("x"));
+        t.expect(syn_ack().port(port).ack(2));
+        t.inject(rst().port(port).seq(2));
+    }
+    t.inject(syn().port(3).fastopen(cookie).data("x"));
+    t.expect(syn_ack().port(3));
+    t.inject(rst().port(3));
+    t.expect_silence(59 * SECOND);
+    t.inject(syn().port(4).fastopen(cookie).data("x"));
+    t.expect(syn_ack().port(4));
+    t.inject(rst().port(4));
+    t.expect_silence(2 * SECOND);
+    t.inject(syn().port(5).fastopen(cookie).data("x"));
+    t.expect(syn_ack().port(5).ack(2));
+    let (id, _) = t.accept(listener).unwrap();
+    assert_eq!(t.recv(id), b"x", "what was received is not lost");
+    assert_eq!(t.end(id), Some(Err(TcpError::ConnectionReset)));
+}
+
+#[test]
+fn a_handshake_that_never_ends_is_given_up_and_not_counted_any_more() {
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    for port in [1, 2] {
+        t.inject(syn().port(port).fastopen(cookie).data("x"));
+    }
+    t.advance(64 * SECOND);
+    t.wire.sent.clear();
+    let (id, _) = t.accept(listener).unwrap();
+    t.recv(id);
+    assert_eq!(t.end(id), Some(Err(TcpError::TimedOut)));
+    t.inject(syn().port(3).fastopen(cookie).data("x"));
+    t.expect(syn_ack().port(3).ack(2));
+}
+
+#[test]
+fn a_syn_ack_is_sent_again_without_data_and_option() {
+    // Section 4.2.2: "If the SYN-ACK timer fires".
+    let (mut t, listener) = server();
+    let old = cookie(&mut t);
+    t.advance(12 * HOUR);
+    t.inject(syn().mss(1000).fastopen(old).data("request"));
+    assert!(t.expect(syn_ack().ack(8)).options.fastopen.is_some());
+    let (id, _) = t.accept(listener).unwrap();
+    t.send(id, "answer");
+    t.expect(seg().ack(8).data("answer"));
+    let again = t.expect_after(SECOND, syn_ack().ack(8));
+    assert_eq!(again.options.fastopen, None);
+    t.inject(seg().seq(8).ack(1));
+    assert_eq!(t.state(id), State::Established);
+    t.advance(5 * SECOND);
+    t.expect(seg().ack(8).data("answer"));
+    t.inject(seg().seq(8).ack(7));
+    // A plain listener's cookie is not repeated either.
+    t.wire.sent.clear();
+    t.inject(syn().port(5).fastopen(request()));
+    assert!(t.expect(syn_ack().port(5)).options.fastopen.is_some());
+    assert_eq!(t.expect_after(SECOND, syn_ack().port(5)).options.fastopen, None);
+}
+
+#[test]
+fn a_repeated_syn_is_answered_and_its_data_not_delivered_again() {
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    t.inject(syn().fastopen(cookie).data("request"));
+    t.expect(syn_ack().ack(8));
+    let (id, _) = t.accept(listener).unwrap();
+    assert_eq!(t.recv(id), b"request");
+    // The same again, a plain one, and one that closed early on our side.
+    t.inject(syn().fastopen(cookie).data("request"));
+    t.expect(syn_ack().ack(8));
+    t.inject(syn());
+    t.expect(syn_ack().ack(8));
+    t.shutdown(id, Shutdown::Write);
+    t.expect(fin().ack(8));
+    t.inject(syn());
+    t.expect(syn_ack().ack(8));
+    assert_eq!(t.end(id), None);
+    assert_eq!(t.accept(listener), None);
+    // After the handshake it is an attack or an old duplicate (RFC 5961 section 4.2).
+    t.inject(seg().seq(8));
+    t.inject(syn().fastopen(cookie).data("request"));
+    t.expect(seg().seq(2).ack(8));
+    assert_eq!(t.end(id), None);
+}
+
+#[test]
+fn the_answer_and_our_end_may_precede_the_handshakes_ack() {
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    t.inject(syn().fastopen(cookie).data("request"));
+    t.expect(syn_ack().ack(8));
+    let (id, _) = t.accept(listener).unwrap();
+    t.recv(id);
+    t.send(id, "answer");
+    t.expect(seg().ack(8).data("answer"));
+    t.close(id);
+    t.expect(fin().seq(7).ack(8));
+    t.inject(fin().seq(8).ack(8));
+    t.expect(seg().seq(8).ack(9));
+    t.advance(61 * SECOND);
+    t.expect_clean();
+    t.inject(syn().fastopen(cookie).data("x"));
+    t.inject(syn().port(1).fastopen(cookie).data("x"));
+    t.expect(syn_ack().ack(2));
+    t.expect(syn_ack().port(1).ack(2));
+}
+
+#[test]
+fn a_fin_in_the_syn_is_left_to_be_sent_again() {
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    t.inject(syn().with(Flags::FIN).fastopen(cookie).data("request"));
+    t.expect(syn_ack().ack(8));
+    let (id, _) = t.accept(listener).unwrap();
+    assert_eq!(t.recv(id), b"request");
+    t.inject(fin().seq(8));
+    t.expect(seg().ack(9));
+    assert_eq!(t.end(id), Some(Ok(0)));
+}
+
+#[test]
+fn data_beyond_the_window_is_cut_off() {
+    let mut t = Harness::new();
+    let options = SocketOptions { receive_buffer_bytes: 4096, fastopen_qlen: 1, ..SocketOptions::default() };
+    let listener = t.tcp.listen(t.local, 16, options).unwrap();
+    t.pool = crate::packet::PacketPool::heap(crate::packet::PoolLayout {
+        frames: 64,
+        frame_size: 8192,
+        headroom: 128,
+    });
+    let cookie = cookie(&mut t);
+    t.inject(syn().fastopen(cookie).data(pattern(1, 6000)));
+    let answer = t.wire.sent.pop_front().unwrap();
+    let (id, _) = t.accept(listener).unwrap();
+    let read = t.recv(id);
+    assert_eq!(answer.ack, 1 + read.len() as u32);
+    assert!((2000..6000).contains(&read.len()) && pattern(1, 6000).starts_with(&read), "{}", read.len());
+}
+
+#[test]
+fn a_server_may_do_without_cookies() {
+    // Section 7.3; Linux's bit 0x200.
+    let mut config = TcpConfig::default();
+    config.fastopen.server_without_cookie = true;
+    let (mut t, listener) = server_with(config);
+    t.inject(syn().port(1).data("x"));
+    t.expect(syn_ack().port(1).ack(2));
+    t.inject(syn().port(2).fastopen(theirs(3)).data("x"));
+    t.expect(syn_ack().port(2).ack(2));
+    assert_eq!(core::iter::from_fn(|| t.accept(listener)).count(), 2);
+    t.inject(syn().port(3).data("x"));
+    t.expect(syn_ack().port(3));
+    t.inject(syn().port(4));
+    t.expect(syn_ack().port(4));
+    assert_eq!(t.accept(listener), None);
+}
+
+#[test]
+fn in_the_place_of_a_time_wait_entry_data_waits_for_the_handshake() {
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    t.inject(syn().ts(100, 0).fastopen(cookie).data("x"));
+    let ecr = t.expect(syn_ack().ack(2)).options.timestamps.unwrap().val;
+    let (id, _) = t.accept(listener).unwrap();
+    t.recv(id);
+    t.close(id);
+    t.expect(fin().ack(2));
+    t.inject(fin().seq(2).ack(2).ts(101, ecr));
+    t.expect(seg().seq(2).ack(3));
+    assert_eq!(t.tcp.census().time_wait, 1);
+    t.inject(syn().seq(10).ts(200, 0).fastopen(cookie).data("x"));
+    t.expect(syn_ack().ack(11));
+    assert_eq!(t.accept(listener), None);
+    // An old duplicate of the first SYN does not even get that far.
+    t.inject(rst().seq(11));
+    t.inject(syn().ts(100, 0).fastopen(cookie).data("x"));
+    assert_eq!(t.accept(listener), None);
+    assert_eq!(t.dropped(DropReason::TcpBadSyn), 1);
+}
+
+#[test]
+fn a_full_accept_queue_takes_no_fast_open_either() {
+    let mut t = Harness::new();
+    let options = SocketOptions { fastopen_qlen: 8, ..SocketOptions::default() };
+    let listener = t.tcp.listen(t.local, 1, options).unwrap();
+    let cookie = cookie(&mut t);
+    t.inject(syn().port(1).fastopen(cookie).data("x"));
+    t.expect(syn_ack().port(1).ack(2));
+    t.inject(syn().port(2).fastopen(cookie).data("x"));
+    t.expect_nothing();
+    assert_eq!(t.dropped(DropReason::TcpAcceptQueueFull), 1);
+    t.tcp.close_listener(t.now, listener).unwrap();
+    t.transmit();
+    t.expect(Seg { flags: Flags::RST | Flags::ACK, ..seg().port(1).ack(2) });
+    t.expect_clean();
+}
+
+#[test]
+fn a_full_egress_delays_the_syn_ack_and_what_follows_it() {
+    let (mut t, listener) = server();
+    let cookie = cookie(&mut t);
+    t.wire.room = 0;
+    t.inject(syn().fastopen(cookie).data("request"));
+    let (id, _) = t.accept(listener).unwrap();
+    t.send(id, "answer");
+    t.expect_nothing();
+    t.wire.room = usize::MAX;
+    t.transmit();
+    t.expect(syn_ack().ack(8));
+    t.expect(seg().ack(8).data("answer"));
+}
+
+// ---- the client
+
+fn connect(t: &mut Harness, bytes: impl AsRef<[u8]>) -> ConnId {
+    let bytes = bytes.as_ref();
+    let options = SocketOptions::default();
+    let (id, taken) = t.tcp.connect_with_data(t.now, t.local, t.remote, options, bytes).unwrap();
+    assert_eq!(taken, bytes.len());
+    t.transmit();
+    id
+}
+
+/// An engine that has a cookie of the peer, which stated this MSS.
+fn client_with(config: TcpConfig, mss: Option<u16>) -> (Harness, FastOpenOption) {
+    let mut t = Harness::with(config);
+    let cookie = theirs(0xc0);
+    let id = connect(&mut t, "");
+    t.expect(syn());
+    let mut answer = syn_ack().fastopen(cookie);
+    answer.options.mss = mss;
+    t.inject(answer);
+    t.expect(seg());
+    t.tcp.abort(t.now, id);
+    t.transmit();
+    t.wire.sent.clear();
+    (t, cookie)
+}
+
+fn client() -> (Harness, FastOpenOption) {
+    client_with(TcpConfig::default(), Some(1000))
+}
+
+/// Ends a connection at once.
+fn abort(t: &mut Harness, id: ConnId) {
+    t.tcp.abort(t.now, id);
+    t.transmit();
+    t.wire.sent.clear();
+}
+
+fn failure(t: &Harness, id: ConnId) -> Option<FastOpenFailure> {
+    t.tcp.info(t.now, id).unwrap().fastopen_client_fail
+}
+
+#[test]
+fn the_first_connection_asks_for_a_cookie_and_its_data_follows_the_handshake() {
+    // Section 4.2.1.
+    let mut t = Harness::new();
+    let id = connect(&mut t, "request");
+    assert_eq!(t.expect(syn()).options.fastopen, Some(request()));
+    assert_eq!(t.state(id), State::SynSent);
+    t.inject(syn_ack().mss(1000).fastopen(theirs(1)));
+    t.expect(seg().data("request"));
+    t.inject(seg().ack(8));
+    let info = t.tcp.info(t.now, id).unwrap();
+    assert!(info.fastopen_cookie_req && !info.fastopen_syn_data);
+    assert_eq!(info.fastopen_client_fail, Some(FastOpenFailure::CookieUnavailable));
+    abort(&mut t, id);
+    connect(&mut t, "request");
+    assert_eq!(t.expect(syn().data("request")).options.fastopen, Some(theirs(1)));
+}
+
+#[test]
+fn the_second_connection_has_its_answer_in_one_round_trip() {
+    // Section 4.2.2, both client parts; section 3, figure.
+    let (mut t, cookie) = client();
+    let (wakes, waker) = Wakes::new();
+    let id = connect(&mut t, "request");
+    let first = t.expect(syn().data("request"));
+    assert_eq!(first.options.fastopen, Some(cookie));
+    assert!(t.tcp.poll_flushed(id, &waker).is_pending());
+    t.inject(syn_ack().ack(8).mss(1000).data("answer"));
+    t.expect(seg().seq(8).ack(7));
+    assert_eq!(wakes.count(), 1, "all is acknowledged");
+    assert_eq!(t.recv(id), b"answer");
+    assert_eq!((t.state(id), failure(&t, id)), (State::Established, None));
+    let info = t.tcp.info(t.now, id).unwrap();
+    assert!(info.fastopen_syn_data && !info.fastopen_cookie_req);
+    assert_eq!((info.bytes_acked, info.data_segs_out, info.total_retrans), (7, 1, 0));
+    assert_eq!((t.counters.tcp_fastopen_active, t.counters.tcp_bytes_tx), (1, 7));
+    t.send(id, "more");
+    t.expect(seg().seq(8).ack(7).data("more"));
+}
+
+#[test]
+fn the_syn_carries_what_the_cached_mss_allows_and_the_rest_follows() {
+    // Section 4.1.3; room for all options is kept, as in Linux.
+    for (mss, mtu, expected) in
+        [(Some(1000), 1500, 960), (None, 1500, 496), (Some(9000), 1500, 1420), (Some(30), 1500, 0)]
+    {
+        let (mut t, _) = client_with(TcpConfig::default(), mss);
+        t.wire.mtu = mtu;
+        let id = connect(&mut t, pattern(1, 3000));
+        t.expect(Seg { payload: pattern(1, expected), ..syn() });
+        t.inject(syn_ack().ack(1 + expected as u32).mss(1460));
+        let sent: Vec<u8> = t.wire.sent.drain(..).flat_map(|sent| sent.payload).collect();
+        assert_eq!(sent, pattern(1 + expected as u32, 3000 - expected), "mss {mss:?}");
+        assert_eq!(t.tcp.info(t.now, id).unwrap().fastopen_syn_data, expected > 0);
+    }
+}
+
+#[test]
+fn the_cookie_and_the_mss_are_those_of_the_last_answer() {
+    // Section 4.2.2, "Client: Receiving SYN-ACK", step 1.
+    let (mut t, _) = client();
+    let id = connect(&mut t, "x");
+    t.expect(syn().data("x"));
+    t.inject(syn_ack().ack(2).mss(700).fastopen(theirs(2)));
+    t.expect(seg().seq(2));
+    abort(&mut t, id);
+    connect(&mut t, pattern(1, 2000));
+    let sent = t.expect(Seg { payload: pattern(1, 660), ..syn() });
+    assert_eq!(sent.options.fastopen, Some(theirs(2)));
+}
+
+#[test]
+fn data_that_was_not_acknowledged_goes_with_the_first_ack() {
+    // Section 4.2.2, "Client: Receiving SYN-ACK", and section 3, step 4.
+    let (mut t, _) = client();
+    let id = connect(&mut t, "request");
+    t.expect(syn().data("request"));
+    t.inject(syn_ack().mss(1000).fastopen(theirs(2)));
+    t.expect(seg().data("request"));
+    t.expect_nothing();
+    t.inject(seg().ack(8));
+    assert_eq!(failure(&t, id), Some(FastOpenFailure::DataNotAcked));
+    assert_eq!(t.tcp.info(t.now, id).unwrap().bytes_acked, 7);
+    assert_eq!((t.counters.tcp_fastopen_active, t.counters.tcp_fastopen_active_fails), (0, 1));
+    t.expect_silence(10 * SECOND);
+}
+
+#[test]
+fn data_that_was_acknowledged_in_part_goes_on_from_there() {
+    let (mut t, _) = client();
+    let id = connect(&mut t, "request");
+    t.expect(syn().data("request"));
+    t.inject(syn_ack().ack(4).mss(1000));
+    t.expect(seg().seq(4).data("uest"));
+    assert_eq!(failure(&t, id), Some(FastOpenFailure::DataNotAcked));
+    t.inject(seg().ack(8));
+    t.expect_silence(10 * SECOND);
+    assert_eq!(t.tcp.info(t.now, id).unwrap().bytes_acked, 7);
+}
+
+#[test]
+fn an_acknowledgment_beyond_the_syns_data_is_refused() {
+    let (mut t, _) = client();
+    let id = connect(&mut t, "request");
+    t.expect(syn().data("request"));
+    t.inject(syn_ack().ack(9));
+    t.expect(Seg { flags: Flags::RST, seq: 9, ack: 0, ..seg() });
+    assert_eq!(t.state(id), State::SynSent);
+}
+
+#[test]
+fn a_lost_syn_is_sent_again_plain_and_its_data_after_the_handshake() {
+    // Section 4.2.2: "when the SYN timer fires".
+    let (mut t, _) = client();
+    let id = connect(&mut t, "request");
+    t.expect(syn().data("request"));
+    for wait in [1, 2] {
+        assert_eq!(t.expect_after(wait * SECOND, syn()).options.fastopen, None);
+    }
+    t.inject(syn_ack().mss(1000));
+    t.expect(seg().data("request"));
+    assert_eq!(failure(&t, id), Some(FastOpenFailure::SynRetransmitted));
+}
+
+#[test]
+fn a_late_answer_to_the_first_syn_still_acknowledges_its_data() {
+    let (mut t, _) = client();
+    let id = connect(&mut t, "request");
+    t.expect(syn().data("request"));
+    t.expect_after(SECOND, syn());
+    t.inject(syn_ack().ack(8).mss(1000));
+    t.expect(seg().seq(8));
+    t.expect_silence(10 * SECOND);
+    assert!(t.tcp.info(t.now, id).unwrap().fastopen_syn_data);
+}
+
+#[test]
+fn a_path_that_loses_fast_open_again_and_again_is_left_alone_for_an_hour() {
+    // Sections 4.2.2 (the heuristic) and 7.1.
+    let (mut t, cookie) = client();
+    for _ in 0..2 {
+        let id = connect(&mut t, "x");
+        assert_eq!(t.expect(syn().data("x")).options.fastopen, Some(cookie));
+        t.expect_after(SECOND, syn());
+        t.inject(syn_ack());
+        t.expect(seg().data("x"));
+        abort(&mut t, id);
+    }
+    let id = connect(&mut t, "x");
+    assert_eq!(t.expect(syn()).options.fastopen, None);
+    assert_eq!(failure(&t, id), Some(FastOpenFailure::CookieUnavailable));
+    t.inject(syn_ack());
+    t.expect(seg().data("x"));
+    abort(&mut t, id);
+    t.advance(HOUR);
+    connect(&mut t, "x");
+    t.expect(syn().data("x"));
+}
+
+#[test]
+fn a_request_that_is_lost_twice_is_not_repeated_either() {
+    // Section 4.2.1, the last paragraph.
+    let mut t = Harness::new();
+    for _ in 0..2 {
+        let id = connect(&mut t, "x");
+        assert!(t.expect(syn()).options.fastopen.is_some());
+        t.expect_after(SECOND, syn());
+        t.inject(syn_ack());
+        t.expect(seg().data("x"));
+        abort(&mut t, id);
+    }
+    connect(&mut t, "x");
+    assert_eq!(t.expect(syn()).options.fastopen, None);
+}
+
+#[test]
+fn attempts_that_are_never_answered_count_as_losses() {
+    let (mut t, _) = client();
+    for _ in 0..2 {
+        let id = connect(&mut t, "x");
+        t.expect(syn().data("x"));
+        t.advance(200 * SECOND);
+        t.wire.sent.clear();
+        assert_eq!(t.end(id), Some(Err(TcpError::TimedOut)));
+        t.close(id);
+    }
+    connect(&mut t, "x");
+    assert_eq!(t.expect(syn()).options.fastopen, None);
+}
+
+#[test]
+fn a_reset_ends_the_attempt_and_the_next_one_is_plain() {
+    let (mut t, _) = client();
+    let id = connect(&mut t, "x");
+    t.expect(syn().data("x"));
+    t.inject(rst().with(Flags::ACK).seq(0).ack(2));
+    assert_eq!(t.tcp.poll_connected(id, Waker::noop()), Poll::Ready(Err(TcpError::ConnectionRefused)));
+    t.close(id);
+    let id = connect(&mut t, "x");
+    assert_eq!(t.expect(syn()).options.fastopen, None);
+    abort(&mut t, id);
+    t.advance(61 * SECOND);
+    connect(&mut t, "x");
+    t.expect(syn().data("x"));
+}
+
+#[test]
+fn a_server_that_ignores_the_request_is_asked_by_the_experimental_option() {
+    let mut t = Harness::new();
+    let id = connect(&mut t, "x");
+    t.expect(syn());
+    t.inject(syn_ack());
+    t.expect(seg().data("x"));
+    abort(&mut t, id);
+    let id = connect(&mut t, "x");
+    assert_eq!(t.expect(syn()).options.fastopen, Some(request().in_experimental(true)));
+    t.inject(syn_ack().fastopen(theirs(5).in_experimental(true)));
+    t.expect(seg().data("x"));
+    abort(&mut t, id);
+    connect(&mut t, "x");
+    assert_eq!(t.expect(syn().data("x")).options.fastopen, Some(theirs(5).in_experimental(true)));
+}
+
+#[test]
+fn a_connection_that_did_not_ask_ignores_a_cookie() {
+    let mut t = Harness::new();
+    let id = t.connect_with(SocketOptions::default());
+    assert_eq!(t.expect(syn()).options.fastopen, None);
+    t.inject(syn_ack().fastopen(theirs(1)));
+    t.expect(seg());
+    abort(&mut t, id);
+    connect(&mut t, "x");
+    assert_eq!(t.expect(syn()).options.fastopen, Some(request()));
+}
+
+#[test]
+fn a_cookie_outside_a_syn_is_ignored() {
+    // Section 4.1.1. Options of other segments are not even written by the script's `emit`: raw bytes.
+    let bytes = [34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
+    assert!(options::TcpOptions::parse(&bytes).fastopen.is_some());
+    let mut t = Harness::new();
+    let id = t.established();
+    t.inject(seg().fastopen(theirs(1)).data("x"));
+    assert_eq!(t.recv(id), b"x");
+}
+
+#[test]
+fn a_client_may_do_without_cookies() {
+    // Linux's bit 0x4.
+    let mut config = TcpConfig::default();
+    config.fastopen.client_without_cookie = true;
+    let mut t = Harness::with(config);
+    connect(&mut t, "request");
+    assert_eq!(t.expect(syn().data("request")).options.fastopen, None);
+    t.inject(syn_ack());
+    t.expect(seg().data("request"));
+}
+
+#[test]
+fn both_ends_open_at_once_with_data() {
+    // Section 4.2.2, "A special case is simultaneous open".
+    let (mut t, _) = client();
+    let id = connect(&mut t, "request");
+    t.expect(syn().data("request"));
+    t.inject(syn().mss(1000).data("theirs"));
+    assert_eq!(t.expect(syn_ack()).options.fastopen, None);
+    t.inject(syn_ack().mss(1000));
+    t.expect(seg().data("request"));
+    t.inject(seg().ack(8).data("theirs"));
+    assert_eq!((t.recv(id), t.state(id)), (b"theirs".to_vec(), State::Established));
+}
+
+#[test]
+fn the_longest_cookie_fits_beside_all_other_options() {
+    // Section 4.2.2, step 1 a: there is always room.
+    for experimental in [false, true] {
+        let mut t = Harness::new();
+        let cookie = FastOpenOption::with_cookie(&[7; 16]).unwrap().in_experimental(experimental);
+        let id = connect(&mut t, "");
+        t.expect(syn());
+        t.inject(syn_ack().fastopen(cookie));
+        abort(&mut t, id);
+        connect(&mut t, "x");
+        let options = t.expect(syn().data("x")).options;
+        assert_eq!(options.fastopen, Some(cookie));
+        assert!(options.mss.is_some() && options.timestamps.is_some() && options.window_scale.is_some());
+    }
+}
+
+#[test]
+fn data_that_does_not_fit_the_path_shrinks_with_it() {
+    let (mut t, _) = client_with(TcpConfig::default(), Some(1460));
+    t.wire.too_big = Some(1000);
+    connect(&mut t, pattern(1, 3000));
+    let sent = t.wire.sent.pop_front().unwrap();
+    assert_eq!(sent.payload, pattern(1, 1000 - 40 - 40));
+}
+
+#[test]
+fn what_is_written_before_the_syn_leaves_rides_on_it() {
+    let (mut t, _) = client();
+    let options = SocketOptions::default();
+    let (id, _) = t.tcp.connect_with_data(t.now, t.local, t.remote, options, b"req").unwrap();
+    t.send(id, "uest");
+    t.expect(syn().data("request"));
+    t.send(id, " and more");
+    t.expect_nothing();
+    t.inject(syn_ack().ack(8).mss(1000));
+    t.expect(seg().seq(8).data(" and more"));
+}
