@@ -11,6 +11,7 @@ use libc::{c_int, c_ulong, c_void, iovec};
 use crate::errno::{Errno, last};
 use crate::monitor;
 use crate::sockets::{Phase, World};
+use crate::sysctl::Sysctls;
 
 /// Most that one call moves, as in Linux.
 const CALL_BYTES_MAX: usize = 0x7fff_f000;
@@ -112,18 +113,26 @@ pub(crate) unsafe fn send(
         });
     }
     let more = flags & libc::MSG_MORE != 0;
+    let mut sent = 0;
     let limit = monitor::call(|world| {
         let socket = world.socket(fd)?;
         let limit = socket.patience(flags & libc::MSG_DONTWAIT != 0, socket.send_timeout);
-        if let (Phase::Fresh, Some(remote), true) = (&socket.phase, to, flags & libc::MSG_FASTOPEN != 0) {
-            world.start_connect(fd, remote)?;
-            if limit == Some(Duration::ZERO) {
-                return Err(Errno(libc::EINPROGRESS));
+        let early = world.open_with_data(fd, flags, to)?;
+        if early == Some(false) && limit == Some(Duration::ZERO) {
+            return Err(Errno(libc::EINPROGRESS));
+        }
+        if early == Some(true) {
+            // Before the SYN leaves.
+            if let Poll::Ready(taken) = world.write(fd, &bytes, more) {
+                sent = taken?;
             }
         }
         Ok(limit)
     })?;
-    let (mut sent, mut blocked) = (0, false);
+    if sent > 0 && sent == bytes.len() {
+        return Ok(sent);
+    }
+    let mut blocked = false;
     let outcome = monitor::block(limit, Errno(libc::EAGAIN), |world| {
         if let Phase::Connecting(_) = world.socket(fd)?.phase {
             match world.connect_outcome(fd) {
@@ -157,6 +166,30 @@ pub(crate) unsafe fn send(
 }
 
 impl World {
+    /// Starts the connection that a write with `MSG_FASTOPEN`, or after a deferred `connect`, opens; whether its data goes
+    /// with the SYN. `None`: this write opens none.
+    fn open_with_data(
+        &mut self,
+        fd: c_int,
+        flags: c_int,
+        to: Option<SocketAddr>,
+    ) -> Result<Option<bool>, Errno> {
+        let clients = Sysctls::new(&self.flags).fastopen().clients;
+        let remote = match (&self.socket(fd)?.phase, to) {
+            (Phase::Deferred(remote), _) => *remote,
+            (Phase::Fresh, to) if flags & libc::MSG_FASTOPEN != 0 => {
+                if !clients {
+                    return Err(Errno(libc::EOPNOTSUPP));
+                }
+                to.ok_or(Errno(libc::EINVAL))?
+            }
+            _ => return Ok(None),
+        };
+        let with_data = self.may_connect_with_data(fd, remote)?;
+        self.start_connect(fd, remote, true)?;
+        Ok(Some(with_data))
+    }
+
     fn read(&mut self, fd: c_int, into: &mut [u8]) -> Poll<Result<usize, Errno>> {
         let id = self.reading(fd)?;
         let read = self.stack.tcp.poll_recv(self.stack.now, id, into, Waker::noop());
@@ -187,7 +220,7 @@ impl World {
     fn reading(&mut self, fd: c_int) -> Result<ConnId, Errno> {
         match self.socket(fd)?.phase {
             Phase::Connecting(id) | Phase::Connected(id) => Ok(id),
-            Phase::Fresh | Phase::Listening(_) => Err(Errno(libc::ENOTCONN)),
+            Phase::Fresh | Phase::Deferred(_) | Phase::Listening(_) => Err(Errno(libc::ENOTCONN)),
         }
     }
 
@@ -225,7 +258,7 @@ impl World {
         let socket = self.socket(fd)?;
         let options = socket.options.clone();
         match &socket.phase {
-            Phase::Fresh => {}
+            Phase::Fresh | Phase::Deferred(_) => {}
             Phase::Listening(listeners) => {
                 for listener in listeners.clone() {
                     self.stack.tcp.set_listener_options(listener, options.clone())?;

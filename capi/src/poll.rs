@@ -73,6 +73,7 @@ impl World {
         let cap = socket.options.send_buffer_bytes;
         let id = match &socket.phase {
             Phase::Fresh => return Ready { mask: libc::POLLHUP | WRITE, activity: 0 },
+            Phase::Deferred(_) => return Ready { mask: WRITE, activity: 0 },
             Phase::Listening(listeners) => {
                 let listeners = listeners.clone();
                 let tcp = &self.stack.tcp;

@@ -13,8 +13,9 @@ use crate::epoll::Epoll;
 use crate::errno::{Errno, last};
 use crate::flags::Flags;
 use crate::monitor;
+use crate::sockopt;
 use crate::stack::Stack;
-use crate::sysctl::Sysctls;
+use crate::sysctl::{FastOpenUse, Sysctls};
 
 /// Where the virtual clock starts; not at zero, so that there is a time before everything.
 const START: Instant = Instant::from_millis(1_000_000);
@@ -54,6 +55,8 @@ pub(crate) struct Socket {
 /// Where a socket's life is.
 pub(crate) enum Phase {
     Fresh,
+    /// `connect` with `TCP_FASTOPEN_CONNECT` waits for data to send with the SYN.
+    Deferred(SocketAddr),
     /// One listener for each address family.
     Listening(Vec<ListenerId>),
     /// `connect` was called and has not yet told how it ended.
@@ -119,8 +122,13 @@ impl Socket {
     pub(crate) fn connection(&self) -> Option<ConnId> {
         match self.phase {
             Phase::Connecting(id) | Phase::Connected(id) => Some(id),
-            Phase::Fresh | Phase::Listening(_) => None,
+            Phase::Fresh | Phase::Deferred(_) | Phase::Listening(_) => None,
         }
+    }
+
+    /// Whether an option that is only kept is set to something but 0.
+    pub(crate) fn is_on(&self, level: c_int, name: c_int) -> bool {
+        self.kept.get(&(level, name)).is_some_and(|value| *value != 0)
     }
 
     /// How long a call may block: not at all, for the socket's timeout, or for ever.
@@ -175,7 +183,8 @@ pub(crate) fn bind(fd: c_int, address: Option<SocketAddr>) -> Result<c_int, Errn
 /// `listen(2)`. Linux accepts one more than `backlog`.
 pub(crate) fn listen(fd: c_int, backlog: c_int) -> Result<c_int, Errno> {
     monitor::call(|world| {
-        let somaxconn = Sysctls::new(&world.flags).somaxconn();
+        let sysctls = Sysctls::new(&world.flags);
+        let (somaxconn, fastopen) = (sysctls.somaxconn(), sysctls.fastopen());
         let backlog = if backlog < 0 { somaxconn } else { (backlog as usize).min(somaxconn) } + 1;
         let socket = world.socket(fd)?;
         match socket.phase {
@@ -186,7 +195,14 @@ pub(crate) fn listen(fd: c_int, backlog: c_int) -> Result<c_int, Errno> {
         let any: IpAddr = if socket.v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let address = socket.bound.unwrap_or_else(|| (any, 0).into());
         let both = address.is_ipv6() && address.ip().is_unspecified() && !socket.v6_only;
-        let options = socket.options.clone();
+        let mut options = socket.options.clone();
+        match fastopen {
+            FastOpenUse { servers: false, .. } => options.fastopen_qlen = 0,
+            FastOpenUse { all_listeners: true, .. } if options.fastopen_qlen == 0 => {
+                options.fastopen_qlen = backlog;
+            }
+            _ => {}
+        }
         let first = world.stack.tcp.listen(address, backlog, options.clone())?;
         let address = world.stack.tcp.listener_addr(first)?;
         let mut listeners = vec![first];
@@ -250,20 +266,42 @@ impl World {
         }
     }
 
-    /// Starts a connection to `remote` from the bound address, or from the one that the flags name.
-    pub(crate) fn start_connect(&mut self, fd: c_int, remote: SocketAddr) -> Result<ConnId, Errno> {
+    /// Where a connection to `remote` comes from: the bound address, or the one that the flags name.
+    fn local_for(&mut self, fd: c_int, remote: SocketAddr) -> Result<SocketAddr, Errno> {
         let (local_ipv4, local_ipv6) = (self.flags.local_ipv4, self.flags.local_ipv6);
         let socket = self.socket(fd)?;
         if !socket.accepts_family(remote) {
             return Err(Errno(libc::EAFNOSUPPORT));
         }
         let port = socket.bound.map_or(0, |bound| bound.port());
-        let any = socket.bound.filter(|bound| !bound.ip().is_unspecified());
+        let named = socket.bound.filter(|bound| !bound.ip().is_unspecified());
         let source: IpAddr = if remote.is_ipv4() { local_ipv4.into() } else { local_ipv6.into() };
-        let local = any.unwrap_or_else(|| (source, port).into());
-        let options = socket.options.clone();
-        let id = self.stack.tcp.connect(self.stack.now, local, remote, options)?;
-        let local = self.stack.tcp.tuple(id)?.local;
+        Ok(named.unwrap_or_else(|| (source, port).into()))
+    }
+
+    /// Whether data written now would go with the SYN.
+    pub(crate) fn may_connect_with_data(&mut self, fd: c_int, remote: SocketAddr) -> Result<bool, Errno> {
+        let local = self.local_for(fd, remote)?;
+        Ok(self.stack.tcp.may_connect_with_data(self.stack.now, local.ip(), remote.ip()))
+    }
+
+    /// Starts a connection to `remote`; `fastopen`: with data in the SYN or a request for a cookie.
+    pub(crate) fn start_connect(
+        &mut self,
+        fd: c_int,
+        remote: SocketAddr,
+        fastopen: bool,
+    ) -> Result<ConnId, Errno> {
+        let local = self.local_for(fd, remote)?;
+        let options = self.socket(fd)?.options.clone();
+        let (tcp, now) = (&mut self.stack.tcp, self.stack.now);
+        let id = if fastopen {
+            // The data is written before the SYN goes out.
+            tcp.connect_with_data(now, local, remote, options, &[])?.0
+        } else {
+            tcp.connect(now, local, remote, options)?
+        };
+        let local = tcp.tuple(id)?.local;
         let socket = self.socket(fd)?;
         socket.bound = Some(local);
         socket.phase = Phase::Connecting(id);
@@ -295,7 +333,7 @@ impl World {
     /// `connect` to `AF_UNSPEC`: the connection ends, the socket is as good as new.
     fn disconnect(&mut self, fd: c_int) -> Result<(), Errno> {
         match std::mem::replace(&mut self.socket(fd)?.phase, Phase::Fresh) {
-            Phase::Fresh => {}
+            Phase::Fresh | Phase::Deferred(_) => {}
             Phase::Listening(listeners) => self.close_listeners(&listeners),
             Phase::Connecting(id) | Phase::Connected(id) => self.stack.tcp.abort(self.stack.now, id),
         }
@@ -323,9 +361,15 @@ pub(crate) fn connect(fd: c_int, remote: Option<SocketAddr>) -> Result<c_int, Er
         let limit = socket.patience(false, socket.send_timeout);
         match socket.phase {
             Phase::Fresh => {
-                world.start_connect(fd, remote)?;
+                let fastopen = socket.is_on(libc::IPPROTO_TCP, sockopt::TCP_FASTOPEN_CONNECT);
+                if fastopen && world.may_connect_with_data(fd, remote)? {
+                    world.socket(fd)?.phase = Phase::Deferred(remote);
+                    return Ok(None);
+                }
+                world.start_connect(fd, remote, fastopen)?;
                 Ok(Some((limit, libc::EINPROGRESS)))
             }
+            Phase::Deferred(_) => Err(Errno(libc::EALREADY)),
             Phase::Connecting(_) => Ok(Some((limit, libc::EALREADY))),
             Phase::Connected(_) | Phase::Listening(_) => Err(Errno(libc::EISCONN)),
         }
@@ -382,7 +426,7 @@ pub(crate) fn close(fd: c_int) -> Result<c_int, Errno> {
     monitor::call(|world| {
         match world.objects.remove(&fd) {
             Some(Object::Socket(socket)) => match socket.phase {
-                Phase::Fresh => {}
+                Phase::Fresh | Phase::Deferred(_) => {}
                 Phase::Listening(listeners) => world.close_listeners(&listeners),
                 Phase::Connecting(id) | Phase::Connected(id) => world.stack.tcp.close(world.stack.now, id),
             },
@@ -404,6 +448,7 @@ impl World {
         let socket = self.socket(fd)?;
         Ok(match socket.phase {
             Phase::Fresh => State::Closed,
+            Phase::Deferred(_) => State::SynSent,
             Phase::Listening(_) => State::Listen,
             Phase::Connecting(id) | Phase::Connected(id) => self.stack.tcp.state(id).unwrap_or(State::Closed),
         })

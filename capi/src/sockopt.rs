@@ -1,7 +1,7 @@
 //! `setsockopt(2)` and `getsockopt(2)`: Linux's numbers to the engine's options. What has no effect on what TCP does here is
 //! kept and given back; what would have one but does not exist is refused with `ENOPROTOOPT`.
 
-use bywash::tcp::{SocketOptions, State};
+use bywash::tcp::{FastOpenKeys, SocketOptions, State};
 use bywash::time::Duration;
 use libc::{c_int, c_void, socklen_t};
 
@@ -13,6 +13,9 @@ use crate::tcp_info::LinuxTcpInfo;
 
 pub(crate) const TCP_NOTSENT_LOWAT: c_int = 25;
 pub(crate) const TCP_INQ: c_int = 36;
+const TCP_FASTOPEN: c_int = 23;
+pub(crate) const TCP_FASTOPEN_CONNECT: c_int = 30;
+const TCP_FASTOPEN_KEY: c_int = 33;
 const TCP_CC_INFO: c_int = 26;
 const SO_MEMINFO: c_int = 55;
 /// Least `SO_RCVBUF` and `SO_SNDBUF`, Linux's `SOCK_MIN_RCVBUF` and `SOCK_MIN_SNDBUF`.
@@ -152,6 +155,29 @@ impl World {
                 let ms = u64::try_from(int(value)?).map_err(|_| Errno(libc::EINVAL))?;
                 options.user_timeout = (ms > 0).then(|| Duration::from_millis(ms));
             }
+            TCP_FASTOPEN => {
+                let qlen = usize::try_from(int(value)?).map_err(|_| Errno(libc::EINVAL))?;
+                return self.set_fastopen(fd, qlen);
+            }
+            TCP_FASTOPEN_KEY => {
+                let key = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map_err(|_| Errno(libc::EINVAL));
+                let (primary, backup) = match value.len() {
+                    32 => (key(&value[..16])?, Some(key(&value[16..])?)),
+                    _ => (key(value)?, None),
+                };
+                // The stack has one pair of keys, not one for each listener.
+                self.stack.tcp.set_fastopen_keys(&FastOpenKeys { primary, backup });
+            }
+            TCP_FASTOPEN_CONNECT => {
+                let on = int(value)?;
+                if !(0..=1).contains(&on) || !matches!(socket.phase, Phase::Fresh) {
+                    return Err(Errno(libc::EINVAL));
+                }
+                if !Sysctls::new(&self.flags).fastopen().clients {
+                    return Err(Errno(libc::EOPNOTSUPP));
+                }
+                self.socket(fd)?.kept.insert((libc::IPPROTO_TCP, name), on);
+            }
             TCP_NOTSENT_LOWAT | TCP_INQ => {
                 let value = int(value)?;
                 if name == TCP_INQ && !(0..=1).contains(&value) {
@@ -160,6 +186,22 @@ impl World {
                 socket.kept.insert((libc::IPPROTO_TCP, name), value);
             }
             _ => return Err(Errno(libc::ENOPROTOOPT)),
+        }
+        Ok(())
+    }
+
+    fn set_fastopen(&mut self, fd: c_int, qlen: usize) -> Result<(), Errno> {
+        let servers = Sysctls::new(&self.flags).fastopen().servers;
+        let socket = self.socket(fd)?;
+        socket.kept.insert((libc::IPPROTO_TCP, TCP_FASTOPEN), qlen as c_int);
+        match &socket.phase {
+            Phase::Fresh => socket.options.fastopen_qlen = qlen,
+            Phase::Listening(listeners) => {
+                for listener in listeners.clone() {
+                    self.stack.tcp.set_fastopen(listener, if servers { qlen } else { 0 })?;
+                }
+            }
+            _ => return Err(Errno(libc::EINVAL)),
         }
         Ok(())
     }
@@ -273,7 +315,9 @@ impl World {
                 None => one(536),
                 Some(id) => one(self.stack.tcp.info(self.stack.now, id)?.snd_mss as c_int),
             },
-            TCP_NOTSENT_LOWAT | TCP_INQ => self.kept(fd, libc::IPPROTO_TCP, name)?,
+            TCP_NOTSENT_LOWAT | TCP_INQ | TCP_FASTOPEN | TCP_FASTOPEN_CONNECT => {
+                self.kept(fd, libc::IPPROTO_TCP, name)?
+            }
             _ => return Err(Errno(libc::ENOPROTOOPT)),
         })
     }

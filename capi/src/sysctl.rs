@@ -4,11 +4,20 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use bywash::tcp::{SocketOptions, TcpConfig};
+use bywash::tcp::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig};
 use bywash::time::Duration;
 
 use crate::flags::Flags;
 use crate::sockopt::buffer_for_window;
+
+/// Bits of `tcp_fastopen`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FastOpenUse {
+    pub(crate) clients: bool,
+    pub(crate) servers: bool,
+    /// Listeners need not ask for it.
+    pub(crate) all_listeners: bool,
+}
 
 /// Where sysctls are looked up.
 pub(crate) struct Sysctls<'a> {
@@ -71,6 +80,37 @@ impl<'a> Sysctls<'a> {
         }
     }
 
+    /// Who may use Fast Open: `tcp_fastopen`, clients by default.
+    pub(crate) fn fastopen(&self) -> FastOpenUse {
+        let bits = self.number("tcp_fastopen").unwrap_or(1);
+        FastOpenUse { clients: bits & 1 != 0, servers: bits & 2 != 0, all_listeners: bits & 0x400 != 0 }
+    }
+
+    /// `tcp_fastopen_key`: four words of hexadecimal digits each, two keys with a comma between.
+    fn fastopen_keys(&self) -> Option<FastOpenKeys> {
+        let text = self.text("ipv4", "tcp_fastopen_key")?;
+        let key = |text: &str| -> Option<[u8; 16]> {
+            let mut key = [0; 16];
+            let mut words = text.trim().split('-');
+            for place in key.chunks_exact_mut(4) {
+                place.copy_from_slice(&u32::from_str_radix(words.next()?, 16).ok()?.to_le_bytes());
+            }
+            Some(key)
+        };
+        let mut keys = text.split([',', ' ']).map(key);
+        Some(FastOpenKeys { primary: keys.next()??, backup: keys.next().flatten() })
+    }
+
+    fn fastopen_config(&self) -> FastOpenConfig {
+        let bits = self.number("tcp_fastopen").unwrap_or(1);
+        FastOpenConfig {
+            server_without_cookie: bits & 0x200 != 0,
+            client_without_cookie: bits & 4 != 0,
+            keys: self.fastopen_keys(),
+            ..FastOpenConfig::default()
+        }
+    }
+
     /// The whole configuration.
     pub(crate) fn config(&self) -> TcpConfig {
         let default = TcpConfig::default();
@@ -115,6 +155,8 @@ impl<'a> Sysctls<'a> {
             },
             fin_wait2_timeout: seconds("tcp_fin_timeout", default.fin_wait2_timeout),
             time_wait_reuse: self.flag("tcp_tw_reuse", true),
+            syn_cookies: self.flag("tcp_syncookies", true),
+            fastopen: self.fastopen_config(),
             ..default
         };
         match config.validate() {

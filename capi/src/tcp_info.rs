@@ -3,12 +3,13 @@
 
 use std::mem::offset_of;
 
-use bywash::tcp::{State, TcpInfo};
+use bywash::tcp::{FastOpenFailure, State, TcpInfo};
 use bywash::time::Duration;
 
 const OPTION_TIMESTAMPS: u8 = 1;
 const OPTION_SACK: u8 = 2;
 const OPTION_WSCALE: u8 = 4;
+const OPTION_SYN_DATA: u8 = 32;
 /// `snd_ssthresh` before the first loss: the kernel's `TCP_INFINITE_SSTHRESH`.
 const INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
 
@@ -122,7 +123,9 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             backoff: info.backoff,
             options: if info.timestamps { OPTION_TIMESTAMPS } else { 0 }
                 | if info.sack { OPTION_SACK } else { 0 }
-                | if info.wscale { OPTION_WSCALE } else { 0 },
+                | if info.wscale { OPTION_WSCALE } else { 0 }
+                | if info.fastopen_syn_data { OPTION_SYN_DATA } else { 0 },
+            rate_and_fastopen: fastopen_failure_number(info.fastopen_client_fail) << 1,
             wscales: (info.snd_wscale & 15) | info.rcv_wscale << 4,
             rto: us(info.rto),
             ato: us(info.ato),
@@ -195,6 +198,16 @@ fn ca_state_number(name: &str) -> u8 {
         "recovery" => 3,
         "loss" => 4,
         _ => 0,
+    }
+}
+
+/// The numbers of `enum tcp_fastopen_client_fail`.
+fn fastopen_failure_number(failure: Option<FastOpenFailure>) -> u8 {
+    match failure {
+        None => 0,
+        Some(FastOpenFailure::CookieUnavailable) => 1,
+        Some(FastOpenFailure::DataNotAcked) => 2,
+        Some(FastOpenFailure::SynRetransmitted) => 3,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The applications' calls (RFC 9293 section 3.9.1): OPEN is `listen` and `connect`, SEND and RECEIVE are polled with a
 //! waker, CLOSE is `shutdown` and `close`, then ABORT and STATUS. What a state makes of a call is in section 3.10.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::task::{Poll, Waker};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::config::{FastOpenKeys, SocketOptions};
 use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
-use super::fastopen::{CookieMaker, PendingFastOpens};
+use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
 use super::listener::Listener;
 use super::table::TupleKey;
 use super::time_wait::REOPEN_GAP;
@@ -223,6 +223,15 @@ impl Tcp {
             taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
         });
         Ok((id, taken))
+    }
+
+    /// Whether a connection opened with data now would send it in the SYN.
+    pub fn may_connect_with_data(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> bool {
+        match self.fastopen_cache.advice(now, local, remote) {
+            Advice::Cookie { .. } => true,
+            Advice::Request(_) => self.config.fastopen.client_without_cookie,
+            Advice::Avoid => false,
+        }
     }
 
     fn pick_local(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
