@@ -113,9 +113,7 @@ impl Performer<'_> {
                 }
                 "connect" => {
                     let (mut addr, len) = c_address(self.scene.connect_to);
-                    if let Arg::Struct(fields) = self.arg(1)
-                        && fields.iter().any(|field| field.1 == Arg::Int(libc::AF_UNSPEC.into()))
-                    {
+                    if *self.arg(1) == Arg::Int(libc::AF_UNSPEC.into()) {
                         addr = [0; 28];
                     }
                     (calls.connect)(ud, self.fd(0)?, (&raw const addr).cast(), len).into()

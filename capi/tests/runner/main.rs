@@ -34,16 +34,25 @@ fn main() -> ExitCode {
             }
         };
     }
-    let mut paths: Vec<PathBuf> =
-        args.iter().filter(|arg| arg.contains('/') || arg.ends_with(".pkt")).map(PathBuf::from).collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    let is_path = |arg: &String| arg.contains('/') || arg.ends_with(".pkt");
+    let mut paths: Vec<PathBuf> = args.iter().filter(|arg| is_path(arg)).map(PathBuf::from).collect();
     if paths.is_empty() {
         paths.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/packetdrill"));
     }
-    let filter =
-        args.iter().find(|arg| !arg.starts_with('-') && !arg.contains('/') && !arg.ends_with(".pkt"));
     let mut scripts: Vec<PathBuf> = paths.iter().flat_map(|path| scripts_in(path)).collect();
-    if let Some(filter) = filter {
-        scripts.retain(|path| path.to_string_lossy().contains(filter.as_str()));
+    // None is ignored; `terse` belongs to `--format`.
+    if has("--ignored") {
+        scripts.clear();
+    }
+    if has("--list") {
+        scripts.iter().for_each(|script| println!("{}: test", name(script)));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(filter) = args.iter().find(|arg| !arg.starts_with('-') && !is_path(arg)) {
+        let wanted =
+            |name: &str| if has("--exact") { name == filter } else { name.contains(filter.as_str()) };
+        scripts.retain(|script| wanted(&name(script)));
     }
     println!("\nrunning {} tests", scripts.len());
     let mut failed = 0;
@@ -66,7 +75,7 @@ fn packetdrill(scripts: &[PathBuf]) -> usize {
     let text = help.map(|help| [help.stdout, help.stderr].concat()).unwrap_or_default();
     if !String::from_utf8_lossy(&text).contains("so_filename") {
         println!(
-            "SKIPPED packetdrill itself: not installed, or without --so_filename; the built-in runner ran"
+            "SKIPPED packetdrill: needs the program packetdrill with --so_filename; the built-in runner ran"
         );
         return 0;
     }
@@ -80,12 +89,16 @@ fn packetdrill(scripts: &[PathBuf]) -> usize {
 }
 
 fn report(script: &Path, by: &str, outcome: &Result<(), String>) -> bool {
-    let name = script.file_stem().unwrap_or_default().to_string_lossy();
+    let name = name(script);
     match outcome {
         Ok(()) => println!("test {name}{by} ... ok"),
         Err(error) => println!("test {name}{by} ... FAILED\n      {error}"),
     }
     outcome.is_ok()
+}
+
+fn name(script: &Path) -> String {
+    script.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn scripts_in(path: &Path) -> Vec<PathBuf> {

@@ -12,7 +12,7 @@ use libc::c_int;
 use crate::assertions;
 use crate::call::{Outcome, Scene, perform};
 use crate::interface::Interface;
-use crate::script::{Action, Call, Event, Packet, Script, Segment, TcpOption, When};
+use crate::script::{Action, Arg, Call, Event, Packet, Script, Segment, TcpOption, When};
 use crate::wire;
 
 const SYN: u16 = 2;
@@ -41,6 +41,8 @@ struct Flow {
     remote_port: u16,
     /// What to add to the script's local sequence numbers to get the stack's.
     offset: Option<u32>,
+    /// The peer's initial sequence number: scripts count from it, but for SYNs and their acknowledgments.
+    remote_isn: Option<u32>,
     /// The stack's timestamps by the script's.
     timestamps: HashMap<u32, u32>,
     /// Payload of a full segment to the peer, by its SYN.
@@ -193,7 +195,7 @@ impl Run<'_> {
         match call.name.as_str() {
             "listen" => self.passive = Passive::Listening,
             "connect" => self.connecting = true,
-            "sendto" | "sendmsg" if self.flows.is_empty() => self.connecting = true,
+            "sendto" | "sendmsg" if is_fastopen(call) => self.connecting = true,
             _ => {}
         }
         if call.name == "open" || call.name == "sendfile" {
@@ -323,6 +325,12 @@ impl Run<'_> {
         if let Some(TcpOption::Mss(mss)) = segment.options.iter().flatten().next() {
             flow.mss = (*mss).into();
         }
+        let mut seq = segment.seq;
+        if segment.flags & SYN != 0 {
+            flow.remote_isn.get_or_insert(seq);
+        } else {
+            seq = seq.wrapping_add(flow.remote_isn.unwrap_or(0));
+        }
         let offset = flow.offset.unwrap_or(0);
         let options = segment.options.iter().flatten().map(|option| match option {
             TcpOption::Ts(val, ecr) => TcpOption::Ts(*val, flow.timestamps.get(ecr).copied().unwrap_or(*ecr)),
@@ -334,7 +342,7 @@ impl Run<'_> {
         let packet = wire::Packet {
             src: (self.network.remote, flow.remote_port),
             dst: (self.network.local, flow.local_port),
-            seq: segment.seq,
+            seq,
             ack: segment.ack.map_or(0, |ack| ack.wrapping_add(offset)),
             flags: segment.flags,
             window: segment.window.unwrap_or(0),
@@ -402,7 +410,7 @@ impl Run<'_> {
     fn compare(&mut self, index: usize, expected: &Segment, got: &wire::Packet) -> Result<(), String> {
         let flow = &mut self.flows[index];
         if got.flags & SYN != 0 {
-            flow.offset = Some(got.seq.wrapping_sub(expected.seq));
+            flow.offset = Some(got.seq);
         }
         let offset = *flow.offset.get_or_insert_with(|| {
             // A RST to somebody unknown takes its number from what it answers.
@@ -416,11 +424,12 @@ impl Run<'_> {
         if expected.flags | unsaid != got.flags | unsaid {
             return Err(format!("flags: expected {}, got {}", flags(expected.flags), flags(got.flags)));
         }
-        let seq = got.seq.wrapping_sub(offset);
+        let seq = if got.flags & SYN == 0 { got.seq.wrapping_sub(offset) } else { expected.seq };
         if (expected.seq, expected.len) != (seq, got.payload_len) {
             return differs("sequence and length", &(expected.seq, expected.len), &(seq, got.payload_len));
         }
-        let ack = (got.flags & ACK != 0).then_some(got.ack);
+        let base = if got.flags & SYN == 0 { flow.remote_isn.unwrap_or(0) } else { 0 };
+        let ack = (got.flags & ACK != 0).then_some(got.ack.wrapping_sub(base));
         if expected.ack.is_some() && expected.ack != ack {
             return differs("ack", &expected.ack, &ack);
         }
@@ -442,8 +451,16 @@ impl Run<'_> {
                 *wanted = TcpOption::Ts(*live, *ecr);
             }
         }
-        if wanted != got.options {
-            return differs("options", options, &got.options);
+        let mut sent = got.options.clone();
+        for option in &mut sent {
+            if let TcpOption::Sack(blocks) = option {
+                for edge in blocks.iter_mut().flat_map(|(start, end)| [start, end]) {
+                    *edge = edge.wrapping_sub(base);
+                }
+            }
+        }
+        if wanted != sent {
+            return differs("options", options, &sent);
         }
         Ok(())
     }
@@ -455,11 +472,17 @@ impl Flow {
             local_port,
             remote_port,
             offset: None,
+            remote_isn: None,
             timestamps: HashMap::new(),
             mss: 536,
             last_sent: Vec::new(),
         }
     }
+}
+
+fn is_fastopen(call: &Call) -> bool {
+    let flag = i64::from(libc::MSG_FASTOPEN);
+    call.args.iter().skip(2).any(|arg| matches!(arg, Arg::Int(flags) if flags & flag != 0))
 }
 
 fn flags(bits: u16) -> String {
