@@ -175,14 +175,15 @@ pub(super) struct Connection {
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
-    pub(super) sending_times: SendingTimes,
     pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
 
-/// What few connections need.
+/// What few connections need, and none that never sent anything.
 #[derive(Default)]
 pub(super) struct Cold {
+    /// Begins with the first byte sent.
+    pub(super) sending_times: SendingTimes,
     pub(super) flush_waker: Option<Waker>,
     /// What ICMP said about our segments: the reason to give when the connection is given up.
     pub(super) soft_error: Option<TcpError>,
@@ -351,7 +352,6 @@ impl Connection {
             time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
-            sending_times: SendingTimes::default(),
             fastopen: None,
             cold: None,
         }

@@ -152,7 +152,8 @@ impl Connection {
         let mss = u32::from(self.mss);
         let ssthresh = self.congestion.ssthresh();
         let statistics = &self.statistics;
-        let [busy_time, rwnd_limited, sndbuf_limited] = self.sending_times.sums(now);
+        let [busy_time, rwnd_limited, sndbuf_limited] =
+            self.cold().map_or([Duration::ZERO; 3], |cold| cold.sending_times.sums(now));
         TcpInfo {
             state: self.state,
             ca_state: match self.loss.state {

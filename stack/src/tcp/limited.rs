@@ -70,7 +70,9 @@ impl Connection {
         } else {
             Sending::Busy
         };
-        self.sending_times.change(now, doing);
+        if doing != Sending::Idle || self.cold().is_some() {
+            self.cold_mut().sending_times.change(now, doing);
+        }
     }
 }
 
