@@ -13,7 +13,7 @@ use crate::time::Duration;
 pub struct SocketOptions {
     /// `TCP_NODELAY`: send small segments at once instead of by Nagle's rule (RFC 9293 section 3.7.4).
     pub nodelay: bool,
-    /// `TCP_CORK`: hold back the last, partial segment for up to 200 ms.
+    /// `TCP_CORK`: hold back the last, partial segment for up to a retransmission timeout (200 ms to 1 s).
     pub cork: bool,
     /// `TCP_QUICKACK`: acknowledge every segment at once. Unlike Linux's it stays on until it is turned off.
     pub quickack: bool,
@@ -84,6 +84,8 @@ pub struct TcpConfig {
     pub options: SocketOptions,
     /// Offer and accept timestamps (RFC 7323 section 3).
     pub timestamps: bool,
+    /// Take segments that lack the timestamps agreed on, as Linux does; off: drop them (RFC 7323 section 3.2).
+    pub timestamps_optional: bool,
     /// Offer and accept window scaling (RFC 7323 section 2).
     pub window_scaling: bool,
     /// Offer and accept SACK (RFC 2018); with it losses are found by RACK-TLP (RFC 8985), without it by duplicate ACKs
@@ -201,6 +203,7 @@ impl Default for TcpConfig {
         Self {
             options: SocketOptions::default(),
             timestamps: true,
+            timestamps_optional: false,
             window_scaling: true,
             sack: true,
             mtu_probing: MtuProbing::default(),

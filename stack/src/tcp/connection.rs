@@ -12,6 +12,7 @@ use super::delivery_rate::DeliveryRate;
 use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::Statistics;
+use super::limited::SendingTimes;
 use super::options::{TcpOptions, Timestamps};
 use super::path_mtu::MtuSearch;
 use super::rack::Rack;
@@ -88,6 +89,8 @@ pub(super) struct Connection {
     syn_acknowledged: bool,
     /// The application closed the write side: a FIN follows the queue.
     pub(super) fin_queued: bool,
+    /// More is to follow the last write: its end is held back like a corked one, and not pushed.
+    pub(super) more: bool,
     /// The FIN is part of what was sent.
     pub(super) fin_sent: bool,
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
@@ -183,9 +186,11 @@ pub(super) struct Connection {
     cold: Option<Box<Cold>>,
 }
 
-/// What few connections need.
+/// What few connections need, and none that never sent anything.
 #[derive(Default)]
 pub(super) struct Cold {
+    /// Begins with the first byte sent.
+    pub(super) sending_times: SendingTimes,
     pub(super) flush_waker: Option<Waker>,
     /// What ICMP said about our segments: the reason to give when the connection is given up.
     pub(super) soft_error: Option<TcpError>,
@@ -299,6 +304,7 @@ impl Connection {
             send: SendQueue::new(),
             syn_acknowledged: false,
             fin_queued: false,
+            more: false,
             fin_sent: false,
             mss: default_mss,
             peer_mss: default_mss,
@@ -623,6 +629,7 @@ impl Connection {
         }
         self.begin_mtu_search(cx);
         self.progress_at = cx.now;
+        self.last_data_at = cx.now;
         self.wake_senders();
     }
 

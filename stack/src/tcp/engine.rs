@@ -408,6 +408,7 @@ impl Tcp {
             return self.retire(now, index, counters);
         }
         connection.refresh_timers(now);
+        connection.note_sending(now);
         if let Some(at) = connection.timers.earliest() {
             connection.timers.armed = Some(match connection.timers.armed {
                 None => (self.wheel.schedule(at, index), at),

@@ -26,6 +26,7 @@ mod info;
 mod input;
 pub mod isn;
 mod keepalive;
+mod limited;
 mod listener;
 pub mod options;
 mod output;
@@ -34,6 +35,7 @@ pub mod ports;
 mod prr;
 mod rack;
 pub mod rate_limit;
+mod readiness;
 pub mod receive_queue;
 mod recovery;
 mod reply;
@@ -60,6 +62,7 @@ pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConf
 pub use engine::Tcp;
 pub use info::{FastOpenFailure, TcpInfo};
 pub use path_mtu::MtuProbing;
+pub use readiness::Readiness;
 pub use state::State;
 
 use crate::packet::{Packet, PacketSlice};
