@@ -514,7 +514,7 @@ fn draw_plan(dice: &mut Dice) -> Plan {
     options.nodelay = dice.chance(0.3);
     keepalive(&mut options, 300);
     // A tiny window takes a round trip for each few hundred bytes: fewer bytes then.
-    let window = options.receive_buffer_bytes.min(options.send_buffer_bytes) as u64;
+    let window = options.receive_buffer_start().min(options.send_buffer_for(0)) as u64;
     let most = (window * 64).min(200_000);
     Plan {
         send_bytes: dice.scale(0..=most),

@@ -245,7 +245,7 @@ impl Connection {
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
         self.progress_at = cx.now;
         (self.retransmits, self.probes) = (0, 0);
-        if self.send.len() <= self.options.send_buffer_bytes / 3 * 2 {
+        if self.send.len() <= self.send_cap() / 3 * 2 {
             self.wake_senders();
         }
         if !self.has_unfinished_output() {

@@ -25,6 +25,7 @@ use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
 use super::timers::Timers;
+use super::tuning::Tuning;
 use super::{State, TcpError};
 use crate::counters::Counters;
 use crate::time::{Duration, Instant};
@@ -180,6 +181,8 @@ pub(super) struct Connection {
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
+    /// The receive buffer grows: its bound, and what decides on that.
+    pub(super) tuning: Option<Box<Tuning>>,
     /// A search for the path's MTU.
     pub(super) mtu_search: Option<Box<MtuSearch>>,
     pub(super) fastopen: Option<Box<FastOpen>>,
@@ -241,7 +244,7 @@ impl Connection {
         connection.ts_offset = ts_offset;
         if config.window_scaling {
             connection.wscale_enabled = true;
-            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
         }
         connection.syn_due = true;
         connection
@@ -265,7 +268,7 @@ impl Connection {
         if let Some(shift) = handshake.wscale {
             connection.wscale_enabled = true;
             connection.snd_wscale = shift;
-            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
         }
         if let Some(our_mss) = handshake.our_mss {
             connection.mtu = our_mss.saturating_add(connection.fixed_headers());
@@ -361,6 +364,7 @@ impl Connection {
             time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
+            tuning: None,
             mtu_search: None,
             fastopen: None,
             cold: None,
@@ -527,7 +531,7 @@ impl Connection {
     // ---- receive window
 
     pub(super) fn receive_cap(&self) -> usize {
-        self.options.receive_buffer_bytes
+        self.tuning.as_ref().map_or(self.options.receive_buffer_start(), |tuning| tuning.receive_cap)
     }
 
     /// The window field for a segment sent now, never taking back what was announced (RFC 9293 sections 3.8.6 and

@@ -55,6 +55,7 @@ mod tests;
 mod time_wait;
 mod timers;
 mod transmit;
+mod tuning;
 
 use core::net::{IpAddr, SocketAddr};
 

@@ -130,7 +130,8 @@ impl Tcp {
     ) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         listener.cookies_until = now + LIFETIME;
-        let buffer = listener.options.receive_buffer_bytes;
+        let (buffer, limit) =
+            (listener.options.receive_buffer_start(), listener.options.receive_buffer_limit());
         let key = syn.key();
         let default_mss = if key.is_ipv4() { 536 } else { 1220 };
         let timestamps = syn.options.timestamps.filter(|_| self.config.timestamps);
@@ -153,7 +154,7 @@ impl Tcp {
                 window: syn_window(buffer),
                 timestamps: timestamps.map(|theirs| Timestamps { val, ecr: theirs.val }),
                 syn_ack: Some(SynAckOptions {
-                    window_scale: options.wscale.map(|_| window_scale_for(buffer)),
+                    window_scale: options.wscale.map(|_| window_scale_for(limit)),
                     sack_permitted: options.sack,
                 }),
             },

@@ -128,7 +128,7 @@ impl Seg {
 
 /// Bytes of the test stream: `seq` is relative.
 pub(crate) fn pattern(seq: u32, len: usize) -> Vec<u8> {
-    (0..len as u32).map(|i| ((seq + i) * 7 + ((seq + i) >> 8)) as u8).collect()
+    (0..len as u32).map(|i| (seq + i).wrapping_mul(7).wrapping_add((seq + i) >> 8) as u8).collect()
 }
 
 /// A segment that the engine sent.
