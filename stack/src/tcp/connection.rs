@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
+use super::ecn::{self, Ecn};
 use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::Statistics;
@@ -114,6 +115,7 @@ pub(super) struct Connection {
     pub(super) sent: Scoreboard,
     pub(super) rack: Rack,
     pub(super) loss: LossRecovery,
+    pub(super) ecn: Ecn,
     /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
     pub(super) cwnd_limited: SeqNumber,
     /// Retransmission timeouts since the last progress; while the window is closed, probes since the last answer.
@@ -203,6 +205,7 @@ pub(super) struct Handshake {
     pub(super) wscale: Option<u8>,
     /// Both ends understand SACK.
     pub(super) sack: bool,
+    pub(super) ecn: ecn::Agreed,
     pub(super) peer_mss: u16,
     /// MSS option that we sent; `None`: not known here.
     pub(super) our_mss: Option<u16>,
@@ -226,6 +229,7 @@ impl Connection {
         connection.state = State::SynSent;
         connection.ts_enabled = config.timestamps;
         connection.sack_enabled = config.sack;
+        connection.ecn = Ecn::requesting(config.ecn.request);
         connection.ts_offset = ts_offset;
         if config.window_scaling {
             connection.wscale_enabled = true;
@@ -261,6 +265,7 @@ impl Connection {
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
+        connection.ecn = Ecn::agreed(handshake.ecn);
         connection.retransmits = u8::from(handshake.timed_out);
         connection
     }
@@ -312,6 +317,7 @@ impl Connection {
             sent: Scoreboard::default(),
             rack: Rack::new(),
             loss: LossRecovery::default(),
+            ecn: Ecn::default(),
             cwnd_limited: iss,
             retransmits: 0,
             probes: 0,

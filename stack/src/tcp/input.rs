@@ -24,6 +24,8 @@ pub(super) struct Segment {
     /// As on the wire: not scaled.
     pub(super) window: u16,
     urgent: u16,
+    /// The IP header's ECN field (RFC 3168 section 5).
+    pub(super) ecn: u8,
     pub(super) options: TcpOptions,
     /// Payload or FIN was cut off.
     stripped: bool,
@@ -51,6 +53,7 @@ impl Segment {
             flags: header.flags,
             window: header.window,
             urgent: header.urgent,
+            ecn: packet.parsed.ecn,
             options,
             stripped: false,
             payload,
@@ -143,6 +146,12 @@ impl Connection {
                 return;
             }
             cx.counters.tcp_resets_rx += 1;
+            if self.ecn.is_requesting() {
+                // It may be of a middlebox that refuses the request (RFC 3168 section 6.1.1.1).
+                self.ecn.fall_back();
+                (self.syn_due, self.syn_sent_at) = (true, None);
+                return;
+            }
             self.count_failure(cx.counters);
             self.finish(Some(TcpError::ConnectionRefused));
             return;
@@ -159,10 +168,12 @@ impl Connection {
         if !acked {
             // Simultaneous open (figure 8). Payload and FIN of this SYN are left for the peer to send again: they are
             // not acknowledged.
+            self.ecn.take_syn(segment.flags, cx.config.ecn.accept);
             self.state = State::SynReceived;
             self.syn_due = true;
             return;
         }
+        self.ecn.take_syn_ack(segment.flags);
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
@@ -187,6 +198,7 @@ impl Connection {
         self.keepalive_probes = 0;
         self.check_ack(&segment, cx)?;
         self.note_timestamp(&segment, cx.now);
+        self.note_marks(&segment);
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
         self.process_text(segment, fin, cx)?;
@@ -235,6 +247,7 @@ impl Connection {
         }
         if !self.syn_acked() && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
             // The peer of a simultaneous or Fast Open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
+            self.ecn.take_syn(segment.flags, cx.config.ecn.accept);
             self.syn_due = true;
             return DONE;
         }

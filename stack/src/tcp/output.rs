@@ -234,7 +234,7 @@ impl Connection {
         let space = self.receive.space(self.receive_cap()).min(65_535) as u16;
         let segment = Header {
             seq: self.iss,
-            flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN },
+            flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN } | self.ecn.syn_flags(ack),
             window: syn_window(self.receive_cap()).min(space),
             options: &options,
         };
@@ -312,6 +312,7 @@ impl Connection {
                 self.progress_at = out.now;
             }
             self.sent.push(start, len, out.now, snapshot);
+            self.ecn.note_new_data_sent();
             self.snd_nxt += len;
             self.fin_sent |= data.fin;
             self.override_due = false;
@@ -409,7 +410,11 @@ impl Connection {
         out: &mut Output<'_>,
     ) -> Result<(), EgressError> {
         let mut buffer = [0; OPTIONS_LEN_MAX];
-        let options_len = header.options.emit(header.flags.contains(Flags::SYN), &mut buffer);
+        let syn = header.flags.contains(Flags::SYN);
+        let options_len = header.options.emit(syn, &mut buffer);
+        let new = len > 0 && !syn && header.seq == self.snd_nxt;
+        let flags = if syn { header.flags } else { header.flags | self.ecn.flags(new) };
+        let ecn = self.ecn.codepoint(new);
         let ack = if header.flags.contains(Flags::ACK) { self.rcv_nxt() } else { SeqNumber(0) };
         let (src, dst) = (self.key.local(), self.key.remote());
         let egress = &mut *out.egress;
@@ -421,12 +426,12 @@ impl Connection {
                     dst,
                     seq: header.seq,
                     ack,
-                    flags: header.flags.0,
+                    flags: flags.0,
                     window: header.window,
                     urgent: 0,
                     options: &buffer[..options_len],
                     payload,
-                    ecn: 0,
+                    ecn,
                 },
             )
         });

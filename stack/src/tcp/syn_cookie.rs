@@ -6,8 +6,8 @@
 
 use siphasher::sip::SipHasher24;
 
-use super::ListenerId;
 use super::connection::{Handshake, syn_window, timestamp, window_scale_for};
+use super::ecn;
 use super::engine::Tcp;
 use super::header::Flags;
 use super::input::Segment;
@@ -16,6 +16,7 @@ use super::options::Timestamps;
 use super::reply::{Reply, SynAckOptions};
 use super::seq::SeqNumber;
 use super::table::TupleKey;
+use super::{ListenerId, TcpConfig};
 use crate::counters::{Counters, DropReason};
 use crate::time::{Duration, Instant};
 
@@ -137,7 +138,7 @@ impl Tcp {
         let all = CookieOptions {
             wscale: syn.options.window_scale.filter(|_| self.config.window_scaling),
             sack: syn.options.sack_permitted && self.config.sack,
-            ecn: false,
+            ecn: ecn::Agreed::from_syn(syn.flags, self.config.ecn.accept).mode != ecn::EcnMode::Off,
         };
         // What the client does not echo cannot be agreed on.
         let options = if timestamps.is_some() { all } else { CookieOptions::default() };
@@ -149,7 +150,7 @@ impl Tcp {
                 key,
                 seq: self.syn_cookies.encode(now, &key, syn.seq, syn.options.mss.unwrap_or(default_mss)),
                 ack: syn.seq + 1,
-                flags: Flags::SYN | Flags::ACK,
+                flags: Flags::SYN | Flags::ACK | agreed(options.ecn, &self.config).syn_ack_flags(),
                 window: syn_window(buffer),
                 timestamps: timestamps.map(|theirs| Timestamps { val, ecr: theirs.val }),
                 syn_ack: Some(SynAckOptions {
@@ -200,16 +201,17 @@ impl Tcp {
         }
         let ts_offset = self.isn.timestamp_offset(&key.tuple());
         let timestamps = segment.options.timestamps.filter(|_| self.config.timestamps);
-        let agreed = timestamps.map(|theirs| CookieOptions::decode(theirs.ecr.wrapping_sub(ts_offset)));
-        let agreed = agreed.unwrap_or_default();
+        let settled = timestamps.map(|theirs| CookieOptions::decode(theirs.ecr.wrapping_sub(ts_offset)));
+        let settled = settled.unwrap_or_default();
         let handshake = Handshake {
             key,
             iss,
             irs,
             ts_offset,
             ts_recent: timestamps.map(|theirs| theirs.val),
-            wscale: agreed.wscale.filter(|_| self.config.window_scaling),
-            sack: agreed.sack && self.config.sack,
+            wscale: settled.wscale.filter(|_| self.config.window_scaling),
+            sack: settled.sack && self.config.sack,
+            ecn: agreed(settled.ecn, &self.config),
             peer_mss,
             our_mss: None,
             syn_ack_sent_at: None,
@@ -222,6 +224,13 @@ impl Tcp {
         }
         self.connection_receives(now, place, segment, counters)
     }
+}
+
+/// What a cookie's bit for ECN means.
+fn agreed(ecn: bool, config: &TcpConfig) -> ecn::Agreed {
+    let agrees = ecn && config.ecn.accept != ecn::EcnMode::Off;
+    let mode = if agrees { ecn::EcnMode::Classic } else { ecn::EcnMode::Off };
+    ecn::Agreed { mode, may_send: agrees }
 }
 
 fn counter(now: Instant) -> u64 {

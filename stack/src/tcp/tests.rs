@@ -6,6 +6,7 @@ mod behaviour;
 mod chaos;
 mod checks;
 mod close;
+mod ecn;
 mod fastopen;
 mod open;
 mod pair;

@@ -64,7 +64,7 @@ impl Tcp {
             let cookie = entry.cookie_wanted().map(|experimental| {
                 self.fastopen_cookies.cookie(now, tuple.remote.ip()).in_experimental(experimental)
             });
-            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now, cookie);
+            let (seq, ack, flags, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -72,7 +72,7 @@ impl Tcp {
                 dst: tuple.remote,
                 seq,
                 ack,
-                flags: (Flags::SYN | Flags::ACK).0,
+                flags: flags.0,
                 window: syn_window(buffer),
                 urgent: 0,
                 options: &bytes[..len],
