@@ -315,9 +315,6 @@ impl Connection {
         was_reducing: bool,
         cx: &Context<'_>,
     ) {
-        if feedback.lost > 0 {
-            self.rate.on_lost(feedback.lost);
-        }
         let in_flight = self.in_flight();
         let mss = u32::from(self.mss);
         if self.is_reducing() {

@@ -6,6 +6,7 @@ use core::task::Waker;
 use std::rc::Rc;
 
 use super::config::{SocketOptions, TcpConfig};
+use super::congestion::pacing::Pacer;
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
 use super::ecn::{self, Ecn};
@@ -110,6 +111,9 @@ pub(super) struct Connection {
     pub(super) congestion: Congestion,
     pub(super) rtt: RttEstimator,
     pub(super) rate: DeliveryRate,
+    pub(super) pacer: Pacer,
+    /// Windows are paced, whatever the congestion control.
+    pub(super) paces_windows: bool,
     /// Both ends understand SACK (RFC 2018).
     pub(super) sack_enabled: bool,
     pub(super) sent: Scoreboard,
@@ -313,6 +317,8 @@ impl Connection {
             congestion: Congestion::new(options.congestion, iss.0).paced(config.pacing),
             rtt: RttEstimator::new(config.initial_rto, config.min_rto, config.max_rto),
             rate: DeliveryRate::default(),
+            pacer: Pacer::new(),
+            paces_windows: config.pacing,
             sack_enabled: false,
             sent: Scoreboard::default(),
             rack: Rack::new(),
@@ -603,6 +609,9 @@ impl Connection {
             self.rtt.syn_was_lost();
         }
         self.congestion.on_established(cx.now, u32::from(self.mss));
+        if let Some(rtt) = self.rtt.srtt() {
+            self.congestion.on_handshake_rtt(rtt);
+        }
         self.progress_at = cx.now;
         self.wake_senders();
     }

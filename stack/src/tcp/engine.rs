@@ -46,6 +46,8 @@ pub struct Tcp {
     fired: Vec<u32>,
     challenges: TokenBucket,
     buffered_bytes: usize,
+    /// Connections that are over and whose handle is still held.
+    ended: usize,
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Counters>>,
     pub(super) calls_counted: bool,
@@ -181,6 +183,7 @@ impl Tcp {
             fired: Vec::new(),
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
             buffered_bytes: 0,
+            ended: 0,
             calls_counters: None,
             calls_counted: false,
             config,
@@ -510,7 +513,7 @@ impl Tcp {
             // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
             Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
         }
-        counters.icmp_errors_rx += 1;
+        counters.icmp_errors_rx += u64::from(error.kind != IcmpErrorKind::NeighborFailed);
         true
     }
 
@@ -632,6 +635,7 @@ impl Tcp {
         let Some(connection) = self.tables.connections.get_mut(index) else { return };
         if connection.attached {
             connection.attached = false;
+            self.ended += 1;
             if let Some((id, _)) = connection.timers.armed.take() {
                 self.wheel.cancel(id);
             }
@@ -691,6 +695,7 @@ impl Tcp {
         if let Some(connection) = self.tables.connections.remove(index) {
             debug_assert!(!connection.attached && !connection.queued && connection.timers.armed.is_none());
             self.buffered_bytes -= connection.buffered;
+            self.ended -= 1;
         }
     }
 
@@ -725,7 +730,18 @@ impl Tcp {
             connections: self.tables.connections.len(),
             time_wait: self.tables.time_waits.entries.len(),
             buffered_bytes: self.buffered_bytes,
+            ended: self.ended,
         }
+    }
+
+    /// Whether no connection is under way and none that has ended holds something the application has not read: what a
+    /// graceful shutdown waits for. O(1) while connections are under way, else O(ended ones whose handle is held).
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let Tables { connections, syn_queue, .. } = &self.tables;
+        syn_queue.entries.len() == 0
+            && connections.len() == self.ended
+            && connections.iter().all(|(.., connection)| connection.receive.readable() == 0)
     }
 
     /// Whether something has this tuple: a connection, half-open or not, or a TIME-WAIT entry.
@@ -771,8 +787,14 @@ impl Connection {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::ConnectionRefused));
             }
+            IcmpErrorKind::NeighborFailed if !self.syn_acked() => {
+                self.count_failure(cx.counters);
+                self.finish(Some(TcpError::HostUnreachable));
+            }
             IcmpErrorKind::Refused => self.cold_mut().soft_error = Some(TcpError::ConnectionRefused),
-            IcmpErrorKind::Unreachable => self.cold_mut().soft_error = Some(TcpError::HostUnreachable),
+            IcmpErrorKind::Unreachable | IcmpErrorKind::NeighborFailed => {
+                self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
+            }
             IcmpErrorKind::PacketTooBig { mtu } => {
                 if self.lower_mtu(mtu as usize) {
                     self.resend_smaller();

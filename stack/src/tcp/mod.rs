@@ -43,7 +43,7 @@ mod syn_queue;
 mod table;
 mod tail_probe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod time_wait;
@@ -110,7 +110,8 @@ pub enum TcpError {
     /// Retransmissions, keepalive probes or the user timeout had no success (RFC 9293 section 3.8.3).
     #[error("connection timed out")]
     TimedOut,
-    /// As `TimedOut`, and ICMP said why (RFC 9293 section 3.9.2.2).
+    /// The first hop did not answer ARP or neighbour discovery when a connection was opened; or as `TimedOut`, and ICMP said
+    /// why (RFC 9293 section 3.9.2.2).
     #[error("host unreachable")]
     HostUnreachable,
     /// No route to the peer.
@@ -228,7 +229,7 @@ pub trait Egress {
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
 }
 
-/// An ICMP error about a TCP segment of ours, already parsed.
+/// An ICMP error about a TCP segment of ours, already parsed, or what this host itself found out about the segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
     /// The connection, from our side.
@@ -246,6 +247,9 @@ pub enum IcmpErrorKind {
     Refused,
     /// A soft error: network or host unreachable, time exceeded.
     Unreachable,
+    /// Not ICMP's: the first hop did not answer ARP or neighbour discovery. Nobody on the path can forge it, so it ends an
+    /// attempt to open, as in Linux; on an open connection it is a soft error.
+    NeighborFailed,
     /// The segment does not fit the path (RFC 1191, RFC 8201).
     PacketTooBig {
         /// The next hop's MTU, bytes; 0 when an old router does not say.
@@ -281,6 +285,8 @@ pub struct Census {
     pub syn_received: usize,
     /// Connections: all other states but TIME-WAIT, and ended ones whose handle is still held.
     pub connections: usize,
+    /// Of these, the ended ones.
+    pub ended: usize,
     /// Connections in TIME-WAIT.
     pub time_wait: usize,
     /// Memory behind send and receive buffers, bytes.

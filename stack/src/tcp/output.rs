@@ -3,6 +3,7 @@
 //! builds and sends what it decided and takes note of it only when the egress took it.
 
 use super::congestion::CongestionControl;
+use super::congestion::pacing::window_rate;
 use super::connection::{Connection, syn_window};
 use super::header::Flags;
 use super::options::{OPTIONS_LEN_MAX, TcpOptions};
@@ -84,6 +85,9 @@ impl Connection {
         }
         if self.loss.probe_tail {
             return self.plan_tail();
+        }
+        if self.timers.pace.is_some() && !self.loss.resend_now {
+            return None;
         }
         if let Some(again) = self.plan_again() {
             return Some(again);
@@ -187,6 +191,7 @@ impl Connection {
             && self.syn_acked()
             && self.snd_wnd > 0
             && !self.override_due
+            && self.timers.pace.is_none()
             && (self.options.cork || self.outstanding() == 0)
             && self.congestion_allows(unsent.min(u32::from(self.mss)))
             && self.plan_data().is_none()
@@ -196,7 +201,10 @@ impl Connection {
     /// it is enough, as in Linux.
     pub(super) fn note_limit(&mut self) {
         let (mss, cwnd, in_flight) = (u32::from(self.mss), self.cwnd(), self.in_flight());
-        if self.unsent() == 0 && in_flight < cwnd {
+        if self.timers.pace.is_some() {
+            return;
+        }
+        if self.unsent() == 0 && in_flight < cwnd && self.sent.next_lost().is_none() {
             self.rate.mark_app_limited(in_flight);
         }
         let used =
@@ -333,6 +341,7 @@ impl Connection {
             self.rack.probed(self.nxt_offset(), !is_new);
         }
         self.note_flight(len);
+        self.pace(out.now, len);
         self.last_sent_at = out.now;
         if data.len > 0 && out.now - self.last_data_at < Duration::from_millis(u64::from(self.ato_ms)) {
             // An answer to what came just now: the next ACKs can ride on answers, too.
@@ -340,6 +349,18 @@ impl Connection {
         }
         if self.timers.retransmit.is_none() {
             self.restart_retransmit_timer(out.now);
+        }
+    }
+
+    /// Sets the time before which nothing more goes, if what is sent is paced.
+    fn pace(&mut self, now: Instant, bytes: u32) {
+        let rate = self.congestion.pacing_rate().or_else(|| {
+            let srtt = self.rtt.srtt().filter(|_| self.paces_windows)?;
+            Some(window_rate(self.cwnd(), self.congestion.ssthresh(), self.in_flight(), srtt))
+        });
+        if let Some(rate) = rate {
+            self.pacer.on_send(now, bytes, rate);
+            self.timers.pace = self.pacer.earliest(now);
         }
     }
 

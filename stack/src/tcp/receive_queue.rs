@@ -27,19 +27,26 @@ const RUN_OVERHEAD: usize = 144;
 pub struct ReceiveQueue {
     /// In order, not yet read.
     ready: Run,
-    /// Ahead of a gap, by stream offset; no two overlap or touch, and all begin behind `next`.
-    runs: BTreeMap<u64, Run>,
+    /// What lies ahead of a gap, if anything does.
+    ahead: Option<Box<Ahead>>,
     /// Stream offset behind the last byte in order. The low 32 bits are RCV.NXT.
     next: u64,
-    /// Bytes in `runs`.
-    out_of_order: u32,
-    /// Memory behind `runs`.
-    out_of_order_memory: u32,
-    /// Where the latest out-of-order arrivals lay, latest first.
-    recent: [SeqNumber; Self::RECENT],
-    recent_len: u8,
     /// There may be frames in the queue: worth a look when memory is short.
     has_frames: bool,
+}
+
+/// What waits for gaps to be filled.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// By stream offset; no two overlap or touch, and all begin behind `next`.
+    runs: BTreeMap<u64, Run>,
+    /// Bytes in `runs`.
+    bytes: u32,
+    /// Memory behind `runs`.
+    memory: u32,
+    /// Where the latest arrivals lay, latest first.
+    recent: [SeqNumber; ReceiveQueue::RECENT],
+    recent_len: u8,
 }
 
 /// What became of a segment's payload. All bytes are counted once, but for those before RCV.NXT or received before.
@@ -63,13 +70,9 @@ impl ReceiveQueue {
     pub fn new(rcv_nxt: SeqNumber) -> Self {
         Self {
             ready: Run::default(),
-            runs: BTreeMap::new(),
+            ahead: None,
             // Room below for offsets of old segments.
             next: 1 << 32 | u64::from(rcv_nxt.0),
-            out_of_order: 0,
-            out_of_order_memory: 0,
-            recent: [SeqNumber(0); Self::RECENT],
-            recent_len: 0,
             has_frames: false,
         }
     }
@@ -117,19 +120,19 @@ impl ReceiveQueue {
     /// Bytes that wait behind a gap.
     #[must_use]
     pub fn out_of_order_bytes(&self) -> usize {
-        self.out_of_order as usize
+        self.ahead.as_ref().map_or(0, |ahead| ahead.bytes as usize)
     }
 
     /// Whether bytes wait behind a gap.
     #[must_use]
     pub fn has_gap(&self) -> bool {
-        !self.runs.is_empty()
+        self.ahead.is_some()
     }
 
     /// Heap and frames behind the queue, in bytes: a frame counts whole, a block with its unused end.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.ready.memory() + self.out_of_order_memory as usize
+        self.ready.memory() + self.ahead.as_ref().map_or(0, |ahead| ahead.memory as usize)
     }
 
     /// Bytes from RCV.NXT on that are sure to find room: the window to announce. It is what [`ReceiveQueue::window_max`]
@@ -176,8 +179,9 @@ impl ReceiveQueue {
     #[must_use]
     pub fn sack_blocks(&self) -> SackBlocks {
         let mut blocks = SackBlocks::default();
-        let recent = self.recent[..usize::from(self.recent_len)].iter().filter_map(|seq| self.run_at(*seq));
-        let first = self.runs.iter().take(Self::RECENT).map(|(start, run)| self.block(*start, run));
+        let Some(ahead) = &self.ahead else { return blocks };
+        let recent = ahead.recent[..usize::from(ahead.recent_len)].iter().filter_map(|seq| self.run_at(*seq));
+        let first = ahead.runs.iter().take(Self::RECENT).map(|(start, run)| Self::block(*start, run));
         for block in recent.chain(first) {
             if !blocks.contains(&block) && !blocks.push(block) {
                 break;
@@ -198,10 +202,11 @@ impl ReceiveQueue {
             return;
         }
         self.ready.release_frames();
-        self.out_of_order_memory = 0;
-        for run in self.runs.values_mut() {
+        let Some(ahead) = &mut self.ahead else { return };
+        ahead.memory = 0;
+        for run in ahead.runs.values_mut() {
             run.release_frames();
-            self.out_of_order_memory += (run.memory() + RUN_OVERHEAD) as u32;
+            ahead.memory += (run.memory() + RUN_OVERHEAD) as u32;
         }
     }
 
@@ -244,8 +249,8 @@ impl ReceiveQueue {
         let mut ready = core::mem::take(&mut self.ready);
         self.next = self.extend(&mut ready, before, before, data, insert);
         self.ready = ready;
-        if self.runs.is_empty() {
-            self.recent_len = 0;
+        if self.ahead.as_ref().is_some_and(|ahead| ahead.runs.is_empty()) {
+            self.ahead = None;
         }
         insert.inserted.advanced += (self.next - before) as u32;
     }
@@ -256,15 +261,16 @@ impl ReceiveQueue {
             insert.inserted.dropped += data.len() as u32;
             return;
         }
+        let ahead = self.ahead.get_or_insert_default();
         let touched =
-            self.runs.range(..=at).next_back().map(|(start, run)| (*start, start + run.len() as u64));
+            ahead.runs.range(..=at).next_back().map(|(start, run)| (*start, start + run.len() as u64));
         let (start, end) = touched.filter(|(_, end)| *end >= at).unwrap_or((at, at));
         insert.duplicate(at, end.min(until));
-        let before = self.out_of_order;
+        let before = ahead.bytes;
         let mut run = self.take_run(start).unwrap_or_default();
         let end = self.extend(&mut run, end, at, data, insert);
         self.put_run(start, run);
-        insert.inserted.new_out_of_order += self.out_of_order - before;
+        insert.inserted.new_out_of_order += self.out_of_order_bytes() as u32 - before;
         self.note_recent(start, end);
     }
 
@@ -274,7 +280,8 @@ impl ReceiveQueue {
         let until = at + data.len() as u64;
         let mut end = run_end;
         while end < until {
-            let next_run = self.runs.range(end..).next().map(|(start, _)| *start);
+            let next_run =
+                self.ahead.as_ref().and_then(|ahead| ahead.runs.range(end..).next()).map(|(start, _)| *start);
             let gap_end = next_run.unwrap_or(until).min(until);
             if gap_end > end {
                 self.push(run, data.part((end - at) as usize..(gap_end - at) as usize), insert);
@@ -327,59 +334,66 @@ impl ReceiveQueue {
 
     /// Drops the last piece of the last run, if that run begins at `from` or later.
     fn evict_last(&mut self, from: u64) -> bool {
-        let Some(mut last) = self.runs.last_entry().filter(|last| *last.key() >= from) else { return false };
+        let Some(ahead) = self.ahead.as_deref_mut() else { return false };
+        let Some(mut last) = ahead.runs.last_entry().filter(|last| *last.key() >= from) else { return false };
         let run = last.get_mut();
         let before = run.memory();
-        self.out_of_order -= run.pop_back() as u32;
-        self.out_of_order_memory -= (before - run.memory()) as u32;
+        ahead.bytes -= run.pop_back() as u32;
+        ahead.memory -= (before - run.memory()) as u32;
         if run.is_empty() {
-            self.out_of_order_memory -= (run.memory() + RUN_OVERHEAD) as u32;
+            ahead.memory -= (run.memory() + RUN_OVERHEAD) as u32;
             last.remove();
+        }
+        if ahead.runs.is_empty() {
+            self.ahead = None;
         }
         true
     }
 
     /// Takes out the run that begins at `start` and books it out.
     fn take_run(&mut self, start: u64) -> Option<Run> {
-        let run = self.runs.remove(&start)?;
-        self.out_of_order -= run.len() as u32;
-        self.out_of_order_memory -= (run.memory() + RUN_OVERHEAD) as u32;
+        let ahead = self.ahead.as_deref_mut()?;
+        let run = ahead.runs.remove(&start)?;
+        ahead.bytes -= run.len() as u32;
+        ahead.memory -= (run.memory() + RUN_OVERHEAD) as u32;
         Some(run)
     }
 
     fn put_run(&mut self, start: u64, run: Run) {
-        self.out_of_order += run.len() as u32;
-        self.out_of_order_memory += (run.memory() + RUN_OVERHEAD) as u32;
-        self.runs.insert(start, run);
+        let ahead = self.ahead.get_or_insert_default();
+        ahead.bytes += run.len() as u32;
+        ahead.memory += (run.memory() + RUN_OVERHEAD) as u32;
+        ahead.runs.insert(start, run);
     }
 
     fn drop_out_of_order(&mut self) {
-        self.runs = BTreeMap::new();
-        (self.out_of_order, self.out_of_order_memory, self.recent_len) = (0, 0, 0);
+        self.ahead = None;
     }
 
     /// Puts the run from `start` to `end` at the front of those that changed lately.
     fn note_recent(&mut self, start: u64, end: u64) {
         let mut recent = [SeqNumber(start as u32); Self::RECENT];
         let mut len = 1;
-        for seq in &self.recent[..usize::from(self.recent_len)] {
+        let Some(mut ahead) = self.ahead.take() else { return };
+        for seq in &ahead.recent[..usize::from(ahead.recent_len)] {
             let offset = self.offset(*seq);
             if len < Self::RECENT && offset > self.next && !(start..end).contains(&offset) {
                 recent[len] = *seq;
                 len += 1;
             }
         }
-        (self.recent, self.recent_len) = (recent, len as u8);
+        (ahead.recent, ahead.recent_len) = (recent, len as u8);
+        self.ahead = Some(ahead);
     }
 
     /// The block of the run that holds `seq`.
     fn run_at(&self, seq: SeqNumber) -> Option<(SeqNumber, SeqNumber)> {
         let offset = self.offset(seq);
-        let (start, run) = self.runs.range(..=offset).next_back()?;
-        (offset < start + run.len() as u64).then(|| self.block(*start, run))
+        let (start, run) = self.ahead.as_ref()?.runs.range(..=offset).next_back()?;
+        (offset < start + run.len() as u64).then(|| Self::block(*start, run))
     }
 
-    fn block(&self, start: u64, run: &Run) -> (SeqNumber, SeqNumber) {
+    fn block(start: u64, run: &Run) -> (SeqNumber, SeqNumber) {
         let start = SeqNumber(start as u32);
         (start, start + run.len() as u32)
     }

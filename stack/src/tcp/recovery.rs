@@ -5,10 +5,10 @@
 use core::num::NonZeroU64;
 
 use super::acknowledge::Feedback;
-use super::congestion::{CongestionControl, LossKind};
+use super::congestion::{CongestionControl, LossKind, LostSegment};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
 use super::prr::Prr;
-use super::scoreboard::Sent;
+use super::scoreboard::{Scoreboard, Sent};
 use crate::time::{Duration, Instant};
 
 /// Where the sender is with losses.
@@ -212,7 +212,7 @@ impl Connection {
             && self.sent.sacked().segments >= 3
             && self.una_offset > self.loss.recover;
         if first || (fast && feedback.acked > 0) {
-            feedback.lost += self.sent.mark_first_lost();
+            feedback.lost += self.lose(now, |sent, each| sent.mark_first_lost(each));
         }
     }
 
@@ -220,9 +220,24 @@ impl Connection {
     fn detect_by_time(&mut self, now: Instant) -> (u32, bool) {
         let (at, end) = self.rack.newest();
         let patience = self.rack_patience();
-        let detected = self.sent.detect(now, at, end, patience);
+        let detected = self.lose(now, |sent, each| sent.detect(now, at, end, patience, each));
         self.timers.reorder = detected.wait.map(|wait| now + wait);
         (detected.bytes, detected.again)
+    }
+
+    /// Lets `find` mark segments as lost; rate estimation and congestion control hear of each.
+    fn lose<R>(&mut self, now: Instant, find: impl FnOnce(&mut Scoreboard, &mut dyn FnMut(&Sent)) -> R) -> R {
+        let Self { sent, rate, congestion, .. } = self;
+        find(sent, &mut |lost| {
+            rate.on_lost(lost.len);
+            congestion.on_segment_lost(&LostSegment {
+                now,
+                bytes: lost.len,
+                lost_since_sent: rate.lost_since(&lost.snapshot),
+                delivered_total: rate.delivered(),
+                snapshot: lost.snapshot,
+            });
+        })
     }
 
     fn rack_patience(&self) -> Duration {
@@ -237,7 +252,6 @@ impl Connection {
         if lost == 0 {
             return;
         }
-        self.rate.on_lost(lost);
         let mss = u32::from(self.mss);
         let recovering = matches!(self.loss.state, Recovery::Fast | Recovery::Loss);
         if !recovering || (again && self.loss.state == Recovery::Loss) {
@@ -365,11 +379,14 @@ impl Connection {
         if self.sack_enabled && !reneged {
             let patience = self.rack_patience();
             let first_end = self.sent.first().map(Sent::end);
-            self.sent
-                .mark_lost_where(|sent| Some(sent.end()) == first_end || sent.sent_at + patience <= cx.now);
+            let now = cx.now;
+            self.lose(now, |board, each| {
+                let late = |sent: &Sent| Some(sent.end()) == first_end || sent.sent_at + patience <= now;
+                board.mark_lost_where(late, each)
+            });
         } else {
             self.sent.forget_duplicates();
-            self.sent.mark_lost_where(|_| true);
+            self.lose(cx.now, |board, each| board.mark_lost_where(|_| true, each));
         }
         self.sent.join_first(self.mss.into());
         if first_timeout || self.una_offset >= self.loss.recover || self.retransmits == 0 {
@@ -493,6 +510,9 @@ impl Connection {
 
     /// The congestion window in force.
     pub(super) fn cwnd(&self) -> u32 {
+        if self.congestion.controls_recovery() {
+            return self.congestion.cwnd();
+        }
         match self.loss.state {
             Recovery::Fast | Recovery::Reducing => {
                 self.loss.episode.as_ref().map_or(self.congestion.cwnd(), |episode| episode.prr.cwnd())

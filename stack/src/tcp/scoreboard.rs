@@ -360,13 +360,14 @@ impl Scoreboard {
     /// at `newest_at` and ending at `newest_end`, which was delivered, and was not heard of for `patience` since it was sent.
     ///
     /// The wait is that of the segment which is next, where the RFC waits for the last: each is sent again when its own
-    /// time is over.
+    /// time is over. `each` sees those that are lost.
     pub(super) fn detect(
         &mut self,
         now: Instant,
         newest_at: Instant,
         newest_end: u64,
         patience: Duration,
+        mut each: impl FnMut(&Sent),
     ) -> Detected {
         let mut found = Detected::default();
         let mut wait = |sent: &Sent| {
@@ -409,21 +410,25 @@ impl Scoreboard {
         }
         found.again = !again.is_empty();
         for end in first_times.into_iter().chain(again) {
-            found.bytes += self.mark_lost(end);
+            found.bytes += self.mark_lost(end, &mut each);
         }
         found
     }
 
     /// Marks the first segment as lost, if it is not. Bytes newly lost.
-    pub(super) fn mark_first_lost(&mut self) -> u32 {
-        self.first().map(Sent::end).map_or(0, |end| self.mark_lost(end))
+    pub(super) fn mark_first_lost(&mut self, mut each: impl FnMut(&Sent)) -> u32 {
+        self.first().map(Sent::end).map_or(0, |end| self.mark_lost(end, &mut each))
     }
 
     /// Marks as lost all that is not SACKed and for which `is_lost` holds, also what was sent again. Bytes newly lost. O(n).
-    pub(super) fn mark_lost_where(&mut self, is_lost: impl Fn(&Sent) -> bool) -> u32 {
+    pub(super) fn mark_lost_where(
+        &mut self,
+        is_lost: impl Fn(&Sent) -> bool,
+        mut each: impl FnMut(&Sent),
+    ) -> u32 {
         let ends: Vec<u64> =
             self.segments.iter().filter(|sent| !sent.sacked && is_lost(sent)).map(Sent::end).collect();
-        ends.into_iter().map(|end| self.mark_lost(end)).sum()
+        ends.into_iter().map(|end| self.mark_lost(end, &mut each)).sum()
     }
 
     /// Takes back that segments were lost: they only came late. O(n).
@@ -467,13 +472,14 @@ impl Scoreboard {
         self.segments.binary_search_by_key(&end, Sent::end).ok()
     }
 
-    /// Marks one segment as lost, or its retransmission. Bytes newly lost.
-    fn mark_lost(&mut self, end: u64) -> u32 {
+    /// Marks one segment as lost, or its retransmission, and shows it to `each` if it was not. Bytes newly lost.
+    fn mark_lost(&mut self, end: u64, each: &mut impl FnMut(&Sent)) -> u32 {
         let Some(index) = self.index(end) else { return 0 };
         let sent = &mut self.segments[index];
         if sent.sacked || (sent.lost && !sent.resent) {
             return 0;
         }
+        each(sent);
         if sent.resent {
             self.resent.sub(sent.len);
             sent.resent = false;
@@ -646,14 +652,14 @@ mod tests {
                     }
                     Step::Detect(patience) => {
                         let newest = board.last().map_or((now, nxt), |last| (last.sent_at, last.end()));
-                        board.detect(now, newest.0, newest.1, Duration::from_millis(patience.into()));
+                        board.detect(now, newest.0, newest.1, Duration::from_millis(patience.into()), |_| ());
                     }
                     Step::Resend => {
                         if let Some(end) = board.next_lost().map(Sent::end) {
                             board.note_resent(end, now, Snapshot::default());
                         }
                     }
-                    Step::Timeout => drop(board.mark_lost_where(|_| true)),
+                    Step::Timeout => drop(board.mark_lost_where(|_| true, |_| ())),
                     Step::Undo => board.unmark_lost(),
                     Step::Renege => {
                         taken_back += u64::from(board.sacked().bytes);

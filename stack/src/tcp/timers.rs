@@ -21,6 +21,8 @@ pub(super) struct Timers {
     pub(super) probe: Option<Instant>,
     /// A segment that others overtook counts as lost (RFC 8985 section 6.2 step 5).
     pub(super) reorder: Option<Instant>,
+    /// The next segment may go: what is sent is paced.
+    pub(super) pace: Option<Instant>,
     /// A partial segment that was held back goes.
     pub(super) hold: Option<Instant>,
     pub(super) delayed_ack: Option<Instant>,
@@ -33,8 +35,8 @@ pub(super) struct Timers {
 
 impl Timers {
     pub(super) fn earliest(&self) -> Option<Instant> {
-        let Self { retransmit, probe, reorder, hold, delayed_ack, keepalive, death, .. } = *self;
-        [retransmit, probe, reorder, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
+        let Self { retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death, .. } = *self;
+        [retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
     }
 }
 
@@ -57,6 +59,9 @@ impl Connection {
         if due(self.timers.keepalive) {
             self.timers.keepalive = None;
             self.keepalive_is_due(cx);
+        }
+        if due(self.timers.pace) {
+            self.timers.pace = None;
         }
         if due(self.timers.reorder) {
             self.timers.reorder = None;
