@@ -53,7 +53,6 @@ impl Connection {
         self.update_send_window(segment);
         let mut feedback = Feedback {
             echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
-            marked: self.tells_of_marks(segment),
             ..Feedback::default()
         };
         let delivered_before = self.statistics.delivered;
@@ -69,9 +68,8 @@ impl Connection {
         let was_reducing = self.is_reducing();
         let news =
             feedback.acked > 0 || feedback.sacked > 0 || feedback.dsack.is_some() || feedback.duplicate;
-        if feedback.marked {
-            self.count_marks(self.statistics.delivered.wrapping_sub(delivered_before), cx);
-        }
+        let delivered = self.statistics.delivered.wrapping_sub(delivered_before);
+        feedback.marked = self.take_marks(segment, &feedback, delivered, cx);
         if news {
             self.react(&mut feedback, cx);
         }

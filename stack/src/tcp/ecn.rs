@@ -1,28 +1,36 @@
 //! Explicit congestion notification: a router marks packets instead of dropping them, the receiver tells the sender, the
-//! sender reduces its window (RFC 3168 section 6.1). Here are the settings, the negotiation on SYN and SYN-ACK, what a receiver
-//! echoes and what a sender makes of the echo. `input` hands in what arrived, `acknowledge` and `recovery` act on the echo,
-//! `output` asks what a segment carries.
+//! sender reduces its window (RFC 3168 section 6.1; RFC 9768 with more accurate feedback). Here are the settings, the
+//! negotiation on SYN and SYN-ACK, what a receiver tells and what a sender makes of it. `input` hands in what arrived,
+//! `acknowledge` and `recovery` act on what is told, `output` asks what a segment carries. RFC 9768's counters are in
+//! `accurate`.
+
+mod accurate;
 
 use core::fmt;
 use core::str::FromStr;
 
-use super::connection::{Connection, Context};
+use super::acknowledge::Feedback;
+use super::connection::{Connection, Context, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
+use super::options::{AccurateEcn, OPTIONS_LEN_MAX, TcpOptions};
+use accurate::{Accurate, ace, ace_flags, handshake_encoding};
 
 /// The ECN field of the IP header (RFC 3168 section 5): not ECN-capable.
-pub(super) const NOT_ECT: u8 = 0;
+const NOT_ECT: u8 = 0;
 /// ECN-capable: what data is sent with.
-pub(super) const ECT0: u8 = 2;
+const ECT0: u8 = 2;
 /// Congestion was met.
-pub(super) const CE: u8 = 3;
+const CE: u8 = 3;
 
 /// The three flags that negotiate ECN on a SYN and carry its feedback later.
 const ECN_FLAGS: Flags = Flags::AE.union(Flags::CWR).union(Flags::ECE);
-/// An ECN-setup SYN (RFC 3168 section 6.1.1).
+/// An ECN-setup SYN (RFC 3168 section 6.1.1); with [`Flags::AE`] it asks for accurate ECN (RFC 9768 section 3.1.1).
 const CLASSIC_SYN: Flags = Flags::CWR.union(Flags::ECE);
 /// ACKs sent one by one after a mark, as in Linux: the peer's window may be very small.
 const QUICK_ACKS_AFTER_MARK: u8 = 2;
+/// SACK blocks that go before accurate ECN's option (RFC 9768 section 3.2.3.3), bytes.
+const TWO_BLOCKS_LEN: usize = 20;
 
 /// How two ends tell each other of marks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -32,6 +40,8 @@ pub enum EcnMode {
     Off,
     /// One signal a round trip (RFC 3168).
     Classic,
+    /// Counts of marked packets and bytes (RFC 9768).
+    Accurate,
 }
 
 /// When ECN is used: Linux's `tcp_ecn`. Parsed from its numbers or from words, see [`EcnConfig::from_str`].
@@ -51,9 +61,22 @@ impl EcnConfig {
     /// Agreed to when a peer asks: `tcp_ecn` 2, the default of Linux and here.
     pub const ACCEPT: Self = Self { request: EcnMode::Off, accept: EcnMode::Classic };
 
+    /// Accurate ECN asked for and agreed to: `tcp_ecn` 3. A peer that knows only classic ECN gets that.
+    pub const ACCURATE: Self = Self { request: EcnMode::Accurate, accept: EcnMode::Accurate };
+    /// Classic ECN asked for, either agreed to: `tcp_ecn` 4.
+    pub const CLASSIC_ACCURATE: Self = Self { request: EcnMode::Classic, accept: EcnMode::Accurate };
+    /// Either agreed to when a peer asks: `tcp_ecn` 5.
+    pub const ACCEPT_ACCURATE: Self = Self { request: EcnMode::Off, accept: EcnMode::Accurate };
+
     /// All of them by `tcp_ecn`'s number, with the word that stands for it.
-    const ALL: &'static [(Self, &'static str)] =
-        &[(Self::OFF, "off"), (Self::ON, "on"), (Self::ACCEPT, "accept")];
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::OFF, "off"),
+        (Self::ON, "on"),
+        (Self::ACCEPT, "accept"),
+        (Self::ACCURATE, "accurate"),
+        (Self::CLASSIC_ACCURATE, "classic-accurate"),
+        (Self::ACCEPT_ACCURATE, "accept-accurate"),
+    ];
 
     /// The setting that Linux's `tcp_ecn` has by this number; `None`: Linux has no such number.
     #[must_use]
@@ -81,7 +104,7 @@ fn words() -> String {
 impl FromStr for EcnConfig {
     type Err = UnknownEcnConfig;
 
-    /// Reads `off`, `on`, `accept`, or `tcp_ecn`'s number for it.
+    /// Reads `off`, `on`, `accept`, `accurate`, `classic-accurate`, `accept-accurate`, or `tcp_ecn`'s number for it.
     fn from_str(text: &str) -> Result<Self, UnknownEcnConfig> {
         let named = Self::ALL.iter().find(|(_, word)| *word == text).map(|(config, _)| *config);
         let numbered = || text.parse().ok().and_then(Self::from_sysctl);
@@ -101,38 +124,78 @@ impl fmt::Display for EcnConfig {
 
 // ---- negotiation
 
-/// What a listener agreed to with a SYN.
+/// What was agreed to with a peer's SYN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Agreed {
     pub(super) mode: EcnMode,
     /// Nothing said that the peer may not understand it: data may be sent ECN-capable.
     pub(super) may_send: bool,
+    /// The ECN field with which the last SYN arrived: accurate ECN's SYN-ACK tells.
+    syn_ecn: u8,
 }
 
 impl Agreed {
-    /// What a SYN with these `flags` asks for, as far as `accept` goes (RFC 3168 section 6.1.1).
-    pub(super) fn from_syn(flags: Flags, accept: EcnMode) -> Self {
+    /// What a SYN with these `flags` asks for, as far as `accept` goes (RFC 3168 section 6.1.1, RFC 9768 table 2). Flags that
+    /// mean nothing yet ask for accurate ECN (RFC 9768 section 3.1.3).
+    pub(super) fn from_syn(flags: Flags, syn_ecn: u8, accept: EcnMode) -> Self {
         let mode = match flags & ECN_FLAGS {
             Flags::NONE => EcnMode::Off,
+            flags if accept == EcnMode::Accurate && flags != CLASSIC_SYN => EcnMode::Accurate,
             flags if flags.contains(CLASSIC_SYN) => accept.min(EcnMode::Classic),
             _ => EcnMode::Off,
         };
-        Self { mode, may_send: mode != EcnMode::Off }
+        Self { mode, may_send: mode != EcnMode::Off, syn_ecn }
     }
 
-    /// The SYN came again. One that does not ask any more is of a client that will not use ECN (RFC 3168 section 6.1.1.1).
-    pub(super) fn note_syn_again(&mut self, flags: Flags) {
-        if !(flags & ECN_FLAGS).contains(CLASSIC_SYN) {
-            *self = Self::default();
+    /// The SYN came again; `false`: it asks for what contradicts the first (RFC 9768 section 3.1.5), and the connection must
+    /// be reset. One that does not ask any more is of a client that may not use ECN: nothing is sent ECN-capable then (RFC
+    /// 3168 section 6.1.1.1), and accurate feedback goes on (RFC 9768 section 3.1.5).
+    #[must_use]
+    pub(super) fn note_syn_again(&mut self, flags: Flags, syn_ecn: u8, accept: EcnMode) -> bool {
+        self.syn_ecn = syn_ecn;
+        let again = Self::from_syn(flags, syn_ecn, accept).mode;
+        match (self.mode, again) {
+            (EcnMode::Classic, EcnMode::Off) => self.mode = EcnMode::Off,
+            (EcnMode::Classic, EcnMode::Accurate) | (EcnMode::Accurate, EcnMode::Classic) => return false,
+            _ => {}
         }
+        self.may_send &= again != EcnMode::Off;
+        true
     }
 
-    /// The flags of the SYN-ACK.
-    pub(super) fn syn_ack_flags(self) -> Flags {
+    /// The flags of the SYN-ACK that follows `timeouts` others. Accurate ECN's is plain when two were lost (RFC 9768 section
+    /// 3.2.3.2.2), and nothing is sent ECN-capable then (section 3.1.5).
+    pub(super) fn syn_ack_flags(&mut self, timeouts: u8) -> Flags {
         match self.mode {
             EcnMode::Off => Flags::NONE,
             EcnMode::Classic => Flags::ECE,
+            EcnMode::Accurate if timeouts >= 2 => {
+                self.may_send = false;
+                Flags::NONE
+            }
+            EcnMode::Accurate => ace_flags(handshake_encoding(self.syn_ecn)),
         }
+    }
+
+    /// Accurate ECN's option for the first SYN-ACK (RFC 9768 section 3.2.3.2.1).
+    pub(super) fn syn_ack_option(self) -> Option<AccurateEcn> {
+        (self.mode == EcnMode::Accurate).then(|| Accurate::default().whole_option())
+    }
+
+    /// What an ACK says that is sent before there is a connection.
+    pub(super) fn ack_flags(self) -> Flags {
+        if self.mode == EcnMode::Accurate { ace_flags(Accurate::default().received.cep) } else { Flags::NONE }
+    }
+
+    /// What a SYN cookie's SYN-ACK and the ACK of it settled: classic ECN by a bit of the cookie, accurate ECN by the flags of
+    /// the ACK, which only who was offered it sets so (RFC 9768 section 3.2.2.1, note 3).
+    pub(super) fn from_cookie(classic: bool, flags: Flags, accept: EcnMode) -> Self {
+        let mode = match accept {
+            EcnMode::Accurate if ace(flags) > 1 => EcnMode::Accurate,
+            _ if classic => accept.min(EcnMode::Classic),
+            _ => EcnMode::Off,
+        };
+        Self { mode, may_send: mode != EcnMode::Off, syn_ecn: NOT_ECT }
     }
 }
 
@@ -145,20 +208,19 @@ pub(super) struct Ecn(Option<Box<Live>>);
 struct Live {
     /// What our SYN asks for; later it says nothing.
     request: EcnMode,
-    /// What both ends agreed on.
-    mode: EcnMode,
-    /// New data is sent ECN-capable.
-    may_send: bool,
-    /// A SYN of ours was sent without asking: what we send must not be ECN-capable (RFC 3168 section 6.1.1).
+    /// What both ends agreed on, and whether new data is sent ECN-capable.
+    agreed: Agreed,
+    /// A SYN of ours was sent without asking.
     fell_back: bool,
-    /// Every ACK says that a mark was met, until the peer says that it reduced its window.
+    /// Classic: every ACK says that a mark was met, until the peer says that it reduced its window.
     echo: bool,
-    /// The next new data says that we did.
+    /// Classic: the next new data says that we did.
     reduced: bool,
     /// An ECN-capable packet arrived.
     seen: bool,
-    /// Segments that arrived at the peer, as ACKs said that tell of marks: Linux's `delivered_ce`.
+    /// Segments that arrived at the peer marked or, with classic ECN, whose ACKs told of marks: Linux's `delivered_ce`.
     delivered_ce: u32,
+    accurate: Accurate,
 }
 
 impl Ecn {
@@ -169,13 +231,21 @@ impl Ecn {
 
     /// Of a connection whose SYN-ACK a listener sent.
     pub(super) fn agreed(agreed: Agreed) -> Self {
-        let Agreed { mode, may_send } = agreed;
-        Self((mode != EcnMode::Off).then(|| Box::new(Live { mode, may_send, ..Live::default() })))
+        Self((agreed.mode != EcnMode::Off).then(|| Box::new(Live { agreed, ..Live::default() })))
     }
 
     /// What both ends agreed on.
     pub(super) fn mode(&self) -> EcnMode {
-        self.0.as_ref().map_or(EcnMode::Off, |live| live.mode)
+        self.0.as_ref().map_or(EcnMode::Off, |live| live.agreed.mode)
+    }
+
+    fn accurate(&self) -> Option<&Accurate> {
+        self.0.as_deref().filter(|live| live.agreed.mode == EcnMode::Accurate).map(|live| &live.accurate)
+    }
+
+    fn accurate_mut(&mut self) -> Option<&mut Accurate> {
+        let live = self.0.as_deref_mut().filter(|live| live.agreed.mode == EcnMode::Accurate);
+        live.map(|live| &mut live.accurate)
     }
 
     pub(super) fn was_seen(&self) -> bool {
@@ -184,6 +254,17 @@ impl Ecn {
 
     pub(super) fn delivered_ce(&self) -> u32 {
         self.0.as_ref().map_or(0, |live| live.delivered_ce)
+    }
+
+    /// Marked bytes that arrived at the peer, as accurate ECN's option told.
+    pub(super) fn delivered_ce_bytes(&self) -> u32 {
+        self.accurate().map_or(0, |accurate| accurate.delivered.ceb)
+    }
+
+    /// Marked packets that arrived here, as accurate ECN counts them.
+    pub(super) fn received_ce(&self) -> u32 {
+        let initial = Accurate::default().received.cep;
+        self.accurate().map_or(0, |accurate| accurate.received.cep.wrapping_sub(initial))
     }
 
     /// Whether our SYN asked and no plain one followed.
@@ -196,65 +277,157 @@ impl Ecn {
         self.0.as_ref().is_some_and(|live| live.fell_back)
     }
 
-    /// SYNs are plain from now on: one that asked was lost or refused, perhaps by a middlebox that takes it for an attack
-    /// (RFC 3168 section 6.1.1.1).
+    /// SYNs are plain from now on: one that asked was refused, perhaps by a middlebox that takes it for an attack (RFC 3168
+    /// section 6.1.1.1).
     pub(super) fn fall_back(&mut self) {
         if let Some(live) = &mut self.0 {
             live.fell_back |= live.request != EcnMode::Off;
         }
     }
 
-    /// The flags of our SYN, or of the SYN-ACK of a simultaneous or Fast Open.
-    pub(super) fn syn_flags(&self, is_syn_ack: bool) -> Flags {
-        let Some(live) = &self.0 else { return Flags::NONE };
-        match (is_syn_ack, live.request) {
-            (true, _) => Agreed { mode: live.mode, may_send: live.may_send }.syn_ack_flags(),
-            (false, EcnMode::Classic) if !live.fell_back => CLASSIC_SYN,
-            (false, _) => Flags::NONE,
+    /// The `timeouts`th SYN was lost. Accurate ECN is asked for once more (RFC 9768 section 3.1.4.1).
+    pub(super) fn note_syn_lost(&mut self, timeouts: u8) {
+        if self.0.as_ref().is_some_and(|live| live.request != EcnMode::Accurate || timeouts > 1) {
+            self.fall_back();
         }
     }
 
-    /// The answer to our SYN (RFC 3168 section 6.1.1): a server that sends our flags back does not understand them (section
-    /// 6.1.1.2).
-    pub(super) fn take_syn_ack(&mut self, flags: Flags) {
-        let agrees = flags.contains(Flags::ECE) && !flags.contains(Flags::CWR);
-        match &mut self.0 {
-            Some(live) if agrees => (live.mode, live.may_send) = (EcnMode::Classic, !live.fell_back),
-            _ => self.0 = None,
+    // ---- the handshake
+
+    /// The flags of our SYN.
+    pub(super) fn syn_flags(&self) -> Flags {
+        match self.0.as_ref().filter(|live| !live.fell_back).map(|live| live.request) {
+            Some(EcnMode::Classic) => CLASSIC_SYN,
+            Some(EcnMode::Accurate) => ECN_FLAGS,
+            _ => Flags::NONE,
         }
     }
 
-    /// A SYN without ACK for a connection that is not a listener's: of a simultaneous open, or the first SYN again.
-    pub(super) fn take_syn(&mut self, flags: Flags, accept: EcnMode) {
-        let agreed = Agreed::from_syn(flags, accept);
-        let fell_back = self.fell_back();
-        *self = Self::agreed(Agreed { may_send: agreed.may_send && !fell_back, ..agreed });
+    /// Flags and option of the SYN-ACK of a simultaneous or Fast Open that follows `timeouts` others; `again`: it was sent
+    /// before.
+    pub(super) fn syn_ack(&mut self, timeouts: u8, again: bool) -> (Flags, Option<AccurateEcn>) {
+        let Some(live) = &mut self.0 else { return (Flags::NONE, None) };
+        (live.agreed.syn_ack_flags(timeouts), live.agreed.syn_ack_option().filter(|_| !again))
+    }
+
+    /// The peer's SYN in a simultaneous open. What the peer makes of our SYN is what we make of its (RFC 9768 section 3.1.2).
+    pub(super) fn take_simultaneous_syn(&mut self, syn: &Segment, accept: EcnMode) {
+        let Some(live) = &self.0 else { return };
+        let accept = if live.fell_back { EcnMode::Off } else { accept.min(live.request) };
+        *self = Self::agreed(Agreed::from_syn(syn.flags, syn.ecn, accept));
+    }
+
+    /// As [`Agreed::note_syn_again`].
+    #[must_use]
+    pub(super) fn note_syn_again(&mut self, syn: &Segment, accept: EcnMode) -> bool {
+        self.0.as_mut().is_none_or(|live| live.agreed.note_syn_again(syn.flags, syn.ecn, accept))
+    }
+
+    /// The answer to our SYN (RFC 3168 section 6.1.1, RFC 9768 table 2); whether it tells that the SYN was marked. A server
+    /// that sends our flags back does not understand them (RFC 3168 section 6.1.1.2).
+    pub(super) fn take_syn_ack(&mut self, syn_ack: &Segment) -> bool {
+        let Some(live) = &mut self.0 else { return false };
+        let answer = ace(syn_ack.flags);
+        let mode = match live.request {
+            EcnMode::Accurate if ![0b000, 0b001, 0b111].contains(&answer) => EcnMode::Accurate,
+            EcnMode::Accurate if answer == 0b001 => EcnMode::Classic,
+            EcnMode::Classic if answer & 0b011 == 0b001 => EcnMode::Classic,
+            _ => {
+                self.0 = None;
+                return false;
+            }
+        };
+        // Classic: what sent a plain SYN sends nothing ECN-capable (RFC 3168 section 6.1.1). Accurate: our SYN was not
+        // ECN-capable; if it arrived otherwise the path changes what it should not (RFC 9768 section 3.2.2.3).
+        let unchanged = [0b010, 0b101].contains(&answer);
+        let may_send = if mode == EcnMode::Classic { !live.fell_back } else { unchanged };
+        live.agreed = Agreed { mode, may_send, syn_ecn: NOT_ECT };
+        if mode != EcnMode::Accurate {
+            return false;
+        }
+        live.accurate.received.cep += u32::from(syn_ack.ecn == CE);
+        (live.accurate.news, live.accurate.greets) = (true, true);
+        live.accurate.handshake_ack = Some(syn_ack.ecn);
+        live.accurate.take_first_option(syn_ack.options.accurate_ecn);
+        answer == handshake_encoding(CE)
+    }
+
+    /// The server sent its SYN-ACK again: our ACK tells that one's ECN field (RFC 9768 section 3.2.2.1).
+    pub(super) fn note_syn_ack_again(&mut self, syn_ack: &Segment) {
+        let confirms = ![0b000, 0b001, 0b111].contains(&ace(syn_ack.flags));
+        if let Some(accurate) = self.accurate_mut().filter(|accurate| confirms && accurate.greets) {
+            accurate.handshake_ack = Some(syn_ack.ecn);
+        }
+    }
+
+    /// The first segment that acknowledges our SYN-ACK (RFC 9768 table 4); whether it tells that that was marked.
+    pub(super) fn take_handshake_ack(&mut self, segment: &Segment) -> bool {
+        let Some(live) = self.0.as_deref_mut().filter(|live| live.agreed.mode == EcnMode::Accurate) else {
+            return false;
+        };
+        live.accurate.take_first_option(segment.options.accurate_ecn);
+        if segment.payload_len() > 0 || !segment.options.sack.is_empty() {
+            return false;
+        }
+        live.accurate.skip = true;
+        match ace(segment.flags) {
+            0 => (live.accurate.deaf, live.agreed.may_send) = (true, false),
+            // Not ECN-capable as it was sent, or a value without meaning yet.
+            1 | 2 | 5 | 7 => {}
+            answer => {
+                live.agreed.may_send = false;
+                live.accurate.delivered.cep += u32::from(answer == handshake_encoding(CE));
+                return answer == handshake_encoding(CE);
+            }
+        }
+        false
+    }
+
+    /// An ACK by itself is due, as only that can tell the ECN field of the SYN-ACK (RFC 9768 section 3.2.2.1).
+    pub(super) fn owes_handshake_ack(&self) -> bool {
+        self.accurate().is_some_and(|accurate| accurate.handshake_ack.is_some())
     }
 
     // ---- what a segment carries
 
-    /// The flags of a segment without SYN; `new`: it brings data never sent before.
-    pub(super) fn flags(&self, new: bool) -> Flags {
-        let Some(live) = self.0.as_ref().filter(|live| live.mode == EcnMode::Classic) else {
-            return Flags::NONE;
-        };
-        let echo = if live.echo { Flags::ECE } else { Flags::NONE };
-        echo | if new && live.reduced { Flags::CWR } else { Flags::NONE }
+    /// The flags of a segment without SYN: `new` when it brings data never sent before, `pure` when it is an ACK by itself.
+    pub(super) fn flags(&self, new: bool, pure: bool) -> Flags {
+        let Some(live) = &self.0 else { return Flags::NONE };
+        match live.agreed.mode {
+            EcnMode::Off => Flags::NONE,
+            EcnMode::Classic => {
+                let echo = if live.echo { Flags::ECE } else { Flags::NONE };
+                echo | if new && live.reduced { Flags::CWR } else { Flags::NONE }
+            }
+            EcnMode::Accurate => live.accurate.flags(pure),
+        }
     }
 
     /// The IP header's field: ECN-capable is only data that is sent for the first time, so that a mark or loss of it is sure to
     /// be told (RFC 3168 sections 6.1.1, 6.1.4, 6.1.5 and 6.1.6).
     pub(super) fn codepoint(&self, new: bool) -> u8 {
-        let may_send = self.0.as_ref().is_some_and(|live| live.may_send);
+        let may_send = self.0.as_ref().is_some_and(|live| live.agreed.may_send);
         if new && may_send { ECT0 } else { NOT_ECT }
     }
 
-    /// New data went out.
-    pub(super) fn note_new_data_sent(&mut self) {
-        self.set_reduced(false);
+    /// A segment without SYN went out.
+    pub(super) fn note_sent(&mut self, new: bool, pure: bool, with_option: bool) {
+        let Some(live) = &mut self.0 else { return };
+        live.reduced &= !new;
+        live.accurate.sent(pure, with_option);
+        live.accurate.greets &= !new;
     }
 
-    /// The window was reduced: the peer is to know, so that it ends its echo (RFC 3168 section 6.1.2).
+    /// A retransmission timeout. If nothing was acknowledged yet, segments with options may not get through (RFC 9768 section
+    /// 3.2.3.2.2).
+    pub(super) fn note_timeout(&mut self, nothing_acknowledged: bool) {
+        if let Some(accurate) = self.accurate_mut().filter(|_| nothing_acknowledged) {
+            accurate.mute = true;
+        }
+    }
+
+    /// The window was reduced: the peer is to know, so that it ends its echo (RFC 3168 section 6.1.2). With accurate ECN nothing
+    /// is said of it (RFC 9768 section 3.1.5).
     pub(super) fn note_reduced(&mut self) {
         self.set_reduced(self.mode() == EcnMode::Classic);
     }
@@ -274,12 +447,21 @@ impl Ecn {
 // ---- the receiver and the sender
 
 impl Connection {
-    /// The marks and flags of an acceptable segment without SYN (RFC 3168 section 6.1.3). Only segments with data count, and
-    /// probes of a closed window (sections 6.1.4 and 6.1.6).
+    /// The ECN field and the flags of an acceptable segment without SYN.
     pub(super) fn note_marks(&mut self, segment: &Segment) {
-        let Some(live) = self.ecn.0.as_deref_mut().filter(|live| live.mode == EcnMode::Classic) else {
-            return;
-        };
+        let waiting = self.rcv_nxt() != self.last_ack_sent || segment.payload_len() > 0;
+        let Some(live) = self.ecn.0.as_deref_mut() else { return };
+        if live.agreed.mode == EcnMode::Accurate {
+            live.seen |= segment.ecn != NOT_ECT;
+            self.ack_now |= live.accurate.arrived(segment.ecn, segment.payload_len(), waiting);
+        } else {
+            self.note_classic_marks(segment);
+        }
+    }
+
+    /// RFC 3168 section 6.1.3. Only segments with data count, and probes of a closed window (sections 6.1.4 and 6.1.6).
+    fn note_classic_marks(&mut self, segment: &Segment) {
+        let Some(live) = self.ecn.0.as_deref_mut() else { return };
         if segment.payload_len() == 0 && !segment.was_stripped() {
             return;
         }
@@ -303,16 +485,52 @@ impl Connection {
         }
     }
 
-    /// Whether an ACK tells of congestion (RFC 3168 section 6.1.2).
-    pub(super) fn tells_of_marks(&self, segment: &Segment) -> bool {
-        self.ecn.mode() == EcnMode::Classic && segment.has(Flags::ECE)
+    /// Whether an ACK by which `delivered` segments arrived tells of congestion (RFC 3168 section 6.1.2, RFC 9768 section
+    /// 3.2.2.2).
+    pub(super) fn take_marks(
+        &mut self,
+        segment: &Segment,
+        feedback: &Feedback,
+        delivered: u32,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let newer = segment.options.timestamps.is_some_and(|theirs| timestamp_before(self.ts_recent, theirs.val));
+        let is_news = feedback.delivered > 0 || feedback.acked > 0 || (self.ts_enabled && newer);
+        let mss = u32::from(self.mss);
+        let Some(live) = self.ecn.0.as_deref_mut() else { return false };
+        let marked = match live.agreed.mode {
+            EcnMode::Classic if segment.has(Flags::ECE) => delivered,
+            EcnMode::Accurate if is_news || live.accurate.skip => {
+                if core::mem::take(&mut live.accurate.skip) || live.accurate.deaf {
+                    return false;
+                }
+                let told =
+                    live.accurate.take(segment.flags, segment.options.accurate_ecn, delivered, mss);
+                if told.contradicts {
+                    // Section 3.2.3.2.5.
+                    live.agreed.may_send = false;
+                }
+                if told.packets == 0 && told.bytes == 0 {
+                    return false;
+                }
+                told.packets
+            }
+            _ => return false,
+        };
+        cx.counters.tcp_ecn_echoes += 1;
+        live.delivered_ce = live.delivered_ce.wrapping_add(marked);
+        true
     }
 
-    /// An ACK that tells of marks was processed, by which `delivered` segments arrived.
-    pub(super) fn count_marks(&mut self, delivered: u32, cx: &mut Context<'_>) {
-        cx.counters.tcp_ecn_echoes += 1;
-        if let Some(live) = &mut self.ecn.0 {
-            live.delivered_ce = live.delivered_ce.wrapping_add(delivered);
+    /// Adds accurate ECN's option where it is due and there is room for it in a segment with `len` bytes of payload, two SACK
+    /// blocks included (RFC 9768 section 3.2.3.3). `new`: the payload was never sent before.
+    pub(super) fn add_accurate_option(&self, options: &mut TcpOptions, len: u32, new: bool, blocks: usize) {
+        let Some(option) = self.ecn.accurate().and_then(|accurate| accurate.option(new)) else { return };
+        let blocks_len = if blocks == 0 { 0 } else { (4 + 8 * blocks).min(TWO_BLOCKS_LEN) };
+        let total = options.emitted_len(false) + option.emitted_len() + blocks_len;
+        let room = usize::from(self.mtu().saturating_sub(self.fixed_headers()));
+        if total <= OPTIONS_LEN_MAX && total + len as usize <= room {
+            options.accurate_ecn = Some(option);
         }
     }
 }
@@ -338,11 +556,18 @@ mod tests {
 
     #[test]
     fn only_flags_that_ask_are_agreed_to() {
-        let agreed = |flags, accept| Agreed::from_syn(flags, accept).mode;
+        let agreed = |flags, accept| Agreed::from_syn(flags, NOT_ECT, accept).mode;
         assert_eq!(agreed(CLASSIC_SYN, EcnMode::Classic), EcnMode::Classic);
         assert_eq!(agreed(CLASSIC_SYN, EcnMode::Off), EcnMode::Off);
         for flags in [Flags::NONE, Flags::ECE, Flags::CWR, Flags::SYN] {
             assert_eq!(agreed(flags, EcnMode::Classic), EcnMode::Off, "{flags:?}");
+        }
+        // RFC 9768 table 2 and section 3.1.3.
+        assert_eq!(agreed(ECN_FLAGS, EcnMode::Classic), EcnMode::Classic);
+        assert_eq!(agreed(CLASSIC_SYN, EcnMode::Accurate), EcnMode::Classic);
+        assert_eq!(agreed(Flags::NONE, EcnMode::Accurate), EcnMode::Off);
+        for value in [1, 2, 4, 5, 6, 7] {
+            assert_eq!(agreed(ace_flags(value), EcnMode::Accurate), EcnMode::Accurate, "{value}");
         }
     }
 }

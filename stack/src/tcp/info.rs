@@ -77,8 +77,12 @@ pub struct TcpInfo {
     pub reord_seen: u32,
     /// Segments delivered to the peer.
     pub delivered: u32,
-    /// Of them, those whose acknowledgments told of marks (RFC 3168).
+    /// Of them, those that arrived marked (RFC 9768), or whose acknowledgments told of marks (RFC 3168).
     pub delivered_ce: u32,
+    /// Payload bytes that arrived at the peer marked (RFC 9768); low 32 bits.
+    pub delivered_ce_bytes: u32,
+    /// Packets that arrived here marked (RFC 9768).
+    pub received_ce: u32,
     /// Reports that something arrived twice at the peer (RFC 2883).
     pub dsack_dups: u32,
     /// Payload bytes sent again.
@@ -185,6 +189,8 @@ impl Connection {
             reord_seen: self.rack.reordering_seen,
             delivered: statistics.delivered,
             delivered_ce: self.ecn.delivered_ce(),
+            delivered_ce_bytes: self.ecn.delivered_ce_bytes(),
+            received_ce: self.ecn.received_ce(),
             dsack_dups: statistics.dsacks,
             bytes_retrans: statistics.bytes_retransmitted,
             last_data_sent: now - self.last_sent_at,

@@ -89,7 +89,7 @@ impl Segment {
     }
 
     /// The RST that answers it when its ACK is wrong (RFC 9293 sections 3.10.7.3 and 3.10.7.4).
-    fn reset(&self, key: TupleKey) -> Option<Reply> {
+    pub(super) fn reset(&self, key: TupleKey) -> Option<Reply> {
         Reply::reset_for(key, self.flags, self.ack, self.seq + self.len(), self.options.timestamps)
     }
 
@@ -168,16 +168,19 @@ impl Connection {
         if !acked {
             // Simultaneous open (figure 8). Payload and FIN of this SYN are left for the peer to send again: they are
             // not acknowledged.
-            self.ecn.take_syn(segment.flags, cx.config.ecn.accept);
+            self.ecn.take_simultaneous_syn(&segment, cx.config.ecn.accept);
             self.state = State::SynReceived;
             self.syn_due = true;
             return;
         }
-        self.ecn.take_syn_ack(segment.flags);
+        let marked = self.ecn.take_syn_ack(&segment);
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
         self.establish(cx);
+        if marked {
+            self.reduce_for_marks(0, 0, cx);
+        }
         self.ack_now = true;
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
@@ -247,7 +250,14 @@ impl Connection {
         }
         if !self.syn_acked() && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
             // The peer of a simultaneous or Fast Open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
-            self.ecn.take_syn(segment.flags, cx.config.ecn.accept);
+            if !self.ecn.note_syn_again(segment, cx.config.ecn.accept) {
+                cx.counters.drop(DropReason::TcpBadSyn);
+                if let Some(reset) = segment.reset(self.key) {
+                    cx.replies.push(reset, cx.counters);
+                }
+                self.finish(Some(TcpError::ConnectionReset));
+                return DONE;
+            }
             self.syn_due = true;
             return DONE;
         }
@@ -271,6 +281,9 @@ impl Connection {
         if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
             cx.counters.tcp_duplicate_rx += 1;
             self.note_duplicate(segment.payload_seq(), segment.payload_len());
+        }
+        if syn && segment.has(Flags::ACK) && segment.seq == self.irs {
+            self.ecn.note_syn_ack_again(segment);
         }
         if !segment.has(Flags::RST) {
             self.acknowledge_unacceptable(segment, cx);
@@ -360,6 +373,9 @@ impl Connection {
         self.set_send_window(segment);
         if self.state == State::SynReceived {
             self.establish(cx);
+        }
+        if self.ecn.take_handshake_ack(segment) {
+            self.reduce_for_marks(0, 0, cx);
         }
     }
 

@@ -146,11 +146,16 @@ impl Connection {
         if !feedback.marked || self.una_offset <= self.loss.recover {
             return;
         }
+        self.reduce_for_marks(feedback.acked, feedback.delivered, cx);
+    }
+
+    /// Reduces the window for marks; `acked` and `delivered`: bytes that the ACK that told of them brought.
+    pub(super) fn reduce_for_marks(&mut self, acked: u32, delivered: u32, cx: &mut Context<'_>) {
         cx.counters.tcp_ecn_reductions += 1;
-        let in_flight = (self.outstanding() + feedback.acked).min(self.congestion.cwnd());
+        let in_flight = (self.outstanding() + acked).min(self.congestion.cwnd());
         self.congestion.on_loss_event(cx.now, in_flight, LossKind::Ecn);
         self.ecn.note_reduced();
-        let flight = (self.outstanding() + feedback.delivered).saturating_sub(self.sent.sacked().bytes);
+        let flight = (self.outstanding() + delivered).saturating_sub(self.sent.sacked().bytes);
         let (ssthresh, nxt) = (self.congestion.ssthresh(), self.nxt_offset());
         self.loss.state = Recovery::Reducing;
         let prr = Prr::begin(ssthresh, flight);
@@ -394,6 +399,7 @@ impl Connection {
         }
         self.congestion.on_timeout(cx.now, in_flight);
         self.ecn.note_reduced();
+        self.ecn.note_timeout(self.una_offset == 1);
         self.loss.state = Recovery::Loss;
         self.loss.recover = self.nxt_offset();
         self.loss.frto = if first_timeout || self.retransmits > 0 { Frto::Resent } else { Frto::Off };

@@ -16,7 +16,7 @@ use super::options::Timestamps;
 use super::reply::{Reply, SynAckOptions};
 use super::seq::SeqNumber;
 use super::table::TupleKey;
-use super::{ListenerId, TcpConfig};
+use super::{EcnMode, ListenerId};
 use crate::counters::{Counters, DropReason};
 use crate::time::{Duration, Instant};
 
@@ -135,13 +135,17 @@ impl Tcp {
         let key = syn.key();
         let default_mss = if key.is_ipv4() { 536 } else { 1220 };
         let timestamps = syn.options.timestamps.filter(|_| self.config.timestamps);
+        let mut ecn = ecn::Agreed::from_syn(syn.flags, syn.ecn, self.config.ecn.accept);
         let all = CookieOptions {
             wscale: syn.options.window_scale.filter(|_| self.config.window_scaling),
             sack: syn.options.sack_permitted && self.config.sack,
-            ecn: ecn::Agreed::from_syn(syn.flags, self.config.ecn.accept).mode != ecn::EcnMode::Off,
+            ecn: ecn.mode == EcnMode::Classic,
         };
         // What the client does not echo cannot be agreed on.
         let options = if timestamps.is_some() { all } else { CookieOptions::default() };
+        // Accurate ECN needs no memory: the ACK shows it.
+        let is_known = options.ecn || ecn.mode == EcnMode::Accurate;
+        let ecn_flags = if is_known { ecn.syn_ack_flags(0) } else { Flags::NONE };
         let offset = self.isn.timestamp_offset(&key.tuple());
         let val = options.encode(timestamp(now, 0)).wrapping_add(offset);
         counters.tcp_syn_cookies_tx += 1;
@@ -150,7 +154,7 @@ impl Tcp {
                 key,
                 seq: self.syn_cookies.encode(now, &key, syn.seq, syn.options.mss.unwrap_or(default_mss)),
                 ack: syn.seq + 1,
-                flags: Flags::SYN | Flags::ACK | agreed(options.ecn, &self.config).syn_ack_flags(),
+                flags: Flags::SYN | Flags::ACK | ecn_flags,
                 window: syn_window(buffer),
                 timestamps: timestamps.map(|theirs| Timestamps { val, ecr: theirs.val }),
                 syn_ack: Some(SynAckOptions {
@@ -211,7 +215,7 @@ impl Tcp {
             ts_recent: timestamps.map(|theirs| theirs.val),
             wscale: settled.wscale.filter(|_| self.config.window_scaling),
             sack: settled.sack && self.config.sack,
-            ecn: agreed(settled.ecn, &self.config),
+            ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept),
             peer_mss,
             our_mss: None,
             syn_ack_sent_at: None,
@@ -224,13 +228,6 @@ impl Tcp {
         }
         self.connection_receives(now, place, segment, counters)
     }
-}
-
-/// What a cookie's bit for ECN means.
-fn agreed(ecn: bool, config: &TcpConfig) -> ecn::Agreed {
-    let agrees = ecn && config.ecn.accept != ecn::EcnMode::Off;
-    let mode = if agrees { ecn::EcnMode::Classic } else { ecn::EcnMode::Off };
-    ecn::Agreed { mode, may_send: agrees }
 }
 
 fn counter(now: Instant) -> u64 {

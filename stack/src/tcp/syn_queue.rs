@@ -91,7 +91,7 @@ impl HalfOpen {
             ts_enabled: timestamps.is_some(),
             cookie_wanted: None,
             sack: config.sack && syn.options.sack_permitted,
-            ecn: ecn::Agreed::from_syn(syn.flags, config.ecn.accept),
+            ecn: ecn::Agreed::from_syn(syn.flags, syn.ecn, config.ecn.accept),
             timeouts: 0,
             resent: false,
             pending: true,
@@ -138,8 +138,14 @@ impl HalfOpen {
         if segment.has(Flags::SYN) && !segment.has(Flags::ACK) && segment.seq == self.irs {
             cx.counters.tcp_duplicate_rx += 1;
             self.note_timestamp(&segment);
-            self.ecn.note_syn_again(segment.flags);
-            return Outcome::SynAck;
+            if self.ecn.note_syn_again(segment.flags, segment.ecn, cx.config.ecn.accept) {
+                return Outcome::SynAck;
+            }
+            cx.counters.drop(DropReason::TcpBadSyn);
+            if let Some(reset) = segment.reset(self.key) {
+                cx.replies.push(reset, cx.counters);
+            }
+            return Outcome::Forget;
         }
         if self.ts_enabled && !segment.has(Flags::SYN) {
             match segment.options.timestamps {
@@ -200,7 +206,7 @@ impl HalfOpen {
             key: self.key,
             seq: self.iss + 1,
             ack: self.rcv_nxt(),
-            flags: Flags::ACK,
+            flags: Flags::ACK | self.ecn.ack_flags(),
             window: syn_window(receive_buffer_bytes),
             timestamps: self.timestamps(ts_now),
             syn_ack: None,
@@ -222,9 +228,10 @@ impl HalfOpen {
             sack_permitted: self.sack,
             timestamps: self.timestamps(ts_now),
             fastopen,
+            accurate_ecn: self.ecn.syn_ack_option().filter(|_| !self.resent),
             ..TcpOptions::default()
         };
-        let flags = Flags::SYN | Flags::ACK | self.ecn.syn_ack_flags();
+        let flags = Flags::SYN | Flags::ACK | self.ecn.syn_ack_flags(self.timeouts);
         (self.iss, self.rcv_nxt(), flags, options)
     }
 
