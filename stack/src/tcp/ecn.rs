@@ -345,9 +345,8 @@ impl Ecn {
         if mode != EcnMode::Accurate {
             return false;
         }
-        live.accurate.received.cep += u32::from(syn_ack.ecn == CE);
         (live.accurate.news, live.accurate.greets) = (true, true);
-        live.accurate.handshake_ack = Some(syn_ack.ecn);
+        live.accurate.syn_ack_arrived(syn_ack.ecn);
         live.accurate.take_first_option(syn_ack.options.accurate_ecn);
         answer == handshake_encoding(CE)
     }
@@ -355,8 +354,9 @@ impl Ecn {
     /// The server sent its SYN-ACK again: our ACK tells that one's ECN field (RFC 9768 section 3.2.2.1).
     pub(super) fn note_syn_ack_again(&mut self, syn_ack: &Segment) {
         let confirms = ![0b000, 0b001, 0b111].contains(&ace(syn_ack.flags));
-        if let Some(accurate) = self.accurate_mut().filter(|accurate| confirms && accurate.greets) {
-            accurate.handshake_ack = Some(syn_ack.ecn);
+        let is_client = self.0.as_ref().is_some_and(|live| live.request == EcnMode::Accurate);
+        if let Some(accurate) = self.accurate_mut().filter(|_| confirms && is_client) {
+            accurate.syn_ack_arrived(syn_ack.ecn);
         }
     }
 
@@ -450,17 +450,20 @@ impl Connection {
     /// The ECN field and the flags of an acceptable segment without SYN.
     pub(super) fn note_marks(&mut self, segment: &Segment) {
         let waiting = self.rcv_nxt() != self.last_ack_sent || segment.payload_len() > 0;
+        // What arrives ahead of a gap draws an ACK of its own, and one more would count as another duplicate.
+        let in_order = segment.payload_len() == 0 || segment.seq.le(self.rcv_nxt());
         let Some(live) = self.ecn.0.as_deref_mut() else { return };
         if live.agreed.mode == EcnMode::Accurate {
             live.seen |= segment.ecn != NOT_ECT;
-            self.ack_now |= live.accurate.arrived(segment.ecn, segment.payload_len(), waiting);
+            let due = live.accurate.arrived(segment.ecn, segment.payload_len(), waiting);
+            self.ack_now |= due && in_order;
         } else {
-            self.note_classic_marks(segment);
+            self.note_classic_marks(segment, in_order);
         }
     }
 
     /// RFC 3168 section 6.1.3. Only segments with data count, and probes of a closed window (sections 6.1.4 and 6.1.6).
-    fn note_classic_marks(&mut self, segment: &Segment) {
+    fn note_classic_marks(&mut self, segment: &Segment, in_order: bool) {
         let Some(live) = self.ecn.0.as_deref_mut() else { return };
         if segment.payload_len() == 0 && !segment.was_stripped() {
             return;
@@ -468,7 +471,7 @@ impl Connection {
         if segment.has(Flags::CWR) {
             // The peer's window may be one segment now: it should not wait for the next.
             live.echo = false;
-            self.ack_now = true;
+            self.ack_now |= in_order;
         }
         let hurry = match segment.ecn {
             // When marks begin the peer should know at once.
@@ -479,7 +482,7 @@ impl Connection {
         };
         live.seen |= segment.ecn != NOT_ECT;
         if hurry {
-            self.ack_now = true;
+            self.ack_now |= in_order;
             self.quick_acks = self.quick_acks.max(QUICK_ACKS_AFTER_MARK);
             self.pingpong = false;
         }
@@ -494,7 +497,8 @@ impl Connection {
         delivered: u32,
         cx: &mut Context<'_>,
     ) -> bool {
-        let newer = segment.options.timestamps.is_some_and(|theirs| timestamp_before(self.ts_recent, theirs.val));
+        let newer =
+            segment.options.timestamps.is_some_and(|theirs| timestamp_before(self.ts_recent, theirs.val));
         let is_news = feedback.delivered > 0 || feedback.acked > 0 || (self.ts_enabled && newer);
         let mss = u32::from(self.mss);
         let Some(live) = self.ecn.0.as_deref_mut() else { return false };
@@ -504,8 +508,7 @@ impl Connection {
                 if core::mem::take(&mut live.accurate.skip) || live.accurate.deaf {
                     return false;
                 }
-                let told =
-                    live.accurate.take(segment.flags, segment.options.accurate_ecn, delivered, mss);
+                let told = live.accurate.take(segment.flags, segment.options.accurate_ecn, delivered, mss);
                 if told.contradicts {
                     // Section 3.2.3.2.5.
                     live.agreed.may_send = false;

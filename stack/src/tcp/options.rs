@@ -550,8 +550,10 @@ mod tests {
             timestamps in prop::option::of(any::<(u32, u32)>()),
             fastopen in prop::option::of(any_fastopen()),
             user_timeout in prop::option::of((any::<bool>(), 0u16..1 << 15)),
+            accurate_ecn in prop::option::of((any::<bool>(), prop::collection::vec(any::<u32>(), 0..=3))),
         ) -> TcpOptions {
             TcpOptions {
+                accurate_ecn: accurate_ecn.map(|(order1, counters)| AccurateEcn::new(order1, &counters)),
                 mss, window_scale, sack_permitted, fastopen,
                 sack: sack.into_iter().map(|(start, end)| (SeqNumber(start), SeqNumber(end))).collect(),
                 timestamps: timestamps.map(|(val, ecr)| Timestamps { val, ecr }),
@@ -600,9 +602,11 @@ mod tests {
             prop_assert!(bytes.len() <= 40 && bytes.len().is_multiple_of(4));
             let read = TcpOptions::parse(&bytes);
             let fits = bytes.len() + 4 <= 40 || read.user_timeout.is_some();
+            prop_assert!(read.accurate_ecn.is_some() || sent.accurate_ecn.is_none() || bytes.len() > 28);
             let expected = TcpOptions {
                 user_timeout: sent.user_timeout.filter(|_| fits),
                 fastopen: sent.fastopen.filter(|_| read.fastopen.is_some()),
+                accurate_ecn: sent.accurate_ecn.filter(|_| read.accurate_ecn.is_some()),
                 ..sent
             };
             prop_assert_eq!(read, expected);
@@ -613,7 +617,9 @@ mod tests {
             let bytes = emitted(&options, false);
             prop_assert_eq!(bytes.len(), options.emitted_len(false));
             let read = TcpOptions::parse(&bytes);
-            let fit = if options.timestamps.is_some() { 3 } else { 4 };
+            let before = options.timestamps.map_or(0, |_| 12) + options.accurate_ecn.map_or(0, |option| option.emitted_len());
+            let fit = (OPTIONS_LEN_MAX - before - 4) / 8;
+            prop_assert_eq!(read.accurate_ecn, options.accurate_ecn);
             prop_assert_eq!(&read.sack[..], &options.sack[..options.sack.len().min(fit)]);
             prop_assert_eq!(read.timestamps, options.timestamps);
             prop_assert!(read.mss.is_none() && read.window_scale.is_none() && read.fastopen.is_none() && !read.sack_permitted);

@@ -60,6 +60,8 @@ pub(super) struct Accurate {
     pub(super) delivered: Counts,
     /// The next pure ACK tells the ECN field of the SYN-ACK (section 3.2.2.1).
     pub(super) handshake_ack: Option<u8>,
+    /// A SYN-ACK arrived marked.
+    syn_ack_marked: bool,
     /// The last packet was marked.
     last_marked: bool,
     /// Marks since the last ACK.
@@ -134,6 +136,14 @@ impl Accurate {
         changed || self.marks >= if waiting { MARKS_WITH_DATA } else { MARKS_WITHOUT_DATA }
     }
 
+    /// A SYN-ACK arrived with this ECN field. It counts once however many of them are marked (RFC 9768 section 3.2.2.2).
+    pub(super) fn syn_ack_arrived(&mut self, ecn: u8) {
+        self.handshake_ack = Some(ecn);
+        if ecn == CE && !core::mem::replace(&mut self.syn_ack_marked, true) {
+            self.received.cep = self.received.cep.wrapping_add(1);
+        }
+    }
+
     /// The flags of a segment without SYN; `pure`: an ACK by itself.
     pub(super) fn flags(&self, pure: bool) -> Flags {
         match self.handshake_ack.filter(|_| pure) {
@@ -199,7 +209,13 @@ impl Accurate {
 
     /// Reads the feedback of an ACK that no later one has superseded, by which `segments` of at most `mss` bytes arrived
     /// (appendices A.1 and A.2).
-    pub(super) fn take(&mut self, flags: Flags, option: Option<AccurateEcn>, segments: u32, mss: u32) -> Told {
+    pub(super) fn take(
+        &mut self,
+        flags: Flags,
+        option: Option<AccurateEcn>,
+        segments: u32,
+        mss: u32,
+    ) -> Told {
         let bytes = self.take_option(option);
         let least = ace(flags).wrapping_sub(self.delivered.cep) & 7;
         let packets = self.resolve(least, bytes, segments, mss);
@@ -217,6 +233,9 @@ impl Accurate {
             return least;
         }
         let safest = segments - (segments - least) % 8;
+        if safest == least {
+            return least;
+        }
         match bytes {
             // Marks were so small that there cannot have been so many: the average would be below half a segment.
             Some(bytes) if u64::from(bytes) <= u64::from(mss) * u64::from(least) => {
@@ -292,7 +311,10 @@ mod tests {
         // Section 3.2.3.2.4.
         let mut sender = Accurate::default();
         sender.take_first_option(Some(AccurateEcn::new(false, &[0, 0, 0])));
-        assert_eq!(sender.take(ace_flags(5), Some(AccurateEcn::new(false, &[1, 500])), 1, MSS), Told::default());
+        assert_eq!(
+            sender.take(ace_flags(5), Some(AccurateEcn::new(false, &[1, 500])), 1, MSS),
+            Told::default()
+        );
     }
 
     #[test]
