@@ -22,8 +22,12 @@ packages() {
             # <asm/types.h> where the XDP program's compiler looks for it; other architectures need no second C library.
             [[ $(uname -m) != x86_64 ]] || echo gcc-multilib
             ;;
-        # Only tests that run as root use these.
-        test) ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base ;;
+        test)
+            # The assertions of packetdrill scripts. packetdrill itself is no Debian package: a runner of our own stands in.
+            echo python3
+            # Only tests that run as root use these.
+            ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base
+            ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++
         bench) echo iproute2 curl wrk procps ;;

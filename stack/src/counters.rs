@@ -155,6 +155,8 @@ counters! {
     tcp_dsacks_rx "Reports that something arrived twice at the peer (RFC 2883).",
     tcp_dsacks_tx "Such reports sent.",
     tcp_sack_reneging "Timeouts at which the peer was found to have dropped what it had SACKed.",
+    tcp_mtu_black_holes "Connections whose full segments vanished and that went on with smaller ones (RFC 4821).",
+    tcp_mtu_probes "Larger segments that arrived, so that the path's MTU is known to be larger.",
     tcp_zero_window_probes "Probes of a closed window.",
     tcp_keepalive_probes "Keepalive probes.",
     tcp_keepalive_drops "Connections dropped because keepalive had no answer.",

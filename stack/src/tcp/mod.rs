@@ -2,12 +2,15 @@
 //! by [`Tcp::receive`], time by [`Tcp::poll_timers`], segments go out through an [`Egress`], applications make the calls
 //! of RFC 9293 section 3.9. One [`Tcp`] belongs to one shard.
 //!
-//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `listener` and becomes a compact
+//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `handshake` and becomes a compact
 //! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
 //! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments sent in
 //! `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and congestion control
 //! in `congestion`, congestion that is marked instead in `ecn`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
 //! gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are the applications' calls.
+//!
+//! Two SYNs go other ways: one that shows a Fast Open cookie becomes a connection at once (`fastopen`), and while the SYN queue
+//! is full the answer is a SYN cookie, of which only the client's ACK makes a connection (`syn_cookie`).
 
 mod acknowledge;
 mod calls;
@@ -18,18 +21,22 @@ pub mod delivery_rate;
 mod ecn;
 mod engine;
 mod fastopen;
+mod handshake;
 pub mod header;
 mod info;
 mod input;
 pub mod isn;
 mod keepalive;
+mod limited;
 mod listener;
 pub mod options;
 mod output;
+mod path_mtu;
 pub mod ports;
 mod prr;
 mod rack;
 pub mod rate_limit;
+mod readiness;
 pub mod receive_queue;
 mod recovery;
 mod reply;
@@ -56,6 +63,8 @@ pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConf
 pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
 pub use info::{FastOpenFailure, TcpInfo};
+pub use path_mtu::MtuProbing;
+pub use readiness::Readiness;
 pub use state::State;
 
 use crate::packet::{Packet, PacketSlice};
@@ -121,7 +130,7 @@ pub enum TcpError {
     #[error("address already in use")]
     AddrInUse,
     /// Not an address of ours, or no port is free.
-    #[error("address not available")]
+    #[error("address not available: not ours, or every local port towards the peer is in use")]
     AddrNotAvailable,
     /// Sending after the write side was shut down.
     #[error("the write side is shut down")]

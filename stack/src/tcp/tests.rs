@@ -11,6 +11,7 @@ mod ecn;
 mod fastopen;
 mod open;
 mod pair;
+mod path_mtu;
 mod recovery;
 mod sending;
 mod syn_cookies;

@@ -226,7 +226,7 @@ fn data_that_arrives_after_close_is_reset() {
     t.close(id);
     t.expect(fin());
     t.inject(seg().ack(2).data("too late"));
-    t.expect(reset(2, 1));
+    t.expect(rst().seq(2));
     t.expect_clean();
     // The peer hears the same about whatever it sends afterwards.
     t.inject(seg().seq(9).ack(2).data("more"));
