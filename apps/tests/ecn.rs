@@ -1,5 +1,5 @@
-//! Explicit congestion notification with the kernel's TCP at the other end: who asks and who agrees, in both directions, and that
-//! data gets through ECN-capable. Marks are the simulator's business (`stack/tests/sim_ecn.rs`).
+//! Explicit congestion notification with the kernel's TCP at the other end: who asks and who agrees, in both
+//! directions, and that data gets through ECN-capable. Marks are the simulator's business (`stack/tests/sim_ecn.rs`).
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Congestion that a link marks instead of dropping (RFC 3168, RFC 9768): transfers through a bottleneck in the simulator, with
-//! every pair of settings at both ends.
+//! Congestion that a link marks instead of dropping (RFC 3168, RFC 9768): transfers through a bottleneck in the
+//! simulator, with every pair of settings at both ends.
 #![cfg(feature = "sim")]
 
 use core::cell::{Cell, RefCell};
@@ -82,7 +82,7 @@ fn transfer(client: EcnConfig, server: EcnConfig) -> Outcome {
     world.run_for(Duration::from_secs(600));
     assert_eq!(checker.verdict(), Vec::<String>::new());
     let stats = world.up(port).stats;
-    let sender = *hosts[0].borrow().shard_ref(0).counters();
+    let sender = hosts[0].borrow().shard_ref(0).counters().clone();
     Outcome { took, marked: stats.marked, dropped: stats.queue_full, sender }
 }
 

@@ -1,8 +1,8 @@
-//! Explicit congestion notification: a router marks packets instead of dropping them, the receiver tells the sender, the
-//! sender reduces its window (RFC 3168 section 6.1; RFC 9768 with more accurate feedback). Here are the settings, the
-//! negotiation on SYN and SYN-ACK, what a receiver tells and what a sender makes of it. `input` hands in what arrived,
-//! `acknowledge` and `recovery` act on what is told, `output` asks what a segment carries. RFC 9768's counters are in
-//! `accurate`.
+//! Explicit congestion notification: a router marks packets instead of dropping them, the receiver tells the sender,
+//! the sender reduces its window (RFC 3168 section 6.1; RFC 9768 with more accurate feedback). Here are the settings,
+//! the negotiation on SYN and SYN-ACK, what a receiver tells and what a sender makes of it. `input` hands in what
+//! arrived, `acknowledge` and `recovery` act on what is told, `output` asks what a segment carries. RFC 9768's counters
+//! are in `accurate`.
 
 mod accurate;
 
@@ -135,8 +135,8 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
-    /// What a SYN with these `flags` asks for, as far as `accept` goes (RFC 3168 section 6.1.1, RFC 9768 table 2). Flags that
-    /// mean nothing yet ask for accurate ECN (RFC 9768 section 3.1.3).
+    /// What a SYN with these `flags` asks for, as far as `accept` goes (RFC 3168 section 6.1.1, RFC 9768 table 2).
+    /// Flags that mean nothing yet ask for accurate ECN (RFC 9768 section 3.1.3).
     pub(super) fn from_syn(flags: Flags, syn_ecn: u8, accept: EcnMode) -> Self {
         let mode = match flags & ECN_FLAGS {
             Flags::NONE => EcnMode::Off,
@@ -147,9 +147,9 @@ impl Agreed {
         Self { mode, may_send: mode != EcnMode::Off, syn_ecn }
     }
 
-    /// The SYN came again; `false`: it asks for what contradicts the first (RFC 9768 section 3.1.5), and the connection must
-    /// be reset. One that does not ask any more is of a client that may not use ECN: nothing is sent ECN-capable then (RFC
-    /// 3168 section 6.1.1.1), and accurate feedback goes on (RFC 9768 section 3.1.5).
+    /// The SYN came again; `false`: it asks for what contradicts the first (RFC 9768 section 3.1.5), and the connection
+    /// must be reset. One that does not ask any more is of a client that may not use ECN: nothing is sent ECN-capable
+    /// then (RFC 3168 section 6.1.1.1), and accurate feedback goes on (RFC 9768 section 3.1.5).
     #[must_use]
     pub(super) fn note_syn_again(&mut self, flags: Flags, syn_ecn: u8, accept: EcnMode) -> bool {
         self.syn_ecn = syn_ecn;
@@ -163,8 +163,8 @@ impl Agreed {
         true
     }
 
-    /// The flags of the SYN-ACK that follows `timeouts` others. Accurate ECN's is plain when two were lost (RFC 9768 section
-    /// 3.2.3.2.2), and nothing is sent ECN-capable then (section 3.1.5).
+    /// The flags of the SYN-ACK that follows `timeouts` others. Accurate ECN's is plain when two were lost (RFC 9768
+    /// section 3.2.3.2.2), and nothing is sent ECN-capable then (section 3.1.5).
     pub(super) fn syn_ack_flags(&mut self, timeouts: u8) -> Flags {
         match self.mode {
             EcnMode::Off => Flags::NONE,
@@ -187,8 +187,8 @@ impl Agreed {
         if self.mode == EcnMode::Accurate { ace_flags(Accurate::default().received.cep) } else { Flags::NONE }
     }
 
-    /// What a SYN cookie's SYN-ACK and the ACK of it settled: classic ECN by a bit of the cookie, accurate ECN by the flags of
-    /// the ACK, which only who was offered it sets so (RFC 9768 section 3.2.2.1, note 3).
+    /// What a SYN cookie's SYN-ACK and the ACK of it settled: classic ECN by a bit of the cookie, accurate ECN by the
+    /// flags of the ACK, which only who was offered it sets so (RFC 9768 section 3.2.2.1, note 3).
     pub(super) fn from_cookie(classic: bool, flags: Flags, accept: EcnMode) -> Self {
         let mode = match accept {
             EcnMode::Accurate if ace(flags) > 1 => EcnMode::Accurate,
@@ -277,8 +277,8 @@ impl Ecn {
         self.0.as_ref().is_some_and(|live| live.fell_back)
     }
 
-    /// SYNs are plain from now on: one that asked was refused, perhaps by a middlebox that takes it for an attack (RFC 3168
-    /// section 6.1.1.1).
+    /// SYNs are plain from now on: one that asked was refused, perhaps by a middlebox that takes it for an attack (RFC
+    /// 3168 section 6.1.1.1).
     pub(super) fn fall_back(&mut self) {
         if let Some(live) = &mut self.0 {
             live.fell_back |= live.request != EcnMode::Off;
@@ -303,14 +303,15 @@ impl Ecn {
         }
     }
 
-    /// Flags and option of the SYN-ACK of a simultaneous or Fast Open that follows `timeouts` others; `again`: it was sent
-    /// before.
+    /// Flags and option of the SYN-ACK of a simultaneous or Fast Open that follows `timeouts` others; `again`: it was
+    /// sent before.
     pub(super) fn syn_ack(&mut self, timeouts: u8, again: bool) -> (Flags, Option<AccurateEcn>) {
         let Some(live) = &mut self.0 else { return (Flags::NONE, None) };
         (live.agreed.syn_ack_flags(timeouts), live.agreed.syn_ack_option().filter(|_| !again))
     }
 
-    /// The peer's SYN in a simultaneous open. What the peer makes of our SYN is what we make of its (RFC 9768 section 3.1.2).
+    /// The peer's SYN in a simultaneous open. What the peer makes of our SYN is what we make of its (RFC 9768 section
+    /// 3.1.2).
     pub(super) fn take_simultaneous_syn(&mut self, syn: &Segment, accept: EcnMode) {
         let Some(live) = &self.0 else { return };
         let accept = if live.fell_back { EcnMode::Off } else { accept.min(live.request) };
@@ -323,8 +324,8 @@ impl Ecn {
         self.0.as_mut().is_none_or(|live| live.agreed.note_syn_again(syn.flags, syn.ecn, accept))
     }
 
-    /// The answer to our SYN (RFC 3168 section 6.1.1, RFC 9768 table 2); whether it tells that the SYN was marked. A server
-    /// that sends our flags back does not understand them (RFC 3168 section 6.1.1.2).
+    /// The answer to our SYN (RFC 3168 section 6.1.1, RFC 9768 table 2); whether it tells that the SYN was marked. A
+    /// server that sends our flags back does not understand them (RFC 3168 section 6.1.1.2).
     pub(super) fn take_syn_ack(&mut self, syn_ack: &Segment) -> bool {
         let Some(live) = &mut self.0 else { return false };
         let answer = ace(syn_ack.flags);
@@ -390,7 +391,8 @@ impl Ecn {
 
     // ---- what a segment carries
 
-    /// The flags of a segment without SYN: `new` when it brings data never sent before, `pure` when it is an ACK by itself.
+    /// The flags of a segment without SYN: `new` when it brings data never sent before, `pure` when it is an ACK by
+    /// itself.
     pub(super) fn flags(&self, new: bool, pure: bool) -> Flags {
         let Some(live) = &self.0 else { return Flags::NONE };
         match live.agreed.mode {
@@ -403,8 +405,8 @@ impl Ecn {
         }
     }
 
-    /// The IP header's field: ECN-capable is only data that is sent for the first time, so that a mark or loss of it is sure to
-    /// be told (RFC 3168 sections 6.1.1, 6.1.4, 6.1.5 and 6.1.6).
+    /// The IP header's field: ECN-capable is only data that is sent for the first time, so that a mark or loss of it is
+    /// sure to be told (RFC 3168 sections 6.1.1, 6.1.4, 6.1.5 and 6.1.6).
     pub(super) fn codepoint(&self, new: bool) -> u8 {
         let may_send = self.0.as_ref().is_some_and(|live| live.agreed.may_send);
         if new && may_send { ECT0 } else { NOT_ECT }
@@ -418,16 +420,16 @@ impl Ecn {
         live.accurate.greets &= !new;
     }
 
-    /// A retransmission timeout. If nothing was acknowledged yet, segments with options may not get through (RFC 9768 section
-    /// 3.2.3.2.2).
+    /// A retransmission timeout. If nothing was acknowledged yet, segments with options may not get through (RFC 9768
+    /// section 3.2.3.2.2).
     pub(super) fn note_timeout(&mut self, nothing_acknowledged: bool) {
         if let Some(accurate) = self.accurate_mut().filter(|_| nothing_acknowledged) {
             accurate.mute = true;
         }
     }
 
-    /// The window was reduced: the peer is to know, so that it ends its echo (RFC 3168 section 6.1.2). With accurate ECN nothing
-    /// is said of it (RFC 9768 section 3.1.5).
+    /// The window was reduced: the peer is to know, so that it ends its echo (RFC 3168 section 6.1.2). With accurate
+    /// ECN nothing is said of it (RFC 9768 section 3.1.5).
     pub(super) fn note_reduced(&mut self) {
         self.set_reduced(self.mode() == EcnMode::Classic);
     }
@@ -488,8 +490,8 @@ impl Connection {
         }
     }
 
-    /// Whether an ACK by which `delivered` segments arrived tells of congestion (RFC 3168 section 6.1.2, RFC 9768 section
-    /// 3.2.2.2).
+    /// Whether an ACK by which `delivered` segments arrived tells of congestion (RFC 3168 section 6.1.2, RFC 9768
+    /// section 3.2.2.2).
     pub(super) fn take_marks(
         &mut self,
         segment: &Segment,
@@ -525,8 +527,8 @@ impl Connection {
         true
     }
 
-    /// Adds accurate ECN's option where it is due and there is room for it in a segment with `len` bytes of payload, two SACK
-    /// blocks included (RFC 9768 section 3.2.3.3). `new`: the payload was never sent before.
+    /// Adds accurate ECN's option where it is due and there is room for it in a segment with `len` bytes of payload,
+    /// two SACK blocks included (RFC 9768 section 3.2.3.3). `new`: the payload was never sent before.
     pub(super) fn add_accurate_option(&self, options: &mut TcpOptions, len: u32, new: bool, blocks: usize) {
         let Some(option) = self.ecn.accurate().and_then(|accurate| accurate.option(new)) else { return };
         let blocks_len = if blocks == 0 { 0 } else { (4 + 8 * blocks).min(TWO_BLOCKS_LEN) };

@@ -1,7 +1,7 @@
 //! TCP options: read from a segment into a value, and written in the order in which Linux writes them.
 //!
-//! Kinds: MSS (RFC 9293 section 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), user timeout
-//! (RFC 5482), accurate ECN (RFC 9768), Fast Open (RFC 7413, with the experimental kind of RFC 6994 that older peers use).
+//! Kinds: MSS (RFC 9293 section 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), user timeout (RFC
+//! 5482), accurate ECN (RFC 9768), Fast Open (RFC 7413, with the experimental kind of RFC 6994 that older peers use).
 
 use super::seq::SeqNumber;
 
@@ -36,7 +36,8 @@ const FASTOPEN_MAGIC: [u8; 2] = [0xf9, 0x89];
 pub struct TcpOptions {
     /// Largest payload the sender takes, without options (RFC 9293 section 3.7.1). SYN only.
     pub mss: Option<u16>,
-    /// Shift of the window, at most [`WINDOW_SCALE_MAX`]: a larger one is read as that (RFC 7323 section 2.3). SYN only.
+    /// Shift of the window, at most [`WINDOW_SCALE_MAX`]: a larger one is read as that (RFC 7323 section 2.3). SYN
+    /// only.
     pub window_scale: Option<u8>,
     /// The sender understands SACK (RFC 2018 section 2). SYN only.
     pub sack_permitted: bool,
@@ -88,8 +89,8 @@ pub struct AccurateEcn {
 }
 
 impl AccurateEcn {
-    /// An option with these counters, of which 24 bits and the first three count: in order 0 of ECT(0), CE and ECT(1), in order
-    /// 1 of ECT(1), CE and ECT(0).
+    /// An option with these counters, of which 24 bits and the first three count: in order 0 of ECT(0), CE and ECT(1),
+    /// in order 1 of ECT(1), CE and ECT(0).
     #[must_use]
     pub fn new(order1: bool, counters: &[u32]) -> Self {
         let mut option = Self { order1, fields: [0; 3], len: counters.len().min(3) as u8 };
@@ -256,9 +257,9 @@ impl TcpOptions {
         options
     }
 
-    /// Writes the options and returns how many bytes they take: a multiple of 4. `syn` says which kind of segment it is:
-    /// on a SYN the SACK blocks are left out, on others the options that belong to SYNs. What does not fit is left out:
-    /// SACK blocks from the last, then the user timeout, then accurate ECN's and the Fast Open option.
+    /// Writes the options and returns how many bytes they take: a multiple of 4. `syn` says which kind of segment it
+    /// is: on a SYN the SACK blocks are left out, on others the options that belong to SYNs. What does not fit is left
+    /// out: SACK blocks from the last, then the user timeout, then accurate ECN's and the Fast Open option.
     pub fn emit(&self, syn: bool, buf: &mut [u8; OPTIONS_LEN_MAX]) -> usize {
         let mut writer = Writer { buf, len: 0 };
         if syn {

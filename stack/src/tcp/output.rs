@@ -1,6 +1,6 @@
-//! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC 9293
-//! sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything, `send_next`
-//! builds and sends what it decided and takes note of it only when the egress took it.
+//! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC
+//! 9293 sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything,
+//! `send_next` builds and sends what it decided and takes note of it only when the egress took it.
 
 use super::congestion::CongestionControl;
 use super::congestion::pacing::window_rate;
@@ -21,8 +21,9 @@ pub(super) enum Plan {
     Syn,
     /// Payload, FIN or both.
     Data(Data),
-    /// A probe of the peer's closed window: an old sequence number, as for keepalive, which the peer answers. The octet of
-    /// RFC 9293 section 3.8.6.1 is not needed for that, and would have to be sent again with its segment (Linux's way).
+    /// A probe of the peer's closed window: an old sequence number, as for keepalive, which the peer answers. The octet
+    /// of RFC 9293 section 3.8.6.1 is not needed for that, and would have to be sent again with its segment (Linux's
+    /// way).
     Probe,
     /// An ACK by itself.
     Ack,
@@ -187,8 +188,8 @@ impl Connection {
         !self.options.cork && !self.more && (self.options.nodelay || self.snd_sml.le(self.snd_una))
     }
 
-    /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the window
-    /// and nothing is outstanding.
+    /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the
+    /// window and nothing is outstanding.
     pub(super) fn is_holding_back(&self) -> bool {
         let unsent = self.unsent();
         unsent > 0
@@ -296,8 +297,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Adds what the peer should know of marks and of what arrived out of order or twice (RFC 2018 section 4, RFC 2883 section 4), as far
-    /// as it fits a segment with `len` bytes of payload.
+    /// Adds what the peer should know of marks and of what arrived out of order or twice (RFC 2018 section 4, RFC 2883
+    /// section 4), as far as it fits a segment with `len` bytes of payload.
     fn add_feedback(&self, options: &mut TcpOptions, seq: SeqNumber, len: u32) {
         let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
         let blocks = if self.sack_enabled { self.receive.sack_blocks().len() } else { 0 };

@@ -1,6 +1,6 @@
-//! Loss recovery: what is lost (RFC 8985; without SACK RFC 5681 and RFC 6582), how much may be sent meanwhile (RFC 9937), what a
-//! retransmission timeout does (RFC 6298 section 5), and whether a timeout or a recovery was a mistake (RFC 5682, RFC 3522's
-//! Eifel detection, D-SACK). The states are those of Linux's `ca_state`.
+//! Loss recovery: what is lost (RFC 8985; without SACK RFC 5681 and RFC 6582), how much may be sent meanwhile (RFC
+//! 9937), what a retransmission timeout does (RFC 6298 section 5), and whether a timeout or a recovery was a mistake
+//! (RFC 5682, RFC 3522's Eifel detection, D-SACK). The states are those of Linux's `ca_state`.
 
 use core::num::NonZeroU64;
 
@@ -19,8 +19,8 @@ pub(super) enum Recovery {
     Open,
     /// Something arrived ahead of a gap: reordered or lost.
     Disorder,
-    /// The window is being reduced for a mark (RFC 3168 section 6.1.2), and what was sent before that is outstanding: Linux's
-    /// CWR.
+    /// The window is being reduced for a mark (RFC 3168 section 6.1.2), and what was sent before that is outstanding:
+    /// Linux's CWR.
     Reducing,
     /// Fast recovery.
     Fast,
@@ -151,7 +151,9 @@ impl Connection {
         self.reduce_for_marks(feedback.acked, feedback.delivered, cx);
     }
 
-    /// Reduces the window for marks; `acked` and `delivered`: bytes that the ACK that told of them brought.
+    /// Reduces the window for marks; `acked` and `delivered`: bytes that the ACK that told of them brought. A window of
+    /// one segment stays, and is not held back for a retransmission timeout as RFC 3168 section 6.1.2 asks: Linux does
+    /// not either.
     pub(super) fn reduce_for_marks(&mut self, acked: u32, delivered: u32, cx: &mut Context<'_>) {
         cx.counters.tcp_ecn_reductions += 1;
         let in_flight = (self.outstanding() + acked).min(self.congestion.cwnd());
@@ -375,8 +377,8 @@ impl Connection {
 
     // ---- after a timeout
 
-    /// The retransmission timer expired (RFC 6298 section 5.4 to 5.6): what was sent long ago is lost (RFC 8985 section 6.3;
-    /// without SACK all), the first segment is sent again at once and the others as the congestion window allows.
+    /// The retransmission timer expired (RFC 6298 section 5.4 to 5.6): what was sent long ago is lost (RFC 8985 section
+    /// 6.3; without SACK all), the first segment is sent again at once and the others as the congestion window allows.
     pub(super) fn enter_loss(&mut self, cx: &mut Context<'_>) {
         cx.counters.tcp_timeouts += 1;
         self.timed_out_at = cx.now;

@@ -1,5 +1,5 @@
-//! Accurate ECN (RFC 9768): the counters of both directions, how they go into the three flags (the ACE field) and into the
-//! option, and how they are read from there although the flags wrap after eight marks.
+//! Accurate ECN (RFC 9768): the counters of both directions, how they go into the three flags (the ACE field) and into
+//! the option, and how they are read from there although the flags wrap after eight marks.
 
 use super::super::header::Flags;
 use super::super::options::AccurateEcn;
@@ -14,8 +14,8 @@ const OPTION_MASK: u32 = (1 << 24) - 1;
 /// Marks for which an ACK is due, with data that waits for one and without (RFC 9768 section 3.2.2.5.1).
 const MARKS_WITH_DATA: u8 = 2;
 const MARKS_WITHOUT_DATA: u8 = 3;
-/// Most segments an ACK may stand for on average if one that stands for more is to be a sign of lost ACKs (appendix A.2.1: well
-/// below 8), times [`EWMA`].
+/// Most segments an ACK may stand for on average if one that stands for more is to be a sign of lost ACKs (appendix
+/// A.2.1: well below 8), times [`EWMA`].
 const THINNED_ABOVE: u32 = 4 * EWMA;
 /// Weight of the past in that average.
 const EWMA: u32 = 8;
@@ -115,8 +115,8 @@ pub(super) fn handshake_encoding(ecn: u8) -> u32 {
 impl Accurate {
     // ---- the receiver
 
-    /// Counts an acceptable packet with `len` bytes of payload, of which `waiting` are not acknowledged or more are; whether an
-    /// ACK is due at once (RFC 9768 sections 3.2 and 3.2.2.5.1).
+    /// Counts an acceptable packet with `len` bytes of payload, of which `waiting` are not acknowledged or more are;
+    /// whether an ACK is due at once (RFC 9768 sections 3.2 and 3.2.2.5.1).
     pub(super) fn arrived(&mut self, ecn: u8, len: u32, waiting: bool) -> bool {
         let marked = ecn == CE;
         let changed = marked && len > 0 && !self.last_marked;
@@ -136,7 +136,8 @@ impl Accurate {
         changed || self.marks >= if waiting { MARKS_WITH_DATA } else { MARKS_WITHOUT_DATA }
     }
 
-    /// A SYN-ACK arrived with this ECN field. It counts once however many of them are marked (RFC 9768 section 3.2.2.2).
+    /// A SYN-ACK arrived with this ECN field. It counts once however many of them are marked (RFC 9768 section
+    /// 3.2.2.2).
     pub(super) fn syn_ack_arrived(&mut self, ecn: u8) {
         self.handshake_ack = Some(ecn);
         if ecn == CE && !core::mem::replace(&mut self.syn_ack_marked, true) {
@@ -157,8 +158,8 @@ impl Accurate {
         AccurateEcn::new(false, &[self.received.e0b, self.received.ceb, self.received.e1b])
     }
 
-    /// The option for an ACK: every counter that has changed ever, in the order that needs fewer fields (RFC 9768 section
-    /// 3.2.3.3); `None` when there is nothing to tell. `first_data`: of ours.
+    /// The option for an ACK: every counter that has changed ever, in the order that needs fewer fields (RFC 9768
+    /// section 3.2.3.3); `None` when there is nothing to tell. `first_data`: of ours.
     pub(super) fn option(&self, first_data: bool) -> Option<AccurateEcn> {
         if self.mute || !(self.news || (self.greets && first_data)) {
             return None;
@@ -207,8 +208,8 @@ impl Accurate {
         Some(advance(&mut self.delivered.ceb, option.ceb()))
     }
 
-    /// Reads the feedback of an ACK that no later one has superseded, by which `segments` of at most `mss` bytes arrived
-    /// (appendices A.1 and A.2).
+    /// Reads the feedback of an ACK that no later one has superseded, by which `segments` of at most `mss` bytes
+    /// arrived (appendices A.1 and A.2).
     pub(super) fn take(
         &mut self,
         flags: Flags,

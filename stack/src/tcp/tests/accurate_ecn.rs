@@ -1,5 +1,5 @@
-//! Accurate ECN (RFC 9768) on the whole engine: the negotiation of table 2 on both sides, what handshake packets tell of each
-//! other, counters and options of a transfer, paths that mangle.
+//! Accurate ECN (RFC 9768) on the whole engine: the negotiation of table 2 on both sides, what handshake packets tell
+//! of each other, counters and options of a transfer, paths that mangle.
 
 use super::super::options::AccurateEcn;
 use super::super::testing::*;

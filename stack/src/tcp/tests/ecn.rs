@@ -1,5 +1,5 @@
-//! Explicit congestion notification as RFC 3168 section 6.1 has it: who asks and who agrees, which packets may be marked, what
-//! the receiver echoes, what the sender does about it.
+//! Explicit congestion notification as RFC 3168 section 6.1 has it: who asks and who agrees, which packets may be
+//! marked, what the receiver echoes, what the sender does about it.
 
 use super::super::testing::*;
 use super::super::*;
