@@ -1,17 +1,16 @@
-//! TCP (RFC 9293 and the standards around it), without a clock, a socket or a packet format of its own: segments come
-//! in by [`Tcp::receive`], time by [`Tcp::poll_timers`], segments go out through an [`Egress`], applications make the
-//! calls of RFC 9293 section 3.9. One [`Tcp`] belongs to one shard.
+//! TCP (RFC 9293 and the standards around it), without a clock, a socket or a packet format of its own: segments come in
+//! by [`Tcp::receive`], time by [`Tcp::poll_timers`], segments go out through an [`Egress`], applications make the calls
+//! of RFC 9293 section 3.9. One [`Tcp`] belongs to one shard.
 //!
-//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `handshake` and becomes a
-//! compact entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
-//! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments
-//! sent in `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and
-//! congestion control in `congestion`, congestion that is marked instead in `ecn`; what is closed leaves a compact
-//! entry in `time_wait`. `output` decides what a connection sends and `transmit` gives every connection its turn.
-//! `timers` and `keepalive` act on deadlines, `calls` are the applications' calls.
+//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `handshake` and becomes a compact
+//! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
+//! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments sent in
+//! `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and congestion control
+//! in `congestion`, congestion that is marked instead in `ecn`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
+//! gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are the applications' calls.
 //!
-//! Two SYNs go other ways: one that shows a Fast Open cookie becomes a connection at once (`fastopen`), and while the
-//! SYN queue is full the answer is a SYN cookie, of which only the client's ACK makes a connection (`syn_cookie`).
+//! Two SYNs go other ways: one that shows a Fast Open cookie becomes a connection at once (`fastopen`), and while the SYN queue
+//! is full the answer is a SYN cookie, of which only the client's ACK makes a connection (`syn_cookie`).
 
 mod acknowledge;
 mod calls;
@@ -120,8 +119,8 @@ pub enum TcpError {
     /// Retransmissions, keepalive probes or the user timeout had no success (RFC 9293 section 3.8.3).
     #[error("connection timed out")]
     TimedOut,
-    /// The first hop did not answer ARP or neighbour discovery when a connection was opened; or as `TimedOut`, and ICMP
-    /// said why (RFC 9293 section 3.9.2.2).
+    /// The first hop did not answer ARP or neighbour discovery when a connection was opened; or as `TimedOut`, and ICMP said
+    /// why (RFC 9293 section 3.9.2.2).
     #[error("host unreachable")]
     HostUnreachable,
     /// No route to the peer.
@@ -209,8 +208,8 @@ pub struct SegmentOut<'a> {
     pub options: &'a [u8],
     /// Payload, piece by piece.
     pub payload: &'a [&'a [u8]],
-    /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is
-    /// new data.
+    /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
+    /// data.
     pub ecn: u8,
 }
 
@@ -257,8 +256,8 @@ pub enum IcmpErrorKind {
     Refused,
     /// A soft error: network or host unreachable, time exceeded.
     Unreachable,
-    /// Not ICMP's: the first hop did not answer ARP or neighbour discovery. Nobody on the path can forge it, so it ends
-    /// an attempt to open, as in Linux; on an open connection it is a soft error.
+    /// Not ICMP's: the first hop did not answer ARP or neighbour discovery. Nobody on the path can forge it, so it ends an
+    /// attempt to open, as in Linux; on an open connection it is a soft error.
     NeighborFailed,
     /// The segment does not fit the path (RFC 1191, RFC 8201).
     PacketTooBig {
@@ -267,8 +266,7 @@ pub enum IcmpErrorKind {
     },
 }
 
-/// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until
-/// dropped.
+/// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until dropped.
 #[derive(Clone, Debug)]
 pub enum Chunk {
     /// In the frame it arrived in.
