@@ -431,6 +431,7 @@ fn draw_link(dice: &mut Dice, one_way: Duration) -> LinkConfig {
         // Connections that began together retransmit together: with room for a frame or two the same one gets through
         // each time, and the others give up after a quarter of an hour. TCP has no cure for that.
         queue_bytes: dice.scale(40_000..=400_000) as usize,
+        mark_above_bytes: None,
         mtu: 65_535,
         faults,
     }

@@ -496,7 +496,7 @@ impl Tcp {
         let receive_buffer_changed = options.receive_buffer_bytes != old.receive_buffer_bytes;
         self.call(now, id.index, |connection, cx| {
             if options.receive_buffer_bytes != old.receive_buffer_bytes {
-                connection.tuning = None;
+                connection.cold_mut().tuning = None;
             }
             connection.options = options;
             // Set again from the new intervals.

@@ -5,6 +5,7 @@ use core::ops::RangeInclusive;
 
 use super::MtuProbing;
 use super::congestion::Algorithm;
+use super::ecn::EcnConfig;
 use crate::limits;
 use crate::time::Duration;
 
@@ -173,6 +174,8 @@ pub struct TcpConfig {
     pub syn_cookies: bool,
     /// Fast Open (RFC 7413). Listeners and connections still have to ask for it.
     pub fastopen: FastOpenConfig,
+    /// Explicit congestion notification (RFC 3168), Linux's `tcp_ecn`; agreed to, not asked for.
+    pub ecn: EcnConfig,
 }
 
 /// Fast Open's settings (RFC 7413), Linux's sysctls of the same subject.
@@ -255,6 +258,7 @@ impl Default for TcpConfig {
             buffered_bytes_max: 512 << 20,
             syn_cookies: true,
             fastopen: FastOpenConfig::default(),
+            ecn: EcnConfig::default(),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Scripts against the whole engine, by topic; `pair` runs two engines over a bad link; `behaviour` tests the same things
 //! once more, written without knowledge of the engine, on its own harness (`wire`).
 
+mod accurate_ecn;
 mod basics;
 mod behaviour;
 mod chaos;
 mod checks;
 mod close;
+mod ecn;
 mod fastopen;
 mod open;
 mod pair;

@@ -66,7 +66,7 @@ impl Tcp {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
                 self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
-            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(limit), ts_now, cookie);
+            let (seq, ack, flags, options) = entry.syn_ack(our_mss, window_scale_for(limit), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -74,7 +74,7 @@ impl Tcp {
                 dst: tuple.remote,
                 seq,
                 ack,
-                flags: (Flags::SYN | Flags::ACK).0,
+                flags: flags.0,
                 window: syn_window(buffer),
                 urgent: 0,
                 options: &bytes[..len],

@@ -35,16 +35,15 @@ impl Connection {
         let mss = usize::from(self.rcv_mss);
         let rtt = self.rtt.srtt().unwrap_or(UNKNOWN_RTT).max(ROUND_MIN);
         // Nothing to measure before the first bytes that could not have been sent in one window.
-        if self.tuning.is_none() && self.statistics.bytes_received < (cap / 4) as u64 {
+        let is_tuned = self.cold().is_some_and(|cold| cold.tuning.is_some());
+        if !is_tuned && self.statistics.bytes_received < (cap / 4) as u64 {
             return;
         }
-        let tuning = self.tuning.get_or_insert_with(|| {
-            Box::new(Tuning {
-                receive_cap: cap,
-                round_at: cx.now,
-                read: 0,
-                most: ReceiveQueue::window_max(cap) / 4,
-            })
+        let tuning = self.cold_mut().tuning.get_or_insert_with(|| Tuning {
+            receive_cap: cap,
+            round_at: cx.now,
+            read: 0,
+            most: ReceiveQueue::window_max(cap) / 4,
         });
         tuning.read += len;
         if cx.now - tuning.round_at < rtt {
