@@ -5,15 +5,17 @@
 use core::task::Waker;
 use std::rc::Rc;
 
+use super::chronograph::Chronograph;
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
 use super::fastopen::FastOpen;
 use super::header::Flags;
-use super::info::Statistics;
+use super::info::{Statistics, Troubles};
 use super::options::{TcpOptions, Timestamps};
 use super::rack::Rack;
 use super::receive_queue::ReceiveQueue;
+use super::receive_rate::ReceiveRate;
 use super::recovery::LossRecovery;
 use super::reply::{Replies, Reply};
 use super::rtt::RttEstimator;
@@ -167,11 +169,11 @@ pub(super) struct Connection {
     pub(super) send_waker: Option<Waker>,
     pub(super) error: Option<TcpError>,
     pub(super) timers: Timers,
-    /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
-    pub(super) time_wait: Option<(u32, u32)>,
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
+    pub(super) chronograph: Chronograph,
+    pub(super) receive_rate: Option<Box<ReceiveRate>>,
     pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
@@ -186,6 +188,9 @@ pub(super) struct Cold {
     pub(super) urgent: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    pub(super) troubles: Troubles,
+    /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
+    pub(super) time_wait: Option<(u32, u32)>,
     /// Challenge ACKs sent since.
     challenges: u8,
     challenges_since: Instant,
@@ -343,9 +348,10 @@ impl Connection {
             send_waker: None,
             error: None,
             timers: Timers::default(),
-            time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
+            chronograph: Chronograph::default(),
+            receive_rate: None,
             fastopen: None,
             cold: None,
         }
@@ -589,6 +595,7 @@ impl Connection {
     /// Enters ESTABLISHED, or where a close during the handshake leads (RFC 9293 section 3.10.4).
     pub(super) fn establish(&mut self, cx: &mut Context<'_>) {
         self.state = if self.fin_queued { State::FinWait1 } else { State::Established };
+        self.note_timeouts_over(cx.now);
         self.timers.retransmit = None;
         self.syn_due = false;
         if core::mem::take(&mut self.retransmits) > 0 {

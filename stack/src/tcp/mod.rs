@@ -11,6 +11,7 @@
 
 mod acknowledge;
 mod calls;
+mod chronograph;
 mod config;
 pub mod congestion;
 mod connection;
@@ -22,6 +23,7 @@ mod info;
 mod input;
 pub mod isn;
 mod keepalive;
+mod listed;
 mod listener;
 pub mod options;
 mod output;
@@ -30,6 +32,7 @@ mod prr;
 mod rack;
 pub mod rate_limit;
 pub mod receive_queue;
+mod receive_rate;
 mod recovery;
 mod reply;
 pub mod rtt;

@@ -7,6 +7,7 @@ mod chaos;
 mod checks;
 mod close;
 mod fastopen;
+mod info;
 mod open;
 mod pair;
 mod recovery;
