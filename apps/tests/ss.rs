@@ -60,8 +60,8 @@ fn a_connection_with_a_slow_client_shows_with_its_queues_and_figures() {
     assert_eq!(figure(figures, "bytes_acked"), figure(figures, "bytes_sent"));
     assert!(figure(figures, "rwnd_limited") > 0 && figure(figures, "busy") > 0, "{figures}");
 
-    // What the kernel says of the same connection.
-    let kernel = bed.peer_command("ss").args(["-tinH", "dst", STACK4]).output().expect("run ss");
+    // What the kernel says of the same connection; ss shows its options with -o.
+    let kernel = bed.peer_command("ss").args(["-tionH", "dst", STACK4]).output().expect("run ss");
     let kernel = String::from_utf8(kernel.stdout).unwrap();
     let theirs = kernel.lines().nth(1).expect("the kernel's figures");
     assert!(theirs.contains(" ts sack "), "{theirs}");
