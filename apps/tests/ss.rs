@@ -79,7 +79,10 @@ fn a_connection_with_a_slow_client_shows_with_its_queues_and_figures() {
     assert_eq!(ask(&["-H", "state", "time-wait"]), "");
     assert!(ask(&["-s"]).contains("estab 1"), "{}", ask(&["-s"]));
     let json = ask(&["--json", "sport = :80"]);
-    assert!(json.contains("\"bytes_acked\"") && json.contains(&format!("\"pid\": {}", server.pid())), "{json}");
+    assert!(
+        json.contains("\"bytes_acked\"") && json.contains(&format!("\"pid\": {}", server.pid())),
+        "{json}"
+    );
     let error = ss(&["--control", control, "sport", "=", "http"]).unwrap_err();
     assert!(error.contains("column 9"), "{error}");
 
@@ -141,7 +144,8 @@ fn a_syn_has_its_options_in_linuxs_order() {
             .expect("run tshark");
         String::from_utf8(output.stdout).unwrap().lines().next().unwrap_or_default().to_owned()
     };
-    let (syn, syn_ack) = ("tcp.flags.syn == 1 && tcp.flags.ack == 0", "tcp.flags.syn == 1 && tcp.flags.ack == 1");
+    let (syn, syn_ack) =
+        ("tcp.flags.syn == 1 && tcp.flags.ack == 0", "tcp.flags.syn == 1 && tcp.flags.ack == 1");
     // MSS, SACK permitted, timestamps, no-operation, window scale.
     assert_eq!(kinds(&ours, syn), "2,4,8,1,3");
     assert_eq!(kinds(&theirs, syn), "2,4,8,1,3", "the kernel's");

@@ -78,8 +78,9 @@ struct Output<'a> {
 
 impl Output<'_> {
     fn show(&mut self, pid: u64, value: Value, out: &mut impl Write) -> Result<(), Failure> {
-        let line: Line = serde_json::from_value(value.clone())
-            .map_err(|error| Failure::Process(format!("process {pid} sent a socket that is none: {error}")))?;
+        let line: Line = serde_json::from_value(value.clone()).map_err(|error| {
+            Failure::Process(format!("process {pid} sent a socket that is none: {error}"))
+        })?;
         if !self.wanted(&line.socket) {
             return Ok(());
         }
@@ -123,7 +124,9 @@ fn processes(args: &SsArgs) -> Result<Vec<(PathBuf, UnixStream)>, String> {
     let mut hidden = None;
     for directory in &directories {
         match std::fs::read_dir(directory) {
-            Ok(entries) => found.extend(entries.flatten().map(|entry| entry.path()).filter(is_control_socket)),
+            Ok(entries) => {
+                found.extend(entries.flatten().map(|entry| entry.path()).filter(is_control_socket))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => hidden = Some(said(directory, &error)),
         }
@@ -213,7 +216,9 @@ fn ask(
         if let Some(end) = value.get("end") {
             let silent = end.get("silent_shards").and_then(Value::as_array);
             if let Some(silent) = silent.filter(|silent| !silent.is_empty()) {
-                tracing::warn!("process {pid}: shards {silent:?} did not answer in time; the list is incomplete");
+                tracing::warn!(
+                    "process {pid}: shards {silent:?} did not answer in time; the list is incomplete"
+                );
             }
             return Ok(());
         }
@@ -288,7 +293,10 @@ mod tests {
         assert!(error(&args(&["--control", text])).contains("no control socket"));
         drop(UnixListener::bind(&path).unwrap());
         assert!(error(&args(&["--control", text])).contains("stale"));
-        assert_eq!((pid_of(&path), pid_of(Path::new("x.sock")), pid_of(Path::new("7"))), (Some(7), None, None));
+        assert_eq!(
+            (pid_of(&path), pid_of(Path::new("x.sock")), pid_of(Path::new("7"))),
+            (Some(7), None, None)
+        );
 
         std::fs::remove_file(&path).unwrap();
         let listener = UnixListener::bind(&path).unwrap();

@@ -135,9 +135,7 @@ pub fn info_words(socket: &Socket) -> String {
 
 fn options(socket: &Socket) -> Vec<String> {
     let mut words = Vec::new();
-    for (name, word) in
-        [("timestamps", "ts"), ("sack", "sack"), ("fastopen_syn_data", "fastopen")]
-    {
+    for (name, word) in [("timestamps", "ts"), ("sack", "sack"), ("fastopen_syn_data", "fastopen")] {
         if socket.flag(name) {
             words.push(word.to_owned());
         }
@@ -297,7 +295,10 @@ mod tests {
         let text = row(&args(&["-timoep"]), 7, 1, &established());
         assert!(text.contains("timer:(on,1.204sec,2) shard:1 place:0"), "{text}");
         assert!(text.contains("users:((\"bywash\",pid=7))"), "{text}");
-        assert!(text.contains("\n\t skmem:(r4096,rb65536,t0,tb32768,f0,w16384,o0,bl0,d0) ts sack cubic"), "{text}");
+        assert!(
+            text.contains("\n\t skmem:(r4096,rb65536,t0,tb32768,f0,w16384,o0,bl0,d0) ts sack cubic"),
+            "{text}"
+        );
     }
 
     #[test]

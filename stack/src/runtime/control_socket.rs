@@ -222,7 +222,10 @@ fn serve(stream: &UnixStream, handle: &Handle) -> io::Result<()> {
             return Ok(());
         }
         if line.last() != Some(&b'\n') {
-            write_line(&mut writer, &Refusal::new("bad-request", "a request is one line of at most 4096 bytes"))?;
+            write_line(
+                &mut writer,
+                &Refusal::new("bad-request", "a request is one line of at most 4096 bytes"),
+            )?;
             return writer.flush();
         }
         match serde_json::from_slice::<Request>(&line) {
@@ -272,8 +275,7 @@ fn portion(handle: &Handle, shard: usize, cursor: Cursor) -> Option<(Vec<Listed>
     let (sender, answer) = crossbeam_channel::bounded(1);
     let ask = move |local: &Rc<Local>| {
         let mut cursor = cursor;
-        let listed =
-            local.with(|stack, now| stack.list_sockets(now, &mut cursor, limits::LISTING_PLACES));
+        let listed = local.with(|stack, now| stack.list_sockets(now, &mut cursor, limits::LISTING_PLACES));
         if let Ok(listed) = listed {
             let _ = sender.try_send((listed, cursor));
         }

@@ -91,10 +91,10 @@ fn sockets_of_all_shards_are_listed_in_portions() {
     assert_eq!((&answer[0]["answer"], &answer[0]["shards"]), (&"sockets".into(), &2.into()));
     assert_eq!(answer[0]["pid"], std::process::id());
     let of = |protocol: &str, state: &str| {
-        answer.iter().filter(|line| {
-            line["socket"]["protocol"] == protocol && line["socket"]["state"] == state
-        })
-        .collect::<Vec<_>>()
+        answer
+            .iter()
+            .filter(|line| line["socket"]["protocol"] == protocol && line["socket"]["state"] == state)
+            .collect::<Vec<_>>()
     };
     let ports: Vec<_> = of("tcp", "LISTEN").iter().map(|line| line["socket"]["local"].to_string()).collect();
     assert_eq!(ports.len(), 2 * usize::from(LISTENERS));
