@@ -125,7 +125,9 @@ fn processes(args: &SsArgs) -> Result<Vec<(PathBuf, UnixStream)>, String> {
     for directory in &directories {
         match std::fs::read_dir(directory) {
             Ok(entries) => {
-                found.extend(entries.flatten().map(|entry| entry.path()).filter(is_control_socket))
+                found.extend(
+                    entries.flatten().map(|entry| entry.path()).filter(|path| pid_of(path).is_some()),
+                );
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => hidden = Some(said(directory, &error)),
@@ -161,10 +163,6 @@ fn processes(args: &SsArgs) -> Result<Vec<(PathBuf, UnixStream)>, String> {
             ))
         }
     }
-}
-
-fn is_control_socket(path: &PathBuf) -> bool {
-    pid_of(path).is_some()
 }
 
 fn pid_of(path: &Path) -> Option<u32> {
