@@ -190,7 +190,7 @@ impl Connection {
             return;
         }
         cx.counters.tcp_dsacks_rx += 1;
-        self.statistics.dsacks += 1;
+        self.cold_mut().troubles.dsacks += 1;
         let ahead = self.una_offset + u64::from(end.max(self.snd_una).since(self.snd_una));
         let end = if end.ge(self.snd_una) {
             ahead
@@ -249,6 +249,7 @@ impl Connection {
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
         self.progress_at = cx.now;
         (self.retransmits, self.probes) = (0, 0);
+        self.note_timeouts_over(cx.now);
         if self.send.len() <= self.send_cap() / 3 * 2 {
             self.wake_senders();
         }

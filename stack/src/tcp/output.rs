@@ -174,7 +174,7 @@ impl Connection {
     }
 
     /// Whether the congestion window leaves room for `len` bytes; always for the first segment in flight.
-    fn congestion_allows(&self, len: u32) -> bool {
+    pub(super) fn congestion_allows(&self, len: u32) -> bool {
         let in_flight = self.in_flight();
         in_flight == 0 || in_flight + len <= self.cwnd()
     }
@@ -269,7 +269,9 @@ impl Connection {
             self.restart_retransmit_timer(out.now);
         } else {
             out.counters.tcp_retransmits += u64::from(self.retransmits > 0);
-            self.statistics.retransmitted += u32::from(self.retransmits > 0);
+            if self.retransmits > 0 {
+                self.cold_mut().troubles.retransmitted += 1;
+            }
         }
         Ok(())
     }
@@ -346,8 +348,9 @@ impl Connection {
             self.sent.note_resent(start + u64::from(len), out.now, snapshot);
             self.note_resent(out.now);
             out.counters.tcp_retransmits += 1;
-            self.statistics.retransmitted += 1;
-            self.statistics.bytes_retransmitted += u64::from(data.len);
+            let troubles = &mut self.cold_mut().troubles;
+            troubles.retransmitted += 1;
+            troubles.bytes_retransmitted += u64::from(data.len);
         }
         if data.why == Why::Tail {
             self.loss.probe_tail = false;

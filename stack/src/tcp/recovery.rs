@@ -381,6 +381,7 @@ impl Connection {
     /// 6.3; without SACK all), the first segment is sent again at once and the others as the congestion window allows.
     pub(super) fn enter_loss(&mut self, cx: &mut Context<'_>) {
         cx.counters.tcp_timeouts += 1;
+        self.note_timeout(cx.now);
         self.timed_out_at = cx.now;
         let first_timeout = self.loss.state != Recovery::Loss && self.loss.state != Recovery::Fast;
         let reneged = self.sent.first().is_some_and(|first| first.sacked);
