@@ -11,6 +11,7 @@ use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
 use super::fastopen::{CookieMaker, PendingFastOpens};
 use super::listener::Listener;
+use super::seq::SeqNumber;
 use super::table::TupleKey;
 use super::time_wait::REOPEN_GAP;
 use super::{Chunk, ConnId, ListenerId, Shutdown, State, TcpError, TcpInfo, Tuple};
@@ -370,7 +371,7 @@ impl Tcp {
     /// `NotConnected` for a stale handle.
     pub fn urgent_ahead(&self, id: ConnId) -> Result<Option<u32>, TcpError> {
         let connection = self.get(id)?;
-        let read = connection.receive.rcv_nxt() - connection.receive.readable() as u32;
+        let read = connection.read_up_to();
         let end = connection.cold().and_then(|cold| cold.urgent);
         Ok(end.filter(|end| end.gt(read)).map(|end| end.since(read)))
     }
@@ -551,9 +552,14 @@ impl Tcp {
 }
 
 impl Connection {
+    /// The number of the next byte to be read; the peer's FIN is none.
+    fn read_up_to(&self) -> SeqNumber {
+        self.rcv_nxt() - self.receive.readable() as u32 - u32::from(self.fin_received)
+    }
+
     /// Urgent data that was read is no longer urgent; the pointer must not come round again after 2 GiB.
     fn forget_urgent(&mut self) {
-        let read = self.receive.rcv_nxt() - self.receive.readable() as u32;
+        let read = self.read_up_to();
         if self.cold().and_then(|cold| cold.urgent).is_some_and(|end| end.le(read)) {
             self.cold_mut().urgent = None;
         }

@@ -105,6 +105,10 @@ impl TimeWait {
             cx.counters.drop(DropReason::TcpPaws);
             return Outcome::Challenge;
         }
+        if !segment.has(Flags::ACK) && segment.is_acceptable(self.rcv_nxt, u32::from(u16::MAX)) {
+            cx.counters.drop(DropReason::TcpBadAck);
+            return Outcome::Ignore;
+        }
         if segment.has(Flags::FIN) && segment.seq + segment.len() == self.rcv_nxt {
             cx.counters.tcp_duplicate_rx += 1;
             return Outcome::Restart;

@@ -53,8 +53,9 @@ fn fourth_what_was_queued_may_go_with_the_ack() {
 
 #[test]
 fn fourth_text_and_controls_of_the_syn_ack_are_processed() {
+    // The pointer counts from SEG.SEQ, the SYN's number.
     let mut s = Scene::syn_sent();
-    s.t.inject(Seg { urgent: Some(2), ..syn_ack().with(Flags::FIN | Flags::URG).data("abc") });
+    s.t.inject(Seg { urgent: Some(3), ..syn_ack().with(Flags::FIN | Flags::URG).data("abc") });
     assert_eq!((s.state(), s.t.tcp.urgent_ahead(s.id())), (State::CloseWait, Ok(Some(2))));
     s.rcv_nxt = 5;
     s.expect_ack();

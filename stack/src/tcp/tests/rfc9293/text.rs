@@ -35,7 +35,7 @@ in_each!(urgent_data_behind_a_fin_is_ignored: close_wait closing last_ack time_w
 fn text_is_delivered_and_acknowledged(s: &mut Scene) {
     let id = s.id();
     s.t.inject(s.seg().data("abc"));
-    s.t.advance(SECOND);
+    s.t.advance(100 * MS);
     s.rcv_nxt += 3;
     s.expect_ack();
     assert_eq!(s.t.recv(id), b"abc");
