@@ -26,15 +26,16 @@ compliance: ## Writes COMPLIANCE.md: the TCP standards' demands, where they are 
 	@$(SETUP) build
 	BYWASH_WRITE_COMPLIANCE=1 cargo test -p bywash-apps --test compliance
 
-bench: ## Micro-benchmarks, and whole stacks side by side
+bench: ## Micro-benchmarks beside smoltcp; as root, bywash http beside nginx on the kernel's TCP
 	@$(SETUP) build bench
-	cargo bench --workspace
+	cargo bench --package bywash-benches
+	@apps/scripts/bench.sh
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60) from its corpus
 	@$(SETUP) build fuzz
-	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	@cd fuzz && for target in $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))); do \
 	    echo "== $$target, $(FUZZ_SECONDS) s"; \
-	    cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	    cargo +nightly fuzz run --features libfuzzer $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 test-zerocopy: ## The HTTP test on real zero-copy sockets, in a small emulated machine (downloads it)
@@ -43,3 +44,4 @@ test-zerocopy: ## The HTTP test on real zero-copy sockets, in a small emulated m
 
 clean: ## Removes everything that was built
 	cargo clean
+	cargo clean --manifest-path fuzz/Cargo.toml

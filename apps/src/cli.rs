@@ -36,6 +36,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
 pub struct GlobalArgs {
     /// How much to tell on standard error: off, error, warn, info, debug, trace, or `target=level,...`
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "BYWASH_LOG")]
@@ -120,7 +121,7 @@ pub struct StackArgs {
     #[arg(long, value_name = "LIST", default_value = "all")]
     pub queues: QueueSet,
     /// Address with prefix length that is the stack's alone; may be repeated
-    #[arg(long, value_name = "CIDR", conflicts_with = "share_address")]
+    #[arg(long, value_name = "CIDR", conflicts_with = "share_address", value_parser = address)]
     pub address: Vec<Cidr>,
     /// Use the addresses and gateways that the kernel has on the NIC; only the ports opened here bypass the kernel
     #[arg(long)]
@@ -233,7 +234,7 @@ pub struct KeepaliveArg {
 #[derive(Debug, Args)]
 pub struct EchoArgs {
     /// Port for both protocols
-    #[arg(short, long, default_value_t = 7)]
+    #[arg(short, long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// TCP only
     #[arg(long, conflicts_with = "udp")]
@@ -256,7 +257,7 @@ pub struct EchoArgs {
 #[derive(Debug, Args)]
 pub struct HttpArgs {
     /// TCP port
-    #[arg(short, long, default_value_t = 80)]
+    #[arg(short, long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Directory to serve; symbolic links that leave it are not followed
     #[arg(short, long, value_name = "DIR", default_value = ".")]
@@ -355,7 +356,7 @@ pub struct GetArgs {
     /// Redirects to follow
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub max_redirects: u32,
-    /// How long name resolution and connecting may take
+    /// How long DHCP, then name resolution, then connecting may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
     /// How long the server may send nothing
@@ -373,6 +374,17 @@ pub struct GetArgs {
     /// The stack's options.
     #[command(flatten)]
     pub stack: StackArgs,
+}
+
+/// Parses `192.0.2.10/24`. Without its length an address would be alone on its link, and reach nobody.
+fn address(text: &str) -> Result<Cidr, String> {
+    if !text.contains('/') && text.parse::<IpAddr>().is_ok() {
+        return Err(format!(
+            "`{text}` needs the length of its network's prefix, as in {text}/{}",
+            if text.contains(':') { 64 } else { 24 }
+        ));
+    }
+    text.parse().map_err(|error: bywash::config::ConfigError| error.to_string())
 }
 
 /// Parses `198.51.100.0/24 via 192.0.2.1`.

@@ -1,8 +1,14 @@
 //! The `bywash` command's parts, as a library so that each can be tested on its own.
 //!
 //! [`cli`] and [`config_file`] say what the user wants; [`stack`] opens the NIC and starts the runtime for it, with
-//! [`kernel_net`] reading what the kernel knows of the NIC and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
+//! [`kernel_net`] reading what the kernel knows of the NIC, [`reservation`] looking for services that would lose their
+//! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
 //! [`get`] are the applications; [`nic`] shows a NIC without starting anything. [`run`] puts them together.
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
 
 pub mod cli;
 pub mod config_file;
@@ -14,6 +20,7 @@ pub mod kernel_net;
 pub mod logging;
 pub mod nic;
 pub mod ping;
+pub mod reservation;
 pub mod signals;
 pub mod stack;
 pub mod units;

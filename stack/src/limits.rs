@@ -43,6 +43,19 @@ pub const NEIGHBOR_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a neighbour that has not been confirmed for that long is used before it is asked (RFC 4861 section 10,
 /// DELAY_FIRST_PROBE_TIME).
 pub const NEIGHBOR_DELAY: Duration = Duration::from_secs(5);
+/// ARP probes for an address before it is announced (RFC 5227 section 1.1, PROBE_NUM).
+pub const ARP_PROBES: u8 = 3;
+/// Neighbour solicitations for an address before it is announced (RFC 4862 section 5.1, DupAddrDetectTransmits).
+pub const DAD_SOLICITATIONS: u8 = 1;
+/// The first probe waits for a random time below this (RFC 5227 section 1.1, PROBE_WAIT; RFC 4862 section 5.4.2).
+pub const ADDRESS_PROBE_DELAY: Duration = Duration::from_secs(1);
+/// From one probe to the next, and to the first announcement (RFC 5227 section 1.1, PROBE_MIN; RFC 4861 section 10,
+/// RETRANS_TIMER).
+pub const ADDRESS_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Announcements of an address (RFC 5227 section 1.1, ANNOUNCE_NUM; RFC 4861 section 10 allows 3).
+pub const ADDRESS_ANNOUNCEMENTS: u8 = 2;
+/// Time between these (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).
+pub const ADDRESS_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
 pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 

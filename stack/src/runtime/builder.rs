@@ -210,7 +210,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A device did not open.
-    #[error("queue {shard}: {source}")]
+    #[error("shard {shard}: {source}")]
     Device {
         /// The queue and its shard.
         shard: usize,
@@ -221,7 +221,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The device's steering does not take the stack's addresses.
-    #[error("queue {shard}: {source}")]
+    #[error("shard {shard}: {source}")]
     Steering {
         /// The queue and its shard.
         shard: usize,

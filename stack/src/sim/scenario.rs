@@ -84,6 +84,8 @@ pub struct Outcome {
     pub lost: u64,
     /// Changes of a flow's queue.
     pub hops: u64,
+    /// Connections that a SYN's data opened (RFC 7413).
+    pub fast_opened: u64,
     /// Digest of all frames sent.
     pub digest: u64,
 }
@@ -260,6 +262,7 @@ impl Run {
             frames: stats.iter().map(|stats| stats.offered).sum(),
             lost: stats.iter().map(|stats| stats.lost).sum(),
             hops: self.hosts.iter().map(|host| host.borrow().hops()).sum(),
+            fast_opened: self.hosts.iter().map(|host| fast_opened(&host.borrow())).sum(),
             digest: self.world.digest(),
         })
     }
@@ -364,6 +367,10 @@ impl Run {
     fn failure(&self, reasons: Vec<String>) -> Failure {
         Failure { seed: self.seed, reasons, at: self.world.now() }
     }
+}
+
+fn fast_opened(host: &Host) -> u64 {
+    (0..host.shards()).map(|index| host.shard_ref(index).counters().tcp_fastopen_passive).sum()
 }
 
 /// Packets that were received and neither taken by a protocol nor dropped for a reason, all shards together: one that

@@ -73,6 +73,7 @@ impl Connection {
         if feedback.acked > 0 {
             self.restart_retransmit_timer(cx.now);
             self.timers.probe = None;
+            self.check_mtu_probe(cx.now, cx.counters);
             self.guard_against_reneging(cx.now);
         }
         self.follow_window(window_before, cx.now);

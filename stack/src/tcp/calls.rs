@@ -1,7 +1,7 @@
 //! The applications' calls (RFC 9293 section 3.9.1): OPEN is `listen` and `connect`, SEND and RECEIVE are polled with a
 //! waker, CLOSE is `shutdown` and `close`, then ABORT and STATUS. What a state makes of a call is in section 3.10.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::task::{Poll, Waker};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::config::{FastOpenKeys, SocketOptions};
 use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
-use super::fastopen::{CookieMaker, PendingFastOpens};
+use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
 use super::listener::Listener;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
@@ -224,6 +224,15 @@ impl Tcp {
             taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
         });
         Ok((id, taken))
+    }
+
+    /// Whether a connection opened with data now would send it in the SYN.
+    pub fn may_connect_with_data(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> bool {
+        match self.fastopen_cache.advice(now, local, remote) {
+            Advice::Cookie { .. } => true,
+            Advice::Request(_) => self.config.fastopen.client_without_cookie,
+            Advice::Avoid => false,
+        }
     }
 
     fn pick_local(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
@@ -483,6 +492,7 @@ impl Tcp {
             return Err(TcpError::InvalidInput);
         }
         let options = self.accept_options(options)?;
+        let receive_buffer_changed = options.receive_buffer_bytes != old.receive_buffer_bytes;
         self.call(now, id.index, |connection, cx| {
             connection.options = options;
             // Set again from the new intervals.
@@ -490,7 +500,8 @@ impl Tcp {
             if connection.timers.retransmit.is_some() && old.user_timeout != connection.options.user_timeout {
                 connection.restart_retransmit_timer(cx.now);
             }
-            connection.ack_now |= connection.owes_window_update();
+            // Other options are no occasion to tell the peer of the window.
+            connection.ack_now |= receive_buffer_changed && connection.owes_window_update();
         });
         Ok(())
     }
@@ -508,7 +519,7 @@ impl Tcp {
 // ---- helpers
 
 impl Tcp {
-    fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
+    pub(super) fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
         let connection = self.tables.connections.get_exact(id.index, id.generation);
         connection
             .map(|connection| &**connection)
@@ -525,7 +536,12 @@ impl Tcp {
     }
 
     /// Lets a call work on a connection; what it counts is handed over by the next `poll_timers` or `transmit`.
-    fn call(&mut self, now: Instant, index: u32, act: impl FnOnce(&mut Connection, &mut Context<'_>)) {
+    pub(super) fn call(
+        &mut self,
+        now: Instant,
+        index: u32,
+        act: impl FnOnce(&mut Connection, &mut Context<'_>),
+    ) {
         self.with_calls_counters(|tcp, counters| {
             tcp.with_connection(now, index, counters, act);
         });
@@ -539,7 +555,7 @@ impl Tcp {
     }
 
     /// Checks options and shares the defaults.
-    fn accept_options(&self, mut options: SocketOptions) -> Result<Rc<SocketOptions>, TcpError> {
+    pub(super) fn accept_options(&self, mut options: SocketOptions) -> Result<Rc<SocketOptions>, TcpError> {
         if !options.is_valid() {
             return Err(TcpError::InvalidInput);
         }

@@ -3,6 +3,7 @@
 
 use core::ops::RangeInclusive;
 
+use super::MtuProbing;
 use super::congestion::Algorithm;
 use crate::limits;
 use crate::time::Duration;
@@ -12,7 +13,7 @@ use crate::time::Duration;
 pub struct SocketOptions {
     /// `TCP_NODELAY`: send small segments at once instead of by Nagle's rule (RFC 9293 section 3.7.4).
     pub nodelay: bool,
-    /// `TCP_CORK`: hold back the last, partial segment for up to 200 ms.
+    /// `TCP_CORK`: hold back the last, partial segment for up to a retransmission timeout (200 ms to 1 s).
     pub cork: bool,
     /// `TCP_QUICKACK`: acknowledge every segment at once. Unlike Linux's it stays on until it is turned off.
     pub quickack: bool,
@@ -83,6 +84,8 @@ pub struct TcpConfig {
     pub options: SocketOptions,
     /// Offer and accept timestamps (RFC 7323 section 3).
     pub timestamps: bool,
+    /// Take segments that lack the timestamps agreed on, as Linux does; off: drop them (RFC 7323 section 3.2).
+    pub timestamps_optional: bool,
     /// Offer and accept window scaling (RFC 7323 section 2).
     pub window_scaling: bool,
     /// Offer and accept SACK (RFC 2018); with it losses are found by RACK-TLP (RFC 8985), without it by duplicate ACKs
@@ -91,6 +94,8 @@ pub struct TcpConfig {
     /// Pace what a window-based congestion control allows, at Linux's rates: 2 windows a round trip in slow start, 1.2 after
     /// it. Off, as in Linux without a pacing queue discipline; BBR paces always.
     pub pacing: bool,
+    /// Whether the path's MTU is probed where ICMP does not tell it (RFC 4821).
+    pub mtu_probing: MtuProbing,
     /// Ports for [`super::Tcp::connect`] with port 0; 32768 to 60999. The shard uses those that are its own.
     pub ephemeral_ports: RangeInclusive<u16>,
     /// Retransmission timeout before the round-trip time is known; 1 s (RFC 6298 section 2.1).
@@ -198,8 +203,10 @@ impl Default for TcpConfig {
         Self {
             options: SocketOptions::default(),
             timestamps: true,
+            timestamps_optional: false,
             window_scaling: true,
             sack: true,
+            mtu_probing: MtuProbing::default(),
             pacing: false,
             ephemeral_ports: 32768..=60999,
             initial_rto: Duration::from_secs(1),

@@ -12,7 +12,9 @@ use super::delivery_rate::DeliveryRate;
 use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::Statistics;
+use super::limited::SendingTimes;
 use super::options::{TcpOptions, Timestamps};
+use super::path_mtu::MtuSearch;
 use super::rack::Rack;
 use super::receive_queue::ReceiveQueue;
 use super::recovery::LossRecovery;
@@ -87,6 +89,8 @@ pub(super) struct Connection {
     syn_acknowledged: bool,
     /// The application closed the write side: a FIN follows the queue.
     pub(super) fin_queued: bool,
+    /// More is to follow the last write: its end is held back like a corked one, and not pushed.
+    pub(super) more: bool,
     /// The FIN is part of what was sent.
     pub(super) fin_sent: bool,
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
@@ -176,13 +180,17 @@ pub(super) struct Connection {
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
+    /// A search for the path's MTU.
+    pub(super) mtu_search: Option<Box<MtuSearch>>,
     pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
 
-/// What few connections need.
+/// What few connections need, and none that never sent anything.
 #[derive(Default)]
 pub(super) struct Cold {
+    /// Begins with the first byte sent.
+    pub(super) sending_times: SendingTimes,
     pub(super) flush_waker: Option<Waker>,
     /// What ICMP said about our segments: the reason to give when the connection is given up.
     pub(super) soft_error: Option<TcpError>,
@@ -296,6 +304,7 @@ impl Connection {
             send: SendQueue::new(),
             syn_acknowledged: false,
             fin_queued: false,
+            more: false,
             fin_sent: false,
             mss: default_mss,
             peer_mss: default_mss,
@@ -352,6 +361,7 @@ impl Connection {
             time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
+            mtu_search: None,
             fastopen: None,
             cold: None,
         }
@@ -465,9 +475,7 @@ impl Connection {
 
     /// RFC 9293 section 3.7.1: the smaller of what the peer and what the path takes, less our options.
     fn update_mss(&mut self) {
-        let path = if self.mtu == 0 { self.peer_mss } else { self.mtu - self.fixed_headers() };
-        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 };
-        self.mss = self.peer_mss.min(path).saturating_sub(options).max(MSS_MIN);
+        self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
     }
 
     /// The MTU that the egress states, asked once a connection.
@@ -478,7 +486,7 @@ impl Connection {
         }
     }
 
-    fn path_mtu_min(&self) -> u16 {
+    pub(super) fn path_mtu_min(&self) -> u16 {
         if self.key.is_ipv4() { PATH_MTU_MIN_IPV4 } else { PATH_MTU_MIN_IPV6 }
     }
 
@@ -492,10 +500,23 @@ impl Connection {
         if self.mtu == 0 || mtu >= self.mtu {
             return false;
         }
+        self.limit_mtu_search(mtu);
         self.mtu = mtu;
         self.update_mss();
         self.resend_smaller();
         true
+    }
+
+    /// A larger packet than the path was known to carry has arrived.
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+        self.update_mss();
+    }
+
+    /// Payload of a full segment in a packet of `mtu` bytes: the effective send MSS (RFC 9293 section 3.7.1).
+    pub(super) fn payload_of(&self, mtu: u16) -> u16 {
+        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 };
+        self.peer_mss.min(mtu.saturating_sub(self.fixed_headers())).saturating_sub(options).max(MSS_MIN)
     }
 
     /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): the MTU less the fixed headers.
@@ -606,7 +627,9 @@ impl Connection {
         if let Some(rtt) = self.rtt.srtt() {
             self.congestion.on_handshake_rtt(rtt);
         }
+        self.begin_mtu_search(cx);
         self.progress_at = cx.now;
+        self.last_data_at = cx.now;
         self.wake_senders();
     }
 

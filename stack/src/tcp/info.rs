@@ -120,6 +120,12 @@ pub struct TcpInfo {
     pub notsent_bytes: u32,
     /// Bytes received in order and not yet read.
     pub unread_bytes: u32,
+    /// Time in which written data was not all acknowledged.
+    pub busy_time: Duration,
+    /// Part of it in which the peer's window held data back.
+    pub rwnd_limited: Duration,
+    /// Part of it in which all was sent and the application waited for room in the send buffer.
+    pub sndbuf_limited: Duration,
     /// The data in the SYN was acknowledged with it (RFC 7413): `TCPI_OPT_SYN_DATA`. On both sides.
     pub fastopen_syn_data: bool,
     /// Our SYN asked for a Fast Open cookie.
@@ -146,6 +152,8 @@ impl Connection {
         let mss = u32::from(self.mss);
         let ssthresh = self.congestion.ssthresh();
         let statistics = &self.statistics;
+        let [busy_time, rwnd_limited, sndbuf_limited] =
+            self.cold().map_or([Duration::ZERO; 3], |cold| cold.sending_times.sums(now));
         TcpInfo {
             state: self.state,
             ca_state: match self.loss.state {
@@ -198,6 +206,9 @@ impl Connection {
             rcv_ooopack: statistics.out_of_order_in,
             notsent_bytes: self.unsent(),
             unread_bytes: self.receive.readable() as u32,
+            busy_time,
+            rwnd_limited,
+            sndbuf_limited,
             fastopen_syn_data: self.fastopen.as_deref().is_some_and(|open| open.syn_data),
             fastopen_cookie_req: self.fastopen.as_deref().is_some_and(|open| open.cookie_requested),
             fastopen_client_fail: self.fastopen.as_deref().and_then(|open| open.failure),

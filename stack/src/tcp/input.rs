@@ -204,6 +204,9 @@ impl Connection {
                 // Of a peer that was started anew, perhaps: the challenge finds out (RFC 5961 section 4.2).
                 return NEXT;
             }
+            if cx.config.timestamps_optional {
+                return NEXT;
+            }
             // RFC 7323 section 3.2: once agreed on, timestamps are in every segment.
             cx.counters.drop(DropReason::TcpPaws);
             return DONE;
@@ -429,8 +432,9 @@ impl Connection {
         let seq = segment.payload_seq();
         if self.orphan && (seq + len).gt(self.rcv_nxt()) {
             // Nobody will read it: say so (RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13).
-            let reset = self.reset(cx.now);
-            cx.replies.push(reset, cx.counters);
+            if let Some(reset) = segment.reset(self.key) {
+                cx.replies.push(reset, cx.counters);
+            }
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.finish(Some(TcpError::ConnectionAborted));
             return DONE;

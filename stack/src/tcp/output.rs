@@ -96,6 +96,10 @@ impl Connection {
         if unsent == 0 {
             return self.plan_fin();
         }
+        let probe = self.mtu_probe_len().filter(|len| room >= *len && self.congestion_allows(*len));
+        if let Some(len) = probe {
+            return Some(self.data(self.snd_nxt, len, false, Why::Next));
+        }
         let wanted = unsent.min(u32::from(self.mss));
         if !self.congestion_allows(wanted) {
             return None;
@@ -147,7 +151,7 @@ impl Connection {
 
     fn data(&self, seq: SeqNumber, len: u32, fin: bool, why: Why) -> Data {
         // The last byte there is: the peer should not wait for more (RFC 9293 section 3.9.1.2, MUST-61).
-        let push = len > 0 && seq + len == self.data_end();
+        let push = len > 0 && seq + len == self.data_end() && !self.more;
         Data { seq, len, fin, push, why }
     }
 
@@ -164,7 +168,7 @@ impl Connection {
     }
 
     /// Sequence space that the peer's window leaves; none when the peer shrank it.
-    fn window_room(&self) -> u32 {
+    pub(super) fn window_room(&self) -> u32 {
         self.snd_wnd.saturating_sub(self.outstanding())
     }
 
@@ -180,7 +184,7 @@ impl Connection {
         if self.fin_queued || self.override_due {
             return true;
         }
-        !self.options.cork && (self.options.nodelay || self.snd_sml.le(self.snd_una))
+        !self.options.cork && !self.more && (self.options.nodelay || self.snd_sml.le(self.snd_una))
     }
 
     /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the window
@@ -192,7 +196,7 @@ impl Connection {
             && self.snd_wnd > 0
             && !self.override_due
             && self.timers.pace.is_none()
-            && (self.options.cork || self.outstanding() == 0)
+            && (self.options.cork || self.more || self.outstanding() == 0)
             && self.congestion_allows(unsent.min(u32::from(self.mss)))
             && self.plan_data().is_none()
     }
@@ -320,6 +324,9 @@ impl Connection {
                 self.progress_at = out.now;
             }
             self.sent.push(start, len, out.now, snapshot);
+            if data.len > u32::from(self.mss) {
+                self.mtu_probe_sent(data.len, start + u64::from(len));
+            }
             self.snd_nxt += len;
             self.fin_sent |= data.fin;
             self.override_due = false;

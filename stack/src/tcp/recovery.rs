@@ -103,7 +103,9 @@ impl Connection {
                     self.undo_reduction(false, cx);
                 }
                 self.find_losses(feedback, cx.now);
-                if self.sent.lost().segments > 0 {
+                if self.has_lost_only_the_probe() {
+                    self.probe_failed(1);
+                } else if self.sent.lost().segments > 0 {
                     self.enter_fast(feedback.delivered, cx);
                 } else {
                     self.settle_state();
@@ -202,6 +204,9 @@ impl Connection {
         if lost == 0 {
             return;
         }
+        if self.has_lost_only_the_probe() {
+            return self.probe_failed(1);
+        }
         let mss = u32::from(self.mss);
         let recovering = matches!(self.loss.state, Recovery::Fast | Recovery::Loss);
         if !recovering || (again && self.loss.state == Recovery::Loss) {
@@ -224,6 +229,7 @@ impl Connection {
         self.loss.recover = self.nxt_offset();
         (self.loss.frto, self.loss.inflation) = (Frto::Off, 0);
         self.rack.forget_probe();
+        self.forget_mtu_probe();
         self.timers.probe = None;
         self.loss.probe_tail = false;
         if recovering {
@@ -350,6 +356,7 @@ impl Connection {
         self.rtt.back_off();
         (self.timers.retransmit, self.timers.probe, self.timers.reorder) = (None, None, None);
         self.restart_retransmit_timer(cx.now);
+        self.suspect_black_hole(cx);
     }
 
     /// An ACK after a timeout: was it a mistake (RFC 5682 section 2.1, RFC 3522), is all repaired, what next?

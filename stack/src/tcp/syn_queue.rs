@@ -139,6 +139,7 @@ impl HalfOpen {
         }
         if self.ts_enabled && !segment.has(Flags::SYN) {
             match segment.options.timestamps {
+                None if cx.config.timestamps_optional => {}
                 None => {
                     cx.counters.drop(DropReason::TcpPaws);
                     return Outcome::Done;

@@ -10,6 +10,7 @@ mod close;
 mod fastopen;
 mod open;
 mod pair;
+mod path_mtu;
 mod recovery;
 mod rfc9293;
 mod sending;

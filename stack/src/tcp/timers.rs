@@ -6,8 +6,10 @@ use super::connection::{Connection, Context};
 use crate::time::{Duration, Instant};
 use crate::timer_wheel::TimerId;
 
-/// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork (Linux) waits.
-const OVERRIDE: Duration = Duration::from_millis(200);
+/// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork waits: the
+/// retransmission timeout, as in Linux, between these.
+const OVERRIDE_MIN: Duration = Duration::from_millis(200);
+const OVERRIDE_MAX: Duration = Duration::from_secs(1);
 
 /// Probes of a closed window in a row that must be without answer before the peer can count as gone.
 const UNANSWERED_PROBES: u8 = 3;
@@ -55,6 +57,8 @@ impl Connection {
         if due(self.timers.hold) {
             self.timers.hold = None;
             self.override_due = true;
+            // Nothing more came in time.
+            self.more = false;
         }
         if due(self.timers.keepalive) {
             self.timers.keepalive = None;
@@ -98,7 +102,7 @@ impl Connection {
         if !self.is_holding_back() {
             self.timers.hold = None;
         } else if self.timers.hold.is_none() {
-            self.timers.hold = Some(now + OVERRIDE);
+            self.timers.hold = Some(now + self.rtt.base_rto().clamp(OVERRIDE_MIN, OVERRIDE_MAX));
         }
         self.refresh_keepalive(now);
     }

@@ -5,6 +5,7 @@ use core::net::IpAddr;
 
 use super::connection::{syn_window, timestamp, window_scale_for};
 use super::engine::Tcp;
+use super::fastopen::Ends;
 use super::header::Flags;
 use super::options::OPTIONS_LEN_MAX;
 use super::output::Output;
@@ -62,7 +63,8 @@ impl Tcp {
             let our_mss = mss_for(egress, tuple.remote.ip());
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
             let cookie = entry.cookie_wanted().map(|experimental| {
-                self.fastopen_cookies.cookie(now, tuple.remote.ip()).in_experimental(experimental)
+                let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
+                self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
             let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];

@@ -202,7 +202,7 @@ fn a_datagram_beyond_a_router_keeps_to_the_minimum_mtu() {
 fn the_mtu_is_what_the_frames_hold() {
     let layout = |frame_size, headroom| PoolLayout { frames: 1, frame_size, headroom };
     assert_eq!(mtu_in_frames(layout(2048, 64), 1), 2048 - 64 - 14);
-    assert_eq!(mtu_in_frames(layout(4096, 256), 3), 3 * 4096 - 256 - 14);
+    assert_eq!(mtu_in_frames(layout(4096, 256), 3), 3 * (4096 - 256) - 14);
     assert_eq!(mtu_in_frames(layout(256, 200), 100), 0, "no room for headers");
 }
 

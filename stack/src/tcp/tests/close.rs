@@ -226,7 +226,7 @@ fn data_that_arrives_after_close_is_reset() {
     t.close(id);
     t.expect(fin());
     t.inject(seg().ack(2).data("too late"));
-    t.expect(reset(2, 1));
+    t.expect(rst().seq(2));
     t.expect_clean();
     // The peer hears the same about whatever it sends afterwards.
     t.inject(seg().seq(9).ack(2).data("more"));
@@ -335,7 +335,10 @@ fn a_reset_ends_the_connection_but_not_what_was_received() {
     t.inject(rst().seq(4));
     t.expect_nothing();
     assert_eq!((t.state(id), t.counters.tcp_established_resets), (State::Closed, 1));
+    assert!(!t.tcp.is_quiet(), "something is left to be read");
     assert_eq!(t.recv(id), b"abc");
+    assert!(t.tcp.is_quiet(), "that a handle is held keeps nobody waiting");
+    assert_eq!((t.tcp.census().connections, t.tcp.census().ended), (1, 1));
     assert_eq!(t.end(id), Some(Err(TcpError::ConnectionReset)));
     let send = t.tcp.poll_send(t.now, id, b"x", &waker);
     assert_eq!(send, Poll::Ready(Err(TcpError::ConnectionReset)));

@@ -536,6 +536,21 @@ fn unreachable_is_the_reason_when_it_times_out() {
 }
 
 #[test]
+fn a_silent_neighbor_ends_an_attempt_but_no_open_connection() {
+    let mut t = Harness::new();
+    let id = t.connect_with(SocketOptions::default());
+    assert!(icmp(&mut t, 0, IcmpErrorKind::NeighborFailed));
+    let unreachable = Poll::Ready(Err(TcpError::HostUnreachable));
+    assert_eq!(t.tcp.poll_connected(id, Waker::noop()), unreachable);
+    assert_eq!((t.counters.tcp_attempt_fails, t.counters.icmp_errors_rx), (1, 0));
+    let mut t = Harness::new();
+    let id = t.established();
+    t.send(id, "abc");
+    assert!(icmp(&mut t, 1, IcmpErrorKind::NeighborFailed));
+    assert_eq!((t.state(id), t.tcp.take_error(id)), (State::Established, Some(TcpError::HostUnreachable)));
+}
+
+#[test]
 fn a_soft_error_can_be_asked_for_meanwhile() {
     let mut t = Harness::new();
     let id = t.established();
