@@ -25,6 +25,7 @@ impl Tcp {
     /// Listens on `addr`; an unspecified address means any of ours of that family, port 0 a port of the engine's choice.
     /// `backlog` is how many connections may wait to be accepted, at least 1; while as many wait, SYNs and the last ACK of
     /// handshakes are dropped and counted, and the peer sends them again.
+    /// RFC 9293 section 3.9.1.1, MUST-41, MUST-42.
     ///
     /// # Errors
     /// `AddrInUse` when another listener has the address and port, `AddrNotAvailable` when no port is free, `TableFull`
@@ -148,6 +149,7 @@ impl Tcp {
 
     /// Starts an active open from `local` (its address one of ours; port 0 is chosen by RFC 6056) to `remote`. The SYN goes
     /// out with the next [`Tcp::transmit`]; [`Tcp::poll_connected`] tells how it ended.
+    /// RFC 9293 section 3.9.1.1, MUST-43.
     ///
     /// # Errors
     /// `InvalidInput` when `remote` cannot be a peer's address (RFC 9293 section 3.9.1.1, MUST-46), the families differ, both
@@ -374,7 +376,7 @@ impl Tcp {
     }
 
     /// How far urgent data reaches beyond what was read, in bytes; `None` when there is none. It comes in line with the
-    /// rest (RFC 6093 section 6); its arrival wakes the task that waits to receive (RFC 9293 section 3.8.5, MUST-32 and 33).
+    /// rest (RFC 6093 section 6); its arrival wakes the task that waits to receive (RFC 9293 section 3.8.5, MUST-32, MUST-33).
     ///
     /// # Errors
     /// `NotConnected` for a stale handle.
@@ -507,6 +509,7 @@ impl Tcp {
     }
 
     /// The error that ended the connection, or what ICMP said about it meanwhile; taken once, as `SO_ERROR`.
+    /// RFC 9293 section 3.9.1.8, MUST-47, SHLD-20; RFC 9293 section 3.9.2.2, SHLD-25.
     pub fn take_error(&mut self, id: ConnId) -> Option<TcpError> {
         let connection = self.get_mut(id).ok()?;
         connection.error.take().or_else(|| match connection.cold() {

@@ -75,6 +75,7 @@ impl TimeWait {
     }
 
     /// Whether the SYN belongs to a later connection (RFC 6191 section 2).
+    /// RFC 9293 section 3.6.1, SHLD-4.
     fn is_newer(&self, segment: &Segment, ts_configured: bool) -> bool {
         let later_seq = self.rcv_nxt.le(segment.seq);
         let theirs = segment.options.timestamps.filter(|_| ts_configured);

@@ -80,3 +80,12 @@ fn time_wait_ignores_resets() {
         s.is_dropped(s.reset().seq(seq));
     }
 }
+
+#[test]
+fn a_reset_may_bring_data() {
+    // SHLD-2.
+    let mut s = Scene::established();
+    s.t.inject(s.reset().data("why"));
+    s.t.expect_nothing();
+    assert_eq!((s.state(), s.error()), (State::Closed, Some(TcpError::ConnectionReset)));
+}

@@ -90,3 +90,15 @@ fn the_acknowledgment_rides_on_text_that_is_sent_anyway() {
     s.t.inject(s.seg().seq(7).ack(7));
     s.t.expect_silence(SECOND);
 }
+
+#[test]
+fn options_are_taken_in_any_segment() {
+    // MUST-5; RFC 7323 section 3.2: timestamps that were not agreed on are ignored. MUST-65: no MSS but in a SYN.
+    let mut s = Scene::established();
+    s.t.inject(s.seg().ts(1, 2).data("abc"));
+    s.t.advance(100 * MS);
+    assert_eq!(s.t.recv(s.id()), b"abc");
+    s.t.send(s.id(), pattern(1, 1000));
+    assert!(s.t.wire.sent.iter().all(|sent| sent.options.mss.is_none()));
+    assert!(!s.t.wire.sent.is_empty());
+}

@@ -92,3 +92,16 @@ fn listen_a_fin_with_a_syn_is_left_to_be_sent_again() {
     s.t.inject(seg());
     assert_eq!(s.state(), State::Established);
 }
+
+#[test]
+fn listen_disturbs_no_other_connection() {
+    // MUST-41, MUST-42: the port of an open connection listens again.
+    let mut s = Scene::established();
+    s.t.tcp.listen(s.t.local, 16, SocketOptions::default()).unwrap();
+    assert_eq!(s.state(), State::Established);
+    s.t.inject(s.seg().data("abc"));
+    assert_eq!(s.t.recv(s.id()), b"abc");
+    s.t.wire.sent.clear();
+    s.t.inject(syn().port(50_001));
+    s.t.expect(syn_ack().port(50_001));
+}
