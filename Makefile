@@ -24,7 +24,7 @@ lint: ## Formatting and lints only
 
 compliance: ## Writes COMPLIANCE.md: the TCP standards' demands, where they are met and tested
 	@$(SETUP) build
-	BYWASH_WRITE_COMPLIANCE=1 cargo test -p bywash-apps --test compliance
+	BYWASH_WRITE_COMPLIANCE=1 cargo test -p bywash --test compliance
 
 bench: ## Micro-benchmarks beside smoltcp; as root, bywash http beside nginx on the kernel's TCP
 	@$(SETUP) build bench
