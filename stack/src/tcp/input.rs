@@ -283,6 +283,7 @@ impl Connection {
 
     /// Second, the RST bit (RFC 5961 section 3.2). It is in the window.
     /// RFC 9293 section 3.5, MUST-11; RFC 9293 section 3.5.3, SHLD-2.
+    /// RFC 5961 section 1.1.
     fn check_reset(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !segment.has(Flags::RST) {
             return NEXT;
