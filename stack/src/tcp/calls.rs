@@ -433,6 +433,7 @@ impl Tcp {
     /// The application lets go: the handle is invalid from now on. What was written is still sent, and the FIN; but data
     /// that was not read, or arrives from now on, is answered with a RST (RFC 9293 section 3.6.1), and zero linger sends
     /// one at once. The engine ends the connection by itself: it is bounded by the timeouts of [`super::TcpConfig`].
+    /// RFC 9293 section 3.6.1, SHLD-3, MAY-1.
     pub fn close(&mut self, now: Instant, id: ConnId) {
         if self.get(id).is_ok() {
             self.call(now, id.index, Connection::close);

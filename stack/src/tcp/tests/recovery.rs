@@ -178,6 +178,7 @@ fn a_lost_retransmission_is_found_without_a_timeout() {
 
 #[test]
 fn reordering_is_not_taken_for_loss() {
+    // RFC 8985 section 9.2.
     let (mut t, id) = with_flight(10);
     t.advance(RTT);
     t.inject(sacked(&[(1, 2)]));

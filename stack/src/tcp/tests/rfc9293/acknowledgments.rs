@@ -193,3 +193,16 @@ fn time_wait_ignores_an_ack() {
     let mut s = Scene::time_wait();
     s.is_dropped(s.acking());
 }
+
+#[test]
+fn a_window_beyond_the_sign_bit_is_large() {
+    // MUST-1: unsigned; REC-1: and scaled ones are kept in 32 bits.
+    let mut s = Scene::syn_received_active();
+    s.t.inject(s.acking().window(0x8000));
+    s.t.send(s.id(), pattern(1, 1000));
+    s.t.expect(seg().stream(1000));
+    let mut t = Harness::new();
+    let id = t.accept_with(SocketOptions::default(), syn().mss(1000).wscale(14));
+    t.inject(seg().window(0xffff));
+    assert_eq!(t.tcp.info(t.now, id).unwrap().snd_wnd, 0xffff << 14);
+}

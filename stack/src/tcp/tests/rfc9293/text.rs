@@ -102,3 +102,18 @@ fn options_are_taken_in_any_segment() {
     assert!(s.t.wire.sent.iter().all(|sent| sent.options.mss.is_none()));
     assert!(!s.t.wire.sent.is_empty());
 }
+
+#[test]
+fn writes_that_wait_together_are_pushed_once() {
+    // SHLD-27.
+    let mut s = Scene::established();
+    s.t.send(s.id(), "first");
+    s.t.expect(seg().data("first"));
+    for word in ["one", "two", "three"] {
+        s.t.send(s.id(), word);
+    }
+    s.t.expect_nothing();
+    s.t.inject(s.seg().ack(6));
+    let sent = s.t.expect(seg().seq(6).data("onetwothree"));
+    assert!(sent.flags.contains(Flags::PSH));
+}

@@ -98,3 +98,12 @@ fn time_wait_timeout_deletes_the_connection() {
     s.t.expect_silence(2 * SECOND);
     assert_eq!((s.state(), s.t.tcp.census().time_wait), (State::Closed, 0));
 }
+
+#[test]
+fn keepalive_waits_for_two_hours_by_default() {
+    // MUST-28.
+    let mut s = Scene::established_with(SocketOptions { keepalive: true, ..SocketOptions::default() });
+    s.t.expect_silence(7199 * SECOND);
+    s.t.advance(2 * SECOND);
+    assert_eq!(s.t.wire.sent.len(), 1);
+}

@@ -105,3 +105,14 @@ fn listen_disturbs_no_other_connection() {
     s.t.inject(syn().port(50_001));
     s.t.expect(syn_ack().port(50_001));
 }
+
+#[test]
+fn listen_ignores_a_syn_from_an_address_that_is_no_hosts() {
+    // MUST-57, MUST-63.
+    for remote in ["224.0.0.1:50000", "255.255.255.255:50000", "0.0.0.0:50000"] {
+        let mut s = Scene::listen();
+        s.t.remote = remote.parse().unwrap();
+        s.is_dropped(syn());
+        s.is_dropped(seg());
+    }
+}
