@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bywash::config::{Cidr, Route};
+use bywash::tcp::EcnConfig;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::units::{CpuList, QueueSet, cpu_list, duration, size, size_usize};
@@ -138,6 +139,10 @@ pub struct StackArgs {
     /// Name server, at most 4 (with --share-address: those of /etc/resolv.conf unless given)
     #[arg(long, value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
+    /// Explicit congestion notification (RFC 3168, RFC 9768): off, on, accept, accurate, classic-accurate, accept-accurate, or
+    /// Linux's tcp_ecn number
+    #[arg(long, value_name = "SETTING", default_value_t)]
+    pub ecn: EcnConfig,
     /// Largest IP packet, in bytes; the NIC's MTU unless given
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,

@@ -261,6 +261,7 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     let mut config = StackConfig::new(args.address.clone(), seed);
     config.dhcp = args.dhcp;
     config.mtu = args.mtu;
+    config.tcp.ecn = args.ecn;
     config.dns_servers.clone_from(&args.dns);
     config.routes = args.gateway.iter().map(|&gateway| default_route(gateway)).collect();
     config.routes.extend(&args.route);

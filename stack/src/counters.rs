@@ -149,6 +149,8 @@ counters! {
     tcp_fast_retransmits "Of those, sent for duplicate ACKs.",
     tcp_timeouts "Retransmission timeouts.",
     tcp_tail_probes "Probes of a tail that nothing was heard of (RFC 8985 section 7).",
+    tcp_ecn_echoes "ACKs that told of congestion marks (RFC 3168).",
+    tcp_ecn_reductions "Reductions of the congestion window for marks.",
     tcp_undos "Reductions of the congestion window taken back: nothing had been lost.",
     tcp_dsacks_rx "Reports that something arrived twice at the peer (RFC 2883).",
     tcp_dsacks_tx "Such reports sent.",

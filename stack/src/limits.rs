@@ -92,6 +92,13 @@ pub const TCP_RECEIVE_BUFFER_MIN: usize = 4 << 10;
 /// Most memory a connection's receive buffer may be given, in bytes: a higher setting counts as this, so that every window
 /// stays below 2^30 (RFC 7323 section 2.3).
 pub const TCP_RECEIVE_BUFFER_MAX: usize = 1 << 30;
+/// Bound of each of a connection's buffers when it begins, in bytes, where the application does not choose.
+pub const TCP_BUFFER_START: usize = 256 << 10;
+/// What a receive buffer that the application does not choose grows to, in bytes (Linux's `tcp_rmem`): faster or longer paths
+/// are limited by the window then.
+pub const TCP_RECEIVE_BUFFER_GROWTH: usize = 6 << 20;
+/// The same for a send buffer (Linux's `tcp_wmem`): twice the congestion window up to here.
+pub const TCP_SEND_BUFFER_GROWTH: usize = 4 << 20;
 
 /// Timers moved to a finer level of the wheel in one call: a long-lived crowd (keepalives of a million idle
 /// connections) may reach the same coarse slot at once. Beyond it the rest waits for the next call, which is due at

@@ -431,6 +431,7 @@ fn draw_link(dice: &mut Dice, one_way: Duration) -> LinkConfig {
         // Connections that began together retransmit together: with room for a frame or two the same one gets through
         // each time, and the others give up after a quarter of an hour. TCP has no cure for that.
         queue_bytes: dice.scale(40_000..=400_000) as usize,
+        mark_above_bytes: None,
         mtu: 65_535,
         faults,
     }
@@ -514,7 +515,7 @@ fn draw_plan(dice: &mut Dice) -> Plan {
     options.nodelay = dice.chance(0.3);
     keepalive(&mut options, 300);
     // A tiny window takes a round trip for each few hundred bytes: fewer bytes then.
-    let window = options.receive_buffer_bytes.min(options.send_buffer_bytes) as u64;
+    let window = options.receive_buffer_start().min(options.send_buffer_for(0)) as u64;
     let most = (window * 64).min(200_000);
     Plan {
         send_bytes: dice.scale(0..=most),

@@ -6,7 +6,6 @@ use super::congestion::{Ack, CongestionControl};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
-use super::recovery::Recovery;
 use super::scoreboard::Sent;
 use super::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -41,6 +40,8 @@ pub(super) struct Feedback {
     pub(super) lost: u32,
     /// A retransmission was lost.
     pub(super) lost_again: bool,
+    /// It tells of marks (RFC 3168 section 6.1.2).
+    pub(super) marked: bool,
 }
 
 impl Connection {
@@ -54,6 +55,7 @@ impl Connection {
             echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
             ..Feedback::default()
         };
+        let delivered_before = self.statistics.delivered;
         self.take_sack(segment, &mut feedback, cx);
         if segment.ack.gt(self.snd_una) {
             self.advance_snd_una(segment, &mut feedback, cx);
@@ -63,13 +65,15 @@ impl Connection {
         let rtt = self.take_round_trip(&feedback, cx);
         self.rack.adapt_window(self.una_offset, self.nxt_offset(), feedback.dsack.is_some());
         self.check_probe(&feedback, cx);
-        let was_fast = self.loss.state == Recovery::Fast;
+        let was_reducing = self.is_reducing();
         let news =
             feedback.acked > 0 || feedback.sacked > 0 || feedback.dsack.is_some() || feedback.duplicate;
+        let delivered = self.statistics.delivered.wrapping_sub(delivered_before);
+        feedback.marked = self.take_marks(segment, &feedback, delivered, cx);
         if news {
             self.react(&mut feedback, cx);
         }
-        self.inform_congestion(&feedback, rtt, in_flight_before, is_app_limited, was_fast, cx);
+        self.inform_congestion(&feedback, rtt, in_flight_before, is_app_limited, was_reducing, cx);
         if feedback.acked > 0 {
             self.restart_retransmit_timer(cx.now);
             self.timers.probe = None;
@@ -246,7 +250,7 @@ impl Connection {
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
         self.progress_at = cx.now;
         (self.retransmits, self.probes) = (0, 0);
-        if self.send.len() <= self.options.send_buffer_bytes / 3 * 2 {
+        if self.send.len() <= self.send_cap() / 3 * 2 {
             self.wake_senders();
         }
         if !self.has_unfinished_output() {
@@ -309,12 +313,12 @@ impl Connection {
         rtt: Option<Duration>,
         in_flight_before: u32,
         is_app_limited: bool,
-        was_fast: bool,
+        was_reducing: bool,
         cx: &Context<'_>,
     ) {
         let in_flight = self.in_flight();
         let mss = u32::from(self.mss);
-        if self.loss.state == Recovery::Fast {
+        if self.is_reducing() {
             let safe = feedback.acked > 0 && feedback.lost == 0;
             self.episode().prr.on_ack(feedback.delivered, in_flight, safe, mss);
         }
@@ -330,7 +334,7 @@ impl Connection {
             srtt: self.rtt.srtt(),
             in_flight_before,
             is_app_limited,
-            in_recovery: was_fast || self.loss.state == Recovery::Fast,
+            in_recovery: was_reducing || self.is_reducing(),
             mss,
             rate,
             in_flight_after: in_flight,

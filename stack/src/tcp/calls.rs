@@ -222,7 +222,7 @@ impl Tcp {
         let mut taken = 0;
         self.call(now, id.index, |connection, _| {
             connection.plan_fastopen(advice, without_cookie);
-            let cap = connection.options.send_buffer_bytes;
+            let cap = connection.send_cap();
             taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
         });
         Ok((id, taken))
@@ -306,7 +306,7 @@ impl Tcp {
         if connection.state.is_over() {
             return Poll::Ready(Err(TcpError::NotConnected));
         }
-        let cap = connection.options.send_buffer_bytes;
+        let cap = connection.send_cap();
         let taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
         if taken == 0 && !bytes.is_empty() {
             park(&mut connection.send_waker, waker);
@@ -339,7 +339,7 @@ impl Tcp {
         match connection.receive.read(bytes) {
             0 => connection.poll_end(waker).map_ok(|()| 0),
             taken => {
-                self.after_read(now, id);
+                self.after_read(now, id, taken);
                 Poll::Ready(Ok(taken))
             }
         }
@@ -362,14 +362,16 @@ impl Tcp {
         match connection.receive.read_chunk() {
             None => connection.poll_end(waker).map_ok(|()| None),
             chunk => {
-                self.after_read(now, id);
+                let len = chunk.as_ref().map_or(0, |chunk| chunk.len());
+                self.after_read(now, id, len);
                 Poll::Ready(Ok(chunk))
             }
         }
     }
 
-    fn after_read(&mut self, now: Instant, id: ConnId) {
-        self.call(now, id.index, |connection, _| {
+    fn after_read(&mut self, now: Instant, id: ConnId, len: usize) {
+        self.call(now, id.index, |connection, cx| {
+            connection.tune_receive_buffer(len, cx);
             connection.ack_now |= connection.owes_window_update();
             connection.forget_urgent();
         });
@@ -497,6 +499,9 @@ impl Tcp {
         let options = self.accept_options(options)?;
         let receive_buffer_changed = options.receive_buffer_bytes != old.receive_buffer_bytes;
         self.call(now, id.index, |connection, cx| {
+            if options.receive_buffer_bytes != old.receive_buffer_bytes {
+                connection.cold_mut().tuning = None;
+            }
             connection.options = options;
             // Set again from the new intervals.
             connection.timers.keepalive = None;
@@ -563,9 +568,11 @@ impl Tcp {
         if !options.is_valid() {
             return Err(TcpError::InvalidInput);
         }
-        options.receive_buffer_bytes = options
-            .receive_buffer_bytes
-            .clamp(limits::TCP_RECEIVE_BUFFER_MIN, limits::TCP_RECEIVE_BUFFER_MAX);
+        if options.receive_buffer_bytes > 0 {
+            options.receive_buffer_bytes = options
+                .receive_buffer_bytes
+                .clamp(limits::TCP_RECEIVE_BUFFER_MIN, limits::TCP_RECEIVE_BUFFER_MAX);
+        }
         let is_default = options == *self.default_options;
         Ok(if is_default { self.default_options.clone() } else { Rc::new(options) })
     }

@@ -5,6 +5,7 @@ use core::ops::RangeInclusive;
 
 use super::MtuProbing;
 use super::congestion::Algorithm;
+use super::ecn::EcnConfig;
 use crate::limits;
 use crate::time::Duration;
 
@@ -36,10 +37,12 @@ pub struct SocketOptions {
     /// `SO_LINGER`: zero resets the connection on close. Otherwise close sends all data and the FIN, and what the peer has
     /// not acknowledged after this time is given up with a reset; `None`: no such limit.
     pub linger: Option<Duration>,
-    /// `SO_RCVBUF`: bound on the memory behind the receive queue, bytes; 256 KiB. Three quarters of it are the largest
-    /// window that is announced. 4 KiB to 1 GiB, others count as the nearest.
+    /// `SO_RCVBUF`: bound on the memory behind the receive queue, bytes. Three quarters of it are the largest window that
+    /// is announced. 4 KiB to 1 GiB, others count as the nearest; 0, the default: begins with 256 KiB and grows to 6 MiB
+    /// with what the application reads in a round trip, so that the window does not limit the peer.
     pub receive_buffer_bytes: usize,
-    /// `SO_SNDBUF`: bound on bytes written and not acknowledged; 256 KiB. At least 1, at most 1 GiB.
+    /// `SO_SNDBUF`: bound on bytes written and not acknowledged, at most 1 GiB; 0, the default: twice the congestion
+    /// window, between 256 KiB and 4 MiB.
     pub send_buffer_bytes: usize,
     /// `TCP_CONGESTION`: set before the connection is opened; later changes are refused.
     pub congestion: Algorithm,
@@ -62,8 +65,8 @@ impl Default for SocketOptions {
             keepalive_count: 9,
             user_timeout: None,
             linger: None,
-            receive_buffer_bytes: 256 << 10,
-            send_buffer_bytes: 256 << 10,
+            receive_buffer_bytes: 0,
+            send_buffer_bytes: 0,
             congestion: Algorithm::default(),
             fastopen_qlen: 0,
         }
@@ -71,13 +74,38 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
+    /// Bound of the receive buffer when a connection begins, bytes.
+    #[must_use]
+    pub const fn receive_buffer_start(&self) -> usize {
+        if self.receive_buffer_bytes == 0 { limits::TCP_BUFFER_START } else { self.receive_buffer_bytes }
+    }
+
+    /// The most that it grows to, bytes.
+    #[must_use]
+    pub const fn receive_buffer_limit(&self) -> usize {
+        if self.receive_buffer_bytes == 0 {
+            limits::TCP_RECEIVE_BUFFER_GROWTH
+        } else {
+            self.receive_buffer_bytes
+        }
+    }
+
+    /// Bound of the send buffer while the congestion window is `cwnd`, both in bytes.
+    #[must_use]
+    pub fn send_buffer_for(&self, cwnd: u32) -> usize {
+        if self.send_buffer_bytes > 0 {
+            return self.send_buffer_bytes;
+        }
+        (cwnd as usize * 2).clamp(limits::TCP_BUFFER_START, limits::TCP_SEND_BUFFER_GROWTH)
+    }
+
     /// Whether every field is within the bounds it names.
     pub(super) fn is_valid(&self) -> bool {
         let tick = Duration::from_millis(1);
         self.keepalive_idle >= tick
             && self.keepalive_interval >= tick
             && self.keepalive_count >= 1
-            && (1..=limits::TCP_SEND_BUFFER_MAX).contains(&self.send_buffer_bytes)
+            && self.send_buffer_bytes <= limits::TCP_SEND_BUFFER_MAX
             && self.user_timeout.is_none_or(|timeout| timeout >= tick)
     }
 }
@@ -152,6 +180,8 @@ pub struct TcpConfig {
     pub syn_cookies: bool,
     /// Fast Open (RFC 7413). Listeners and connections still have to ask for it.
     pub fastopen: FastOpenConfig,
+    /// Explicit congestion notification (RFC 3168), Linux's `tcp_ecn`; agreed to, not asked for.
+    pub ecn: EcnConfig,
 }
 
 /// Fast Open's settings (RFC 7413), Linux's sysctls of the same subject.
@@ -234,6 +264,7 @@ impl Default for TcpConfig {
             buffered_bytes_max: 512 << 20,
             syn_cookies: true,
             fastopen: FastOpenConfig::default(),
+            ecn: EcnConfig::default(),
         }
     }
 }

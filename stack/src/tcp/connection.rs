@@ -9,6 +9,7 @@ use super::config::{SocketOptions, TcpConfig};
 use super::congestion::pacing::Pacer;
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
+use super::ecn::{self, Ecn};
 use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::Statistics;
@@ -25,6 +26,7 @@ use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
 use super::timers::Timers;
+use super::tuning::Tuning;
 use super::{State, TcpError};
 use crate::counters::Counters;
 use crate::time::{Duration, Instant};
@@ -122,6 +124,7 @@ pub(super) struct Connection {
     pub(super) sent: Scoreboard,
     pub(super) rack: Rack,
     pub(super) loss: LossRecovery,
+    pub(super) ecn: Ecn,
     /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
     pub(super) cwnd_limited: SeqNumber,
     /// Retransmission timeouts since the last progress; while the window is closed, probes since the last answer.
@@ -198,6 +201,8 @@ pub(super) struct Cold {
     pub(super) urgent: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    /// The receive buffer grows: its bound, and what decides on that.
+    pub(super) tuning: Option<Tuning>,
     /// Challenge ACKs sent since.
     challenges: u8,
     challenges_since: Instant,
@@ -215,6 +220,7 @@ pub(super) struct Handshake {
     pub(super) wscale: Option<u8>,
     /// Both ends understand SACK.
     pub(super) sack: bool,
+    pub(super) ecn: ecn::Agreed,
     pub(super) peer_mss: u16,
     /// MSS option that we sent; `None`: not known here.
     pub(super) our_mss: Option<u16>,
@@ -238,10 +244,11 @@ impl Connection {
         connection.state = State::SynSent;
         connection.ts_enabled = config.timestamps;
         connection.sack_enabled = config.sack;
+        connection.ecn = Ecn::requesting(config.ecn.request);
         connection.ts_offset = ts_offset;
         if config.window_scaling {
             connection.wscale_enabled = true;
-            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
         }
         connection.syn_due = true;
         connection
@@ -265,7 +272,7 @@ impl Connection {
         if let Some(shift) = handshake.wscale {
             connection.wscale_enabled = true;
             connection.snd_wscale = shift;
-            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
         }
         if let Some(our_mss) = handshake.our_mss {
             connection.mtu = our_mss.saturating_add(connection.fixed_headers());
@@ -273,6 +280,7 @@ impl Connection {
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
+        connection.ecn = Ecn::agreed(handshake.ecn);
         connection.retransmits = u8::from(handshake.timed_out);
         connection
     }
@@ -327,6 +335,7 @@ impl Connection {
             sent: Scoreboard::default(),
             rack: Rack::new(),
             loss: LossRecovery::default(),
+            ecn: Ecn::default(),
             cwnd_limited: iss,
             retransmits: 0,
             probes: 0,
@@ -529,7 +538,8 @@ impl Connection {
     // ---- receive window
 
     pub(super) fn receive_cap(&self) -> usize {
-        self.options.receive_buffer_bytes
+        let tuning = self.cold.as_ref().and_then(|cold| cold.tuning.as_ref());
+        tuning.map_or(self.options.receive_buffer_start(), |tuning| tuning.receive_cap)
     }
 
     /// The window field for a segment sent now, never taking back what was announced (RFC 9293 sections 3.8.6 and

@@ -150,7 +150,7 @@ impl Tcp {
         let settled = connection.syn_acked() || connection.state.is_over();
         let failed = !connection.syn_acked() && connection.state.is_over();
         let error = connection.error.filter(|_| failed);
-        let tried_once = connection.retransmits == 0;
+        let tried_once = connection.retransmits == 0 && !connection.ecn.fell_back();
         let Some(open) = connection.fastopen.as_deref_mut() else { return };
         match &mut open.side {
             Side::Client { mss, sent, report } => {

@@ -105,7 +105,7 @@ impl Tcp {
         let listener = self.listeners.slab.get(entry.listener);
         let options =
             listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
-        let buffer = options.receive_buffer_bytes;
+        let buffer = options.receive_buffer_start();
         let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(segment, buffer, &mut cx) {
             syn_queue::Outcome::Done => {}

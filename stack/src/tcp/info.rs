@@ -3,6 +3,7 @@
 use super::State;
 use super::congestion::CongestionControl;
 use super::connection::Connection;
+use super::ecn::EcnMode;
 use super::recovery::Recovery;
 use crate::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ pub(super) struct Statistics {
 pub struct TcpInfo {
     /// Its state.
     pub state: State,
-    /// Where loss recovery is: `open`, `disorder`, `recovery` or `loss`, the names of Linux's `ca_state`.
+    /// Where loss recovery is: `open`, `disorder`, `cwr`, `recovery` or `loss`, the names of Linux's `ca_state`.
     pub ca_state: &'static str,
     /// Retransmission timeouts since the last progress.
     pub retransmits: u8,
@@ -42,6 +43,10 @@ pub struct TcpInfo {
     pub timestamps: bool,
     /// SACK is used.
     pub sack: bool,
+    /// Which kind of ECN is used: `TCPI_OPT_ECN`.
+    pub ecn: EcnMode,
+    /// The peer sends ECN-capable packets: `TCPI_OPT_ECN_SEEN`.
+    pub ecn_seen: bool,
     /// Window scaling is used.
     pub wscale: bool,
     /// Shift of the peer's windows.
@@ -72,6 +77,12 @@ pub struct TcpInfo {
     pub reord_seen: u32,
     /// Segments delivered to the peer.
     pub delivered: u32,
+    /// Of them, those that arrived marked (RFC 9768), or whose acknowledgments told of marks (RFC 3168).
+    pub delivered_ce: u32,
+    /// Payload bytes that arrived at the peer marked (RFC 9768); low 32 bits.
+    pub delivered_ce_bytes: u32,
+    /// Packets that arrived here marked (RFC 9768).
+    pub received_ce: u32,
     /// Reports that something arrived twice at the peer (RFC 2883).
     pub dsack_dups: u32,
     /// Payload bytes sent again.
@@ -159,6 +170,7 @@ impl Connection {
             ca_state: match self.loss.state {
                 Recovery::Open => "open",
                 Recovery::Disorder => "disorder",
+                Recovery::Reducing => "cwr",
                 Recovery::Fast => "recovery",
                 Recovery::Loss => "loss",
             },
@@ -167,6 +179,8 @@ impl Connection {
             backoff: self.rtt.backed_off(),
             timestamps: self.ts_enabled,
             sack: self.sack_enabled,
+            ecn: self.ecn.mode(),
+            ecn_seen: self.ecn.was_seen(),
             wscale: self.wscale_enabled,
             snd_wscale: self.snd_wscale,
             rcv_wscale: self.rcv_wscale,
@@ -182,6 +196,9 @@ impl Connection {
             reordering: u32::from(self.rack.reordering),
             reord_seen: self.rack.reordering_seen,
             delivered: statistics.delivered,
+            delivered_ce: self.ecn.delivered_ce(),
+            delivered_ce_bytes: self.ecn.delivered_ce_bytes(),
+            received_ce: self.ecn.received_ce(),
             dsack_dups: statistics.dsacks,
             bytes_retrans: statistics.bytes_retransmitted,
             last_data_sent: now - self.last_sent_at,

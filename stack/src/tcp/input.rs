@@ -24,6 +24,8 @@ pub(super) struct Segment {
     /// As on the wire: not scaled.
     pub(super) window: u16,
     urgent: u16,
+    /// The IP header's ECN field (RFC 3168 section 5).
+    pub(super) ecn: u8,
     pub(super) options: TcpOptions,
     /// Payload or FIN was cut off.
     stripped: bool,
@@ -52,6 +54,7 @@ impl Segment {
             flags: header.flags,
             window: header.window,
             urgent: header.urgent,
+            ecn: packet.parsed.ecn,
             options,
             stripped: false,
             payload,
@@ -87,7 +90,7 @@ impl Segment {
     }
 
     /// The RST that answers it when its ACK is wrong (RFC 9293 sections 3.10.7.3 and 3.10.7.4).
-    fn reset(&self, key: TupleKey) -> Option<Reply> {
+    pub(super) fn reset(&self, key: TupleKey) -> Option<Reply> {
         Reply::reset_for(key, self.flags, self.ack, self.seq + self.len(), self.options.timestamps)
     }
 
@@ -145,6 +148,12 @@ impl Connection {
                 return;
             }
             cx.counters.tcp_resets_rx += 1;
+            if self.ecn.is_requesting() {
+                // It may be of a middlebox that refuses the request (RFC 3168 section 6.1.1.1).
+                self.ecn.fall_back();
+                (self.syn_due, self.syn_sent_at) = (true, None);
+                return;
+            }
             self.count_failure(cx.counters);
             self.finish(Some(TcpError::ConnectionRefused));
             return;
@@ -161,14 +170,19 @@ impl Connection {
         if !acked {
             // Simultaneous open (figure 8). Payload and FIN of this SYN are left for the peer to send again: they are
             // not acknowledged.
+            self.ecn.take_simultaneous_syn(&segment, cx.config.ecn.accept);
             self.state = State::SynReceived;
             self.syn_due = true;
             return;
         }
+        let marked = self.ecn.take_syn_ack(&segment);
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
         self.establish(cx);
+        if marked {
+            self.reduce_for_marks(0, 0, cx);
+        }
         self.ack_now = true;
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
@@ -189,6 +203,7 @@ impl Connection {
         self.keepalive_probes = 0;
         self.check_ack(&segment, cx)?;
         self.note_timestamp(&segment, cx.now);
+        self.note_marks(&segment);
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
         self.process_text(segment, fin, cx)?;
@@ -241,6 +256,14 @@ impl Connection {
         }
         if !self.syn_acked() && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
             // The peer of a simultaneous or Fast Open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
+            if !self.ecn.note_syn_again(segment, cx.config.ecn.accept) {
+                cx.counters.drop(DropReason::TcpBadSyn);
+                if let Some(reset) = segment.reset(self.key) {
+                    cx.replies.push(reset, cx.counters);
+                }
+                self.finish(Some(TcpError::ConnectionReset));
+                return DONE;
+            }
             self.syn_due = true;
             return DONE;
         }
@@ -264,6 +287,9 @@ impl Connection {
         if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
             cx.counters.tcp_duplicate_rx += 1;
             self.note_duplicate(segment.payload_seq(), segment.payload_len());
+        }
+        if syn && segment.has(Flags::ACK) && segment.seq == self.irs {
+            self.ecn.note_syn_ack_again(segment);
         }
         if !segment.has(Flags::RST) {
             self.acknowledge_unacceptable(segment, cx);
@@ -356,6 +382,9 @@ impl Connection {
         self.set_send_window(segment);
         if self.state == State::SynReceived {
             self.establish(cx);
+        }
+        if self.ecn.take_handshake_ack(segment) {
+            self.reduce_for_marks(0, 0, cx);
         }
     }
 

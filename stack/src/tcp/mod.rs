@@ -6,7 +6,7 @@
 //! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
 //! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments sent in
 //! `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and congestion control
-//! in `congestion`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
+//! in `congestion`, congestion that is marked instead in `ecn`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
 //! gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are the applications' calls.
 //!
 //! Two SYNs go other ways: one that shows a Fast Open cookie becomes a connection at once (`fastopen`), and while the SYN queue
@@ -18,6 +18,7 @@ mod config;
 pub mod congestion;
 mod connection;
 pub mod delivery_rate;
+mod ecn;
 mod engine;
 mod fastopen;
 mod handshake;
@@ -55,10 +56,12 @@ mod tests;
 mod time_wait;
 mod timers;
 mod transmit;
+mod tuning;
 
 use core::net::{IpAddr, SocketAddr};
 
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
+pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
 pub use info::{FastOpenFailure, TcpInfo};
 pub use path_mtu::MtuProbing;
@@ -206,7 +209,8 @@ pub struct SegmentOut<'a> {
     pub options: &'a [u8],
     /// Payload, piece by piece.
     pub payload: &'a [&'a [u8]],
-    /// The two ECN bits of the IP header; 0 (not ECN-capable) until ECN is negotiated.
+    /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
+    /// data.
     pub ecn: u8,
 }
 

@@ -1,6 +1,6 @@
-//! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC 9293
-//! sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything, `send_next`
-//! builds and sends what it decided and takes note of it only when the egress took it.
+//! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC
+//! 9293 sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything,
+//! `send_next` builds and sends what it decided and takes note of it only when the egress took it.
 
 use super::congestion::CongestionControl;
 use super::congestion::pacing::window_rate;
@@ -21,8 +21,9 @@ pub(super) enum Plan {
     Syn,
     /// Payload, FIN or both.
     Data(Data),
-    /// A probe of the peer's closed window: an old sequence number, as for keepalive, which the peer answers. The octet of
-    /// RFC 9293 section 3.8.6.1 is not needed for that, and would have to be sent again with its segment (Linux's way).
+    /// A probe of the peer's closed window: an old sequence number, as for keepalive, which the peer answers. The octet
+    /// of RFC 9293 section 3.8.6.1 is not needed for that, and would have to be sent again with its segment (Linux's
+    /// way).
     Probe,
     /// An ACK by itself.
     Ack,
@@ -68,7 +69,7 @@ impl Connection {
         if self.syn_due {
             return Some(Plan::Syn);
         }
-        if self.duplicate_acks_owed > 0 {
+        if self.duplicate_acks_owed > 0 || (self.ack_now && self.ecn.owes_handshake_ack()) {
             // The peer counts only segments without payload (RFC 5681 section 2).
             return Some(Plan::Ack);
         }
@@ -192,8 +193,8 @@ impl Connection {
         !self.options.cork && !self.more && (self.options.nodelay || self.snd_sml.le(self.snd_una))
     }
 
-    /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the window
-    /// and nothing is outstanding.
+    /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the
+    /// window and nothing is outstanding.
     pub(super) fn is_holding_back(&self) -> bool {
         let unsent = self.unsent();
         unsent > 0
@@ -239,6 +240,10 @@ impl Connection {
         let remote = self.key.remote();
         self.learn_mtu(|| out.egress.path_mtu(remote.ip()));
         let (fastopen, len) = self.fastopen_syn();
+        let ack = self.state != State::SynSent;
+        let again = self.snd_nxt.gt(self.iss);
+        let (ecn, accurate_ecn) =
+            if ack { self.ecn.syn_ack(self.retransmits, again) } else { (self.ecn.syn_flags(), None) };
         // A SYN,ACK repeats an option only if the peer's SYN had it (RFC 7323 sections 2.2 and 3.2).
         let options = TcpOptions {
             mss: Some(self.our_mss()),
@@ -246,13 +251,13 @@ impl Connection {
             sack_permitted: self.sack_enabled,
             timestamps: self.timestamps(out.now),
             fastopen,
+            accurate_ecn,
             ..TcpOptions::default()
         };
-        let ack = self.state != State::SynSent;
         let space = self.receive.space(self.receive_cap()).min(65_535) as u16;
         let segment = Header {
             seq: self.iss,
-            flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN },
+            flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN } | ecn,
             window: syn_window(self.receive_cap()).min(space),
             options: &options,
         };
@@ -289,7 +294,7 @@ impl Connection {
             flags |= Flags::PSH;
         }
         let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
-        self.add_blocks(&mut options, data.len);
+        self.add_feedback(&mut options, data.seq, data.len);
         let window = self.select_window(out.pressure);
         let segment = Header { seq: data.seq, flags, window, options: &options };
         let offset = data.seq.since(self.data_start()) as usize;
@@ -299,10 +304,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Adds what the peer should know of what arrived out of order or twice (RFC 2018 section 4, RFC 2883 section 4), as far
-    /// as it fits a segment with `len` bytes of payload.
-    fn add_blocks(&self, options: &mut TcpOptions, len: u32) {
+    /// Adds what the peer should know of marks and of what arrived out of order or twice (RFC 2018 section 4, RFC 2883
+    /// section 4), as far as it fits a segment with `len` bytes of payload.
+    fn add_feedback(&self, options: &mut TcpOptions, seq: SeqNumber, len: u32) {
         let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
+        let blocks = if self.sack_enabled { self.receive.sack_blocks().len() } else { 0 };
+        let new = seq == self.snd_nxt;
+        self.add_accurate_option(options, len, new, blocks + usize::from(duplicate.is_some()));
         if !self.sack_enabled || (duplicate.is_none() && !self.receive.has_gap()) {
             return;
         }
@@ -404,7 +412,7 @@ impl Connection {
     /// A segment without payload.
     fn send_bare(&mut self, seq: SeqNumber, out: &mut Output<'_>) -> Result<(), EgressError> {
         let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
-        self.add_blocks(&mut options, 0);
+        self.add_feedback(&mut options, seq, 0);
         let window = self.select_window(out.pressure);
         self.emit(&Header { seq, flags: Flags::ACK, window, options: &options }, 0, 0, out)?;
         self.note_acknowledged(window, &options, out.counters);
@@ -446,7 +454,11 @@ impl Connection {
         out: &mut Output<'_>,
     ) -> Result<(), EgressError> {
         let mut buffer = [0; OPTIONS_LEN_MAX];
-        let options_len = header.options.emit(header.flags.contains(Flags::SYN), &mut buffer);
+        let syn = header.flags.contains(Flags::SYN);
+        let options_len = header.options.emit(syn, &mut buffer);
+        let new = len > 0 && !syn && header.seq == self.snd_nxt;
+        let flags = if syn { header.flags } else { header.flags | self.ecn.flags(new, len == 0) };
+        let ecn = self.ecn.codepoint(new);
         let ack = if header.flags.contains(Flags::ACK) { self.rcv_nxt() } else { SeqNumber(0) };
         let (src, dst) = (self.key.local(), self.key.remote());
         let egress = &mut *out.egress;
@@ -458,12 +470,12 @@ impl Connection {
                     dst,
                     seq: header.seq,
                     ack,
-                    flags: header.flags.0,
+                    flags: flags.0,
                     window: header.window,
                     urgent: 0,
                     options: &buffer[..options_len],
                     payload,
-                    ecn: 0,
+                    ecn,
                 },
             )
         });
@@ -471,6 +483,9 @@ impl Connection {
             Ok(()) => {
                 out.counters.tcp_segments_tx += 1;
                 self.statistics.segments_out += 1;
+                if !syn {
+                    self.ecn.note_sent(new, len == 0, header.options.accurate_ecn.is_some());
+                }
                 Ok(())
             }
             // As if the network had lost it: the timers go on, and the reason is remembered.

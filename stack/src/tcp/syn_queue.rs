@@ -6,6 +6,7 @@
 
 use super::TcpConfig;
 use super::connection::{Context, Handshake, syn_window, timestamp_before};
+use super::ecn;
 use super::header::Flags;
 use super::input::Segment;
 use super::options::{FastOpenOption, TcpOptions, Timestamps};
@@ -42,6 +43,7 @@ pub(super) struct HalfOpen {
     /// The first SYN-ACK carries a Fast Open cookie, in the experimental option or not.
     cookie_wanted: Option<bool>,
     sack: bool,
+    ecn: ecn::Agreed,
     /// SYN-ACKs that timed out.
     timeouts: u8,
     /// The SYN-ACK was sent more than once: no round-trip time can be measured.
@@ -89,6 +91,7 @@ impl HalfOpen {
             ts_enabled: timestamps.is_some(),
             cookie_wanted: None,
             sack: config.sack && syn.options.sack_permitted,
+            ecn: ecn::Agreed::from_syn(syn.flags, syn.ecn, config.ecn.accept),
             timeouts: 0,
             resent: false,
             pending: true,
@@ -135,7 +138,14 @@ impl HalfOpen {
         if segment.has(Flags::SYN) && !segment.has(Flags::ACK) && segment.seq == self.irs {
             cx.counters.tcp_duplicate_rx += 1;
             self.note_timestamp(&segment);
-            return Outcome::SynAck;
+            if self.ecn.note_syn_again(segment.flags, segment.ecn, cx.config.ecn.accept) {
+                return Outcome::SynAck;
+            }
+            cx.counters.drop(DropReason::TcpBadSyn);
+            if let Some(reset) = segment.reset(self.key) {
+                cx.replies.push(reset, cx.counters);
+            }
+            return Outcome::Forget;
         }
         if self.ts_enabled && !segment.has(Flags::SYN) {
             match segment.options.timestamps {
@@ -198,21 +208,21 @@ impl HalfOpen {
             key: self.key,
             seq: self.iss + 1,
             ack: self.rcv_nxt(),
-            flags: Flags::ACK,
+            flags: Flags::ACK | self.ecn.ack_flags(),
             window: syn_window(receive_buffer_bytes),
             timestamps: self.timestamps(ts_now),
             syn_ack: None,
         }
     }
 
-    /// The SYN-ACK: sequence number, acknowledgment, options. `our_mss` goes into it and is kept for the connection.
+    /// The SYN-ACK: sequence number, acknowledgment, flags, options. `our_mss` goes into it and is kept for the connection.
     pub(super) fn syn_ack(
         &mut self,
         our_mss: u16,
         our_shift: u8,
         ts_now: u32,
         fastopen: Option<FastOpenOption>,
-    ) -> (SeqNumber, SeqNumber, TcpOptions) {
+    ) -> (SeqNumber, SeqNumber, Flags, TcpOptions) {
         self.our_mss = our_mss;
         let options = TcpOptions {
             mss: Some(our_mss),
@@ -220,9 +230,11 @@ impl HalfOpen {
             sack_permitted: self.sack,
             timestamps: self.timestamps(ts_now),
             fastopen,
+            accurate_ecn: self.ecn.syn_ack_option().filter(|_| !self.resent),
             ..TcpOptions::default()
         };
-        (self.iss, self.rcv_nxt(), options)
+        let flags = Flags::SYN | Flags::ACK | self.ecn.syn_ack_flags(self.timeouts);
+        (self.iss, self.rcv_nxt(), flags, options)
     }
 
     pub(super) fn was_sent_before(&self) -> bool {
@@ -239,6 +251,7 @@ impl HalfOpen {
             ts_recent: self.ts_enabled.then_some(self.ts_recent),
             wscale: (self.wscale != NO_SCALE).then_some(self.wscale),
             sack: self.sack,
+            ecn: self.ecn,
             peer_mss: self.peer_mss,
             our_mss: (self.our_mss > 0).then_some(self.our_mss),
             syn_ack_sent_at: (!self.resent && !self.pending)

@@ -2,11 +2,13 @@
 //! once more, written without knowledge of the engine, on its own harness (`wire`); `rfc9293` goes through the events of RFC
 //! 9293 section 3.10, state by state.
 
+mod accurate_ecn;
 mod basics;
 mod behaviour;
 mod chaos;
 mod checks;
 mod close;
+mod ecn;
 mod fastopen;
 mod open;
 mod pair;

@@ -27,6 +27,8 @@ pub(super) struct TimeWait {
     ts_recent: u32,
     ts_enabled: bool,
     window: u16,
+    /// What accurate ECN says in every ACK.
+    ace: Flags,
     expires: CompactInstant,
 }
 
@@ -52,6 +54,7 @@ impl TimeWait {
             ts_recent: connection.ts_recent,
             ts_enabled: connection.ts_enabled,
             window: connection.select_window(false),
+            ace: connection.ecn.flags(false, false),
             expires: expires.into(),
         }
     }
@@ -62,7 +65,7 @@ impl TimeWait {
             key: self.key,
             seq: self.snd_nxt,
             ack: self.rcv_nxt,
-            flags: Flags::ACK,
+            flags: Flags::ACK | self.ace,
             window: self.window,
             timestamps: self.ts_enabled.then_some(Timestamps { val: ts_now, ecr: self.ts_recent }),
             syn_ack: None,

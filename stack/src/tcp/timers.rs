@@ -165,6 +165,7 @@ impl Connection {
         cx.counters.tcp_timeouts += 1;
         self.timed_out_at = cx.now;
         self.retransmits += 1;
+        self.ecn.note_syn_lost(self.retransmits);
         self.rtt.back_off();
         self.syn_sent_at = None;
         self.syn_due = true;

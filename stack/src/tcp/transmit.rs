@@ -57,8 +57,8 @@ impl Tcp {
         while let Some(index) = self.tables.syn_queue.next_pending() {
             let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { break };
             let listener = self.listeners.slab.get(entry.listener);
-            let buffer =
-                listener.map_or(&self.default_options, |listener| &listener.options).receive_buffer_bytes;
+            let options = listener.map_or(&self.default_options, |listener| &listener.options);
+            let (buffer, limit) = (options.receive_buffer_start(), options.receive_buffer_limit());
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
@@ -66,7 +66,7 @@ impl Tcp {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
                 self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
-            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now, cookie);
+            let (seq, ack, flags, options) = entry.syn_ack(our_mss, window_scale_for(limit), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -74,7 +74,7 @@ impl Tcp {
                 dst: tuple.remote,
                 seq,
                 ack,
-                flags: (Flags::SYN | Flags::ACK).0,
+                flags: flags.0,
                 window: syn_window(buffer),
                 urgent: 0,
                 options: &bytes[..len],

@@ -28,7 +28,7 @@ fn an_active_open_completes() {
     let mut t = Harness::new();
     let id = t.connect_with(SocketOptions::default());
     let opening = t.expect(syn());
-    assert_eq!((opening.options.mss, opening.options.window_scale), (Some(1460), Some(2)));
+    assert_eq!((opening.options.mss, opening.options.window_scale), (Some(1460), Some(7)));
     assert!(opening.options.timestamps.is_some());
     assert_eq!(t.state(id), State::SynSent);
     let (wakes, waker) = Wakes::new();

@@ -549,11 +549,11 @@ fn windows_are_scaled_only_if_both_ends_say_so() {
     t.tcp.listen(t.local, 4, SocketOptions::default()).unwrap();
     t.inject(syn().wscale(3));
     let answer = t.expect(syn_ack());
-    assert_eq!((answer.options.window_scale, answer.window), (Some(2), 65_535));
+    assert_eq!((answer.options.window_scale, answer.window), (Some(7), 65_535));
     t.inject(seg().window(100).data("x"));
     let ack = t.expect(seg().ack(2));
-    // 192 KiB less the byte, in units of 4.
-    assert_eq!(ack.window, (((192 << 10) - 1) >> 2) as u16);
+    // 192 KiB less the byte, in units of 128.
+    assert_eq!(ack.window, (((192 << 10) - 1) >> 7) as u16);
     let (id, ..) = t.tcp.connections().next().unwrap();
     assert_eq!(t.tcp.info(t.now, id).unwrap().snd_wnd, 800);
 }

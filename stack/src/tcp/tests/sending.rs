@@ -701,7 +701,7 @@ fn malformed_headers_are_counted() {
 fn changing_the_congestion_control_is_refused_and_bad_options_too() {
     let mut t = Harness::new();
     let id = t.established();
-    let bad = SocketOptions { send_buffer_bytes: 0, ..SocketOptions::default() };
+    let bad = SocketOptions { send_buffer_bytes: usize::MAX, ..SocketOptions::default() };
     assert_eq!(t.tcp.set_options(t.now, id, bad), Err(TcpError::InvalidInput));
     let stale = ConnId { generation: id.generation + 1, ..id };
     assert_eq!(t.tcp.options(stale), Err(TcpError::NotConnected));

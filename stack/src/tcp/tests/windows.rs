@@ -191,6 +191,67 @@ fn acks_are_acceptable_to_a_peer_whose_window_is_closed() {
     t.expect(seg());
 }
 
+// ---- buffers that grow
+
+/// The peer sends all that our window takes, a round trip of 50 ms at a time; we read `read` bytes in each.
+fn windows_of_a_reader(options: SocketOptions, rounds: usize, read: usize) -> Vec<u32> {
+    let mut t = Harness::new();
+    let listener = t.tcp.listen(t.local, 16, options).unwrap();
+    t.inject(syn().mss(1460).wscale(7));
+    let shift = t.expect(syn_ack()).options.window_scale.unwrap();
+    t.advance(50 * MS);
+    t.inject(seg());
+    let id = t.accept(listener).unwrap().0;
+    let (mut next, mut edge, mut windows) = (1u32, 65_535u32, Vec::new());
+    for _ in 0..rounds {
+        // What it learned a round trip ago.
+        let known = edge;
+        while next + 1460 <= known {
+            t.inject(seg().seq(next).stream(1460));
+            next += 1460;
+            t.recv_up_to(id, read.min(1460));
+            for sent in t.wire.sent.drain(..) {
+                let right = sent.ack + (u32::from(sent.window) << shift);
+                assert!(right >= edge, "the window shrinks: {right} {edge}");
+                edge = right;
+            }
+        }
+        t.advance(50 * MS);
+        windows.push(t.tcp.info(t.now, id).unwrap().rcv_space);
+    }
+    windows
+}
+
+#[test]
+fn the_receive_buffer_follows_what_is_read_in_a_round_trip() {
+    let windows = windows_of_a_reader(SocketOptions::default(), 12, usize::MAX);
+    assert!(windows.is_sorted() && windows[0] < 200_000, "{windows:?}");
+    // It is never what limits the peer twice, and ends at the bound: three quarters of 6 MiB.
+    assert_eq!(*windows.last().unwrap(), 9 << 19, "{windows:?}");
+}
+
+#[test]
+fn a_slow_reader_keeps_its_buffer_small() {
+    let windows = windows_of_a_reader(SocketOptions::default(), 12, 10);
+    assert_eq!(*windows.last().unwrap(), 192 << 10);
+}
+
+#[test]
+fn a_buffer_that_was_chosen_stays() {
+    let options = SocketOptions { receive_buffer_bytes: 128 << 10, ..SocketOptions::default() };
+    assert_eq!(*windows_of_a_reader(options, 12, usize::MAX).last().unwrap(), 96 << 10);
+}
+
+#[test]
+fn the_send_buffer_grows_with_the_congestion_window() {
+    let automatic = SocketOptions::default();
+    assert_eq!(automatic.send_buffer_for(14_600), 256 << 10);
+    assert_eq!(automatic.send_buffer_for(1 << 20), 2 << 20);
+    assert_eq!(automatic.send_buffer_for(1 << 30), 4 << 20);
+    let chosen = SocketOptions { send_buffer_bytes: 9000, ..automatic };
+    assert_eq!(chosen.send_buffer_for(1 << 30), 9000);
+}
+
 // ---- our window
 
 #[test]
