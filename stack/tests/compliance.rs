@@ -54,7 +54,8 @@ fn the_compliance_table_is_complete_and_current() {
         for file in rust_files(&root.join(directory)) {
             let name = file.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
             if !name.ends_with("tests/compliance.rs") {
-                citations.read(name.trim_start_matches("stack/src/"), &std::fs::read_to_string(&file).unwrap());
+                citations
+                    .read(name.trim_start_matches("stack/src/"), &std::fs::read_to_string(&file).unwrap());
             }
         }
     }
@@ -71,7 +72,10 @@ fn the_compliance_table_is_complete_and_current() {
     if std::env::var_os("BYWASH_WRITE_COMPLIANCE").is_some() {
         std::fs::write(path, table).unwrap();
     } else {
-        assert!(std::fs::read_to_string(path).unwrap() == table, "COMPLIANCE.md is old: run `make compliance`");
+        assert!(
+            std::fs::read_to_string(path).unwrap() == table,
+            "COMPLIANCE.md is old: run `make compliance`"
+        );
     }
 }
 
@@ -92,7 +96,10 @@ fn tabulate(demands: &BTreeMap<String, Vec<Demand>>, citations: &Citations) -> (
                 _ => String::new(),
             };
             if code.is_empty() && tests.is_empty() && reason.is_empty() {
-                complaints.push(format!("RFC {number} {} ({}): cited nowhere, without a reason", demand.id, demand.says));
+                complaints.push(format!(
+                    "RFC {number} {} ({}): cited nowhere, without a reason",
+                    demand.id, demand.says
+                ));
             }
             let cell = |places: String| if places.is_empty() { "—".to_owned() } else { places };
             let Demand { id, section, says, .. } = demand;
@@ -166,7 +173,20 @@ impl Citations {
 /// The name of the function, type, constant, field or variant that a line begins.
 fn item_of(line: &str) -> Option<String> {
     let words = line.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty());
-    let noise = ["pub", "super", "crate", "const", "static", "fn", "struct", "enum", "trait", "type", "mod", "macro_rules"];
+    let noise = [
+        "pub",
+        "super",
+        "crate",
+        "const",
+        "static",
+        "fn",
+        "struct",
+        "enum",
+        "trait",
+        "type",
+        "mod",
+        "macro_rules",
+    ];
     words.into_iter().find(|word| !noise.contains(word)).map(str::to_owned)
 }
 
@@ -174,7 +194,8 @@ fn item_of(line: &str) -> Option<String> {
 fn cited(comment: &str) -> Vec<String> {
     let mut keys = Vec::new();
     let words: Vec<&str> = comment.split_whitespace().collect();
-    let clean = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).trim_end_matches("'s").to_owned();
+    let clean =
+        |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).trim_end_matches("'s").to_owned();
     for (at, word) in words.iter().enumerate() {
         let number = clean(word);
         if let Some((kind, digits)) = number.split_once('-')

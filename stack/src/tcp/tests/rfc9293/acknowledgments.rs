@@ -17,8 +17,8 @@ fn without_ack_it_is_dropped(s: &mut Scene) {
     s.is_dropped(s.seg().flags(Flags::NONE).data("abc"));
     s.is_dropped(s.seg().flags(Flags::FIN));
 }
-in_each!(without_ack_it_is_dropped: syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing
-    last_ack time_wait);
+in_each!(without_ack_it_is_dropped:
+    syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack time_wait);
 
 /// What acknowledges something not yet sent draws an ACK and is dropped.
 fn an_ack_of_the_future_draws_an_ack(s: &mut Scene) {
@@ -50,7 +50,8 @@ fn a_duplicate_ack_alone_changes_nothing(s: &mut Scene) {
     s.is_dropped(s.seg());
     s.is_dropped(s.seg().ack(s.snd_una.wrapping_sub(1)));
 }
-in_each!(a_duplicate_ack_alone_changes_nothing: established fin_wait_1 fin_wait_2 close_wait closing last_ack);
+in_each!(a_duplicate_ack_alone_changes_nothing:
+    established fin_wait_1 fin_wait_2 close_wait closing last_ack);
 
 // ---- SYN-RECEIVED
 

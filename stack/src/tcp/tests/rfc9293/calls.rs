@@ -1,5 +1,6 @@
-//! RFC 9293 sections 3.10.1 to 3.10.6: OPEN, SEND, RECEIVE, CLOSE, ABORT and STATUS in every state. A listener has no handle
-//! to send or receive with, so those clauses have no meaning in LISTEN, nor in SYN-RECEIVED after a passive open.
+//! RFC 9293 sections 3.10.1 to 3.10.6: OPEN, SEND, RECEIVE, CLOSE, ABORT and STATUS in every state. A listener has no
+//! handle to send or receive with, so those clauses have no meaning in LISTEN, nor in SYN-RECEIVED after a passive
+//! open.
 
 use core::task::{Poll, Waker};
 
@@ -73,8 +74,9 @@ fn open_fails_where_there_is_a_connection(s: &mut Scene) {
     let open = s.t.tcp.connect(s.t.now, s.t.local, s.t.remote, SocketOptions::default());
     assert_eq!((open, s.state()), (Err(TcpError::AddrInUse), state));
 }
-in_each!(open_fails_where_there_is_a_connection: syn_sent syn_received syn_received_active established fin_wait_1 fin_wait_2
-    close_wait closing last_ack time_wait);
+in_each!(open_fails_where_there_is_a_connection:
+    syn_sent syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack
+    time_wait);
 
 // ---- 3.10.2 SEND
 

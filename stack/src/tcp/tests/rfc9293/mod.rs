@@ -1,6 +1,6 @@
-//! RFC 9293 section 3.10, event by event and state by state: each clause is a function that is run in every state it names,
-//! as a test of its own (`clause::state`). Written from the text of the RFC, with RFC 5961, 7323 and 1337 where they
-//! change it. [`Scene`] brings a connection into each of the eleven states.
+//! RFC 9293 section 3.10, event by event and state by state: each clause is a function that is run in every state it
+//! names, as a test of its own (`clause::state`). Written from the text of the RFC, with RFC 5961, 7323 and 1337
+//! where they change it. [`Scene`] brings a connection into each of the eleven states.
 
 mod acknowledgments;
 mod calls;
@@ -37,8 +37,8 @@ macro_rules! in_each {
 }
 use in_each;
 
-/// A connection in some state, with what RFC 9293 section 3.3.1 calls RCV.NXT, SND.UNA and SND.NXT. It has no options but an
-/// MSS of 1000. Nobody listens any more unless the state comes from LISTEN.
+/// A connection in some state, with what RFC 9293 section 3.3.1 calls RCV.NXT, SND.UNA and SND.NXT. It has no options
+/// but an MSS of 1000. Nobody listens any more unless the state comes from LISTEN.
 struct Scene {
     t: Harness,
     /// None where the application has no handle yet.
@@ -204,8 +204,8 @@ impl Scene {
         self.t.expect_nothing();
     }
 
-    /// The segment draws `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>` and changes nothing. Called often enough, it waits until
-    /// challenge ACKs are not limited (RFC 5961 section 7).
+    /// The segment draws `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>` and changes nothing. Challenge ACKs are limited to 10 in
+    /// 5 s (RFC 5961 section 7), and so are calls of this.
     #[track_caller]
     fn only_draws_an_ack(&mut self, segment: Seg) {
         let (state, unread) = (self.state(), self.unread());

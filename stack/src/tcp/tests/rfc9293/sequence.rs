@@ -7,41 +7,41 @@ fn data_before_the_window_draws_an_ack(s: &mut Scene) {
     let old = s.acking().seq(s.rcv_nxt.wrapping_sub(1)).data("x");
     s.only_draws_an_ack(old);
 }
-in_each!(data_before_the_window_draws_an_ack: syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait
-    closing last_ack time_wait);
+in_each!(data_before_the_window_draws_an_ack:
+    syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack time_wait);
 
 fn data_beyond_the_window_draws_an_ack(s: &mut Scene) {
     let beyond = s.acking().seq(s.rcv_nxt + BEYOND).data("x");
     s.only_draws_an_ack(beyond);
 }
-in_each!(data_beyond_the_window_draws_an_ack: syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait
-    closing last_ack time_wait);
+in_each!(data_beyond_the_window_draws_an_ack:
+    syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack time_wait);
 
 /// Table 6, second row: segments without text.
 fn an_ack_before_the_window_draws_an_ack(s: &mut Scene) {
     let old = s.acking().seq(s.rcv_nxt.wrapping_sub(1));
     s.only_draws_an_ack(old);
 }
-in_each!(an_ack_before_the_window_draws_an_ack: syn_received syn_received_active established fin_wait_1 fin_wait_2
-    close_wait closing last_ack time_wait);
+in_each!(an_ack_before_the_window_draws_an_ack:
+    syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack time_wait);
 
 fn an_ack_beyond_the_window_draws_an_ack(s: &mut Scene) {
     let beyond = s.acking().seq(s.rcv_nxt + BEYOND);
     s.only_draws_an_ack(beyond);
 }
-in_each!(an_ack_beyond_the_window_draws_an_ack: syn_received syn_received_active established fin_wait_1 fin_wait_2
-    close_wait closing last_ack time_wait);
+in_each!(an_ack_beyond_the_window_draws_an_ack:
+    syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack time_wait);
 
 /// Controls outside the window are dropped with the segment.
 fn a_fin_beyond_the_window_draws_an_ack(s: &mut Scene) {
     let beyond = s.acking().seq(s.rcv_nxt + BEYOND).with(Flags::FIN);
     s.only_draws_an_ack(beyond);
 }
-in_each!(a_fin_beyond_the_window_draws_an_ack: syn_received syn_received_active established fin_wait_1 fin_wait_2
-    close_wait closing last_ack time_wait);
+in_each!(a_fin_beyond_the_window_draws_an_ack:
+    syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack time_wait);
 
-/// Answers to segments out of the window are limited (RFC 5961 section 7), so that two ends that disagree do not answer each
-/// other for ever.
+/// Answers to segments out of the window are limited (RFC 5961 section 7), so that two ends that disagree do not
+/// answer each other for ever.
 fn answers_are_limited(s: &mut Scene) {
     let old = s.acking().seq(s.rcv_nxt.wrapping_sub(1));
     for _ in 0..2000 {
@@ -49,8 +49,8 @@ fn answers_are_limited(s: &mut Scene) {
     }
     assert!((1..2000).contains(&s.t.wire.sent.len()), "{}", s.t.wire.sent.len());
 }
-in_each!(answers_are_limited: syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack
-    time_wait);
+in_each!(answers_are_limited:
+    syn_received syn_received_active established fin_wait_1 fin_wait_2 close_wait closing last_ack time_wait);
 
 /// Of a segment that straddles the window's left edge only the new part is processed.
 fn the_old_part_of_a_segment_is_cut_off(s: &mut Scene) {
@@ -82,7 +82,8 @@ in_each!(a_burst_is_answered_once: established fin_wait_1 fin_wait_2);
 
 /// A connection whose reader does not read until its window is closed.
 fn with_a_closed_window() -> Scene {
-    let mut s = Scene::established_with(SocketOptions { receive_buffer_bytes: 4096, ..SocketOptions::default() });
+    let mut s =
+        Scene::established_with(SocketOptions { receive_buffer_bytes: 4096, ..SocketOptions::default() });
     loop {
         s.t.inject(s.seg().stream(1000));
         s.t.advance(SECOND);
@@ -143,7 +144,8 @@ fn at_a_closed_window_urgent_pointers_are_taken() {
 
 #[test]
 fn the_part_beyond_the_window_is_cut_off() {
-    let mut s = Scene::established_with(SocketOptions { receive_buffer_bytes: 4096, ..SocketOptions::default() });
+    let mut s =
+        Scene::established_with(SocketOptions { receive_buffer_bytes: 4096, ..SocketOptions::default() });
     s.t.inject(s.seg().stream(1400));
     s.t.advance(SECOND);
     let edge = s.t.wire.sent.pop_front().map(|sent| sent.ack + u32::from(sent.window)).unwrap();

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// MUST-30, MUST-32: the user is signalled; MUST-33: and may ask how much there is. MUST-62: the pointer is that of the octet
-/// behind it.
+/// MUST-30, MUST-32: the user is signalled; MUST-33: and may ask how much there is. MUST-62: the pointer is that of
+/// the octet behind it.
 fn urgent_data_is_signalled(s: &mut Scene) {
     let id = s.id();
     let (wakes, waker) = Wakes::new();

@@ -2,17 +2,17 @@
 
 use super::*;
 
-/// Segments that the engine sends again: first flag, then when.
+/// The segment at the front comes three times more, so the timer is started again each time. It backs off, but not beyond
+/// 10 s by then.
 #[track_caller]
 fn comes_again(s: &mut Scene, expected: Seg) {
-    let text = expected.payload.clone();
     s.t.expect_silence(MS);
     for _ in 0..3 {
         let before = s.t.now;
         while s.t.wire.sent.is_empty() && s.t.now < before + 10 * SECOND {
             s.t.advance(10 * MS);
         }
-        s.t.expect(expected.clone().data(&text));
+        s.t.expect(expected.clone());
     }
 }
 
@@ -46,7 +46,8 @@ in_each!(retransmission_of_the_fin: fin_wait_1 closing last_ack);
 fn no_retransmission_where_all_is_acknowledged(s: &mut Scene) {
     s.t.expect_silence(50 * SECOND);
 }
-in_each!(no_retransmission_where_all_is_acknowledged: closed listen established fin_wait_2 close_wait time_wait);
+in_each!(no_retransmission_where_all_is_acknowledged:
+    closed listen established fin_wait_2 close_wait time_wait);
 
 /// The user timeout flushes all queues, tells the user and all outstanding calls, and deletes the connection.
 fn user_timeout_ends_it(s: &mut Scene) {
@@ -67,7 +68,8 @@ fn user_timeout_ends_it(s: &mut Scene) {
     s.t.close(id);
     s.t.expect_clean();
 }
-in_each!(user_timeout_ends_it: syn_sent syn_received_active established fin_wait_1 close_wait closing last_ack);
+in_each!(user_timeout_ends_it:
+    syn_sent syn_received_active established fin_wait_1 close_wait closing last_ack);
 
 #[test]
 fn user_timeout_of_a_passive_open_forgets_it() {
