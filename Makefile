@@ -6,7 +6,7 @@ SETUP := apps/scripts/setup.sh
 # Seconds that `make fuzz` gives to each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint bench fuzz test-zerocopy clean
+.PHONY: help demo test lint compliance bench fuzz test-zerocopy clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -21,6 +21,10 @@ test: ## Formatting, lints and every test; those that need root when this is roo
 lint: ## Formatting and lints only
 	@$(SETUP) build test
 	@apps/scripts/test.sh lint
+
+compliance: ## Writes COMPLIANCE.md: the TCP standards' demands, where they are met and tested
+	@$(SETUP) build
+	BYWASH_WRITE_COMPLIANCE=1 cargo test -p bywash --test compliance
 
 bench: ## Micro-benchmarks beside smoltcp; as root, bywash http beside nginx on the kernel's TCP
 	@$(SETUP) build bench

@@ -281,6 +281,7 @@ impl Output {
         Ok(Ok(mac))
     }
 
+    /// RFC 9293 section 3.1, MUST-2.
     fn build_segment(&self, segment: &SegmentOut<'_>, payload_len: usize) -> Option<Packet> {
         let (src, dst) = (segment.src.ip(), segment.dst.ip());
         let (ip_header, ethertype) = match dst {

@@ -186,6 +186,7 @@ fn parties(
     from.map(|from| (from, quoted.src))
 }
 
+/// RFC 9293 section 3.9.2.2, MUST-55.
 fn ipv4_kind(kind: u8, code: u8, word: u32, quoted_len: u32) -> Option<IcmpErrorKind> {
     match (kind, code) {
         // RFC 1122 section 4.2.3.9: protocol and port unreachable are hard errors; RFC 1191 section 4 for code 4.

@@ -111,6 +111,7 @@ impl Connection {
 
     /// Updates the send window unless the segment is older than the last that did. One that acknowledges something new is
     /// not, even if it is a retransmission with a lower sequence number (RFC 9293 section 3.8.6's refinement).
+    /// RFC 9293 section 3.8.6, MUST-1, REC-1, MUST-34; RFC 7323 section 2.4.
     fn update_send_window(&mut self, segment: &Segment) {
         if segment.ack.lt(self.snd_una) {
             return;
@@ -262,6 +263,7 @@ impl Connection {
 
     /// A round-trip time: of what was sent once only (Karn's rule, RFC 6298 section 3), else by the timestamp echoed (RFC 7323
     /// section 4), which is coarser. SRTT takes one a round trip, as RFC 6298's factors want.
+    /// RFC 9293 section 3.8.1, MUST-18.
     fn take_round_trip(&mut self, feedback: &Feedback, cx: &Context<'_>) -> Option<Duration> {
         self.rtt.age_min_rtt(cx.now);
         let sent_at = feedback.acked_sent_at.filter(|_| !feedback.resent).or(feedback.sacked_sent_at);

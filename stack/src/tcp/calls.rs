@@ -11,6 +11,7 @@ use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
 use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
 use super::listener::Listener;
+use super::seq::SeqNumber;
 use super::table::TupleKey;
 use super::time_wait::REOPEN_GAP;
 use super::{Chunk, ConnId, ListenerId, Shutdown, State, TcpError, TcpInfo, Tuple};
@@ -24,6 +25,7 @@ impl Tcp {
     /// Listens on `addr`; an unspecified address means any of ours of that family, port 0 a port of the engine's choice.
     /// `backlog` is how many connections may wait to be accepted, at least 1; while as many wait, SYNs and the last ACK of
     /// handshakes are dropped and counted, and the peer sends them again.
+    /// RFC 9293 section 3.9.1.1, MUST-41, MUST-42.
     ///
     /// # Errors
     /// `AddrInUse` when another listener has the address and port, `AddrNotAvailable` when no port is free, `TableFull`
@@ -147,6 +149,7 @@ impl Tcp {
 
     /// Starts an active open from `local` (its address one of ours; port 0 is chosen by RFC 6056) to `remote`. The SYN goes
     /// out with the next [`Tcp::transmit`]; [`Tcp::poll_connected`] tells how it ended.
+    /// RFC 9293 section 3.9.1.1, MUST-43.
     ///
     /// # Errors
     /// `InvalidInput` when `remote` cannot be a peer's address (RFC 9293 section 3.9.1.1, MUST-46), the families differ, both
@@ -376,13 +379,13 @@ impl Tcp {
     }
 
     /// How far urgent data reaches beyond what was read, in bytes; `None` when there is none. It comes in line with the
-    /// rest (RFC 6093 section 6); its arrival wakes the task that waits to receive (RFC 9293 section 3.8.5, MUST-32 and 33).
+    /// rest (RFC 6093 section 6); its arrival wakes the task that waits to receive (RFC 9293 section 3.8.5, MUST-32, MUST-33).
     ///
     /// # Errors
     /// `NotConnected` for a stale handle.
     pub fn urgent_ahead(&self, id: ConnId) -> Result<Option<u32>, TcpError> {
         let connection = self.get(id)?;
-        let read = connection.receive.rcv_nxt() - connection.receive.readable() as u32;
+        let read = connection.read_up_to();
         let end = connection.cold().and_then(|cold| cold.urgent);
         Ok(end.filter(|end| end.gt(read)).map(|end| end.since(read)))
     }
@@ -433,6 +436,7 @@ impl Tcp {
     /// The application lets go: the handle is invalid from now on. What was written is still sent, and the FIN; but data
     /// that was not read, or arrives from now on, is answered with a RST (RFC 9293 section 3.6.1), and zero linger sends
     /// one at once. The engine ends the connection by itself: it is bounded by the timeouts of [`super::TcpConfig`].
+    /// RFC 9293 section 3.6.1, SHLD-3, MAY-1.
     pub fn close(&mut self, now: Instant, id: ConnId) {
         if self.get(id).is_ok() {
             self.call(now, id.index, Connection::close);
@@ -512,6 +516,7 @@ impl Tcp {
     }
 
     /// The error that ended the connection, or what ICMP said about it meanwhile; taken once, as `SO_ERROR`.
+    /// RFC 9293 section 3.9.1.8, MUST-47, SHLD-20; RFC 9293 section 3.9.2.2, SHLD-25.
     pub fn take_error(&mut self, id: ConnId) -> Option<TcpError> {
         let connection = self.get_mut(id).ok()?;
         connection.error.take().or_else(|| match connection.cold() {
@@ -575,9 +580,14 @@ impl Tcp {
 }
 
 impl Connection {
+    /// The number of the next byte to be read; the peer's FIN is none.
+    fn read_up_to(&self) -> SeqNumber {
+        self.rcv_nxt() - self.receive.readable() as u32 - u32::from(self.fin_received)
+    }
+
     /// Urgent data that was read is no longer urgent; the pointer must not come round again after 2 GiB.
     fn forget_urgent(&mut self) {
-        let read = self.receive.rcv_nxt() - self.receive.readable() as u32;
+        let read = self.read_up_to();
         if self.cold().and_then(|cold| cold.urgent).is_some_and(|end| end.le(read)) {
             self.cold_mut().urgent = None;
         }

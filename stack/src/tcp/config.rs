@@ -19,16 +19,20 @@ pub struct SocketOptions {
     /// `TCP_QUICKACK`: acknowledge every segment at once. Unlike Linux's it stays on until it is turned off.
     pub quickack: bool,
     /// `SO_KEEPALIVE`: probe an idle peer (RFC 9293 section 3.8.4); off by default, as MUST-25 asks.
+    /// RFC 9293 section 3.8.4, MUST-24, MAY-5.
     pub keepalive: bool,
     /// `TCP_KEEPIDLE`: silence before the first probe; 7200 s. At least 1 ms.
+    /// RFC 9293 section 3.8.4, MUST-27, MUST-28.
     pub keepalive_idle: Duration,
     /// `TCP_KEEPINTVL`: time between probes; 75 s. At least 1 ms.
     pub keepalive_interval: Duration,
     /// `TCP_KEEPCNT`: unanswered probes before the connection is given up; 9. At least 1.
+    /// RFC 9293 section 3.8.4, MUST-29.
     pub keepalive_count: u8,
     /// `TCP_USER_TIMEOUT`: how long data (or a SYN) may go without acknowledgment or progress before the connection is
     /// given up (RFC 9293 section 3.8.3's R2, RFC 5482); `None`: [`TcpConfig::give_up_after`]. A closed window counts,
     /// even if the peer answers the probes of it.
+    /// RFC 9293 section 3.8.3, MUST-21.
     pub user_timeout: Option<Duration>,
     /// `SO_LINGER`: zero resets the connection on close. Otherwise close sends all data and the FIN, and what the peer has
     /// not acknowledged after this time is given up with a reset; `None`: no such limit.
@@ -45,6 +49,7 @@ pub struct SocketOptions {
     /// `TCP_FASTOPEN` of a listener: connections that SYNs with data opened (RFC 7413) and whose handshake is not over, at
     /// most; 0, the default as its section 2 asks: none. While as many wait, further SYNs are answered without Fast Open. At
     /// most [`limits::TCP_FASTOPEN_QLEN`], more counts as that.
+    /// RFC 7413 sections 2 and 4.2.
     pub fastopen_qlen: usize,
 }
 
@@ -142,6 +147,7 @@ pub struct TcpConfig {
     pub syn_ack_retries: u8,
     /// How long data goes unacknowledged, or probes unanswered, before a connection is given up (RFC 9293 section 3.8.3's
     /// R2, at least 100 s); 924.6 s, what Linux's `tcp_retries2` of 15 amounts to.
+    /// RFC 9293 section 3.8.3, SHLD-11.
     pub give_up_after: Duration,
     /// The same for a connection that the application has closed; 102.2 s, Linux's 8 orphan retries.
     pub orphan_give_up_after: Duration,

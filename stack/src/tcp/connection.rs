@@ -484,6 +484,7 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.7.1: the smaller of what the peer and what the path takes, less our options.
+    /// RFC 9293 section 3.7.1, MUST-16.
     fn update_mss(&mut self) {
         self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
     }
@@ -530,6 +531,7 @@ impl Connection {
     }
 
     /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): the MTU less the fixed headers.
+    /// RFC 9293 section 3.7.1, SHLD-6, MUST-67.
     pub(super) fn our_mss(&self) -> u16 {
         self.mtu.saturating_sub(self.fixed_headers())
     }
@@ -546,6 +548,7 @@ impl Connection {
     ///
     /// An edge that the scale cannot express is rounded up, so it creeps by less than 1 << scale a segment; the receive
     /// queue has room for that (see `Connection::insert_cap`).
+    /// RFC 9293 section 3.8.6.2.2, MUST-39; RFC 9293 section 3.8.6.1, MAY-8; RFC 7323 section 2.4.
     pub(super) fn select_window(&self, pressure: bool) -> u16 {
         let cap = if pressure { pressure_cap(self.receive_cap()) } else { self.receive_cap() };
         let current = self.rcv_wnd();
@@ -594,6 +597,7 @@ impl Connection {
 
     /// Owes an ACK to a segment that is not acceptable and could be part of an attack or an ACK war: RFC 5961 section 7's
     /// limit, for each connection so that nothing can be learned about others.
+    /// RFC 5961 section 7.
     pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
         let cold = self.cold_mut();
         if cold.challenges == 0 || cx.now - cold.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
@@ -610,6 +614,7 @@ impl Connection {
 
     /// A RST that the peer accepts: SEQ=SND.NXT (RFC 9293 section 3.10.5), with ACK as everyone sends it, timestamps
     /// included (RFC 7323 section 5.2).
+    /// RFC 7323 section 5.2.
     pub(super) fn reset(&self, now: Instant) -> Reply {
         Reply {
             key: self.key,
@@ -646,6 +651,7 @@ impl Connection {
     }
 
     /// The connection is over: nothing more is sent. What was received stays readable, as it was acknowledged.
+    /// RFC 9293 section 3.6, MUST-12.
     pub(super) fn finish(&mut self, error: Option<TcpError>) {
         self.state = State::Closed;
         self.error = self.error.or(error);
@@ -737,6 +743,7 @@ impl Connection {
     }
 
     /// How long acknowledgment may make no progress.
+    /// RFC 9293 section 3.8.3, MUST-20.
     pub(super) fn patience(&self, config: &TcpConfig) -> Duration {
         let limit = if self.orphan { config.orphan_give_up_after } else { config.give_up_after };
         self.options.user_timeout.unwrap_or(limit)
@@ -760,6 +767,7 @@ pub(super) fn window_scale_for(receive_buffer_bytes: usize) -> u8 {
 }
 
 /// A TSval: milliseconds plus an offset (RFC 7323 section 5.4).
+/// RFC 7323 section 4.1.
 pub(super) fn timestamp(now: Instant, offset: u32) -> u32 {
     (now.as_millis() as u32).wrapping_add(offset)
 }

@@ -138,6 +138,7 @@ pub(super) struct Agreed {
 impl Agreed {
     /// What a SYN with these `flags` asks for, as far as `accept` goes (RFC 3168 section 6.1.1, RFC 9768 table 2).
     /// Flags that mean nothing yet ask for accurate ECN (RFC 9768 section 3.1.3).
+    /// RFC 9293 section 3.8.2, SHLD-8.
     pub(super) fn from_syn(flags: Flags, syn_ecn: u8, accept: EcnMode) -> Self {
         let mode = match flags & ECN_FLAGS {
             Flags::NONE => EcnMode::Off,

@@ -283,6 +283,7 @@ impl Tcp {
     }
 
     /// Sends an ACK that an attacker may have provoked, if the limit allows.
+    /// RFC 5961 section 7.
     pub(super) fn challenge(&mut self, now: Instant, ack: Reply, counters: &mut Counters) {
         if self.challenges.take(now) {
             counters.tcp_challenge_acks += 1;
@@ -298,6 +299,7 @@ impl Tcp {
     /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
     /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
     /// reason given if it times out.
+    /// RFC 9293 section 3.9.2.2, MUST-54, SHLD-26.
     pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
         let key = TupleKey::new(error.tuple.local, error.tuple.remote);
         match self.tables.find(&key) {
@@ -462,6 +464,7 @@ impl Tcp {
         }
     }
 
+    /// RFC 9293 section 3.6.1, MUST-13.
     fn begin_time_wait(
         &mut self,
         now: Instant,

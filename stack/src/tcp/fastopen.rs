@@ -226,6 +226,7 @@ impl PendingFastOpens {
 
 impl Connection {
     /// Makes the active open that is about to begin a Fast Open, as the cache advises.
+    /// RFC 7413 section 4.2.1.
     pub(super) fn plan_fastopen(&mut self, advice: Advice, without_cookie: bool) {
         let default_mss = self.mss;
         let (option, mss) = match advice {

@@ -45,6 +45,7 @@ const ATO_MAX_MS: u16 = 200;
 
 impl Segment {
     /// Reads the TCP header of a parsed packet; gives the packet back when it is malformed or its ports are not allowed.
+    /// RFC 9293 section 3.1, MUST-5.
     pub(super) fn parse(packet: Packet) -> Result<Self, Packet> {
         let Some((header, options, payload)) = read_header(&packet) else { return Err(packet) };
         Ok(Self {
@@ -129,6 +130,7 @@ impl Connection {
 
     // ---- RFC 9293 section 3.10.7.3
 
+    /// RFC 9293 section 3.5, MUST-10.
     fn arrives_in_syn_sent(&mut self, segment: Segment, cx: &mut Context<'_>) {
         // First, the ACK bit. SND.UNA is ISS here.
         let acked = segment.has(Flags::ACK);
@@ -240,6 +242,7 @@ impl Connection {
     }
 
     /// First, the sequence number.
+    /// RFC 9293 section 3.4, MUST-66.
     fn check_sequence(&mut self, segment: &mut Segment, cx: &mut Context<'_>) -> Step {
         let (rcv_nxt, wnd) = (self.rcv_nxt(), self.rcv_wnd());
         let syn = segment.has(Flags::SYN);
@@ -305,6 +308,8 @@ impl Connection {
     }
 
     /// Second, the RST bit (RFC 5961 section 3.2). It is in the window.
+    /// RFC 9293 section 3.5, MUST-11; RFC 9293 section 3.5.3, SHLD-2.
+    /// RFC 5961 section 1.1.
     fn check_reset(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !segment.has(Flags::RST) {
             return NEXT;
@@ -342,6 +347,7 @@ impl Connection {
     }
 
     /// Fifth, the ACK field.
+    /// RFC 9293 section 3.10.7.4, MAY-12.
     fn check_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !segment.has(Flags::ACK) {
             cx.counters.drop(DropReason::TcpBadAck);
@@ -419,6 +425,7 @@ impl Connection {
 
     /// Sixth, the URG bit. Urgent data stays in line (RFC 6093 section 6); the application is told by waking it and can
     /// ask how far it reaches (`Tcp::urgent_ahead`).
+    /// RFC 9293 section 3.8.5, MUST-30, MUST-31, MUST-62.
     fn check_urgent(&mut self, segment: &Segment) {
         if !segment.has(Flags::URG) || !self.state.may_receive() {
             return;
@@ -447,6 +454,7 @@ impl Connection {
     }
 
     /// Seventh, the segment text.
+    /// RFC 9293 section 3.10.7.4, SHLD-31.
     fn process_text(&mut self, segment: Segment, new_fin: bool, cx: &mut Context<'_>) -> Step {
         let len = segment.payload_len();
         if !self.state.may_receive() && !segment.has(Flags::SYN) {
@@ -534,6 +542,7 @@ impl Connection {
 
     /// Decides when bytes received in order are acknowledged (RFC 9293 section 3.8.6.3), as Linux does: at once while the
     /// connection is young or more than one full segment waits, else after a delay that follows the peer's pace.
+    /// RFC 9293 section 3.8.6.3, SHLD-18, SHLD-19, MUST-40.
     fn delay_ack(&mut self, segment_len: u32, now: Instant) {
         let gap = now - self.last_data_at;
         self.last_data_at = now;
@@ -572,6 +581,7 @@ impl Connection {
         self.ack_now = true;
     }
 
+    /// RFC 9293 section 3.10.7.4, MAY-13.
     fn owe_duplicate_ack(&mut self) {
         self.duplicate_acks_owed = (self.duplicate_acks_owed + 1).min(limits::TCP_DUPLICATE_ACKS);
     }

@@ -234,7 +234,7 @@ impl FastOpenOption {
 
 impl TcpOptions {
     /// Reads the options between byte 20 and the end of a header. Never fails: unknown kinds are skipped by their
-    /// length (RFC 9293 section 3.1, MUST-6), a length that does not fit ends the reading (MUST-7), an option whose
+    /// length (RFC 9293 section 3.1, MUST-4, MUST-6, MUST-64, MUST-68), a length that does not fit ends the reading (MUST-7), an option whose
     /// length is wrong for its kind is ignored, and of an option that comes twice the first counts.
     #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Self {
@@ -319,6 +319,7 @@ impl TcpOptions {
         }
     }
 
+    /// RFC 9293 section 3.7.1, MUST-14.
     fn emit_syn(&self, writer: &mut Writer<'_>) {
         if let Some(mss) = self.mss {
             writer.put(&[&[KIND_MSS, 4], &mss.to_be_bytes()]);
@@ -352,6 +353,7 @@ impl TcpOptions {
         }
     }
 
+    /// RFC 9293 section 3.2, MUST-65.
     fn emit_established(&self, writer: &mut Writer<'_>) {
         if let Some(timestamps) = self.timestamps {
             writer.put(&[&[KIND_NOP, KIND_NOP], &timestamps_option(timestamps)]);
@@ -398,6 +400,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Writes the parts and pads them with no-operations, or nothing when they do not fit.
+    /// RFC 9293 section 3.1, MUST-69.
     fn put(&mut self, parts: &[&[u8]]) {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         let padded = len.next_multiple_of(4);
@@ -427,6 +430,7 @@ mod tests {
 
     #[test]
     fn a_syn_looks_like_linux() {
+        // RFC 9293 section 3.7.1, MUST-14; RFC 9293 section 3.1, MUST-69.
         let mut options = TcpOptions {
             mss: Some(1460),
             window_scale: Some(7),
@@ -494,6 +498,7 @@ mod tests {
 
     #[test]
     fn cookies_of_odd_or_wrong_length_are_ignored() {
+        // RFC 7413 section 4.1.1.
         for len in [1, 2, 3, 5, 17, 18] {
             let mut option = vec![34, len + 2];
             option.resize(usize::from(len) + 2, 7);
@@ -505,6 +510,7 @@ mod tests {
 
     #[test]
     fn a_length_that_does_not_fit_ends_the_reading() {
+        // RFC 9293 section 3.1, MUST-7.
         assert_eq!(TcpOptions::parse(&[2, 4, 5, 0xb4, 99, 0, 3, 3, 7]).window_scale, None);
         assert_eq!(TcpOptions::parse(&[2, 4, 5, 0xb4, 99, 1, 3, 3, 7]).window_scale, None);
         assert_eq!(TcpOptions::parse(&[2, 4, 5, 0xb4, 99, 40, 3, 3, 7]).mss, Some(1460));
@@ -513,6 +519,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_skipped_and_the_end_ends() {
+        // RFC 9293 section 3.1, MUST-4, MUST-6.
         let options = TcpOptions::parse(&[99, 3, 42, 1, 3, 3, 7, 0, 2, 4, 5, 0xb4]);
         assert_eq!((options.window_scale, options.mss), (Some(7), None));
     }
@@ -526,6 +533,7 @@ mod tests {
 
     #[test]
     fn a_window_scale_above_14_is_14() {
+        // RFC 7323 section 2.3.
         assert_eq!(TcpOptions::parse(&[3, 3, 255]).window_scale, Some(14));
     }
 
@@ -566,6 +574,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..=60)) {
+            // RFC 9293 section 3.1, MUST-64.
             let options = TcpOptions::parse(&bytes);
             prop_assert!(options.window_scale.unwrap_or(0) <= WINDOW_SCALE_MAX);
         }
@@ -615,6 +624,7 @@ mod tests {
 
         #[test]
         fn a_segment_reads_back(options in any_options()) {
+            // RFC 9293 section 3.2, MUST-65.
             let bytes = emitted(&options, false);
             prop_assert_eq!(bytes.len(), options.emitted_len(false));
             let read = TcpOptions::parse(&bytes);

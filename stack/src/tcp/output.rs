@@ -80,6 +80,7 @@ impl Connection {
             .or_else(|| self.keepalive_due.then_some(Plan::Keepalive))
     }
 
+    /// RFC 9293 section 3.9.1.2, SHLD-28, MAY-16.
     fn plan_data(&self) -> Option<Data> {
         if !self.syn_acked() && !self.may_send_early() {
             return None;
@@ -119,6 +120,7 @@ impl Connection {
 
     /// The first lost segment. It must lie in the peer's window, unless it is the very first: that one is what the peer
     /// waits for.
+    /// RFC 9293 section 3.8.6, SHLD-16, MAY-7.
     fn plan_again(&self) -> Option<Data> {
         if self.loss.frto == Frto::Probing {
             return None;
@@ -169,6 +171,7 @@ impl Connection {
     }
 
     /// Sequence space that the peer's window leaves; none when the peer shrank it.
+    /// RFC 9293 section 3.8.6, SHLD-15; RFC 7323 section 2.4.
     pub(super) fn window_room(&self) -> u32 {
         self.snd_wnd.saturating_sub(self.outstanding())
     }
@@ -181,6 +184,8 @@ impl Connection {
 
     /// Whether the last, partial segment may go: Nagle's rule in Minshall's form, that only one such segment may be
     /// outstanding (RFC 9293 appendix A.3; Linux's), unless turned off; nothing while corked.
+    /// RFC 9293 section 3.7.4, MUST-17, SHLD-7; RFC 9293 section 3.8.6.2.1, MUST-38; RFC 9293 section 3.9.1.2,
+    /// MUST-60.
     fn may_send_small(&self) -> bool {
         if self.fin_queued || self.override_due {
             return true;
@@ -230,6 +235,7 @@ impl Connection {
         }
     }
 
+    /// RFC 9293 section 3.7.1, SHLD-5, MAY-3; RFC 7323 section 2.2.
     fn send_syn(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         let remote = self.key.remote();
         self.learn_mtu(|| out.egress.path_mtu(remote.ip()));
@@ -276,6 +282,7 @@ impl Connection {
         Ok(())
     }
 
+    /// RFC 9293 section 3.9.1.2, SHLD-27.
     fn send_data(&mut self, data: Data, out: &mut Output<'_>) -> Result<(), EgressError> {
         if self.outstanding() == 0 && out.now - self.last_sent_at > self.rtt.rto() {
             // RFC 5681 section 4.1.
@@ -397,6 +404,7 @@ impl Connection {
         Ok(())
     }
 
+    /// RFC 9293 section 3.8.4, SHLD-12.
     fn send_keepalive(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         self.send_bare(self.snd_una - 1, out)?;
         self.keepalive_due = false;
@@ -440,6 +448,7 @@ impl Connection {
         self.timers.delayed_ack = None;
     }
 
+    /// RFC 9293 section 3.9.1.1, MUST-45.
     fn emit(
         &mut self,
         header: &Header<'_>,

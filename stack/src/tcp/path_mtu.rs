@@ -61,6 +61,7 @@ impl Connection {
     }
 
     /// The connection is open: begins to search if that is always wanted.
+    /// RFC 7323 section 5.7.
     pub(super) fn begin_mtu_search(&mut self, cx: &Context<'_>) {
         if cx.config.mtu_probing == MtuProbing::Always && self.mtu() > self.base_mtu() {
             self.fall_back_to(self.base_mtu());

@@ -210,6 +210,7 @@ impl Connection {
 
     /// Looks for losses: by time (RFC 8985), or by duplicate ACKs without SACK (RFC 5681 section 3.2 step 2, RFC 6582
     /// section 3.2 steps 2 and 3).
+    /// RFC 8985 section 9.2.
     fn find_losses(&mut self, feedback: &mut Feedback, now: Instant) {
         if self.sack_enabled {
             let detected = self.detect_by_time(now);
@@ -528,6 +529,7 @@ impl Connection {
     // ---- the window
 
     /// The congestion window in force.
+    /// RFC 8985 section 9.3.
     pub(super) fn cwnd(&self) -> u32 {
         if self.congestion.controls_recovery() {
             return self.congestion.cwnd();

@@ -183,6 +183,7 @@ impl HalfOpen {
     }
 
     /// RFC 5961 section 3.2.
+    /// RFC 9293 section 3.5, MUST-11.
     fn check_reset(&self, segment: Segment, window: u32, cx: &mut Context<'_>) -> Outcome {
         if segment.seq == self.rcv_nxt() {
             cx.counters.tcp_resets_rx += 1;

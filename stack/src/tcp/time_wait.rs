@@ -83,6 +83,7 @@ impl TimeWait {
     }
 
     /// Whether the SYN belongs to a later connection (RFC 6191 section 2).
+    /// RFC 9293 section 3.6.1, SHLD-4.
     fn is_newer(&self, segment: &Segment, ts_configured: bool) -> bool {
         let later_seq = self.rcv_nxt.le(segment.seq);
         let theirs = segment.options.timestamps.filter(|_| ts_configured);
@@ -112,6 +113,10 @@ impl TimeWait {
         if theirs.is_some_and(|theirs| timestamp_before(theirs.val, self.ts_recent)) {
             cx.counters.drop(DropReason::TcpPaws);
             return Outcome::Challenge;
+        }
+        if !segment.has(Flags::ACK) && segment.is_acceptable(self.rcv_nxt, u32::from(u16::MAX)) {
+            cx.counters.drop(DropReason::TcpBadAck);
+            return Outcome::Ignore;
         }
         if segment.has(Flags::FIN) && segment.seq + segment.len() == self.rcv_nxt {
             cx.counters.tcp_duplicate_rx += 1;

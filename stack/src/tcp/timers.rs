@@ -81,6 +81,7 @@ impl Connection {
     }
 
     /// Sets the timers that the state asks for and stops those it does not. Called after everything that may change it.
+    /// RFC 8985 section 8.
     pub(super) fn refresh_timers(&mut self, now: Instant) {
         if self.state.is_over() {
             return;
@@ -124,6 +125,7 @@ impl Connection {
     }
 
     /// The first probe after the retransmission timeout, the others at ever longer intervals (RFC 9293 section 3.8.6.1).
+    /// RFC 9293 section 3.8.6.1, MUST-35, MUST-36, SHLD-29, SHLD-30.
     fn probe_interval(&self) -> Duration {
         let interval = self.rtt.base_rto() * (1 << self.probes.min(20));
         interval.min(self.rtt.max_rto())
@@ -153,6 +155,7 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.8.3 for SYNs.
+    /// RFC 9293 section 3.8.3, MUST-22.
     fn syn_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
         let retries =
             if self.state == State::SynSent { cx.config.syn_retries } else { cx.config.syn_ack_retries };
@@ -177,6 +180,7 @@ impl Connection {
 
     /// The window is closed. The connection stays open as long as the peer answers the probes (RFC 9293 section 3.8.6.1,
     /// MUST-37); but the user may limit that, and when nobody is left to care it ends (RFC 9293's note on resources there).
+    /// RFC 9293 section 3.8.6, SHLD-17.
     fn window_probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
         if self.is_peer_gone(stalled, cx) {
             return self.time_out(cx);

@@ -115,6 +115,7 @@ impl Tcp {
         }
     }
 
+    /// RFC 9293 section 3.10.7.4, MUST-58, MUST-59.
     fn transmit_turn(
         &mut self,
         now: Instant,

@@ -83,6 +83,7 @@ proptest! {
         frame_size in 256u32..2048,
         options in any::<bool>(),
     ) {
+        // RFC 9293 section 3.1, MUST-2.
         let layout = PoolLayout { frames: 512, frame_size, headroom: 64 };
         let (mut output, mut sink) = bench(layout, 12_000);
         let slices: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();

@@ -101,6 +101,7 @@ fn kind_of(six: bool, kind: u8, code: u8, word: u32) -> Option<IcmpErrorKind> {
 
 #[test]
 fn kinds_of_errors_are_told_apart() {
+    // RFC 9293 section 3.9.2.2, MUST-55.
     use IcmpErrorKind::{PacketTooBig, Refused, Unreachable};
     assert_eq!(kind_of(false, 3, 3, 0), Some(Refused));
     assert_eq!(kind_of(false, 3, 2, 0), Some(Refused));

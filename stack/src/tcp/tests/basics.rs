@@ -6,6 +6,7 @@ use crate::time::Duration;
 
 #[test]
 fn a_listener_accepts_a_connection() {
+    // RFC 9293 section 3.7.1, SHLD-5, MAY-3, MUST-67; RFC 9293 section 3.9.1.1, MUST-41.
     let mut t = Harness::new();
     let listener = t.tcp.listen(t.local, 4, SocketOptions::default()).unwrap();
     t.inject(syn().mss(1460));
@@ -107,6 +108,7 @@ fn both_close_at_once() {
 
 #[test]
 fn a_lost_segment_is_sent_again() {
+    // RFC 9293 section 3.8.1, MUST-19.
     let mut t = Harness::new();
     let id = t.established();
     t.send(id, "lost");

@@ -208,6 +208,7 @@ fn flushing_waits_for_data_and_fin() {
 
 #[test]
 fn closing_with_unread_data_resets() {
+    // RFC 9293 section 3.6.1, SHLD-3, MAY-1.
     let mut t = Harness::new();
     let id = t.established();
     t.inject(seg().data("unread"));
@@ -220,6 +221,7 @@ fn closing_with_unread_data_resets() {
 
 #[test]
 fn data_that_arrives_after_close_is_reset() {
+    // RFC 9293 section 3.6.1, MAY-1.
     // RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13.
     let mut t = Harness::new();
     let id = t.established();
@@ -350,6 +352,7 @@ fn a_reset_ends_the_connection_but_not_what_was_received() {
 
 #[test]
 fn a_reset_wakes_everyone_who_waits() {
+    // RFC 9293 section 3.6, MUST-12.
     let mut t = Harness::new();
     let id = t.established();
     t.set(id, |options| options.send_buffer_bytes = 10);
@@ -444,6 +447,7 @@ fn an_orphan_at_a_closed_window_is_given_up_in_the_end() {
 
 #[test]
 fn time_wait_answers_a_fin_and_begins_anew() {
+    // RFC 9293 section 3.6.1, MUST-13.
     let mut t = Harness::new();
     let id = in_time_wait(&mut t, syn());
     t.expect_silence(50 * SECOND);
@@ -524,6 +528,7 @@ fn a_syn_that_proves_old_gives_time_wait_back() {
 
 #[test]
 fn timestamps_tell_a_later_syn_from_an_old_one() {
+    // RFC 9293 section 3.6.1, SHLD-4.
     // RFC 6191 section 2.
     let mut t = Harness::new();
     in_time_wait(&mut t, syn().ts(1000, 0));

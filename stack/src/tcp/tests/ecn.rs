@@ -55,6 +55,7 @@ fn at(n: u32) -> u32 {
 
 #[test]
 fn a_peer_that_asks_is_agreed_with_unless_ecn_is_off() {
+    // RFC 9293 section 3.8.2, SHLD-8.
     let (t, id) = agreed();
     assert_eq!(info(&t, id).ecn, EcnMode::Classic);
 

@@ -70,6 +70,7 @@ fn a_request_is_answered_with_a_cookie_and_its_data_waits() {
 
 #[test]
 fn the_experimental_option_is_answered_in_kind() {
+    // RFC 7413 section 9.
     // Section 9 and RFC 6994.
     let (mut t, listener) = server();
     t.inject(syn().port(9).fastopen(request().in_experimental(true)));
@@ -114,6 +115,7 @@ fn data_with_a_good_cookie_is_read_and_answered_before_the_handshake_is_over() {
 
 #[test]
 fn an_answer_before_the_handshake_keeps_to_the_initial_window_and_the_peers() {
+    // RFC 7413 section 4.2.2.
     // Section 4.2.2, step 6: RFC 5681's initial window. The window of a SYN is not scaled.
     for (window, expected) in [(65_535, 10), (2_001, 2)] {
         let (mut t, listener) = server();
@@ -153,6 +155,7 @@ fn cookies_of_other_lengths_are_wrong_not_fatal() {
 
 #[test]
 fn a_cookie_of_the_key_before_is_good_and_replaced_then_it_expires() {
+    // RFC 7413 section 4.1.2.
     // Section 4.1.2, property 5.
     let (mut t, listener) = server();
     let old = cookie(&mut t);
@@ -185,6 +188,7 @@ fn the_operators_keys_take_effect_at_once() {
 
 #[test]
 fn a_listener_that_was_not_asked_ignores_the_option() {
+    // RFC 7413 sections 2 and 4.2.
     // Section 4.2: FastOpenEnabled is off by default.
     let (mut t, listener) = server();
     let cookie = cookie(&mut t);
@@ -229,6 +233,7 @@ fn a_cookie_without_data_opens_the_connection_too() {
 
 #[test]
 fn as_many_as_allowed_are_pending_and_the_next_takes_the_long_way() {
+    // RFC 7413 section 4.2.
     // Section 4.2, PendingFastOpenRequests, and 4.2.2, step 2.
     let (mut t, listener) = server();
     let cookie = cookie(&mut t);
@@ -288,6 +293,7 @@ fn a_handshake_that_never_ends_is_given_up_and_not_counted_any_more() {
 
 #[test]
 fn a_syn_ack_is_sent_again_without_data_and_option() {
+    // RFC 7413 section 4.2.2.
     // Section 4.2.2: "If the SYN-ACK timer fires".
     let (mut t, listener) = server();
     let old = cookie(&mut t);
@@ -313,6 +319,7 @@ fn a_syn_ack_is_sent_again_without_data_and_option() {
 
 #[test]
 fn a_repeated_syn_is_answered_and_its_data_not_delivered_again() {
+    // RFC 7413 section 6.1.
     let (mut t, listener) = server();
     let cookie = cookie(&mut t);
     t.inject(syn().fastopen(cookie).data("request"));

@@ -84,6 +84,7 @@ impl Path {
 
 #[test]
 fn a_path_that_swallows_full_segments_costs_seconds_and_not_the_connection() {
+    // RFC 7323 section 5.7.
     let mut path = Path::new(TcpConfig::default(), 1280);
     let took = path.transfer(100_000, Duration::from_secs(10));
     assert!(took < Duration::from_secs(4), "{took:?}");

@@ -17,6 +17,7 @@ fn small_buffer(receive_buffer_bytes: usize) -> SocketOptions {
 
 #[test]
 fn no_more_is_sent_than_the_window_takes() {
+    // RFC 7323 section 2.4.
     let mut t = Harness::new();
     let id = t.established();
     t.inject(seg().window(2500));
@@ -32,6 +33,7 @@ fn no_more_is_sent_than_the_window_takes() {
 
 #[test]
 fn a_window_below_a_segment_is_used_after_the_override_timeout() {
+    // RFC 9293 section 3.8.6.2.1, MUST-38.
     let mut t = Harness::new();
     let id = t.established();
     t.inject(seg().window(300));
@@ -44,6 +46,7 @@ fn a_window_below_a_segment_is_used_after_the_override_timeout() {
 
 #[test]
 fn half_of_the_largest_window_is_worth_a_segment() {
+    // RFC 9293 section 3.8.6.2.1, MUST-38.
     let mut t = Harness::new();
     t.tcp.listen(t.local, 4, SocketOptions::default()).unwrap();
     t.inject(syn().mss(1000).window(600));
@@ -56,6 +59,7 @@ fn half_of_the_largest_window_is_worth_a_segment() {
 
 #[test]
 fn a_closed_window_is_probed_for_ever() {
+    // RFC 9293 section 3.8.6.1, MUST-35, MUST-36, SHLD-29, SHLD-30.
     let mut t = Harness::new();
     let id = t.established();
     t.inject(seg().window(0));
@@ -153,6 +157,7 @@ fn the_user_timeout_holds_for_a_closed_window_too() {
 
 #[test]
 fn a_window_that_was_taken_back_stops_new_data_and_not_the_old() {
+    // RFC 9293 section 3.8.6, SHLD-17.
     // RFC 9293 section 3.8.6: MUST-34, SHLD-15, SHLD-16.
     let mut t = Harness::new();
     let id = t.established();
@@ -251,6 +256,7 @@ fn the_send_buffer_grows_with_the_congestion_window() {
 
 #[test]
 fn the_window_closes_with_the_buffer_and_never_shrinks() {
+    // RFC 9293 section 3.8.6.2.2, MUST-39; RFC 9293 section 3.8.6, SHLD-14; RFC 9293 section 3.8.6.1, MAY-8.
     let mut t = Harness::new();
     let id = t.accept_with(small_buffer(8192), syn().mss(1000));
     let mut edge = 4097;
@@ -317,6 +323,7 @@ fn reading_a_chunk_opens_the_window_as_well() {
 
 #[test]
 fn scaled_windows_do_not_shrink_by_rounding() {
+    // RFC 7323 section 2.3.
     // RFC 7323 section 2.4.
     let mut t = Harness::new();
     let id = t.accept_with(SocketOptions { receive_buffer_bytes: 16 << 20, ..SocketOptions::default() }, {
@@ -355,6 +362,7 @@ fn a_smaller_receive_buffer_takes_no_window_back() {
 
 #[test]
 fn out_of_order_data_is_kept_and_costs_frames_only_while_it_waits() {
+    // RFC 9293 section 3.10.7.4, SHLD-31.
     let mut t = Harness::new();
     let id = t.established();
     for n in (1..40).rev() {

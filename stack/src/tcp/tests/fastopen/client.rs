@@ -47,6 +47,7 @@ fn failure(t: &Harness, id: ConnId) -> Option<FastOpenFailure> {
 
 #[test]
 fn the_first_connection_asks_for_a_cookie_and_its_data_follows_the_handshake() {
+    // RFC 7413 section 4.2.1.
     // Section 4.2.1.
     let mut t = Harness::new();
     let id = connect(&mut t, "request");
@@ -65,6 +66,7 @@ fn the_first_connection_asks_for_a_cookie_and_its_data_follows_the_handshake() {
 
 #[test]
 fn the_second_connection_has_its_answer_in_one_round_trip() {
+    // RFC 7413 section 4.2.2.
     // Section 4.2.2, both client parts; section 3, figure.
     let (mut t, cookie) = client();
     let (wakes, waker) = Wakes::new();
@@ -104,6 +106,7 @@ fn the_syn_carries_what_the_cached_mss_allows_and_the_rest_follows() {
 
 #[test]
 fn the_cookie_and_the_mss_are_those_of_the_last_answer() {
+    // RFC 7413 section 4.1.3.
     // Section 4.2.2, "Client: Receiving SYN-ACK", step 1.
     let (mut t, _) = client();
     let id = connect(&mut t, "x");
@@ -118,6 +121,7 @@ fn the_cookie_and_the_mss_are_those_of_the_last_answer() {
 
 #[test]
 fn data_that_was_not_acknowledged_goes_with_the_first_ack() {
+    // RFC 7413 section 4.2.2.
     // Section 4.2.2, "Client: Receiving SYN-ACK", and section 3, step 4.
     let (mut t, _) = client();
     let id = connect(&mut t, "request");
@@ -157,6 +161,7 @@ fn an_acknowledgment_beyond_the_syns_data_is_refused() {
 
 #[test]
 fn a_lost_syn_is_sent_again_plain_and_its_data_after_the_handshake() {
+    // RFC 7413 section 4.2.2.
     // Section 4.2.2: "when the SYN timer fires".
     let (mut t, _) = client();
     let id = connect(&mut t, "request");
@@ -183,6 +188,7 @@ fn a_late_answer_to_the_first_syn_still_acknowledges_its_data() {
 
 #[test]
 fn a_path_that_loses_fast_open_again_and_again_is_left_alone_for_an_hour() {
+    // RFC 7413 section 4.1.3.1.
     // Sections 4.2.2 (the heuristic) and 7.1.
     let (mut t, cookie) = client();
     for _ in 0..2 {
@@ -282,6 +288,7 @@ fn a_connection_that_did_not_ask_ignores_a_cookie() {
 
 #[test]
 fn a_cookie_outside_a_syn_is_ignored() {
+    // RFC 7413 section 4.1.1.
     // Section 4.1.1. Options of other segments are not even written by the script's `emit`: raw bytes.
     let bytes = [34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
     assert!(options::TcpOptions::parse(&bytes).fastopen.is_some());
