@@ -129,6 +129,14 @@ impl Link {
         self.arrive(in_order + fate.held_back, frame, &mut arrive);
     }
 
+    /// Bytes that wait to be sent at `now`, the frame being sent included.
+    #[must_use]
+    pub fn queued_bytes(&self, now: Instant) -> usize {
+        let Some(rate) = self.config.rate_bits_per_second else { return 0 };
+        let backlog = self.busy_until.saturating_since(now);
+        (backlog.as_nanos() * u128::from(rate) / 8 / 1_000_000_000) as usize
+    }
+
     fn arrive(&mut self, at: Instant, mut frame: Vec<u8>, arrive: &mut impl FnMut(Instant, Vec<u8>)) {
         if fault::corrupt(&self.config.faults, &mut frame, &mut self.dice) {
             self.stats.corrupted += 1;
@@ -140,10 +148,9 @@ impl Link {
     /// When the last bit of a frame of `len` bytes leaves, or `None` when the queue is full.
     fn serialise(&mut self, now: Instant, len: usize) -> Option<Instant> {
         let Some(rate) = self.config.rate_bits_per_second else { return Some(now) };
-        let backlog = self.busy_until.saturating_since(now);
-        let queued_bytes = backlog.as_nanos() * u128::from(rate) / 8 / 1_000_000_000;
+        let queued_bytes = self.queued_bytes(now);
         // A frame that finds the line idle always goes, however small the queue.
-        if !backlog.is_zero() && queued_bytes + len as u128 > self.config.queue_bytes as u128 {
+        if self.busy_until > now && queued_bytes + len > self.config.queue_bytes {
             return None;
         }
         let nanos = len as u64 * 8 * 1_000_000_000 / rate.max(1);
