@@ -146,7 +146,6 @@ impl Connection {
         let (una, nxt) = (self.snd_una, self.snd_nxt);
         let una_offset = self.una_offset;
         let (recover, mss, min_rtt) = (self.loss.recover, self.mss, self.rtt.min_rtt());
-        let (ts_offset, echo) = (self.ts_offset, feedback.echo);
         let Self { sent, rack, rate, .. } = self;
         for (start, end) in rest.iter().filter(|(start, end)| start.lt(*end) && end.gt(una) && end.le(nxt)) {
             let from = start.max(una).since(una);
@@ -155,7 +154,8 @@ impl Connection {
                 feedback.sacked += sent.len;
                 feedback.delivered += sent.len;
                 rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
-                rack.delivered(cx.now, sent, mss, min_rtt, echoes_earlier(echo, sent, ts_offset));
+                // The timestamp echoed is of what came in order last (RFC 7323 section 4.3): it says nothing here.
+                rack.delivered(cx.now, sent, mss, min_rtt, false);
                 if !sent.ever_resent {
                     feedback.original |= sent.end() <= recover;
                     feedback.sacked_sent_at =

@@ -66,7 +66,7 @@ impl Rack {
     }
 
     /// RFC 8985 section 6.2 steps 2 and 3 for one segment that was delivered. `echoes_earlier`: the ACK's timestamp shows
-    /// that it answers an earlier transmission.
+    /// that it answers an earlier transmission; only cumulative acknowledgment can show that.
     pub(super) fn delivered(
         &mut self,
         now: Instant,

@@ -237,6 +237,20 @@ fn a_lost_tail_is_probed_after_two_round_trips_and_repaired() {
 }
 
 #[test]
+fn a_probe_that_is_sacked_shows_losses_although_the_echo_is_older() {
+    // RFC 8985 section 6.2 step 2; the receiver echoes what came in order last (RFC 7323 section 4.3).
+    let (mut t, id) = flight_with(syn().mss(1012).sack_ok().ts(1000, 0), 10);
+    let sent_ts = t.tcp.tables.connections.get(id.index).unwrap().ts_now(t.now);
+    t.advance(RTT);
+    t.inject(seg().ack(at(7)).ts(1200, sent_ts));
+    t.expect_after(202 * MS, seg().seq(at(9)).stream(1000));
+    t.advance(RTT);
+    t.inject(sacked(&[(9, 10)]).ack(at(7)).ts(1502, sent_ts));
+    t.expect(seg().seq(at(7)).stream(1000));
+    assert_eq!((t.counters.tcp_timeouts, info(&t, id).ca_state), (0, "recovery"));
+}
+
+#[test]
 fn a_single_segment_waits_for_a_delayed_ack_before_it_is_probed() {
     let (mut t, _) = with_flight(1);
     // SRTT + 200 ms is the RTO, 2 SRTT + 200 ms the probe's: the probe goes at the RTO (section 7.2).
