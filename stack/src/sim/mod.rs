@@ -34,5 +34,5 @@ pub use checker::Checker;
 pub use dice::Dice;
 pub use fault::Faults;
 pub use host::{Host, HostConfig};
-pub use link::LinkConfig;
+pub use link::{Link, LinkConfig};
 pub use world::{Node, PortId, World};

@@ -88,6 +88,17 @@ fn blocks_tell_what_arrived_ahead_of_gaps_the_latest_first() {
 }
 
 #[test]
+fn a_fin_ahead_of_a_gap_is_told_with_the_text_before_it() {
+    // RFC 2018 section 3: blocks are of sequence space, and the FIN takes of it (RFC 9293 section 3.4).
+    let mut t = Harness::new();
+    t.accept_with(SocketOptions::default(), syn().mss(1000).sack_ok());
+    t.inject(fin().seq(101).stream(100));
+    assert_eq!(t.expect(seg().ack(1)).blocks(), [(101, 202)]);
+    t.inject(seg().stream(100));
+    assert_eq!(t.expect(seg().ack(202)).blocks(), []);
+}
+
+#[test]
 fn what_arrives_twice_is_told_once() {
     // RFC 2883 sections 4.1 to 4.3.
     let mut t = Harness::new();
