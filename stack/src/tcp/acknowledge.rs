@@ -33,7 +33,9 @@ pub(super) struct Feedback {
     pub(super) resent: bool,
     /// When the first segment was sent that is acknowledged and was sent once only.
     pub(super) acked_sent_at: Option<Instant>,
-    /// The same for what is SACKed.
+    /// When the last of these was sent: unlike the first it did not wait for a delayed ACK.
+    pub(super) acked_last_sent_at: Option<Instant>,
+    /// When the first segment was sent that is SACKed and was sent once only.
     pub(super) sacked_sent_at: Option<Instant>,
     /// Timestamp echoed.
     pub(super) echo: Option<u32>,
@@ -228,6 +230,7 @@ impl Connection {
             if !sent.ever_resent {
                 original |= sent.end() <= recover;
                 feedback.acked_sent_at.get_or_insert(sent.sent_at);
+                feedback.acked_last_sent_at = feedback.acked_last_sent_at.max(Some(sent.sent_at));
             }
         });
         // Without SACK what was sent again may have completed what had arrived: that proves nothing.
@@ -268,9 +271,9 @@ impl Connection {
         if self.una_offset >= self.round_end || self.rtt.backed_off() > 0 {
             self.rtt.sample(rtt);
             self.round_end = self.nxt_offset();
-        } else {
-            self.rtt.note_min(rtt);
         }
+        let last = feedback.acked_last_sent_at.filter(|_| !feedback.resent).map_or(rtt, |at| cx.now - at);
+        self.rtt.note_min(rtt.min(last));
         Some(rtt)
     }
 
