@@ -317,8 +317,12 @@ impl Connection {
             return;
         }
         let room = self.mtu().saturating_sub(self.fixed_headers()).into();
+        // A FIN takes a sequence number too: without it a sender would not know its last segment delivered.
+        let with_fin = |(start, end): (SeqNumber, SeqNumber)| {
+            if self.peer_fin == Some(end) { (start, end + 1) } else { (start, end) }
+        };
         let held = self.receive.sack_blocks();
-        for block in duplicate.into_iter().chain(held.iter().copied()) {
+        for block in duplicate.into_iter().chain(held.iter().copied().map(with_fin)) {
             let before = options.sack;
             if !options.sack.push(block) || options.emitted_len(false) + len as usize > room {
                 options.sack = before;
