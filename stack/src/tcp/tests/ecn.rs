@@ -343,7 +343,7 @@ fn marks_keep_a_timeout_that_was_a_mistake_from_being_taken_back() {
             t.inject(seg().ack(at(n)).with(flags));
         }
         let after = info(&t, id);
-        assert_eq!(after.ca_state != "loss", true, "{flags:?}");
+        assert!(after.ca_state != "loss", "{flags:?}");
         assert_eq!(after.snd_cwnd >= cwnd, flags == Flags::NONE, "{flags:?}: {after:?}");
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 /// The segment at the front comes three times more, so the timer is started again each time. It backs off, but not beyond
 /// 10 s by then.
 #[track_caller]
+#[allow(clippy::needless_pass_by_value, reason = "scripts read better with segments built in place")]
 fn comes_again(s: &mut Scene, expected: Seg) {
     s.t.expect_silence(MS);
     for _ in 0..3 {
