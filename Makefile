@@ -6,7 +6,7 @@ SETUP := apps/scripts/setup.sh
 # Seconds that `make fuzz` gives to each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint compliance bench fuzz test-zerocopy clean
+.PHONY: help demo test lint compliance bench plots fuzz test-zerocopy clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -30,6 +30,10 @@ bench: ## Micro-benchmarks beside smoltcp; as root, bywash http beside nginx on 
 	@$(SETUP) build bench
 	cargo bench --package bywash-benches
 	@apps/scripts/bench.sh
+
+plots: ## Congestion control and recovery in the simulator: benches/CONGESTION.md, SVG and JSON in benches/results/
+	@$(SETUP) build bench
+	cargo run --release -p bywash-benches --bin plots
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60) from its corpus
 	@$(SETUP) build fuzz

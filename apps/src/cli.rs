@@ -95,6 +95,20 @@ Examples:
   bywash get -i eth0 --address 2001:db8::10/64 'http://[2001:db8::1]:8080/'
   bywash get -i eth0 --share-address http://192.0.2.1/ --requests 10000 --concurrency 32")]
     Get(GetArgs),
+    /// List the sockets of running bywash processes, as ss(8) does for the kernel's
+    #[command(after_help = "Filters, as in ss(8); side by side they mean `and`:
+  state STATE, exclude STATE            established, time-wait, listening, all, connected, ...
+  src ADDRESS, dst ADDRESS              10.0.0.0/8, 192.0.2.1:80, [2001:db8::1]:80, :80
+  sport OP PORT, dport OP PORT          OP is one of = != < > <= >=
+  not, and, or, ( )
+
+Examples:
+  bywash ss -ti                         connections with their figures
+  bywash ss -tl                         listeners: Recv-Q wait to be accepted, Send-Q is the backlog
+  bywash ss -tao state time-wait
+  bywash ss -ti dst 10.0.0.0/8 sport = :80
+  bywash ss --json | jq '.[].socket.info.rtt'")]
+    Ss(SsArgs),
 }
 
 impl Command {
@@ -107,6 +121,7 @@ impl Command {
             Self::Nic(_) => "nic",
             Self::Ping(_) => "ping",
             Self::Get(_) => "get",
+            Self::Ss(_) => "ss",
         }
     }
 }
@@ -167,6 +182,13 @@ pub struct StackArgs {
     /// Write every packet that the stack received or sent to this file (tcpdump, tshark and Wireshark read it)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
+    /// Path of the control socket, through which `bywash ss` asks; unless given, PID.sock in /run/bywash or
+    /// $XDG_RUNTIME_DIR/bywash
+    #[arg(long, value_name = "PATH", conflicts_with = "no_control")]
+    pub control: Option<PathBuf>,
+    /// No control socket
+    #[arg(long)]
+    pub no_control: bool,
     /// Log a line of figures every so often
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub stats_interval: Option<Duration>,
@@ -379,6 +401,77 @@ pub struct GetArgs {
     /// The stack's options.
     #[command(flatten)]
     pub stack: StackArgs,
+}
+
+/// `bywash ss`.
+#[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "ss(8) has these")]
+pub struct SsArgs {
+    /// TCP sockets (so also unless -u is given)
+    #[arg(short, long)]
+    pub tcp: bool,
+    /// UDP sockets
+    #[arg(short, long)]
+    pub udp: bool,
+    /// All states, listeners, TIME-WAIT and SYN-RECV too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Listeners only
+    #[arg(short, long, conflicts_with = "all")]
+    pub listening: bool,
+    /// TCP's figures
+    #[arg(short, long)]
+    pub info: bool,
+    /// Memory of the buffers
+    #[arg(short, long)]
+    pub memory: bool,
+    /// Timers
+    #[arg(short, long)]
+    pub options: bool,
+    /// The shard, and what else there is
+    #[arg(short, long)]
+    pub extended: bool,
+    /// The process of each
+    #[arg(short, long)]
+    pub processes: bool,
+    /// Counts only
+    #[arg(short, long)]
+    pub summary: bool,
+    /// Addresses and ports as numbers: always so
+    #[arg(short, long)]
+    pub numeric: bool,
+    /// IPv4 only
+    #[arg(short = '4', long)]
+    pub ipv4: bool,
+    /// IPv6 only
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// No line of titles
+    #[arg(short = 'H', long)]
+    pub no_header: bool,
+    /// Machine-readable output; durations are in microseconds, rates in bytes a second
+    #[arg(long, conflicts_with = "summary")]
+    pub json: bool,
+    /// Ask this process only
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Ask at this control socket only
+    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
+    pub control: Option<PathBuf>,
+    /// Which sockets, such as `state established sport = :80`
+    #[arg(value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+impl SsArgs {
+    /// With the protocols that are meant where none is named: TCP, and both for a summary.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        if !self.udp && !self.tcp {
+            (self.tcp, self.udp) = (true, self.summary);
+        }
+        self
+    }
 }
 
 /// Parses `192.0.2.10/24`. Without its length an address would be alone on its link, and reach nobody.

@@ -3,7 +3,7 @@
 //! [`cli`] and [`config_file`] say what the user wants; [`stack`] opens the NIC and starts the runtime for it, with
 //! [`kernel_net`] reading what the kernel knows of the NIC, [`reservation`] looking for services that would lose their
 //! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
-//! [`get`] are the applications; [`nic`] shows a NIC without starting anything. [`run`] puts them together.
+//! [`get`] are the applications; [`nic`] shows a NIC without starting anything, [`ss`] what others that run are doing. [`run`] puts them together.
 
 /// The README's program compiles.
 #[cfg(doctest)]
@@ -22,6 +22,7 @@ pub mod nic;
 pub mod ping;
 pub mod reservation;
 pub mod signals;
+pub mod ss;
 pub mod stack;
 pub mod units;
 
@@ -49,6 +50,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Nic(args) => nic::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Get(args) => get::run(args),
+        Command::Ss(args) => ss::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,12 +2,14 @@
 //! every queue on its own thread, say what was obtained, and sum up at the end.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bywash::config::{AddressUse, Cidr, Route, StackConfig};
 use bywash::limits::{INTERFACE_ADDRESSES, INTERFACE_ROUTES};
+use bywash::runtime::control_socket;
 use bywash::runtime::time::timeout;
 use bywash::runtime::{BoxError, Context, Handle, Metrics, Pinning, Runtime, Summary};
 use bywash::tcp::SocketOptions;
@@ -108,6 +110,9 @@ impl Prepared {
             .drain_timeout(self.args.drain_timeout);
         if let Some(path) = &self.args.pcap {
             builder = builder.pcap(path);
+        }
+        if let Some(path) = control_path(&self.args) {
+            builder = builder.control(path);
         }
         for &queue in &self.queues {
             let opener = self.steer.queue(queue, &self.queue_options)?;
@@ -223,6 +228,18 @@ async fn tell_of_silence<T>(context: Context) -> T {
         tracing::warn!("no DHCP server has answered for {DHCP_SILENCE:?}; still asking");
     }
     std::future::pending().await
+}
+
+/// Where the control socket goes. Without a place for it, and none asked for, the stack runs without.
+fn control_path(args: &StackArgs) -> Option<PathBuf> {
+    if args.no_control || args.control.is_some() {
+        return args.control.clone();
+    }
+    control_socket::default_path()
+        .inspect_err(|error| {
+            tracing::warn!("no control socket for `bywash ss`: {error}; --control PATH gives it a place");
+        })
+        .ok()
 }
 
 /// The queues to use, in order. A number too high is left to the driver, which says how many there are.

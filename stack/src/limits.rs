@@ -178,3 +178,15 @@ pub const BLOCKING_ACCEPTED: usize = 128;
 pub const BLOCKING_DATAGRAMS: usize = 256;
 /// Longest UDP payload: 65,535 bytes of IPv6 payload less the UDP header (an IPv4 packet holds 20 bytes less).
 pub const UDP_PAYLOAD_BYTES: usize = 65_527;
+/// Places in its tables that a shard looks at for one portion of a listing: some 50 us between two bursts at most, and the
+/// next portion is asked for when this one was written.
+pub const LISTING_PLACES: u32 = 256;
+/// How long a request through the control socket waits for a shard's portion. A shard that does not answer in time is
+/// named in the answer, and the others are listed.
+pub const LISTING_PATIENCE: Duration = Duration::from_secs(2);
+/// Clients of the control socket at a time, a thread each; further ones are told so.
+pub const CONTROL_CLIENTS: usize = 8;
+/// Longest request line of the control socket; the client of a longer one is told so and disconnected.
+pub const CONTROL_REQUEST_BYTES: usize = 4096;
+/// How long a client of the control socket may be silent, or not read what it asked for; then it is disconnected.
+pub const CONTROL_CLIENT_PATIENCE: Duration = Duration::from_secs(10);

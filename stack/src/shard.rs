@@ -25,6 +25,7 @@ use crate::config::{AddressUse, Cidr, ConfigError, PartialChecksums, Route, Stac
 use crate::counters::Counters;
 use crate::device::{Device, Protocol};
 use crate::limits;
+use crate::listing::{Cursor, Listed};
 use crate::net::dhcp::{Dhcp, Lease};
 use crate::net::egress::{Output, mtu_in_frames};
 use crate::net::fragment::FragmentIds;
@@ -246,6 +247,18 @@ impl Shard {
     #[must_use]
     pub fn tcp_ref(&self) -> &Tcp {
         &self.tcp
+    }
+
+    /// Lists the sockets at the next `places` places from `cursor` on; see [`crate::listing`]. O(places), and UDP sockets all
+    /// at once, of which there are few.
+    pub fn list_sockets(&self, now: Instant, cursor: &mut Cursor, places: u32) -> Vec<Listed> {
+        let mut listed = Vec::new();
+        self.tcp.list(now, cursor, places, &mut listed);
+        if cursor.table == Cursor::UDP {
+            self.iface.udp_list(&mut listed);
+            cursor.table = Cursor::TABLES;
+        }
+        listed
     }
 
     /// Our addresses at present with their prefix lengths, DHCP's included.

@@ -12,8 +12,10 @@ use super::egress::Output;
 use super::iface::{DNS_PORT, Iface};
 use crate::counters::DropReason;
 use crate::limits;
+use crate::listing::Listed;
 use crate::parse::Parsed;
 use crate::shard::{NetError, UdpId};
+use crate::tcp::State;
 use crate::time::Instant;
 
 /// A UDP payload that an IPv4 packet can carry (IPv6 20 bytes more).
@@ -224,6 +226,20 @@ impl Iface {
             output.counters.drop(DropReason::UdpReceiveBufferFull);
         } else {
             output.counters.udp_rx += 1;
+        }
+    }
+
+    /// All UDP sockets, at most [`limits::UDP_SOCKETS`].
+    pub(crate) fn udp_list(&self, out: &mut Vec<Listed>) {
+        for (place, entry) in &self.udp {
+            let sockets = if entry.is_ipv6() { &self.ipv6.sockets } else { &self.ipv4.sockets };
+            let socket = sockets.get::<udp::Socket<'_>>(entry.handle);
+            out.push(Listed {
+                remote: entry.peer,
+                recv_q: socket.recv_queue() as u64,
+                send_q: socket.send_queue() as u64,
+                ..Listed::new("udp", State::Closed, place as u32, entry.local)
+            });
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Faults {
     pub reorder: f64,
     /// Longest time a frame is held back.
     pub reorder_delay: Duration,
+    /// Shortest time a frame is held back; as long as the longest, all are overtaken by as many packets of a full link.
+    pub reorder_delay_min: Duration,
     /// Probability that an IP packet is damaged: one bit flipped, or the end cut off. The Ethernet header and ARP are
     /// spared, for nothing but the frame check sequence protects those and a real NIC drops what fails it; one flipped
     /// bit is what the Internet checksum always finds.
@@ -36,6 +38,7 @@ impl Default for Faults {
             duplicate: 0.0,
             reorder: 0.0,
             reorder_delay: Duration::from_millis(10),
+            reorder_delay_min: Duration::ZERO,
             corrupt: 0.0,
             partitions: Vec::new(),
         }
@@ -70,8 +73,12 @@ impl FaultState {
         };
         let partitioned = faults.partitions.iter().any(|&(from, until)| from <= now && now < until);
         let duplicate = dice.chance(faults.duplicate);
-        let held_back =
-            if dice.chance(faults.reorder) { dice.duration(faults.reorder_delay) } else { Duration::ZERO };
+        let held_back = if dice.chance(faults.reorder) {
+            faults.reorder_delay_min
+                + dice.duration(faults.reorder_delay.saturating_sub(faults.reorder_delay_min))
+        } else {
+            Duration::ZERO
+        };
         Fate { lost: lost || partitioned, duplicate, held_back }
     }
 }

@@ -120,8 +120,7 @@ impl Link {
             self.stats.queue_full += 1;
             return;
         };
-        if self.config.mark_above_bytes.is_some_and(|limit| queued_bytes > limit as u128) && mark(&mut frame)
-        {
+        if self.config.mark_above_bytes.is_some_and(|limit| queued_bytes > limit) && mark(&mut frame) {
             self.stats.marked += 1;
         }
         let fate = self.state.draw(&self.config.faults, now, &mut self.dice);
@@ -141,6 +140,14 @@ impl Link {
         self.arrive(in_order + fate.held_back, frame, &mut arrive);
     }
 
+    /// Bytes that wait to be sent at `now`, the frame being sent included.
+    #[must_use]
+    pub fn queued_bytes(&self, now: Instant) -> usize {
+        let Some(rate) = self.config.rate_bits_per_second else { return 0 };
+        let backlog = self.busy_until.saturating_since(now);
+        (backlog.as_nanos() * u128::from(rate) / 8 / 1_000_000_000) as usize
+    }
+
     fn arrive(&mut self, at: Instant, mut frame: Vec<u8>, arrive: &mut impl FnMut(Instant, Vec<u8>)) {
         if fault::corrupt(&self.config.faults, &mut frame, &mut self.dice) {
             self.stats.corrupted += 1;
@@ -149,18 +156,12 @@ impl Link {
         arrive(at, frame);
     }
 
-    /// Bytes that wait to be sent.
-    fn queued_bytes(&self, now: Instant) -> u128 {
-        let rate = self.config.rate_bits_per_second.unwrap_or(0);
-        self.busy_until.saturating_since(now).as_nanos() * u128::from(rate) / 8 / 1_000_000_000
-    }
-
     /// When the last bit of a frame of `len` bytes leaves, or `None` when the queue is full.
     fn serialise(&mut self, now: Instant, len: usize) -> Option<Instant> {
         let Some(rate) = self.config.rate_bits_per_second else { return Some(now) };
+        let queued_bytes = self.queued_bytes(now);
         // A frame that finds the line idle always goes, however small the queue.
-        let is_busy = self.busy_until > now;
-        if is_busy && self.queued_bytes(now) + len as u128 > self.config.queue_bytes as u128 {
+        if self.busy_until > now && queued_bytes + len > self.config.queue_bytes {
             return None;
         }
         let nanos = len as u64 * 8 * 1_000_000_000 / rate.max(1);

@@ -8,6 +8,7 @@
 //! - [`link`] and [`fault`]: delay, rate and queue of each cable, and what it does to frames;
 //! - [`host`]: one stack of one or several shards on a simulated device, and its applications;
 //! - [`app`]: applications as small state machines; [`traffic`]: the ones that send and check patterns;
+//! - [`bottleneck`]: flows that share a slow link, to measure congestion control and recovery;
 //! - [`checker`]: what must hold whatever happens, kept apart from the code under test;
 //! - [`scenario`]: a whole experiment drawn from a seed, its run and its verdict.
 //!
@@ -18,6 +19,7 @@
 //! ```
 
 pub mod app;
+pub mod bottleneck;
 pub mod checker;
 pub mod dice;
 pub mod fault;
@@ -32,5 +34,5 @@ pub use checker::Checker;
 pub use dice::Dice;
 pub use fault::Faults;
 pub use host::{Host, HostConfig};
-pub use link::LinkConfig;
+pub use link::{Link, LinkConfig};
 pub use world::{Node, PortId, World};

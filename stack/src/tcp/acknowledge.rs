@@ -32,7 +32,9 @@ pub(super) struct Feedback {
     pub(super) resent: bool,
     /// When the first segment was sent that is acknowledged and was sent once only.
     pub(super) acked_sent_at: Option<Instant>,
-    /// The same for what is SACKed.
+    /// When the last of these was sent: unlike the first it did not wait for a delayed ACK.
+    pub(super) acked_last_sent_at: Option<Instant>,
+    /// When the first segment was sent that is SACKed and was sent once only.
     pub(super) sacked_sent_at: Option<Instant>,
     /// Timestamp echoed.
     pub(super) echo: Option<u32>,
@@ -152,7 +154,6 @@ impl Connection {
         let (una, nxt) = (self.snd_una, self.snd_nxt);
         let una_offset = self.una_offset;
         let (recover, mss, min_rtt) = (self.loss.recover, self.mss, self.rtt.min_rtt());
-        let (ts_offset, echo) = (self.ts_offset, feedback.echo);
         let Self { sent, rack, rate, .. } = self;
         for (start, end) in rest.iter().filter(|(start, end)| start.lt(*end) && end.gt(una) && end.le(nxt)) {
             let from = start.max(una).since(una);
@@ -161,7 +162,8 @@ impl Connection {
                 feedback.sacked += sent.len;
                 feedback.delivered += sent.len;
                 rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
-                rack.delivered(cx.now, sent, mss, min_rtt, echoes_earlier(echo, sent, ts_offset));
+                // The timestamp echoed is of what came in order last (RFC 7323 section 4.3): it says nothing here.
+                rack.delivered(cx.now, sent, mss, min_rtt, false);
                 if !sent.ever_resent {
                     feedback.original |= sent.end() <= recover;
                     feedback.sacked_sent_at =
@@ -191,7 +193,7 @@ impl Connection {
             return;
         }
         cx.counters.tcp_dsacks_rx += 1;
-        self.statistics.dsacks += 1;
+        self.cold_mut().troubles.dsacks += 1;
         let ahead = self.una_offset + u64::from(end.max(self.snd_una).since(self.snd_una));
         let end = if end.ge(self.snd_una) {
             ahead
@@ -234,6 +236,7 @@ impl Connection {
             if !sent.ever_resent {
                 original |= sent.end() <= recover;
                 feedback.acked_sent_at.get_or_insert(sent.sent_at);
+                feedback.acked_last_sent_at = feedback.acked_last_sent_at.max(Some(sent.sent_at));
             }
         });
         // Without SACK what was sent again may have completed what had arrived: that proves nothing.
@@ -250,6 +253,7 @@ impl Connection {
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
         self.progress_at = cx.now;
         (self.retransmits, self.probes) = (0, 0);
+        self.note_timeouts_over(cx.now);
         if self.send.len() <= self.send_cap() / 3 * 2 {
             self.wake_senders();
         }
@@ -275,9 +279,9 @@ impl Connection {
         if self.una_offset >= self.round_end || self.rtt.backed_off() > 0 {
             self.rtt.sample(rtt);
             self.round_end = self.nxt_offset();
-        } else {
-            self.rtt.note_min(rtt);
         }
+        let last = feedback.acked_last_sent_at.filter(|_| !feedback.resent).map_or(rtt, |at| cx.now - at);
+        self.rtt.note_min(rtt.min(last));
         Some(rtt)
     }
 

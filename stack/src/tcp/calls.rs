@@ -310,6 +310,7 @@ impl Tcp {
         let taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
         if taken == 0 && !bytes.is_empty() {
             park(&mut connection.send_waker, waker);
+            connection.chronograph.turn(now, connection.limit());
             return Poll::Pending;
         }
         self.call(now, id.index, |_, _| ());

@@ -5,6 +5,7 @@
 use core::task::Waker;
 use std::rc::Rc;
 
+use super::chronograph::Chronograph;
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::pacing::Pacer;
 use super::congestion::{Congestion, CongestionControl};
@@ -12,12 +13,12 @@ use super::delivery_rate::DeliveryRate;
 use super::ecn::{self, Ecn};
 use super::fastopen::FastOpen;
 use super::header::Flags;
-use super::info::Statistics;
-use super::limited::SendingTimes;
+use super::info::{Statistics, Troubles};
 use super::options::{TcpOptions, Timestamps};
 use super::path_mtu::MtuSearch;
 use super::rack::Rack;
 use super::receive_queue::ReceiveQueue;
+use super::receive_rate::ReceiveRate;
 use super::recovery::LossRecovery;
 use super::reply::{Replies, Reply};
 use super::rtt::RttEstimator;
@@ -178,13 +179,10 @@ pub(super) struct Connection {
     pub(super) send_waker: Option<Waker>,
     pub(super) error: Option<TcpError>,
     pub(super) timers: Timers,
-    /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
-    pub(super) time_wait: Option<(u32, u32)>,
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
-    /// A search for the path's MTU.
-    pub(super) mtu_search: Option<Box<MtuSearch>>,
+    pub(super) chronograph: Chronograph,
     pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
@@ -192,8 +190,6 @@ pub(super) struct Connection {
 /// What few connections need, and none that never sent anything.
 #[derive(Default)]
 pub(super) struct Cold {
-    /// Begins with the first byte sent.
-    pub(super) sending_times: SendingTimes,
     pub(super) flush_waker: Option<Waker>,
     /// What ICMP said about our segments: the reason to give when the connection is given up.
     pub(super) soft_error: Option<TcpError>,
@@ -201,8 +197,14 @@ pub(super) struct Cold {
     pub(super) urgent: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    /// A search for the path's MTU.
+    pub(super) mtu_search: Option<Box<MtuSearch>>,
+    pub(super) receive_rate: Option<Box<ReceiveRate>>,
     /// The receive buffer grows: its bound, and what decides on that.
     pub(super) tuning: Option<Tuning>,
+    pub(super) troubles: Troubles,
+    /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
+    pub(super) time_wait: Option<(u32, u32)>,
     /// Challenge ACKs sent since.
     challenges: u8,
     challenges_since: Instant,
@@ -367,10 +369,9 @@ impl Connection {
             send_waker: None,
             error: None,
             timers: Timers::default(),
-            time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
-            mtu_search: None,
+            chronograph: Chronograph::default(),
             fastopen: None,
             cold: None,
         }
@@ -631,6 +632,7 @@ impl Connection {
     /// Enters ESTABLISHED, or where a close during the handshake leads (RFC 9293 section 3.10.4).
     pub(super) fn establish(&mut self, cx: &mut Context<'_>) {
         self.state = if self.fin_queued { State::FinWait1 } else { State::Established };
+        self.note_timeouts_over(cx.now);
         self.timers.retransmit = None;
         self.syn_due = false;
         if core::mem::take(&mut self.retransmits) > 0 {
@@ -717,6 +719,22 @@ impl Connection {
 
     pub(super) fn cold_mut(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()
+    }
+
+    pub(super) fn receive_rate(&self) -> Option<&ReceiveRate> {
+        self.cold.as_ref()?.receive_rate.as_deref()
+    }
+
+    pub(super) fn receive_rate_mut(&mut self) -> Option<&mut ReceiveRate> {
+        self.cold.as_mut()?.receive_rate.as_deref_mut()
+    }
+
+    pub(super) fn mtu_search(&self) -> Option<&MtuSearch> {
+        self.cold.as_ref()?.mtu_search.as_deref()
+    }
+
+    pub(super) fn mtu_search_mut(&mut self) -> Option<&mut MtuSearch> {
+        self.cold.as_mut()?.mtu_search.as_deref_mut()
     }
 
     /// Memory behind the buffers.

@@ -33,7 +33,8 @@ const QUICK_ACKS_AFTER_MARK: u8 = 2;
 const TWO_BLOCKS_LEN: usize = 20;
 
 /// How two ends tell each other of marks.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EcnMode {
     /// Not at all: packets are not ECN-capable.
     #[default]

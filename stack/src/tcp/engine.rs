@@ -7,6 +7,7 @@ use std::rc::Rc;
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
+use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
 use super::connection::{Connection, Context, timestamp};
 use super::fastopen::{ClientCache, CookieMaker};
@@ -407,10 +408,12 @@ impl Tcp {
         self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
         connection.buffered = memory;
         if connection.state.is_over() {
+            connection.chronograph.turn(now, Limit::Idle);
             return self.retire(now, index, counters);
         }
+        connection.chronograph.turn(now, connection.limit());
+        connection.measure_reading(now);
         connection.refresh_timers(now);
-        connection.note_sending(now);
         if let Some(at) = connection.timers.earliest() {
             connection.timers.armed = Some(match connection.timers.armed {
                 None => (self.wheel.schedule(at, index), at),
@@ -484,7 +487,7 @@ impl Tcp {
         let generation = self.tables.time_waits.entries.generation(place);
         self.tables.attach(Kind::TimeWait(place));
         if let Some(connection) = self.tables.connections.get_mut(index) {
-            connection.time_wait = Some((place, generation));
+            connection.cold_mut().time_wait = Some((place, generation));
         }
     }
 
@@ -505,7 +508,7 @@ impl Tcp {
 
     /// The state as the application sees it: TIME-WAIT ends for a handle when the entry that went on without it ends.
     pub(super) fn state_of(&self, connection: &Connection) -> State {
-        match connection.time_wait {
+        match connection.cold().and_then(|cold| cold.time_wait) {
             Some((place, generation))
                 if self.tables.time_waits.entries.get_exact(place, generation).is_none() =>
             {

@@ -477,6 +477,8 @@ impl Connection {
             return DONE;
         }
         self.statistics.data_segments_in += 1;
+        let echo = segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr);
+        self.measure_receive_rtt(cx.now, echo, len);
         let had_gap = self.receive.has_gap();
         let copy = is_pool_low(&segment.packet);
         // What lies behind the window's edge is cut off.
@@ -495,7 +497,7 @@ impl Connection {
             self.take_in_order(inserted.advanced, len, had_gap, cx);
         } else if inserted.new_out_of_order > 0 {
             cx.counters.tcp_out_of_order_rx += 1;
-            self.statistics.out_of_order_in += 1;
+            self.cold_mut().troubles.out_of_order_in += 1;
             self.owe_duplicate_ack();
         } else if inserted.dropped + beyond == 0 {
             cx.counters.tcp_duplicate_rx += 1;

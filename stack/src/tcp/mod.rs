@@ -14,6 +14,7 @@
 
 mod acknowledge;
 mod calls;
+mod chronograph;
 mod config;
 pub mod congestion;
 mod connection;
@@ -27,7 +28,7 @@ mod info;
 mod input;
 pub mod isn;
 mod keepalive;
-mod limited;
+mod listed;
 mod listener;
 pub mod options;
 mod output;
@@ -38,6 +39,7 @@ mod rack;
 pub mod rate_limit;
 mod readiness;
 pub mod receive_queue;
+mod receive_rate;
 mod recovery;
 mod reply;
 pub mod rtt;

@@ -177,7 +177,7 @@ impl Connection {
     }
 
     /// Whether the congestion window leaves room for `len` bytes; always for the first segment in flight.
-    fn congestion_allows(&self, len: u32) -> bool {
+    pub(super) fn congestion_allows(&self, len: u32) -> bool {
         let in_flight = self.in_flight();
         in_flight == 0 || in_flight + len <= self.cwnd()
     }
@@ -275,7 +275,9 @@ impl Connection {
             self.restart_retransmit_timer(out.now);
         } else {
             out.counters.tcp_retransmits += u64::from(self.retransmits > 0);
-            self.statistics.retransmitted += u32::from(self.retransmits > 0);
+            if self.retransmits > 0 {
+                self.cold_mut().troubles.retransmitted += 1;
+            }
         }
         Ok(())
     }
@@ -315,8 +317,12 @@ impl Connection {
             return;
         }
         let room = self.mtu().saturating_sub(self.fixed_headers()).into();
+        // A FIN takes a sequence number too: without it a sender would not know its last segment delivered.
+        let with_fin = |(start, end): (SeqNumber, SeqNumber)| {
+            if self.peer_fin == Some(end) { (start, end + 1) } else { (start, end) }
+        };
         let held = self.receive.sack_blocks();
-        for block in duplicate.into_iter().chain(held.iter().copied()) {
+        for block in duplicate.into_iter().chain(held.iter().copied().map(with_fin)) {
             let before = options.sack;
             if !options.sack.push(block) || options.emitted_len(false) + len as usize > room {
                 options.sack = before;
@@ -353,8 +359,9 @@ impl Connection {
             self.sent.note_resent(start + u64::from(len), out.now, snapshot);
             self.note_resent(out.now);
             out.counters.tcp_retransmits += 1;
-            self.statistics.retransmitted += 1;
-            self.statistics.bytes_retransmitted += u64::from(data.len);
+            let troubles = &mut self.cold_mut().troubles;
+            troubles.retransmitted += 1;
+            troubles.bytes_retransmitted += u64::from(data.len);
         }
         if data.why == Why::Tail {
             self.loss.probe_tail = false;

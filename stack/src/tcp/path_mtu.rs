@@ -77,7 +77,7 @@ impl Connection {
             return;
         }
         let first = self.sent.first().map_or(0, |first| first.len);
-        let known = self.mtu_search.as_ref().map_or(u16::MAX, |search| search.low);
+        let known = self.mtu_search().map_or(u16::MAX, |search| search.low);
         let base = self.base_mtu().min(if known < self.mtu() { known } else { u16::MAX });
         let next = if self.mtu() > base { base } else { (self.mtu() / 2).max(self.path_mtu_min()) };
         if next >= self.mtu() || first <= u32::from(self.payload_of(next)) {
@@ -90,22 +90,23 @@ impl Connection {
     /// Goes on with packets of `mtu` bytes, and searches upwards from there.
     fn fall_back_to(&mut self, mtu: u16) {
         let high = self.mtu();
-        let limit = self.mtu_search.as_ref().map_or(high, |search| search.limit);
+        let limit = self.mtu_search().map_or(high, |search| search.limit);
         self.lower_mtu(mtu.into());
-        self.mtu_search = Some(Box::new(MtuSearch {
+        let not_before = self.nxt_offset();
+        self.cold_mut().mtu_search = Some(Box::new(MtuSearch {
             low: mtu,
             high,
             limit,
             size: 0,
             probe_end: None,
-            not_before: self.nxt_offset(),
+            not_before,
             ended_at: None,
         }));
     }
 
     /// ICMP, or the link, told of a lower MTU.
     pub(super) fn limit_mtu_search(&mut self, mtu: u16) {
-        if let Some(search) = &mut self.mtu_search {
+        if let Some(search) = self.mtu_search_mut() {
             search.high = search.high.min(mtu);
             search.low = search.low.min(mtu);
             search.probe_end = None;
@@ -114,7 +115,7 @@ impl Connection {
 
     /// Payload of a probe that could be sent now: as much as a segment of the size that is next to be tried carries.
     pub(super) fn mtu_probe_len(&self) -> Option<u32> {
-        let search = self.mtu_search.as_ref()?;
+        let search = self.mtu_search()?;
         let size = search.low + (search.high - search.low).div_ceil(2);
         let len = u32::from(self.payload_of(size));
         let window = self.congestion.cwnd() / u32::from(self.mss).max(1);
@@ -130,7 +131,7 @@ impl Connection {
     /// A segment of `len` bytes, longer than the others, was sent; it ends at `end`.
     pub(super) fn mtu_probe_sent(&mut self, len: u32, end: u64) {
         let headers = self.mtu() - self.payload_of(self.mtu());
-        if let Some(search) = &mut self.mtu_search {
+        if let Some(search) = self.mtu_search_mut() {
             search.size = headers + len as u16;
             search.probe_end = NonZeroU64::new(end);
         }
@@ -139,7 +140,7 @@ impl Connection {
     /// SND.UNA advanced: if the probe arrived, its size is what segments have from now on (section 7.6.1).
     pub(super) fn check_mtu_probe(&mut self, now: Instant, counters: &mut crate::counters::Counters) {
         let una = self.una_offset;
-        let Some(search) = &mut self.mtu_search else { return };
+        let Some(search) = self.mtu_search_mut() else { return };
         if search.probe_end.is_some_and(|end| end.get() <= una) {
             counters.tcp_mtu_probes += 1;
             (search.probe_end, search.low) = (None, search.size);
@@ -156,14 +157,14 @@ impl Connection {
     }
 
     fn raise_mtu(&mut self) {
-        if let Some(search) = &self.mtu_search {
-            self.set_mtu(search.low);
+        if let Some(low) = self.mtu_search().map(|search| search.low) {
+            self.set_mtu(low);
         }
     }
 
     /// Whether all that is lost is the probe.
     pub(super) fn has_lost_only_the_probe(&self) -> bool {
-        let probe = self.mtu_search.as_ref().and_then(|search| search.probe_end);
+        let probe = self.mtu_search().and_then(|search| search.probe_end);
         let lost = self.sent.next_lost().map(super::scoreboard::Sent::end);
         self.sent.lost().segments == 1 && probe.is_some() && lost == probe.map(NonZeroU64::get)
     }
@@ -174,7 +175,7 @@ impl Connection {
         let cwnd = u64::from(self.congestion.cwnd());
         let una = self.una_offset;
         let mss = u64::from(self.mss).max(1);
-        let Some(search) = &mut self.mtu_search else { return };
+        let Some(search) = self.mtu_search_mut() else { return };
         if search.probe_end.take().is_some() {
             search.high = (search.size - 1).max(search.low);
             search.not_before = una + cwnd * (cwnd / mss) * patience;
@@ -184,7 +185,7 @@ impl Connection {
 
     /// The probe was lost among others: nothing is learned from it (section 7.6.4).
     pub(super) fn forget_mtu_probe(&mut self) {
-        if self.mtu_search.as_mut().is_some_and(|search| search.probe_end.take().is_some()) {
+        if self.mtu_search_mut().is_some_and(|search| search.probe_end.take().is_some()) {
             self.sent.cut(self.mss.into());
         }
     }

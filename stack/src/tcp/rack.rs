@@ -12,6 +12,9 @@ const DUP_THRESH: u32 = 3;
 const PERSIST: u8 = 16;
 /// Segments by which the path is taken to reorder at most, as in Linux.
 const REORDERING_MAX: u16 = 300;
+/// By how much a retransmission may be answered sooner than min_rtt and still count as answered, unless an eighth of
+/// min_rtt is less: a tick of the timestamps. RFC 8985 section 6.2 step 2 has no such allowance.
+const VARIATION_MAX: Duration = Duration::from_millis(1);
 /// Segments by which a path may reorder before fast retransmit without SACK: RFC 5681 section 3.2's three duplicates.
 const REORDERING_MIN: u16 = 3;
 
@@ -66,7 +69,7 @@ impl Rack {
     }
 
     /// RFC 8985 section 6.2 steps 2 and 3 for one segment that was delivered. `echoes_earlier`: the ACK's timestamp shows
-    /// that it answers an earlier transmission.
+    /// that it answers an earlier transmission; only cumulative acknowledgment can show that.
     pub(super) fn delivered(
         &mut self,
         now: Instant,
@@ -84,7 +87,10 @@ impl Rack {
             self.reordering = self.reordering.max(distance);
         }
         let rtt = now - sent.sent_at;
-        if sent.ever_resent && (echoes_earlier || min_rtt.is_some_and(|min| rtt < min)) {
+        // A little less than min_rtt is the path's variation, no sign that the original arrived: a probe of the tail would
+        // else be in vain whenever its round trip is the shortest so far.
+        let too_soon = |min: Duration| rtt + (min / 8).min(VARIATION_MAX) < min;
+        if sent.ever_resent && (echoes_earlier || min_rtt.is_some_and(too_soon)) {
             return;
         }
         self.rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);

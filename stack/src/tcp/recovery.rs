@@ -141,7 +141,9 @@ impl Connection {
             if self.una_offset <= self.loss.episode.as_ref().map_or(0, |episode| episode.reduced_at) {
                 return;
             }
-            self.congestion.on_recovery_exit(cx.now);
+            if !self.congestion.controls_recovery() {
+                self.congestion.on_recovery_exit(cx.now);
+            }
             self.loss.state = Recovery::Open;
         }
         // What was sent before the last reduction asks for no other.
@@ -281,8 +283,9 @@ impl Connection {
     /// that showed it.
     fn enter_fast(&mut self, delivered: u32, cx: &mut Context<'_>) {
         cx.counters.tcp_fast_retransmits += 1;
-        // The window is reduced or being reduced already.
-        let reduced = self.is_reducing();
+        // The window is reduced or being reduced already; an algorithm with a model takes marks and losses apart.
+        let marked = self.loss.state == Recovery::Reducing && !self.congestion.controls_recovery();
+        let reduced = self.loss.state == Recovery::Fast || marked;
         self.begin_undo();
         self.loss.state = Recovery::Fast;
         self.loss.recover = self.nxt_offset();
@@ -382,6 +385,7 @@ impl Connection {
     /// 6.3; without SACK all), the first segment is sent again at once and the others as the congestion window allows.
     pub(super) fn enter_loss(&mut self, cx: &mut Context<'_>) {
         cx.counters.tcp_timeouts += 1;
+        self.note_timeout(cx.now);
         self.timed_out_at = cx.now;
         let first_timeout = self.loss.state != Recovery::Loss && self.loss.state != Recovery::Fast;
         let reneged = self.sent.first().is_some_and(|first| first.sacked);

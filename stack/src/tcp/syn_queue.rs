@@ -116,6 +116,11 @@ impl HalfOpen {
         (self.displaced.0 != NIL).then_some(self.displaced)
     }
 
+    /// When the SYN-ACK counts as lost, and how often it did.
+    pub(super) fn patience(&self) -> (Instant, u8) {
+        (self.expires.into(), self.timeouts)
+    }
+
     fn rcv_nxt(&self) -> SeqNumber {
         self.irs + 1
     }

@@ -10,6 +10,7 @@ mod checks;
 mod close;
 mod ecn;
 mod fastopen;
+mod info;
 mod open;
 mod pair;
 mod path_mtu;

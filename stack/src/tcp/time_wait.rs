@@ -59,6 +59,11 @@ impl TimeWait {
         }
     }
 
+    /// When it ends.
+    pub(super) fn expires(&self) -> Instant {
+        self.expires.into()
+    }
+
     /// An ACK that says where the connection stands.
     pub(super) fn ack(&self, ts_now: u32) -> Reply {
         Reply {

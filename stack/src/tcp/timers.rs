@@ -163,6 +163,7 @@ impl Connection {
             return self.time_out(cx);
         }
         cx.counters.tcp_timeouts += 1;
+        self.note_timeout(cx.now);
         self.timed_out_at = cx.now;
         self.retransmits += 1;
         self.ecn.note_syn_lost(self.retransmits);

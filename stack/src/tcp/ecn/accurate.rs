@@ -237,16 +237,13 @@ impl Accurate {
         if safest == least {
             return least;
         }
-        match bytes {
+        let is_enough = match bytes {
             // Marks were so small that there cannot have been so many: the average would be below half a segment.
-            Some(bytes) if u64::from(bytes) <= u64::from(mss) * u64::from(least) => {
-                if bytes / safest < mss / 2 { least } else { safest }
-            }
-            Some(_) => safest,
+            Some(bytes) => u64::from(bytes) <= u64::from(mss) * u64::from(least) && bytes / safest < mss / 2,
             // ACKs are few on this path anyway.
-            None if self.thinning > THINNED_ABOVE => least,
-            None => safest,
-        }
+            None => self.thinning > THINNED_ABOVE,
+        };
+        if is_enough { least } else { safest }
     }
 }
 

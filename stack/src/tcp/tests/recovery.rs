@@ -89,6 +89,17 @@ fn blocks_tell_what_arrived_ahead_of_gaps_the_latest_first() {
 }
 
 #[test]
+fn a_fin_ahead_of_a_gap_is_told_with_the_text_before_it() {
+    // RFC 2018 section 3: blocks are of sequence space, and the FIN takes of it (RFC 9293 section 3.4).
+    let mut t = Harness::new();
+    t.accept_with(SocketOptions::default(), syn().mss(1000).sack_ok());
+    t.inject(fin().seq(101).stream(100));
+    assert_eq!(t.expect(seg().ack(1)).blocks(), [(101, 202)]);
+    t.inject(seg().stream(100));
+    assert_eq!(t.expect(seg().ack(202)).blocks(), []);
+}
+
+#[test]
 fn what_arrives_twice_is_told_once() {
     // RFC 2883 sections 4.1 to 4.3.
     let mut t = Harness::new();
@@ -240,6 +251,20 @@ fn a_lost_tail_is_probed_after_two_round_trips_and_repaired() {
     t.expect(seg().seq(at(8)).stream(1000));
     t.inject(seg().ack(at(10)));
     assert_eq!((t.counters.tcp_timeouts, info(&t, id).ca_state), (0, "open"));
+}
+
+#[test]
+fn a_probe_that_is_sacked_shows_losses_although_the_echo_is_older() {
+    // RFC 8985 section 6.2 step 2; the receiver echoes what came in order last (RFC 7323 section 4.3).
+    let (mut t, id) = flight_with(syn().mss(1012).sack_ok().ts(1000, 0), 10);
+    let sent_ts = t.tcp.tables.connections.get(id.index).unwrap().ts_now(t.now);
+    t.advance(RTT);
+    t.inject(seg().ack(at(7)).ts(1200, sent_ts));
+    t.expect_after(202 * MS, seg().seq(at(9)).stream(1000));
+    t.advance(RTT);
+    t.inject(sacked(&[(9, 10)]).ack(at(7)).ts(1502, sent_ts));
+    t.expect(seg().seq(at(7)).stream(1000));
+    assert_eq!((t.counters.tcp_timeouts, info(&t, id).ca_state), (0, "recovery"));
 }
 
 #[test]

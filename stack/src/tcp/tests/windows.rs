@@ -217,7 +217,7 @@ fn windows_of_a_reader(options: SocketOptions, rounds: usize, read: usize) -> Ve
             }
         }
         t.advance(50 * MS);
-        windows.push(t.tcp.info(t.now, id).unwrap().rcv_space);
+        windows.push(t.tcp.info(t.now, id).unwrap().rcv_ssthresh);
     }
     windows
 }

@@ -1,0 +1,144 @@
+//! Recovery and congestion control on a link, whole stacks in virtual time: what RACK-TLP (RFC 8985) promises for lost tails,
+//! lost retransmissions and reordering, and what CUBIC's response function (RFC 9438 section 5) predicts.
+#![cfg(feature = "sim")]
+
+use std::collections::BTreeMap;
+
+use bywash::counters::Counters;
+use bywash::sim::bottleneck::{Bottleneck, Flow, Lab};
+use bywash::sim::{Dice, Faults};
+use bywash::tcp::SocketOptions;
+use bywash::time::{Duration, Instant};
+
+const MSS: u64 = 1448;
+const SEEDS: u64 = 40;
+
+/// One CUBIC flow of `bytes` (`None`: without end) over 100 Mbit/s and 40 ms, with a queue that does not overflow.
+fn one_flow(bytes: Option<u64>, faults: Faults, seed: u64) -> Lab {
+    let options = SocketOptions {
+        receive_buffer_bytes: 8 << 20,
+        send_buffer_bytes: 8 << 20,
+        ..SocketOptions::default()
+    };
+    let flow = Flow { begins_at: Duration::ZERO, bytes, options, sack: true };
+    let bottleneck = Bottleneck {
+        bits_per_second: 100_000_000,
+        rtt: Duration::from_millis(40),
+        queue_bytes: 16 << 20,
+        faults,
+        flows: vec![flow],
+        seed,
+    };
+    bottleneck.start()
+}
+
+/// Runs to the end of the flow: its sender's counters.
+fn finish(mut lab: Lab) -> Counters {
+    let deadline = Instant::ZERO + Duration::from_secs(60);
+    while lab.received(0).finished_at.is_none() {
+        lab.world.run_for(Duration::from_millis(20));
+        assert!(lab.world.now() < deadline, "the flow does not end: {:?}", lab.info(0));
+    }
+    lab.counters(0)
+}
+
+/// Where a frame's payload begins and ends in the stream, from the sequence number of the SYN.
+fn payload(frame: &[u8], isn: &mut Option<u32>) -> Option<(u64, u64)> {
+    if frame.get(12..14)? != [8, 0] || *frame.get(23)? != 6 {
+        return None;
+    }
+    let ip_len = u64::from(u16::from_be_bytes([frame[16], frame[17]]));
+    let seq = u32::from_be_bytes(frame.get(38..42)?.try_into().ok()?);
+    let header = u64::from(frame[46] >> 4) * 4;
+    if frame[47] & 2 != 0 {
+        *isn = Some(seq);
+        return None;
+    }
+    let start = u64::from(seq.wrapping_sub(isn.as_ref()?.wrapping_add(1)));
+    let len = ip_len - 20 - header;
+    (len > 0).then_some((start, start + len))
+}
+
+/// Drops each segment that begins at a position of `losses` as many times as said there.
+fn drop_segments(lab: &mut Lab, mut losses: BTreeMap<u64, u32>) {
+    let mut isn = None;
+    lab.link().set_filter(Some(Box::new(move |_, frame| {
+        let Some((start, _)) = payload(frame, &mut isn) else { return true };
+        match losses.get_mut(&start) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        }
+    })));
+}
+
+#[test]
+fn a_lost_tail_is_repaired_without_timeout_and_without_excess() {
+    // RFC 8985 section 7.
+    for seed in 0..SEEDS {
+        let mut dice = Dice::new(seed, 1);
+        let segments = dice.range(60..=400);
+        let lost = dice.range(5..=20);
+        let mut lab = one_flow(Some(segments * MSS), Faults::default(), seed);
+        drop_segments(&mut lab, (segments - lost..segments).map(|segment| (segment * MSS, 1)).collect());
+        let counters = finish(lab);
+        assert_eq!(
+            (counters.tcp_timeouts, counters.tcp_tail_probes, counters.tcp_retransmits),
+            (0, 1, lost),
+            "seed {seed}: {lost} lost of {segments}"
+        );
+    }
+}
+
+#[test]
+fn a_lost_retransmission_is_found_without_timeout() {
+    // RFC 8985 section 6.2, with something sent after it.
+    for seed in 0..SEEDS {
+        let mut dice = Dice::new(seed, 2);
+        let (first, count) = (dice.range(20..=800), dice.range(1..=5));
+        let mut lab = one_flow(Some(4000 * MSS), Faults::default(), seed);
+        drop_segments(&mut lab, (first..first + count).map(|segment| (segment * MSS, 2)).collect());
+        let counters = finish(lab);
+        assert_eq!(
+            (counters.tcp_timeouts, counters.tcp_retransmits),
+            (0, 2 * count),
+            "seed {seed}: {count} from the {first}th on"
+        );
+    }
+}
+
+#[test]
+fn reordering_costs_one_lesson() {
+    // RFC 8985 section 6.2 step 4: what D-SACK shows is not repeated.
+    for packets in 3..=30 {
+        for seed in [0, 3] {
+            let held = Duration::from_nanos(1514 * 80) * packets;
+            let faults =
+                Faults { reorder: 0.01, reorder_delay: held, reorder_delay_min: held, ..Faults::default() };
+            let counters = finish(one_flow(Some(2500 * MSS), faults, seed));
+            assert_eq!(counters.tcp_timeouts, 0, "by {packets}, seed {seed}");
+            assert!(counters.tcp_retransmits <= 1, "by {packets}, seed {seed}: {}", counters.tcp_retransmits);
+            assert_eq!(counters.tcp_undos, counters.tcp_retransmits, "by {packets}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn cubic_keeps_up_with_its_response_function_at_one_percent_loss() {
+    // RFC 9438 section 4.3: at this loss and round trip the Reno-friendly window, sqrt(3 / 2p) segments.
+    for seed in 0..3 {
+        let mut lab = one_flow(None, Faults::default(), seed);
+        lab.world.run_for(Duration::from_millis(500));
+        lab.link().config.faults.loss = 0.01;
+        lab.world.run_for(Duration::from_secs(20));
+        let before = lab.received(0).bytes;
+        let seconds = 100;
+        lab.world.run_for(Duration::from_secs(seconds));
+        let predicted = (1.5f64 / 0.01).sqrt() * MSS as f64 / 0.040;
+        let ratio = (lab.received(0).bytes - before) as f64 / seconds as f64 / predicted;
+        assert!(ratio >= 0.7, "seed {seed}: {ratio:.2} of what is predicted");
+        assert_eq!(lab.counters(0).tcp_timeouts, 0, "seed {seed}");
+    }
+}
