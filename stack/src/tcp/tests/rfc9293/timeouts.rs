@@ -5,8 +5,7 @@ use super::*;
 /// The segment at the front comes three times more, so the timer is started again each time. It backs off, but not beyond
 /// 10 s by then.
 #[track_caller]
-#[allow(clippy::needless_pass_by_value, reason = "scripts read better with segments built in place")]
-fn comes_again(s: &mut Scene, expected: Seg) {
+fn comes_again(s: &mut Scene, expected: &Seg) {
     s.t.expect_silence(MS);
     for _ in 0..3 {
         let before = s.t.now;
@@ -19,11 +18,11 @@ fn comes_again(s: &mut Scene, expected: Seg) {
 
 #[test]
 fn retransmission_syn_sent() {
-    comes_again(&mut Scene::syn_sent(), syn());
+    comes_again(&mut Scene::syn_sent(), &syn());
 }
 
 fn retransmission_of_the_syn_ack(s: &mut Scene) {
-    comes_again(s, syn_ack());
+    comes_again(s, &syn_ack());
 }
 in_each!(retransmission_of_the_syn_ack: syn_received syn_received_active);
 
@@ -33,13 +32,13 @@ fn retransmission_of_text(s: &mut Scene) {
     s.t.send(id, "abc");
     let text = seg().ack(s.rcv_nxt).data("abc");
     s.t.expect(text.clone());
-    comes_again(s, text);
+    comes_again(s, &text);
 }
 in_each!(retransmission_of_text: established close_wait);
 
 fn retransmission_of_the_fin(s: &mut Scene) {
     let again = fin().ack(s.rcv_nxt);
-    comes_again(s, again);
+    comes_again(s, &again);
 }
 in_each!(retransmission_of_the_fin: fin_wait_1 closing last_ack);
 
