@@ -41,7 +41,8 @@ pub fn loss(path: &Path, results: &[LossResult]) -> Result {
         .y_desc("Mbit/s of payload, logarithmic")
         .draw()?;
     for place in 0..4 {
-        let bars = results.iter().filter(|r| r.burst == 1).enumerate().filter(|(index, _)| index % 4 == place);
+        let bars =
+            results.iter().filter(|r| r.burst == 1).enumerate().filter(|(index, _)| index % 4 == place);
         let name = results[place].stack.name();
         let bars = bars.map(|(index, result)| {
             let left = (index / 4) as f64 + 0.1 + 0.2 * place as f64;
@@ -92,7 +93,10 @@ pub fn shared(directory: &Path, runs: &[Shared]) -> Result {
     for (part, run) in parts.iter().zip(runs) {
         let title = format!("{}: four flows, Mbit/s each", run.stack.name());
         let flow = |flow: &Vec<f64>| {
-            flow.iter().enumerate().map(|(second, rate)| (second as f64 + 1.0, rate / 1e6)).collect::<Vec<_>>()
+            flow.iter()
+                .enumerate()
+                .map(|(second, rate)| (second as f64 + 1.0, rate / 1e6))
+                .collect::<Vec<_>>()
         };
         line(part, &title, &run.series.iter().map(flow).collect::<Vec<_>>())?;
     }

@@ -67,8 +67,7 @@ fn bottleneck(stack: Stack, begins: &[Duration], bytes: Option<u64>, seed: u64) 
         send_buffer_bytes: BUFFER_BYTES,
         ..SocketOptions::default()
     };
-    let flow =
-        |&begins_at| Flow { begins_at, bytes, options: options.clone(), sack: stack.sack };
+    let flow = |&begins_at| Flow { begins_at, bytes, options: options.clone(), sack: stack.sack };
     let mut bottleneck = Bottleneck {
         bits_per_second: RATE,
         rtt: RTT,
@@ -311,7 +310,8 @@ fn repeat(what: &'static str, start: impl Fn(u64, &mut Dice) -> Lab) -> Recovery
     let mut sum = Recovery { what, transfers: TRANSFERS, ..Recovery::default() };
     for seed in 1..=TRANSFERS {
         let mut lab = start(seed, &mut Dice::new(seed, 0x9107));
-        while lab.received(0).finished_at.is_none() && lab.world.now() < Instant::ZERO + Duration::from_secs(120)
+        while lab.received(0).finished_at.is_none()
+            && lab.world.now() < Instant::ZERO + Duration::from_secs(120)
         {
             lab.world.run_for(Duration::from_millis(20));
         }

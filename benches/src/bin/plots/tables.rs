@@ -47,7 +47,10 @@ fn loss_table(text: &mut String, loss: &[LossResult]) -> core::fmt::Result {
          link's {} Mbit/s of payload. Spurious:\nretransmissions beyond what the link lost, all seeds together.\n",
         mbit(GOODPUT_MAX)
     )?;
-    writeln!(text, "| loss | stack | goodput | predicted for CUBIC | ratio | to NewReno without SACK | RTOs | spurious of lost |")?;
+    writeln!(
+        text,
+        "| loss | stack | goodput | predicted for CUBIC | ratio | to NewReno without SACK | RTOs | spurious of lost |"
+    )?;
     writeln!(text, "|---|---|---|---|---|---|---|---|")?;
     for r in loss {
         let burst = if r.burst > 1 { format!(", 1 to {} in a row", r.burst) } else { String::new() };
@@ -107,7 +110,14 @@ fn queue_table(text: &mut String, queues: &[Queue]) -> core::fmt::Result {
     )?;
     for run in queues {
         let name = run.stack.name();
-        writeln!(text, "| {name} | {} | {:.0} | {:.0} | {} |", mbit(run.goodput), run.mean, run.p95, run.dropped)?;
+        writeln!(
+            text,
+            "| {name} | {} | {:.0} | {:.0} | {} |",
+            mbit(run.goodput),
+            run.mean,
+            run.p95,
+            run.dropped
+        )?;
     }
     for run in queues {
         let name = run.stack.name();
@@ -127,7 +137,15 @@ fn recovery_table(text: &mut String, recovery: &[Recovery]) -> core::fmt::Result
         writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-            r.what, r.transfers, r.lost, r.retransmits, r.spurious_max, r.timeouts, r.tail_probes, r.undos, r.dsacks
+            r.what,
+            r.transfers,
+            r.lost,
+            r.retransmits,
+            r.spurious_max,
+            r.timeouts,
+            r.tail_probes,
+            r.undos,
+            r.dsacks
         )?;
     }
     Ok(())
