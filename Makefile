@@ -6,7 +6,7 @@ SETUP := apps/scripts/setup.sh
 # Seconds that `make fuzz` gives to each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint bench plots fuzz test-zerocopy clean
+.PHONY: help demo test lint compliance bench plots fuzz test-zerocopy clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -22,9 +22,14 @@ lint: ## Formatting and lints only
 	@$(SETUP) build test
 	@apps/scripts/test.sh lint
 
-bench: ## Micro-benchmarks, and whole stacks side by side
+compliance: ## Writes COMPLIANCE.md: the TCP standards' demands, where they are met and tested
+	@$(SETUP) build
+	BYWASH_WRITE_COMPLIANCE=1 cargo test -p bywash --test compliance
+
+bench: ## Micro-benchmarks beside smoltcp; as root, bywash http beside nginx on the kernel's TCP
 	@$(SETUP) build bench
-	cargo bench --workspace
+	cargo bench --package bywash-benches
+	@apps/scripts/bench.sh
 
 plots: ## Congestion control and recovery in the simulator: benches/CONGESTION.md, SVG and JSON in benches/results/
 	@$(SETUP) build bench
@@ -32,9 +37,9 @@ plots: ## Congestion control and recovery in the simulator: benches/CONGESTION.m
 
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60) from its corpus
 	@$(SETUP) build fuzz
-	@cd fuzz && for target in $$(cargo +nightly fuzz list); do \
+	@cd fuzz && for target in $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))); do \
 	    echo "== $$target, $(FUZZ_SECONDS) s"; \
-	    cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	    cargo +nightly fuzz run --features libfuzzer $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 test-zerocopy: ## The HTTP test on real zero-copy sockets, in a small emulated machine (downloads it)
@@ -43,3 +48,4 @@ test-zerocopy: ## The HTTP test on real zero-copy sockets, in a small emulated m
 
 clean: ## Removes everything that was built
 	cargo clean
+	cargo clean --manifest-path fuzz/Cargo.toml

@@ -3,15 +3,18 @@
 # usage: test.sh [lint]   lint: formatting and lints only
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-export PATH=$HOME/.cargo/bin:$PATH CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+export PATH=$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+readonly fuzz=fuzz/Cargo.toml # a workspace of its own
 
 step() { printf '\n== %s\n' "$*"; }
 
 lint() {
     step "formatting"
     cargo fmt --all --check
+    cargo fmt --manifest-path "$fuzz" --check
     step "lints"
     cargo clippy --workspace --all-targets --all-features --quiet -- -D warnings
+    cargo clippy --manifest-path "$fuzz" --all-targets --quiet -- -D warnings
 }
 
 run_tests() {
@@ -19,6 +22,8 @@ run_tests() {
     log=$(mktemp)
     # shellcheck disable=SC2064
     trap "rm -f '$log'" EXIT
+    step "the fuzz targets on their corpora"
+    cargo test --manifest-path "$fuzz" --quiet
     step "examples in the documentation"
     cargo test --workspace --all-features --doc --quiet
     step "tests"
@@ -31,8 +36,9 @@ run_tests() {
         cargo test --workspace --all-features --no-fail-fast --lib --bins --tests 2>&1 | tee "$log" || status=$?
     fi
     if grep -q 'SKIPPED' "$log"; then
-        step "skipped for want of root (run as root to include them)"
-        grep -o 'SKIPPED .*' "$log" | sort -u
+        step "skipped"
+        grep -o 'SKIPPED [a-z0-9_:]*: needs .*' "$log" | sed 's/^SKIPPED //' | sort -u
+        ((EUID == 0)) || echo "$(grep -c 'SKIPPED .*: needs root' "$log") tests need root: run make test as root to include them"
     fi
     # The runner's own closing line, last.
     echo

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bywash::config::{Cidr, Route};
+use bywash::tcp::EcnConfig;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::units::{CpuList, QueueSet, cpu_list, duration, size, size_usize};
@@ -36,6 +37,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
 pub struct GlobalArgs {
     /// How much to tell on standard error: off, error, warn, info, debug, trace, or `target=level,...`
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info", env = "BYWASH_LOG")]
@@ -93,6 +95,20 @@ Examples:
   bywash get -i eth0 --address 2001:db8::10/64 'http://[2001:db8::1]:8080/'
   bywash get -i eth0 --share-address http://192.0.2.1/ --requests 10000 --concurrency 32")]
     Get(GetArgs),
+    /// List the sockets of running bywash processes, as ss(8) does for the kernel's
+    #[command(after_help = "Filters, as in ss(8); side by side they mean `and`:
+  state STATE, exclude STATE            established, time-wait, listening, all, connected, ...
+  src ADDRESS, dst ADDRESS              10.0.0.0/8, 192.0.2.1:80, [2001:db8::1]:80, :80
+  sport OP PORT, dport OP PORT          OP is one of = != < > <= >=
+  not, and, or, ( )
+
+Examples:
+  bywash ss -ti                         connections with their figures
+  bywash ss -tl                         listeners: Recv-Q wait to be accepted, Send-Q is the backlog
+  bywash ss -tao state time-wait
+  bywash ss -ti dst 10.0.0.0/8 sport = :80
+  bywash ss --json | jq '.[].socket.info.rtt'")]
+    Ss(SsArgs),
 }
 
 impl Command {
@@ -105,6 +121,7 @@ impl Command {
             Self::Nic(_) => "nic",
             Self::Ping(_) => "ping",
             Self::Get(_) => "get",
+            Self::Ss(_) => "ss",
         }
     }
 }
@@ -120,7 +137,7 @@ pub struct StackArgs {
     #[arg(long, value_name = "LIST", default_value = "all")]
     pub queues: QueueSet,
     /// Address with prefix length that is the stack's alone; may be repeated
-    #[arg(long, value_name = "CIDR", conflicts_with = "share_address")]
+    #[arg(long, value_name = "CIDR", conflicts_with = "share_address", value_parser = address)]
     pub address: Vec<Cidr>,
     /// Use the addresses and gateways that the kernel has on the NIC; only the ports opened here bypass the kernel
     #[arg(long)]
@@ -137,6 +154,10 @@ pub struct StackArgs {
     /// Name server, at most 4 (with --share-address: those of /etc/resolv.conf unless given)
     #[arg(long, value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
+    /// Explicit congestion notification (RFC 3168, RFC 9768): off, on, accept, accurate, classic-accurate, accept-accurate, or
+    /// Linux's tcp_ecn number
+    #[arg(long, value_name = "SETTING", default_value_t)]
+    pub ecn: EcnConfig,
     /// Largest IP packet, in bytes; the NIC's MTU unless given
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,
@@ -161,6 +182,13 @@ pub struct StackArgs {
     /// Write every packet that the stack received or sent to this file (tcpdump, tshark and Wireshark read it)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
+    /// Path of the control socket, through which `bywash ss` asks; unless given, PID.sock in /run/bywash or
+    /// $XDG_RUNTIME_DIR/bywash
+    #[arg(long, value_name = "PATH", conflicts_with = "no_control")]
+    pub control: Option<PathBuf>,
+    /// No control socket
+    #[arg(long)]
+    pub no_control: bool,
     /// Log a line of figures every so often
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub stats_interval: Option<Duration>,
@@ -233,7 +261,7 @@ pub struct KeepaliveArg {
 #[derive(Debug, Args)]
 pub struct EchoArgs {
     /// Port for both protocols
-    #[arg(short, long, default_value_t = 7)]
+    #[arg(short, long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// TCP only
     #[arg(long, conflicts_with = "udp")]
@@ -256,7 +284,7 @@ pub struct EchoArgs {
 #[derive(Debug, Args)]
 pub struct HttpArgs {
     /// TCP port
-    #[arg(short, long, default_value_t = 80)]
+    #[arg(short, long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Directory to serve; symbolic links that leave it are not followed
     #[arg(short, long, value_name = "DIR", default_value = ".")]
@@ -355,7 +383,7 @@ pub struct GetArgs {
     /// Redirects to follow
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub max_redirects: u32,
-    /// How long name resolution and connecting may take
+    /// How long DHCP, then name resolution, then connecting may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
     /// How long the server may send nothing
@@ -373,6 +401,88 @@ pub struct GetArgs {
     /// The stack's options.
     #[command(flatten)]
     pub stack: StackArgs,
+}
+
+/// `bywash ss`.
+#[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "ss(8) has these")]
+pub struct SsArgs {
+    /// TCP sockets (so also unless -u is given)
+    #[arg(short, long)]
+    pub tcp: bool,
+    /// UDP sockets
+    #[arg(short, long)]
+    pub udp: bool,
+    /// All states, listeners, TIME-WAIT and SYN-RECV too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Listeners only
+    #[arg(short, long, conflicts_with = "all")]
+    pub listening: bool,
+    /// TCP's figures
+    #[arg(short, long)]
+    pub info: bool,
+    /// Memory of the buffers
+    #[arg(short, long)]
+    pub memory: bool,
+    /// Timers
+    #[arg(short, long)]
+    pub options: bool,
+    /// The shard, and what else there is
+    #[arg(short, long)]
+    pub extended: bool,
+    /// The process of each
+    #[arg(short, long)]
+    pub processes: bool,
+    /// Counts only
+    #[arg(short, long)]
+    pub summary: bool,
+    /// Addresses and ports as numbers: always so
+    #[arg(short, long)]
+    pub numeric: bool,
+    /// IPv4 only
+    #[arg(short = '4', long)]
+    pub ipv4: bool,
+    /// IPv6 only
+    #[arg(short = '6', long)]
+    pub ipv6: bool,
+    /// No line of titles
+    #[arg(short = 'H', long)]
+    pub no_header: bool,
+    /// Machine-readable output; durations are in microseconds, rates in bytes a second
+    #[arg(long, conflicts_with = "summary")]
+    pub json: bool,
+    /// Ask this process only
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Ask at this control socket only
+    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
+    pub control: Option<PathBuf>,
+    /// Which sockets, such as `state established sport = :80`
+    #[arg(value_name = "FILTER")]
+    pub filter: Vec<String>,
+}
+
+impl SsArgs {
+    /// With the protocols that are meant where none is named: TCP, and both for a summary.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        if !self.udp && !self.tcp {
+            (self.tcp, self.udp) = (true, self.summary);
+        }
+        self
+    }
+}
+
+/// Parses `192.0.2.10/24`. Without its length an address would be alone on its link, and reach nobody.
+fn address(text: &str) -> Result<Cidr, String> {
+    if !text.contains('/') && text.parse::<IpAddr>().is_ok() {
+        return Err(format!(
+            "`{text}` needs the length of its network's prefix, as in {text}/{}",
+            if text.contains(':') { 64 } else { 24 }
+        ));
+    }
+    text.parse().map_err(|error: bywash::config::ConfigError| error.to_string())
 }
 
 /// Parses `198.51.100.0/24 via 192.0.2.1`.

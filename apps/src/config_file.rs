@@ -166,7 +166,10 @@ fn check(
         (_, Some(table)) => {
             format!("unknown key `{name}` in [{table}]; `bywash help {table}` lists what there is")
         }
-        (0, None) => format!("unknown key `{name}`; the keys are the long options of `{}`", root.get_name()),
+        (0, None) => format!(
+            "unknown key `{name}`; the keys are long options, such as those that `{} help http` lists",
+            root.get_name()
+        ),
         (_, None) => {
             let owner =
                 commands.iter().find(|command| known(command)).map_or("", |command| command.get_name());

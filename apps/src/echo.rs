@@ -13,6 +13,7 @@ use bywash::runtime::{BoxError, Context, spawn};
 
 use crate::cli::EchoArgs;
 use crate::error::AppError;
+use crate::reservation::Protocol;
 use crate::stack;
 
 /// Both families' "any address".
@@ -34,9 +35,6 @@ struct Plan {
 /// # Errors
 /// As [`AppError`] says.
 pub fn run(args: &EchoArgs) -> Result<(), AppError> {
-    if args.port == 0 {
-        return Err(AppError::Usage("--port 0: say a port from 1 to 65535".into()));
-    }
     let plan = Plan {
         port: args.port,
         tcp: !args.udp,
@@ -51,7 +49,13 @@ pub fn run(args: &EchoArgs) -> Result<(), AppError> {
         _ => "UDP",
     };
     let what = format!("echo on {protocols} port {}", plan.port);
-    let running = stack::prepare(&args.stack)?.start(&what, move |context| serve(plan.clone(), context))?;
+    let mut prepared = stack::prepare(&args.stack)?;
+    for (wanted, protocol) in [(plan.tcp, Protocol::Tcp), (plan.udp, Protocol::Udp)] {
+        if wanted {
+            prepared.reserve(protocol, plan.port)?;
+        }
+    }
+    let running = prepared.start(&what, move |context| serve(plan.clone(), context))?;
     println!("{}", running.wait()?);
     Ok(())
 }

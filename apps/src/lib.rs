@@ -1,8 +1,14 @@
 //! The `bywash` command's parts, as a library so that each can be tested on its own.
 //!
 //! [`cli`] and [`config_file`] say what the user wants; [`stack`] opens the NIC and starts the runtime for it, with
-//! [`kernel_net`] reading what the kernel knows of the NIC and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
-//! [`get`] are the applications; [`nic`] shows a NIC without starting anything. [`run`] puts them together.
+//! [`kernel_net`] reading what the kernel knows of the NIC, [`reservation`] looking for services that would lose their
+//! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
+//! [`get`] are the applications; [`nic`] shows a NIC without starting anything, [`ss`] what others that run are doing. [`run`] puts them together.
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
 
 pub mod cli;
 pub mod config_file;
@@ -14,7 +20,9 @@ pub mod kernel_net;
 pub mod logging;
 pub mod nic;
 pub mod ping;
+pub mod reservation;
 pub mod signals;
+pub mod ss;
 pub mod stack;
 pub mod units;
 
@@ -42,6 +50,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Nic(args) => nic::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Get(args) => get::run(args),
+        Command::Ss(args) => ss::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

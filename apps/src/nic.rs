@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use bywash_afxdp::{Capability, Missing, Nic, Setting, interfaces};
+use bywash_afxdp::{Missing, Nic, Setting, TO_ATTACH, interfaces};
 use serde::Serialize;
 
 use crate::cli::NicArgs;
@@ -233,6 +233,17 @@ impl Report {
                 "large receive offload does not go with XDP on many drivers: ethtool -K {name} lro off"
             ));
         }
+        // Outside the frame the tag is lost to XDP, and with it the difference between a VLAN's packets and untagged ones.
+        if self.offload("rx-vlan") == Some(true) {
+            let command = match self.driver.as_str() {
+                // What veth passes on beside the frame is what its other end did not put into it.
+                "veth" => format!("ethtool -K PEER txvlan off ({name}'s other end)"),
+                _ => format!("ethtool -K {name} rxvlan off"),
+            };
+            advice.push(format!(
+                "VLAN tags are taken off, so that tagged frames look untagged to XDP: {command}"
+            ));
+        }
         advice
     }
 
@@ -297,8 +308,7 @@ fn bywash_program_name() -> &'static str {
 
 /// The capabilities that AF_XDP with a steering program needs and this process lacks.
 fn lacking() -> Vec<&'static str> {
-    const NEEDED: &[Capability] = &[bywash_afxdp::NET_ADMIN, bywash_afxdp::BPF, bywash_afxdp::NET_RAW];
-    Missing::of(NEEDED).lacking().iter().map(|capability| capability.name).collect()
+    Missing::of(TO_ATTACH).lacking().iter().map(|capability| capability.name).collect()
 }
 
 /// One line a NIC.
@@ -455,7 +465,7 @@ mod tests {
         let program = AttachedReport { id: 5, name: "other".into(), mode: "native".into() };
         let setting = |current, max| SettingReport { current, max };
         let rings = RingsReport { rx: setting(256, 8192), tx: setting(256, 8192) };
-        let lro = vec![OffloadReport { name: "lro", on: true }];
+        let on = |name| vec![OffloadReport { name, on: true }];
         for (report, command) in [
             (Report { up: false, ..report() }, "ip link set eth7 up"),
             (Report { carrier: false, ..report() }, "no carrier"),
@@ -465,7 +475,8 @@ mod tests {
             (Report { mtu: 9000, xdp_features: Some(vec!["basic"]), ..report() }, "mtu 1500"),
             (Report { rings: Some(rings), ..report() }, "ethtool -G eth7 rx 4096"),
             (Report { rx_queues: 4, ..report() }, "ethtool -X eth7 equal 4"),
-            (Report { offloads: lro, ..report() }, "ethtool -K eth7 lro off"),
+            (Report { offloads: on("lro"), ..report() }, "ethtool -K eth7 lro off"),
+            (Report { offloads: on("rx-vlan"), ..report() }, "ethtool -K eth7 rxvlan off"),
         ] {
             let advice = report.advise();
             assert!(advice.len() == 1 && advice[0].contains(command), "{command}: {advice:?}");

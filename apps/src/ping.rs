@@ -12,8 +12,11 @@ use crate::cli::PingArgs;
 use crate::error::AppError;
 use crate::stack;
 
-/// How long name resolution (and DHCP before it) may take.
+/// How long DHCP may take, and name resolution after it.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An IPv6 header and ICMPv6's; IPv4's are 20 bytes less.
+const HEADERS_MAX: usize = 48;
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,13 @@ struct Outcome {
 /// [`AppError::Unsuccessful`] when no reply came; otherwise as [`AppError`] says.
 pub fn run(args: &PingArgs) -> Result<(), AppError> {
     let prepared = stack::prepare(&args.stack)?;
+    let unfragmented = prepared.mtu().saturating_sub(HEADERS_MAX);
+    if args.stack.share_address && usize::from(args.size) > unfragmented {
+        tracing::warn!(
+            "fragments to a shared address stay with the kernel: replies will be missing; use --size {unfragmented} or less, or \
+             an address of the stack's own (--address)"
+        );
+    }
     let outcome: Arc<Mutex<Outcome>> = Arc::default();
     let plan = Plan {
         host: args.host.clone(),
@@ -79,11 +89,8 @@ async fn ping(plan: Plan, context: Context, outcome: Arc<Mutex<Outcome>>) -> Res
     if context.shard() != 0 {
         return Ok(());
     }
-    let find = async {
-        context.configured().await;
-        lookup(&plan.host).await
-    };
-    let found = timeout(START_TIMEOUT, find).await;
+    stack::address_within(&context, START_TIMEOUT).await?;
+    let found = timeout(START_TIMEOUT, lookup(&plan.host)).await;
     let addresses = found
         .map_err(|_| format!("no answer about {} within {START_TIMEOUT:?}", plan.host))?
         .map_err(|error| format!("{}: {error}", plan.host))?;

@@ -2,23 +2,30 @@
 //! every queue on its own thread, say what was obtained, and sum up at the end.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bywash::config::{AddressUse, Cidr, Route, StackConfig};
 use bywash::limits::{INTERFACE_ADDRESSES, INTERFACE_ROUTES};
+use bywash::runtime::control_socket;
+use bywash::runtime::time::timeout;
 use bywash::runtime::{BoxError, Context, Handle, Metrics, Pinning, Runtime, Summary};
 use bywash::tcp::SocketOptions;
 use bywash_afxdp::{AttachOptions, HugePages, Mode, Nic, ObtainedMode, PortAddresses, QueueOptions, Steer};
+use futures_lite::future::or;
 
 use crate::cli::{HugePagesArg, ModeArg, StackArgs, TcpArgs};
 use crate::error::AppError;
+use crate::reservation::{Protocol, Reservation};
 use crate::units::{QueueSet, bytes_for_people};
 use crate::{kernel_net, signals};
 
 /// Name servers that the stack's resolver takes.
 const NAME_SERVERS_MAX: usize = 4;
+/// How long DHCP servers may be silent before the log says so. Those that ping an address before they offer it take 3 s.
+const DHCP_SILENCE: Duration = Duration::from_secs(5);
 
 /// A NIC with its steering program and everything decided, not yet running.
 pub struct Prepared {
@@ -28,11 +35,13 @@ pub struct Prepared {
     queue_options: QueueOptions,
     config: StackConfig,
     args: StackArgs,
+    reservation: Reservation,
 }
 
 /// A running stack.
 pub struct Running {
     runtime: Runtime,
+    _reservation: Reservation,
     /// Dropping it ends the thread that logs figures.
     _stats: Option<Sender<()>>,
 }
@@ -57,8 +66,9 @@ pub fn prepare(args: &StackArgs) -> Result<Prepared, AppError> {
     if !nic.has_carrier {
         tracing::warn!("{interface} has no carrier: is the cable plugged in, the other end up?");
     }
-    let queues = chosen_queues(&args.queues, nic.rx_queues);
     let config = stack_config(args, interface)?;
+    config.validate(nic.mtu).map_err(|error| AppError::Usage(error.to_string()))?;
+    let queues = chosen_queues(&args.queues, nic.rx_queues);
     let mode = match args.mode {
         ModeArg::Auto => Mode::Auto,
         ModeArg::ZeroCopy => Mode::ZeroCopy,
@@ -70,7 +80,15 @@ pub fn prepare(args: &StackArgs) -> Result<Prepared, AppError> {
     for &queue in &queues {
         steer.queue(queue, &queue_options)?; // wrong options are said before any thread starts
     }
-    Ok(Prepared { nic, steer, queues, queue_options, config, args: args.clone() })
+    Ok(Prepared {
+        nic,
+        steer,
+        queues,
+        queue_options,
+        config,
+        args: args.clone(),
+        reservation: Reservation::default(),
+    })
 }
 
 impl Prepared {
@@ -93,6 +111,9 @@ impl Prepared {
         if let Some(path) = &self.args.pcap {
             builder = builder.pcap(path);
         }
+        if let Some(path) = control_path(&self.args) {
+            builder = builder.control(path);
+        }
         for &queue in &self.queues {
             let opener = self.steer.queue(queue, &self.queue_options)?;
             let obtained = obtained.clone();
@@ -102,7 +123,14 @@ impl Prepared {
                 Ok(queue)
             });
         }
-        let runtime = builder.start(app)?;
+        let dhcp = self.config.dhcp;
+        let runtime = builder.start(move |context| {
+            let asks = dhcp && context.shard() == 0;
+            let waiting = context.clone();
+            let app = app(context);
+            // Either alone: what is said about a missing lease must not keep a command from ending.
+            async move { if asks { or(app, tell_of_silence(waiting)).await } else { app.await } }
+        })?;
         signals::drain_on_signal(runtime.handle());
         let obtained = obtained.lock().expect("nobody panics with it").clone();
         tracing::info!("{}", self.start_line(what, &obtained));
@@ -110,7 +138,27 @@ impl Prepared {
         let stats = stats.map(|interval| log_figures(runtime.handle(), interval)).transpose();
         let stats =
             stats.map_err(|error| AppError::System { what: "start the thread that logs figures", error })?;
-        Ok(Running { runtime, _stats: stats })
+        Ok(Running { runtime, _reservation: self.reservation, _stats: stats })
+    }
+
+    /// Says that `port` will be served, to find out before it is whether that would take it from a program on a shared
+    /// address.
+    ///
+    /// # Errors
+    /// A port that is taken.
+    pub fn reserve(&mut self, protocol: Protocol, port: u16) -> Result<(), AppError> {
+        match self.config.address_use {
+            AddressUse::Own => Ok(()),
+            AddressUse::Shared => {
+                self.reservation.add(&self.config.addresses, self.nic.ifindex, protocol, port)
+            }
+        }
+    }
+
+    /// The largest IP packet in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> usize {
+        self.args.mtu.map_or(self.nic.mtu, |mtu| mtu.min(self.nic.mtu))
     }
 
     /// The addresses as configured; DHCP's are not known yet.
@@ -161,6 +209,39 @@ impl Running {
     }
 }
 
+/// No address came by DHCP.
+#[derive(Debug, thiserror::Error)]
+#[error("no address: no DHCP server answered within {0:?}; --address CIDR gives one without")]
+pub struct NoLease(Duration);
+
+/// Waits until the stack has an address, which takes time with `--dhcp` only, or is to end.
+///
+/// # Errors
+/// [`NoLease`] after `limit`.
+pub async fn address_within(context: &Context, limit: Duration) -> Result<(), NoLease> {
+    timeout(limit, or(context.configured(), context.shutdown())).await.map_err(|_| NoLease(limit))
+}
+
+/// Warns when no DHCP server answers; never ends.
+async fn tell_of_silence<T>(context: Context) -> T {
+    if timeout(DHCP_SILENCE, context.configured()).await.is_err() {
+        tracing::warn!("no DHCP server has answered for {DHCP_SILENCE:?}; still asking");
+    }
+    std::future::pending().await
+}
+
+/// Where the control socket goes. Without a place for it, and none asked for, the stack runs without.
+fn control_path(args: &StackArgs) -> Option<PathBuf> {
+    if args.no_control || args.control.is_some() {
+        return args.control.clone();
+    }
+    control_socket::default_path()
+        .inspect_err(|error| {
+            tracing::warn!("no control socket for `bywash ss`: {error}; --control PATH gives it a place");
+        })
+        .ok()
+}
+
 /// The queues to use, in order. A number too high is left to the driver, which says how many there are.
 fn chosen_queues(wish: &QueueSet, available: u32) -> Vec<u32> {
     match wish {
@@ -197,6 +278,7 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     let mut config = StackConfig::new(args.address.clone(), seed);
     config.dhcp = args.dhcp;
     config.mtu = args.mtu;
+    config.tcp.ecn = args.ecn;
     config.dns_servers.clone_from(&args.dns);
     config.routes = args.gateway.iter().map(|&gateway| default_route(gateway)).collect();
     config.routes.extend(&args.route);

@@ -110,7 +110,7 @@ fn index_list(text: &str, max: u32) -> Result<Vec<u32>, String> {
                 .parse::<u32>()
                 .ok()
                 .filter(|&number| number < max)
-                .ok_or_else(|| format!("`{number}` in `{text}` is not a number below {max}"))
+                .ok_or_else(|| format!("`{number}` is not a number below {max}; say, for example, 0,2-3"))
         };
         let (first, last) = (parse(first)?, parse(last)?);
         if first > last {

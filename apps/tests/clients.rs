@@ -2,60 +2,17 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::io::Read;
+use std::net::UdpSocket;
 use std::process::Output;
 
 use bywash_afxdp::require_root;
 use bywash_apps::http::body::generated_byte;
 use bywash_apps::http::sink::hex;
+use common::kernel_http::{self, BYTES};
 use common::server::bywash;
 use common::{Bed, PEER4, PEER6, STACK4, STACK6};
 use sha2::{Digest, Sha256};
-
-const BYTES: usize = 50_000_000;
-
-/// An HTTP server of the kernel's: one thread a connection.
-fn kernel_http(bed: &Bed) {
-    let listener = bed.peer().run(|| TcpListener::bind("[::]:80").expect("bind the kernel's TCP"));
-    let body: std::sync::Arc<[u8]> = (0..BYTES as u64).map(generated_byte).collect();
-    std::thread::spawn(move || {
-        while let Ok((stream, _)) = listener.accept() {
-            let body = body.clone();
-            std::thread::spawn(move || answer(stream, &body));
-        }
-    });
-}
-
-fn answer(mut stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        let mut field = line.clone();
-        while field != "\r\n" {
-            field.clear();
-            reader.read_line(&mut field)?;
-        }
-        match line.split(' ').nth(1).unwrap_or_default() {
-            "/file" => {
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
-                stream.write_all(body)?;
-            }
-            "/small" => write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsmall\n")?,
-            "/moved" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: small\r\nContent-Length: 0\r\n\r\n")?,
-            "/loop" => write!(stream, "HTTP/1.1 302 Found\r\nLocation: /loop\r\nContent-Length: 0\r\n\r\n")?,
-            "/short" => {
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nnot a thousand")?;
-                return Ok(());
-            }
-            "/silent" => drop(stream.read(&mut [0])?),
-            _ => write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?,
-        }
-    }
-}
 
 /// `bywash get` on the stack's own addresses.
 fn get(bed: &Bed, arguments: &[&str]) -> Output {
@@ -73,7 +30,7 @@ fn errors(output: &Output) -> String {
 fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_address() {
     require_root!();
     let bed = Bed::new(2, 1500);
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     let want: Vec<u8> = (0..BYTES as u64).map(generated_byte).collect();
     let hash = hex(&Sha256::digest(&want));
     let directory = tempfile::tempdir().unwrap();
@@ -88,14 +45,47 @@ fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_addre
     let output =
         bywash(&bed, &["get", "--share-address", "--sha256", "-o", "/dev/null", &url]).output().unwrap();
     assert!(output.status.success() && errors(&output).contains(&hash), "{}", errors(&output));
+    // Replies come to the queue that the peer's hash chooses, not to the one that asked.
+    let url = format!("http://{PEER4}/small");
+    let arguments = ["get", "--share-address", "--requests", "200", "--concurrency", "4", &url];
+    let output = bywash(&bed, &arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains(", 0 failed"), "{text}{}", errors(&output));
     assert!(bed.xdp_program().is_none());
+}
+
+#[test]
+fn get_keeps_answering_while_the_file_it_writes_waits() {
+    require_root!();
+    let bed = Bed::simple();
+    kernel_http::start(&bed);
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo");
+    assert!(made.success());
+    let address = format!("{STACK4}/24");
+    let url = format!("http://{PEER4}/file");
+    let arguments = ["get", "--log", "warn", "--address", &address, "-o", pipe.to_str().unwrap(), &url];
+    let mut child = bywash(&bed, &arguments).spawn().expect("start bywash");
+    // Opening a pipe waits for its reader: the stack must be seen to answer before there is one.
+    let limit = std::time::Duration::from_secs(10);
+    common::wait_until(limit, "the stack answers with nobody at the pipe", || bed.ping(STACK4));
+    assert!(bed.ping(STACK4), "it goes on answering");
+    let mut reader = std::fs::File::open(&pipe).unwrap();
+    let mut got = vec![0; 100_000];
+    reader.read_exact(&mut got).unwrap();
+    // Now the pipe is full, and everything behind it.
+    assert!(bed.ping(STACK4) && bed.ping(STACK4) && bed.ping(STACK4), "it answers while the reader rests");
+    reader.read_to_end(&mut got).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(got.iter().copied().eq((0..BYTES as u64).map(generated_byte)), "{} bytes", got.len());
 }
 
 #[test]
 fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     let url = |path: &str| format!("http://{PEER4}{path}");
     let output = get(&bed, &[&url("/moved")]);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"small\n".as_slice()));
@@ -103,9 +93,11 @@ fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
         (vec![url("/nothing")], "404"),
         (vec![url("/loop"), "--max-redirects".into(), "3".into()], "more than 3 redirects"),
         (vec![url("/short"), "-o".into(), "/dev/null".into()], "HTTP"),
+        (vec![url("/file"), "-o".into(), "/dev/full".into()], "write to /dev/full: no space left"),
         (vec![url("/silent"), "--stall-timeout".into(), "1s".into()], "--stall-timeout"),
         (vec![format!("http://{PEER4}:81/")], "connection refused"),
-        (vec!["http://192.0.2.77/".into(), "--connect-timeout".into(), "2s".into()], "192.0.2.77:80"),
+        (vec!["http://192.0.2.77/".into()], "host unreachable"),
+        (vec!["http://[2001:db8::77]/".into()], "host unreachable"),
         (vec!["http://198.51.100.1/".into()], "network unreachable"),
     ] {
         let output = get(&bed, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
@@ -119,7 +111,7 @@ fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
 fn get_loads_a_server_over_two_queues_without_a_failure() {
     require_root!();
     let bed = Bed::new(2, 1500);
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     let output = get(&bed, &["--requests", "5000", "--concurrency", "16", &format!("http://{PEER4}/small")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", errors(&output));
@@ -135,21 +127,19 @@ fn kernel_dns(bed: &Bed) {
             let name_end = 12 + query[12..length].iter().position(|&byte| byte == 0).unwrap_or(0);
             let question = &query[12..(name_end + 5).min(length)];
             let wanted = query[12..name_end] == *b"\x05files\x04test";
+            // Names that begin with a digit get it as response code; `0` exists, but has no address.
+            let code = match query[13] {
+                digit @ b'0'..=b'9' => digit - b'0',
+                _ if wanted => 0,
+                _ => 3,
+            };
+            if query[12..name_end] == *b"\x06silent\x04test" {
+                continue;
+            }
             let is_a = query[name_end + 1..name_end + 3] == [0, 1];
             // RFC 1035 section 4.1: id, response with recursion, no error or no such name, one question, the answers.
             let mut answer = query[..2].to_vec();
-            answer.extend([
-                0x81,
-                if wanted { 0x80 } else { 0x83 },
-                0,
-                1,
-                0,
-                u8::from(wanted && is_a),
-                0,
-                0,
-                0,
-                0,
-            ]);
+            answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(wanted && is_a), 0, 0, 0, 0]);
             answer.extend(question);
             if wanted && is_a {
                 answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
@@ -163,13 +153,26 @@ fn kernel_dns(bed: &Bed) {
 fn get_resolves_names_with_the_given_name_server() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http(&bed);
+    kernel_http::start(&bed);
     kernel_dns(&bed);
     let output = get(&bed, &["--dns", PEER4, "http://files.test/small"]);
     assert_eq!(output.stdout, b"small\n", "{}", errors(&output));
     let output = get(&bed, &["--dns", PEER4, "http://nothing.test/small"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(errors(&output).contains("cannot resolve nothing.test"), "{}", errors(&output));
+    assert!(errors(&output).contains("cannot resolve nothing.test: no such name"), "{}", errors(&output));
+    for (name, words) in [
+        ("0.test", "cannot resolve 0.test: the name has no address"),
+        ("2.test", "SERVFAIL"),
+        ("5.test", "REFUSED"),
+        ("silent.test", "no name server answered"),
+    ] {
+        let url = format!("http://{name}/small");
+        let output = get(&bed, &["--dns", PEER4, "--connect-timeout", "2s", &url]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(errors(&output).contains(words), "{name}: {}", errors(&output));
+    }
+    let output = ping(&bed, &["--dns", PEER4, "--count", "1", "nothing.test"]);
+    assert!(errors(&output).contains("nothing.test: no such name"), "{}", errors(&output));
 }
 
 /// `bywash ping` on the stack's own addresses.
@@ -195,6 +198,26 @@ fn ping_hears_the_kernel_over_both_families_and_in_fragments() {
             );
         }
     }
+}
+
+#[test]
+fn ping_from_a_shared_address_hears_the_replies_and_leaves_the_kernel_its_own() {
+    require_root!();
+    let bed = Bed::new(2, 1500);
+    for host in [PEER4, PEER6] {
+        let arguments =
+            ["ping", "--log", "warn", "--share-address", "--interval", "100ms", "--count", "3", host];
+        let pinging = bywash(&bed, &arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let kernels = bed.pair.stack.command("ping").args(["-c", "3", "-i", "0.2", "-W", "2", host]).output();
+        let (output, kernels) = (pinging.wait_with_output().unwrap(), kernels.unwrap());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("3 sent, 3 received"), "{host}: {text}");
+        assert!(kernels.status.success(), "{host}: {}", String::from_utf8_lossy(&kernels.stdout));
+    }
+    let arguments =
+        ["ping", "--share-address", "--count", "1", "--timeout", "200ms", "--size", "4000", PEER4];
+    let output = bywash(&bed, &arguments).output().unwrap();
+    assert!(errors(&output).contains("fragments to a shared address"), "{}", errors(&output));
 }
 
 #[test]
@@ -234,14 +257,17 @@ fn nic_shows_the_attached_program_and_errors_name_the_remedy() {
     assert_eq!((&nic["driver"], &nic["rx_queues"]), (&"veth".into(), &2.into()));
     assert_eq!(nic["attached"]["name"], "bywash_steer");
     server.stop();
-    for (arguments, words) in [
-        (&["echo", "--address", "192.0.2.10/24", "--queues", "5"][..], "queue 5 does not exist"),
-        (&["echo", "--address", "192.0.2.10/24", "--mode", "zero-copy"], "zero-copy"),
-        (&["echo", "--address", "192.0.2.10/24", "--ring", "1000"], "power of two"),
-        (&["echo", "--address", "192.0.2.10/24", "--gateway", "198.51.100.1"], "gateway 198.51.100.1"),
+    for (option, value, code, words) in [
+        ("--queues", "5", 1, "queue 5 does not exist"),
+        ("--mode", "zero-copy", 1, "zero-copy"),
+        ("--ring", "1000", 1, "power of two"),
+        ("--mtu", "9000", 2, "MTU 9000 is not possible: IP and the device allow 576 to 1500"),
+        ("--gateway", "198.51.100.1", 2, "gateway 198.51.100.1"),
+        ("--log", "loud", 2, "`loud` is no level"),
     ] {
-        let output = bywash(&bed, arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", errors(&output));
+        let arguments = ["echo", "--address", "192.0.2.10/24", option, value];
+        let output = bywash(&bed, &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", errors(&output));
         let text = errors(&output);
         let line = text.lines().last().unwrap_or_default();
         assert!(line.starts_with("bywash: ") && line.contains(words), "{arguments:?}: {text}");

@@ -97,30 +97,48 @@ fn connections(handle: &Handle) -> (usize, usize) {
     (tcp.connections, tcp.time_wait)
 }
 
+/// The application, a witness, and the peer's connection to one of the ports.
+struct Scene {
+    runtime: Runtime,
+    capture: Capture,
+    stream: TcpStream,
+    // Last: the others live in its namespaces.
+    _bed: Bed,
+}
+
+impl Scene {
+    fn new(port: u16) -> Self {
+        let bed = Bed::simple();
+        let runtime = application(&bed);
+        let capture = Capture::start(&bed, &format!("tcp port {port}"));
+        let stream = bed.connect(STACK4, port);
+        Self { runtime, capture, stream, _bed: bed }
+    }
+}
+
+/// Every frame is back in the pool at the end.
+fn end(runtime: Runtime) {
+    runtime.handle().shutdown();
+    assert_eq!(runtime.wait().unwrap().frames_missing(), 0);
+}
+
 #[test]
 fn the_peer_closes_first_in_four_ways() {
     require_root!();
-    let bed = Bed::simple();
-    let runtime = application(&bed);
-    let capture = Capture::start(&bed, "tcp port 101");
-    let mut stream = bed.connect(STACK4, CLOSES_LATE);
+    let Scene { runtime, capture, mut stream, _bed } = Scene::new(CLOSES_LATE);
     stream.write_all(b"x").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
     let segments = capture.wait(LIMIT, "the close is complete", closed);
     assert_four_way(&segments, false);
     wait_until(LIMIT, "nothing is left of the connection", || connections(&runtime.handle()) == (0, 0));
-    runtime.handle().shutdown();
-    assert_eq!(runtime.wait().unwrap().frames_missing(), 0);
+    end(runtime);
 }
 
 #[test]
 fn the_stack_closes_first_in_four_ways_and_keeps_the_time_wait() {
     require_root!();
-    let bed = Bed::simple();
-    let runtime = application(&bed);
-    let capture = Capture::start(&bed, "tcp port 102");
-    let mut stream = bed.connect(STACK4, CLOSES_FIRST);
+    let Scene { runtime, capture, mut stream, _bed } = Scene::new(CLOSES_FIRST);
     stream.write_all(b"x").unwrap();
     assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
     std::thread::sleep(PAUSE);
@@ -128,8 +146,7 @@ fn the_stack_closes_first_in_four_ways_and_keeps_the_time_wait() {
     let segments = capture.wait(LIMIT, "the close is complete", closed);
     assert_four_way(&segments, true);
     assert_eq!(connections(&runtime.handle()), (0, 1), "the closer keeps a TIME-WAIT");
-    runtime.handle().shutdown();
-    assert_eq!(runtime.wait().unwrap().frames_missing(), 0);
+    end(runtime);
 }
 
 /// Makes the kernel's socket deaf: what arrives is dropped in front of its TCP, as if lost; tcpdump still sees it.
@@ -142,10 +159,7 @@ fn deafen(stream: &TcpStream) {
 #[test]
 fn fins_that_cross_close_both_sides() {
     require_root!();
-    let bed = Bed::simple();
-    let runtime = application(&bed);
-    let capture = Capture::start(&bed, "tcp port 102");
-    let mut stream = bed.connect(STACK4, CLOSES_FIRST);
+    let Scene { runtime, capture, mut stream, _bed } = Scene::new(CLOSES_FIRST);
     deafen(&stream);
     stream.write_all(b"x").unwrap();
     capture.wait(LIMIT, "the stack's FIN is on its way", |segments| !fins(segments, true).is_empty());
@@ -160,17 +174,13 @@ fn fins_that_cross_close_both_sides() {
     assert!(!segments.iter().any(|segment| segment.rst), "no RST");
     assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
     wait_until(LIMIT, "the stack keeps a TIME-WAIT", || connections(&runtime.handle()) == (0, 1));
-    runtime.handle().shutdown();
-    assert_eq!(runtime.wait().unwrap().frames_missing(), 0);
+    end(runtime);
 }
 
 #[test]
 fn ten_megabytes_flow_to_the_peer_after_its_fin() {
     require_root!();
-    let bed = Bed::simple();
-    let runtime = application(&bed);
-    let capture = Capture::start(&bed, "tcp port 103");
-    let mut stream = bed.connect(STACK4, SENDS_AFTER_FIN);
+    let Scene { runtime, capture, mut stream, _bed } = Scene::new(SENDS_AFTER_FIN);
     stream.shutdown(Shutdown::Write).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
@@ -182,17 +192,13 @@ fn ten_megabytes_flow_to_the_peer_after_its_fin() {
     let after: u64 = segments[peer_fin..].iter().filter(|s| from_stack(s)).map(|s| u64::from(s.length)).sum();
     assert!(after >= MANY as u64, "{after} bytes were seen after the peer's FIN");
     assert!(!segments.iter().any(|segment| segment.rst), "no RST");
-    runtime.handle().shutdown();
-    runtime.wait().unwrap();
+    end(runtime);
 }
 
 #[test]
 fn ten_megabytes_flow_to_the_stack_after_its_fin() {
     require_root!();
-    let bed = Bed::simple();
-    let runtime = application(&bed);
-    let capture = Capture::start(&bed, "tcp port 102");
-    let mut stream = bed.connect(STACK4, CLOSES_FIRST);
+    let Scene { runtime, capture, mut stream, _bed } = Scene::new(CLOSES_FIRST);
     stream.write_all(b"x").unwrap();
     assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0, "the stack's FIN");
     let bytes: Vec<u8> = (0..MANY as u64).map(generated_byte).collect();
@@ -202,8 +208,7 @@ fn ten_megabytes_flow_to_the_stack_after_its_fin() {
     assert!(!segments.iter().any(|segment| segment.rst), "no RST");
     let want = Sha256::digest(&bytes).to_vec();
     wait_until(LIMIT, "the application has read everything", || RECEIVED.lock().unwrap().contains(&want));
-    runtime.handle().shutdown();
-    runtime.wait().unwrap();
+    end(runtime);
 }
 
 #[test]

@@ -106,6 +106,26 @@ fn the_kernels_tcp_udp_and_ping_work_while_the_stack_is_under_load() {
 }
 
 #[test]
+fn a_port_of_a_program_on_the_shared_address_is_not_taken_from_it() {
+    require_root!();
+    let bed = Bed::simple();
+    kernel_echo(&bed, 2222);
+    let mut bystander = Bystander::connect(&bed, 2222);
+    for command in [&["http"][..], &["echo", "--tcp"], &["echo", "--udp"]] {
+        let arguments = [command, &["--share-address", "--port", "2222"]].concat();
+        let output = bywash(&bed, &arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {text}");
+        let line = text.lines().last().unwrap_or_default();
+        assert!(
+            line.contains("port 2222 of 192.0.2.2 is taken by a program on the kernel's stack"),
+            "{text}"
+        );
+    }
+    bystander.exchange(1);
+}
+
+#[test]
 fn a_killed_server_leaves_no_program_and_starts_again_at_once() {
     require_root!();
     let bed = Bed::new(2, 1500);

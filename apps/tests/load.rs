@@ -24,6 +24,7 @@ fn wrk_with_256_connections_sees_no_error() {
     let requests = text.lines().find(|line| line.starts_with("Requests/sec:")).expect("wrk prints a rate");
     println!("wrk -t2 -c256 -d10, an unoptimised build: {requests}");
     let metrics = server.metrics(&bed);
+    println!("drops: {:?}", metrics.drops());
     for shard in 0..2 {
         assert!(
             metrics.of_shard("tcp_passive_opens_total", shard) >= 32,

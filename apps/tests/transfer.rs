@@ -67,6 +67,8 @@ fn there_and_back(bed: &Bed, host: &str, bytes: u64) {
     let want = (bytes, sha256(generated(bytes)));
     assert_eq!(download(bed, &url(host, &format!("/bytes/{bytes}"))), want, "down");
     assert_eq!(upload(bed, &url(host, "/sink"), bytes), want, "up");
+    // What the stack builds goes out as it is, packets of several frames too.
+    assert_eq!(server.metrics(bed).total("driver_driver_tx_realigned_total"), 0);
     let summary = server.stop();
     assert!(summary.contains("frames    all"), "{summary}");
 }

@@ -43,6 +43,7 @@
 // First index of `struct ports.open`.
 #define PORTS_TCP 0u
 #define PORTS_UDP 1u
+#define PORTS_ECHO 2u
 
 #define DHCP_CLIENT_PORT 68
 
@@ -80,7 +81,7 @@ struct address {
 };
 
 struct ports {
-	__u8 open[2 * 8192]; // one bit a port: TCP's 65,536, then UDP's
+	__u8 open[3 * 8192]; // one bit a port: TCP's 65,536, UDP's, then identifiers of echo requests
 };
 
 struct counters {
@@ -266,7 +267,17 @@ static __always_inline enum verdict quoted(const struct view *view, __u32 offset
 	return port_is_open(view, udp ? PORTS_UDP : PORTS_TCP, bpf_ntohs(ports[0])) ? ICMP_TO_SOCKET : PASS;
 }
 
-// ICMP to an address that the kernel has as well: errors about packets of the stack's are the stack's (RFC 792).
+// An echo reply (RFC 792, RFC 4443 section 4.2) is the stack's when it asked with this identifier; should the kernel have
+// drawn the same one of 65,536 for a ping of its own, that ping has to be started again.
+static __always_inline enum verdict echo_reply(const struct view *view, const __u8 *icmp)
+{
+	__u16 ident = icmp[4] << 8 | icmp[5];
+
+	return port_is_open(view, PORTS_ECHO, ident) ? ICMP_TO_SOCKET : PASS;
+}
+
+// ICMP to an address that the kernel has as well: errors about packets of the stack's are the stack's (RFC 792), and
+// replies to its pings.
 static __always_inline enum verdict shared_icmp(const struct view *view, __u32 offset)
 {
 	const __u8 *icmp = at(view, offset, ICMP_BYTES);
@@ -274,6 +285,8 @@ static __always_inline enum verdict shared_icmp(const struct view *view, __u32 o
 
 	if (!icmp)
 		return PASS_TRUNCATED;
+	if (icmp[0] == 0)
+		return echo_reply(view, icmp);
 	if (icmp[0] != 3 && icmp[0] != 4 && icmp[0] != 5 && icmp[0] != 11 && icmp[0] != 12)
 		return PASS;
 	offset += ICMP_BYTES;
@@ -351,6 +364,8 @@ static __always_inline enum verdict icmpv6(const struct view *view, __u32 offset
 			return PASS_TRUNCATED;
 		return ip->version == 6 ? quoted(view, offset + ICMP_BYTES + sizeof(*ip), ip->nexthdr) : PASS;
 	}
+	case 129:
+		return ours ? echo_reply(view, icmp) : PASS;
 	case 130: // multicast listener query
 	case 134: // router advertisement
 	case 136: // neighbour advertisement, to all nodes or to a shared address

@@ -4,7 +4,8 @@
 //! 1. [`Nic::open`] looks at the interface (`nic.rs`, `ethtool.rs`);
 //! 2. [`Nic::attach`] attaches the steering program, or joins another process's (`program.rs`, `bpf/steer.bpf.c`);
 //! 3. [`Steer::queue`] checks the options (`options.rs`), and [`QueueOpener::open`], on the thread that will drive the
-//!    queue, allocates the frames (`umem.rs`), binds the socket (`socket.rs`) and starts the steering (`steer.rs`);
+//!    queue, allocates the frames (`umem.rs`), binds the socket (`socket.rs`) and starts the steering (`steer.rs`,
+//!    `ports.rs`);
 //! 4. [`Queue`] is the device (`queue.rs`, `rings.rs`): bursts of packets in and out, and sleep.
 //!
 //! All `unsafe` is here because the kernel is on the other side: rings and frames it shares, syscalls libc does not
@@ -19,6 +20,7 @@ mod link;
 mod maps;
 mod nic;
 mod options;
+mod ports;
 mod privileges;
 mod program;
 mod queue;
@@ -36,8 +38,8 @@ pub use nic::{
     AttachMode, AttachedProgram, Channels, Driver, Nic, Offloads, Rings, Setting, XdpFeatures, interfaces,
 };
 pub use options::{BusyPoll, FRAMES, HugePages, Mode, PortAddresses, QueueOptions, RING_SIZE};
-pub use privileges::{BPF, Capability, Missing, NET_ADMIN, NET_RAW};
-pub use program::{AttachOptions, Steer};
+pub use privileges::{Capability, Missing};
+pub use program::{AttachOptions, Steer, TO_ATTACH};
 pub use queue::{Queue, QueueOpener};
 pub use socket::{BindMode, ObtainedMode};
 pub use stats::{QueueCounters, XdpStatistics};

@@ -11,9 +11,10 @@ use std::ptr;
 use bywash::device::Protocol;
 
 use crate::bpf::{self, Object, Pod};
+use crate::ports::Bits;
 
 /// Version of everything in `bpf/steer.bpf.c` that two processes share; raised by any change of its maps' meaning.
-pub(crate) const ABI_VERSION: u32 = 1;
+pub(crate) const ABI_VERSION: u32 = 2;
 /// First half of the entry in `bw_abi`: "bywa".
 const ABI_MAGIC: u32 = 0x6279_7761;
 
@@ -32,8 +33,10 @@ pub(crate) const ADDRESS_OWNED: u32 = 1;
 /// `ADDRESS_*`: the kernel's as well; only open ports are the stack's.
 pub(crate) const ADDRESS_SHARED: u32 = 2;
 
-/// Bytes of a queue's port bitmaps: 65,536 bits of TCP, then of UDP.
-const PORT_BYTES: usize = 2 * 8192;
+/// Bytes of one bitmap of 65,536 ports.
+const BITMAP_BYTES: usize = 8192;
+/// Bytes of a queue's port bitmaps: TCP's, UDP's, then the identifiers of echo requests.
+const PORT_BYTES: usize = 3 * BITMAP_BYTES;
 /// `COPY_BYTES_MAX`: longest packet that is copied.
 pub(crate) const COPY_BYTES_MAX: usize = 512;
 /// Room for copies not yet read, per queue: about 120 of them; further ones are counted as failed and only go to the
@@ -221,12 +224,21 @@ impl PortMap {
         unsafe { self.base.add(queue as usize * PORT_BYTES + index).as_ref() }
     }
 
+    /// Closes all ports of a queue.
+    pub fn clear(&self, queue: u32) {
+        (0..PORT_BYTES).for_each(|index| self.byte(queue, index).store(0, Ordering::Relaxed));
+    }
+}
+
+impl Bits for PortMap {
     /// Opens or closes a port.
-    pub fn set(&self, queue: u32, protocol: Protocol, port: u16, open: bool) {
-        let index = match protocol {
+    fn set(&self, queue: u32, protocol: Protocol, port: u16, open: bool) {
+        let bitmap = match protocol {
             Protocol::Tcp => 0,
-            Protocol::Udp => PORT_BYTES / 2,
-        } + usize::from(port >> 3);
+            Protocol::Udp => 1,
+            Protocol::Echo => 2,
+        };
+        let index = bitmap * BITMAP_BYTES + usize::from(port >> 3);
         let bit = 1 << (port & 7);
         // Relaxed: a port opens some time after the call, and nothing else is ordered by it.
         if open {
@@ -234,11 +246,6 @@ impl PortMap {
         } else {
             self.byte(queue, index).fetch_and(!bit, Ordering::Relaxed);
         }
-    }
-
-    /// Closes all ports of a queue.
-    pub fn clear(&self, queue: u32) {
-        (0..PORT_BYTES).for_each(|index| self.byte(queue, index).store(0, Ordering::Relaxed));
     }
 }
 

@@ -19,15 +19,17 @@ pub const NET_ADMIN: Capability = Capability { name: "CAP_NET_ADMIN", bit: 12 };
 pub const SYS_ADMIN: Capability = Capability { name: "CAP_SYS_ADMIN", bit: 21 };
 /// Loading programs and maps.
 pub const BPF: Capability = Capability { name: "CAP_BPF", bit: 39 };
+/// Loading programs that compare and add to pointers as compiled C does: without it the verifier rules that out.
+pub const PERFMON: Capability = Capability { name: "CAP_PERFMON", bit: 38 };
 
 impl Capability {
-    /// Whether the calling thread has it, or `CAP_SYS_ADMIN`, which the kernel takes for `CAP_BPF` and, where programs are
-    /// concerned, for `CAP_NET_ADMIN`.
+    /// Whether the calling thread has it, or `CAP_SYS_ADMIN`, which the kernel takes for `CAP_BPF`, `CAP_PERFMON` and,
+    /// where programs are concerned, `CAP_NET_ADMIN`.
     #[must_use]
     pub fn is_effective(self) -> bool {
         let Some(effective) = effective() else { return false };
         let has = |capability: Self| effective >> capability.bit & 1 == 1;
-        has(self) || ([BPF, NET_ADMIN].contains(&self) && has(SYS_ADMIN))
+        has(self) || ([BPF, PERFMON, NET_ADMIN].contains(&self) && has(SYS_ADMIN))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::maps::{Maps, PROGRAM};
 use crate::nic::{AttachMode, Nic, attach_mode};
 use crate::options::{Mode, QueueOptions};
+use crate::ports::OpenPorts;
 use crate::privileges::{self, Capability, Missing};
 use crate::queue::QueueOpener;
 
@@ -30,8 +31,10 @@ static ELF: &Elf<[u8]> = &Elf(*include_bytes!(concat!(env!("OUT_DIR"), "/steer.b
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// What loading and attaching takes.
-const TO_ATTACH: &[Capability] = &[privileges::NET_ADMIN, privileges::BPF, privileges::NET_RAW];
+/// What loading and attaching the steering program and opening sockets takes. Locking packet memory beyond
+/// `RLIMIT_MEMLOCK` takes `CAP_IPC_LOCK` as well.
+pub const TO_ATTACH: &[Capability] =
+    &[privileges::NET_ADMIN, privileges::BPF, privileges::PERFMON, privileges::NET_RAW];
 /// What joining another process's program takes: the kernel wants it for descriptors by id.
 const TO_JOIN: &[Capability] =
     &[privileges::SYS_ADMIN, privileges::NET_ADMIN, privileges::BPF, privileges::NET_RAW];
@@ -65,6 +68,7 @@ pub(crate) struct Attached {
     pub mode: AttachMode,
     pub address_use: AddressUse,
     pub maps: Maps,
+    pub ports: OpenPorts,
     joined: bool,
     _link: OwnedFd,
 }
@@ -123,6 +127,7 @@ impl Nic {
                 mode,
                 address_use: options.address_use,
                 maps,
+                ports: OpenPorts::default(),
                 joined: false,
                 _link: link,
             })),
@@ -191,7 +196,8 @@ impl Nic {
             "joined the steering program of another process"
         );
         let (nic, address_use) = (self.clone(), options.address_use);
-        Ok(Some(Attached { nic, mode, address_use, maps, joined: true, _link: link }))
+        let ports = OpenPorts::default();
+        Ok(Some(Attached { nic, mode, address_use, maps, ports, joined: true, _link: link }))
     }
 
     fn load_error(&self, source: io::Error, log: String) -> Error {

@@ -282,7 +282,17 @@ impl Queue {
     fn read_link_news(&mut self) -> io::Result<()> {
         let Some(state) = self.link.news() else { return Ok(()) };
         if state != self.link_state {
-            tracing::warn!(interface = self.interface(), queue = self.queue, ?state, "the link changed");
+            match state {
+                LinkState::Up => {
+                    tracing::info!(interface = self.interface(), queue = self.queue, "the link is up");
+                }
+                LinkState::Down => {
+                    tracing::warn!(interface = self.interface(), queue = self.queue, "the link is down");
+                }
+                LinkState::Gone => {
+                    tracing::warn!(interface = self.interface(), queue = self.queue, "the link is gone");
+                }
+            }
             self.link_state = state;
             self.rings.counters.link_changes += 1;
         }

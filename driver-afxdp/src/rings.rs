@@ -164,8 +164,9 @@ impl Rings {
             self.counters.tx_too_long += 1;
             return None;
         }
-        let aligned = packet.headroom() == XDP_HEADROOM as usize && packet.frames() == 1;
-        let packet = if aligned && packet.is_in(&self.pool) { packet } else { self.realigned(packet)? };
+        let fits = packet.frames() <= self.tx_frames_max && packet.is_in(&self.pool);
+        let aligned = fits && packet.starts_at(XDP_HEADROOM as usize);
+        let packet = if aligned { packet } else { self.realigned(packet)? };
         if packet.frames() > self.tx_frames_max {
             self.counters.tx_too_long += 1;
             return None;

@@ -1,6 +1,7 @@
 //! One queue's part of the steering program: which ports and addresses come to its socket, and the copies of what the
 //! kernel gets as well. A queue's entries in the maps are written by the process that has the queue bound, and nobody
-//! else; it removes them when it closes the queue, and those a killed process left when it opens it.
+//! else; it removes them when it closes the queue, and those a killed process left when it opens it. Ports are opened on
+//! all queues of the process at once ([`crate::ports`]).
 
 use core::net::IpAddr;
 use std::io;
@@ -52,6 +53,7 @@ impl QueueSteering {
             flags |= QUEUE_SHARED;
             flags |= this.share_addresses(&options.port_addresses)?;
         }
+        attached.ports.join(queue, &maps.ports);
         bpf::update(maps.queues.as_fd(), &queue, &flags)?;
         Ok(this)
     }
@@ -87,6 +89,7 @@ impl QueueSteering {
     fn clear(&mut self) -> io::Result<()> {
         let maps = &self.attached.maps;
         bpf::update(maps.queues.as_fd(), &self.queue, &0u32)?;
+        self.attached.ports.leave(self.queue, &maps.ports);
         maps.ports.clear(self.queue);
         maps::clear_addresses(maps, self.queue)?;
         self.addresses = 0;
@@ -132,12 +135,12 @@ impl Drop for QueueSteering {
 
 impl Steering for QueueSteering {
     fn open_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()> {
-        self.attached.maps.ports.set(self.queue, protocol, port, true);
+        self.attached.ports.open(self.queue, protocol, port, &self.attached.maps.ports);
         Ok(())
     }
 
     fn close_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()> {
-        self.attached.maps.ports.set(self.queue, protocol, port, false);
+        self.attached.ports.close(self.queue, protocol, port, &self.attached.maps.ports);
         Ok(())
     }
 

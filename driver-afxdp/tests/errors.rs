@@ -13,6 +13,7 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// The text of an error, which must contain all of `parts`.
@@ -99,10 +100,13 @@ fn missing_capabilities_are_named() {
             attach(&pair, AddressUse::Own).unwrap_err()
         })
     };
-    let error = without(&[CAP_BPF, CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW]);
+    let error = without(&[CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW]);
     says(
         &error,
-        &["lacks CAP_NET_ADMIN, CAP_BPF, CAP_NET_RAW", "setcap cap_net_admin,cap_bpf,cap_net_raw+ep"],
+        &[
+            "lacks CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW;",
+            "setcap cap_net_admin,cap_bpf,cap_perfmon,cap_net_raw+ep",
+        ],
     );
     let error = without(&[CAP_NET_ADMIN, CAP_SYS_ADMIN]);
     assert!(matches!(error, Error::NoPrivilege { .. }));
@@ -120,6 +124,19 @@ fn missing_capabilities_are_named() {
     let error = without(&[CAP_SYS_ADMIN]);
     says(&error, &["look at the XDP program on the interface", "lacks CAP_SYS_ADMIN"]);
     drop(first);
+}
+
+#[test]
+fn the_named_capabilities_are_enough() {
+    require_root!();
+    let pair = pair(VethOptions::default());
+    pair.stack.run(|| {
+        let named = [CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON, CAP_NET_RAW, CAP_IPC_LOCK];
+        drop_capabilities(&(0..41).filter(|number| !named.contains(number)).collect::<Vec<_>>());
+        open_owning(&pair, &small());
+        drop_capabilities(&[CAP_PERFMON]);
+        says(&attach(&pair, AddressUse::Own).unwrap_err(), &["lacks CAP_PERFMON;"]);
+    });
 }
 
 #[test]

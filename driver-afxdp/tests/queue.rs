@@ -108,6 +108,24 @@ fn send_from_peer(pair: &VethPair, frames: &[Vec<u8>]) {
     });
 }
 
+/// Runs `send` while the peer's interface is watched, which must see these frames in this order.
+fn peer_receives(pair: &VethPair, expected: &[Vec<u8>], send: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            pair.peer.enter();
+            let socket = RawSocket::open(&pair.peer_interface);
+            ready.send(()).unwrap();
+            for (index, frame) in expected.iter().enumerate() {
+                let received = socket.receive().expect("a frame");
+                assert!(received == *frame, "frame {index}: {} of {} bytes", received.len(), frame.len());
+            }
+        });
+        is_ready.recv().unwrap();
+        send();
+    });
+}
+
 #[test]
 fn the_mode_obtained_is_the_kernels_word() {
     require_root!();
@@ -316,25 +334,10 @@ fn packets_that_begin_elsewhere_are_sent_right() {
             batch.push_back(built);
             batch.push_back(early);
         }
-        std::thread::scope(|scope| {
-            let (ready, is_ready) = std::sync::mpsc::channel();
-            let (pair, expected) = (&pair, &expected);
-            scope.spawn(move || {
-                pair.peer.enter();
-                let socket = RawSocket::open(&pair.peer_interface);
-                ready.send(()).unwrap();
-                for frame in expected {
-                    for which in ["as built", "moved"] {
-                        let received = socket.receive().expect("a frame");
-                        assert!(received == *frame, "{which}: {} of {} bytes", received.len(), frame.len());
-                    }
-                }
-            });
-            is_ready.recv().unwrap();
-            transmit_all(&mut queue, &mut batch);
-        });
-        // Each moved one, and those built over several frames, whose later ones have no headroom.
-        assert_eq!(queue.counters().tx_realigned, 7 + 3);
+        let twice: Vec<_> = expected.iter().flat_map(|frame| [frame.clone(), frame.clone()]).collect();
+        peer_receives(&pair, &twice, || transmit_all(&mut queue, &mut batch));
+        // Each moved one, and none that was built by the stack, over several frames or not.
+        assert_eq!(queue.counters().tx_realigned, 7);
         assert_all_frames_back(&mut queue);
     });
 }
@@ -366,18 +369,8 @@ fn what_does_not_fit_the_ring_stays_with_the_caller() {
         assert_eq!(queue.pool().usage().tx, 64);
 
         // Up again, all go out.
-        std::thread::scope(|scope| {
-            let (ready, is_ready) = std::sync::mpsc::channel();
-            let pair = &pair;
-            scope.spawn(move || {
-                pair.peer.enter();
-                let socket = RawSocket::open(&pair.peer_interface);
-                ready.send(()).unwrap();
-                for i in 0..100 {
-                    assert_eq!(socket.receive().expect("a frame"), ethernet_of(&pattern(i, 100)));
-                }
-            });
-            is_ready.recv().unwrap();
+        let expected: Vec<_> = (0..100).map(|i| ethernet_of(&pattern(i, 100))).collect();
+        peer_receives(&pair, &expected, || {
             pair.stack.ip(&format!("link set {} up", pair.stack_interface));
             transmit_all(&mut queue, &mut batch);
             assert_all_frames_back(&mut queue);
@@ -401,11 +394,39 @@ fn what_cannot_be_sent_is_dropped_and_counted() {
     });
 }
 
+/// Keeps the level of every event.
+#[derive(Clone, Default)]
+struct Levels(std::sync::Arc<std::sync::Mutex<Vec<tracing::Level>>>);
+
+impl tracing::Subscriber for Levels {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        self.0.lock().unwrap().push(*event.metadata().level());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 #[test]
 fn a_link_that_goes_down_and_up_is_survived_and_reported() {
     require_root!();
     let pair = pair(VethOptions::default());
+    let levels = Levels::default();
     pair.stack.run(|| {
+        let _logs = tracing::subscriber::set_default(levels.clone());
         let mut queue = open_owning(&pair, &small());
         let wake = event_fd();
         let wait_for_link = |queue: &mut bywash_afxdp::Queue, up| {
@@ -416,10 +437,15 @@ fn a_link_that_goes_down_and_up_is_survived_and_reported() {
             }
         };
         wait_for_link(&mut queue, true);
+        levels.0.lock().unwrap().clear();
         pair.peer.ip(&format!("link set {} down", pair.peer_interface));
         wait_for_link(&mut queue, false);
+        assert!(levels.0.lock().unwrap().contains(&tracing::Level::WARN));
+        levels.0.lock().unwrap().clear();
         pair.peer.ip(&format!("link set {} up", pair.peer_interface));
         wait_for_link(&mut queue, true);
+        let told = levels.0.lock().unwrap().clone();
+        assert!(told.contains(&tracing::Level::INFO) && !told.contains(&tracing::Level::WARN), "{told:?}");
         assert!(queue.counters().link_changes >= 2);
         send_from_peer(&pair, &[udp(PEER, OWN, 1, 2, b"back")]);
         let mut batch = PacketBatch::new();
@@ -564,20 +590,7 @@ fn packets_of_another_pool_are_copied() {
         let expected: Vec<_> = [100, 9000].map(|len| ethernet_of(&pattern(len, len))).into();
         let mut batch: PacketBatch =
             expected.iter().map(|frame| Packet::copy_from(&other, frame).unwrap()).collect();
-        std::thread::scope(|scope| {
-            let (ready, is_ready) = std::sync::mpsc::channel();
-            let (pair, expected) = (&pair, &expected);
-            scope.spawn(move || {
-                pair.peer.enter();
-                let socket = RawSocket::open(&pair.peer_interface);
-                ready.send(()).unwrap();
-                for frame in expected {
-                    assert!(socket.receive().expect("a frame") == *frame);
-                }
-            });
-            is_ready.recv().unwrap();
-            transmit_all(&mut queue, &mut batch);
-        });
+        peer_receives(&pair, &expected, || transmit_all(&mut queue, &mut batch));
         assert_eq!((other.free_frames(), queue.counters().tx_realigned), (32, 2));
         assert_all_frames_back(&mut queue);
     });

@@ -54,15 +54,15 @@ impl Bed {
         let pair = pair(VethOptions { queues: 4, ..VethOptions::default() });
         pair.stack_address(&format!("{KERNEL6}/64"));
         pair.stack.run(|| {
+            // An attachment each, as of processes that know nothing of each other's ports.
             let own = attach(&pair, AddressUse::Own).unwrap();
-            let shared = attach(&pair, AddressUse::Shared).unwrap();
+            let [shared, other] = [0; 2].map(|_| attach(&pair, AddressUse::Shared).unwrap());
             let any = QueueOptions { port_addresses: PortAddresses::Any, ..small() };
             let open =
                 |steer: &bywash_afxdp::Steer, id, options| steer.queue(id, options).unwrap().open().unwrap();
-            let mut queues =
-                vec![open(&own, 0, &small()), open(&shared, 1, &small()), open(&shared, 2, &any)];
+            let mut queues = vec![open(&own, 0, &small()), open(&shared, 1, &small()), open(&other, 2, &any)];
             for queue in &mut queues {
-                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Echo] {
                     queue.steering().open_port(protocol, OPEN).unwrap();
                 }
             }
@@ -160,7 +160,7 @@ fn protocols_have_ports_of_their_own() {
             assert_eq!(bed.fate(SHARED, &frame), Kernel, "{port} before");
             bed.queues[SHARED].steering().open_port(Protocol::Udp, port).unwrap();
             assert_eq!(bed.fate(SHARED, &frame), Stack, "{port} open");
-            assert_eq!(bed.fate(ANY, &frame), Kernel, "{port} of another queue");
+            assert_eq!(bed.fate(ANY, &frame), Kernel, "{port} of another process");
             for neighbor in [port.wrapping_sub(1), port.wrapping_add(1)] {
                 let frame = Ipv4::to(KERNEL, UDP).frame(&udp(1, neighbor));
                 assert_eq!(bed.fate(SHARED, &frame), Kernel, "{neighbor}, beside {port}");
@@ -168,6 +168,31 @@ fn protocols_have_ports_of_their_own() {
             bed.queues[SHARED].steering().close_port(Protocol::Udp, port).unwrap();
             assert_eq!(bed.fate(SHARED, &frame), Kernel, "{port} after");
         }
+    });
+}
+
+#[test]
+fn a_port_is_open_on_all_queues_of_a_process_until_the_last_has_closed_it() {
+    require_root!();
+    let pair = pair(VethOptions { queues: 3, ..VethOptions::default() });
+    pair.stack.run(|| {
+        let steer = attach(&pair, AddressUse::Shared).unwrap();
+        let open = |id| steer.queue(id, &small()).unwrap().open().unwrap();
+        let (mut first, mut second) = (open(0), open(1));
+        let program = TestProgram::of(&steer).unwrap();
+        let frame = Ipv4::to(KERNEL, TCP).frame(&tcp(1, OPEN));
+        let fates = || [0, 1, 2].map(|queue| program.run(&frame, queue).unwrap() == XdpAction::Redirect);
+        first.steering().open_port(Protocol::Tcp, OPEN).unwrap();
+        assert_eq!(fates(), [true, true, false], "a reply may come to any queue of ours");
+        second.steering().open_port(Protocol::Tcp, OPEN).unwrap();
+        first.steering().close_port(Protocol::Tcp, OPEN).unwrap();
+        assert_eq!(fates(), [true, true, false], "the second still needs it");
+        let third = open(2);
+        assert_eq!(fates(), [true; 3], "a queue opened later has it too");
+        drop(third);
+        assert_eq!(fates(), [true, true, false]);
+        drop(second);
+        assert_eq!(fates(), [false; 3], "a queue that ends closes what it opened");
     });
 }
 
@@ -396,9 +421,27 @@ fn neighbor_discovery_is_told_apart() {
 }
 
 #[test]
-fn pings_of_shared_addresses_are_the_kernels() {
+fn pings_of_shared_addresses_are_the_kernels_but_replies_follow_their_identifier() {
     require_root!();
     Bed::with(|bed| {
+        for (ident, expected) in
+            [(OPEN, fates(Kernel, Stack, Stack)), (CLOSED, fates(Kernel, Kernel, Kernel))]
+        {
+            let with_ident = |kind| {
+                let mut message = icmp(kind, &[0; 56]);
+                message[4..6].copy_from_slice(&ident.to_be_bytes());
+                message
+            };
+            bed.expect("reply", &Ipv4::to(KERNEL, ICMP).frame(&with_ident(0)), expected);
+            bed.expect("reply", &ipv6(ICMPV6, KERNEL6, &with_ident(129)), expected);
+            bed.expect(
+                "request",
+                &Ipv4::to(KERNEL, ICMP).frame(&with_ident(8)),
+                fates(Kernel, Kernel, Kernel),
+            );
+            let request = ipv6(ICMPV6, KERNEL6, &with_ident(128));
+            bed.expect("request", &request, fates(Kernel, Kernel, Kernel));
+        }
         for kind in [0, 8] {
             let frame = Ipv4::to(KERNEL, ICMP).frame(&icmp(kind, &[0; 56]));
             bed.expect("echo", &frame, fates(Kernel, Kernel, Kernel));

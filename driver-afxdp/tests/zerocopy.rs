@@ -73,6 +73,8 @@ fn reflect(steer: &Steer, id: u32, ready: &mpsc::Sender<()>, over: &AtomicBool) 
         if queue.receive(&mut batch, 64) == 0 {
             queue.wait(wake.as_raw_fd(), Some(Duration::from_millis(20))).unwrap();
         }
+        // ARP and neighbour discovery of the guest's kernel come too, as copies.
+        batch.retain(|packet| packet.head()[12..14] == [8, 0] && packet.head()[23] == 17);
         count += batch.len() as u64;
         batch.iter_mut().for_each(|packet| exchange(packet.head_mut()));
         transmit_all(&mut queue, &mut batch);

@@ -158,10 +158,12 @@ pub enum ConfigError {
     #[error("{0} routes, but an interface holds at most {max}", max = limits::INTERFACE_ROUTES)]
     TooManyRoutes(usize),
     /// An address that no host may have.
-    #[error("{0} cannot be an interface's address (unspecified, multicast, broadcast or loopback)")]
+    #[error(
+        "{0} cannot be an interface's address: it is unspecified, multicast, loopback, or its network's first or last"
+    )]
     BadAddress(IpAddr),
     /// A gateway that is on none of the links.
-    #[error("gateway {0} is not on the link of any address")]
+    #[error("gateway {0} is in the network of none of the addresses; check their prefix lengths")]
     GatewayNotOnLink(IpAddr),
     /// An IPv4 route with an IPv6 gateway or the reverse.
     #[error("gateway {0} is of another IP version than its destination {1}")]
@@ -176,7 +178,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Tcp(#[from] TcpConfigError),
     /// An MTU outside what the device and IP allow.
-    #[error("MTU {0} is not in {min}..={max}", min = .1, max = .2)]
+    #[error("MTU {0} is not possible: IP and the device allow {min} to {max}", min = .1, max = .2)]
     BadMtu(usize, usize, usize),
 }
 

@@ -62,31 +62,49 @@ pub trait WaitDevice: Device {
     fn steering(&mut self) -> &mut dyn Steering;
 }
 
-/// A transport protocol that has ports.
+/// A protocol that has ports, or something in their place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Protocol {
     /// TCP (6).
     Tcp,
     /// UDP (17).
     Udp,
+    /// ICMP (1) and ICMPv6 (58) echo replies; the identifier of our requests is the port.
+    Echo,
 }
 
 /// What of a queue's traffic comes to the stack; all else stays with the kernel. Devices that the kernel does not share
 /// accept everything and do nothing here.
+///
+/// With addresses of the stack's own ([`AddressUse::Own`](crate::config::AddressUse)) the addresses decide: everything to
+/// them comes to the stack, and ports change nothing, but for UDP port 68: DHCP's answers come, once that is open, also
+/// by broadcast and to an address that is only offered. With shared addresses
+/// ([`AddressUse::Shared`](crate::config::AddressUse)) ports decide, at the addresses that the device was given when it
+/// was opened (`QueueOptions::port_addresses` of `bywash-afxdp`): unfragmented packets to an open port, ICMP errors about
+/// packets from one, echo replies with an open identifier; the kernel gets none of these. ARP and neighbour discovery go
+/// to the kernel, and copies to the stack; all else is the kernel's.
+///
+/// A packet comes to the queue that the NIC's hash chooses, whichever shard wants it. So a port is open on all queues that
+/// one process serves through one attachment from the first `open_port` of any of them to the last one's `close_port`
+/// (or end). Queues of other processes know nothing of it: processes that share a NIC and its addresses need the NIC's
+/// own filters (`ethtool -N`) to keep their flows apart.
 pub trait Steering {
-    /// Packets of `protocol` to `port`, whatever the address, come to the stack from now on.
+    /// Packets of `protocol` to `port` come to the stack from now on, as described above. Opening a port twice on one queue
+    /// is opening it once.
     ///
     /// # Errors
     /// When the kernel refuses the map update.
     fn open_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()>;
 
-    /// Packets of `protocol` to `port` go to the kernel again.
+    /// This queue no longer needs packets of `protocol` to `port`: they go to the kernel again, unless another queue of
+    /// this process has the port open. No error when it was not open.
     ///
     /// # Errors
     /// When the kernel refuses the map update.
     fn close_port(&mut self, protocol: Protocol, port: u16) -> io::Result<()>;
 
-    /// Everything to `addr` (and ARP or neighbour discovery about it) comes to the stack: it is the stack's alone.
+    /// Everything to `addr` (and ARP or neighbour discovery about it) that arrives at this queue comes to the stack: it is
+    /// the stack's alone. Each queue's shard owns its addresses itself.
     ///
     /// # Errors
     /// When the kernel refuses the map update.

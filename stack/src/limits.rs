@@ -43,6 +43,19 @@ pub const NEIGHBOR_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a neighbour that has not been confirmed for that long is used before it is asked (RFC 4861 section 10,
 /// DELAY_FIRST_PROBE_TIME).
 pub const NEIGHBOR_DELAY: Duration = Duration::from_secs(5);
+/// ARP probes for an address before it is announced (RFC 5227 section 1.1, PROBE_NUM).
+pub const ARP_PROBES: u8 = 3;
+/// Neighbour solicitations for an address before it is announced (RFC 4862 section 5.1, DupAddrDetectTransmits).
+pub const DAD_SOLICITATIONS: u8 = 1;
+/// The first probe waits for a random time below this (RFC 5227 section 1.1, PROBE_WAIT; RFC 4862 section 5.4.2).
+pub const ADDRESS_PROBE_DELAY: Duration = Duration::from_secs(1);
+/// From one probe to the next, and to the first announcement (RFC 5227 section 1.1, PROBE_MIN; RFC 4861 section 10,
+/// RETRANS_TIMER).
+pub const ADDRESS_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Announcements of an address (RFC 5227 section 1.1, ANNOUNCE_NUM; RFC 4861 section 10 allows 3).
+pub const ADDRESS_ANNOUNCEMENTS: u8 = 2;
+/// Time between these (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).
+pub const ADDRESS_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
 pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -79,6 +92,13 @@ pub const TCP_RECEIVE_BUFFER_MIN: usize = 4 << 10;
 /// Most memory a connection's receive buffer may be given, in bytes: a higher setting counts as this, so that every window
 /// stays below 2^30 (RFC 7323 section 2.3).
 pub const TCP_RECEIVE_BUFFER_MAX: usize = 1 << 30;
+/// Bound of each of a connection's buffers when it begins, in bytes, where the application does not choose.
+pub const TCP_BUFFER_START: usize = 256 << 10;
+/// What a receive buffer that the application does not choose grows to, in bytes (Linux's `tcp_rmem`): faster or longer paths
+/// are limited by the window then.
+pub const TCP_RECEIVE_BUFFER_GROWTH: usize = 6 << 20;
+/// The same for a send buffer (Linux's `tcp_wmem`): twice the congestion window up to here.
+pub const TCP_SEND_BUFFER_GROWTH: usize = 4 << 20;
 
 /// Timers moved to a finer level of the wheel in one call: a long-lived crowd (keepalives of a million idle
 /// connections) may reach the same coarse slot at once. Beyond it the rest waits for the next call, which is due at
@@ -158,3 +178,15 @@ pub const BLOCKING_ACCEPTED: usize = 128;
 pub const BLOCKING_DATAGRAMS: usize = 256;
 /// Longest UDP payload: 65,535 bytes of IPv6 payload less the UDP header (an IPv4 packet holds 20 bytes less).
 pub const UDP_PAYLOAD_BYTES: usize = 65_527;
+/// Places in its tables that a shard looks at for one portion of a listing: some 50 us between two bursts at most, and the
+/// next portion is asked for when this one was written.
+pub const LISTING_PLACES: u32 = 256;
+/// How long a request through the control socket waits for a shard's portion. A shard that does not answer in time is
+/// named in the answer, and the others are listed.
+pub const LISTING_PATIENCE: Duration = Duration::from_secs(2);
+/// Clients of the control socket at a time, a thread each; further ones are told so.
+pub const CONTROL_CLIENTS: usize = 8;
+/// Longest request line of the control socket; the client of a longer one is told so and disconnected.
+pub const CONTROL_REQUEST_BYTES: usize = 4096;
+/// How long a client of the control socket may be silent, or not read what it asked for; then it is disconnected.
+pub const CONTROL_CLIENT_PATIENCE: Duration = Duration::from_secs(10);

@@ -310,6 +310,7 @@ fn ipv4_source(src: Ipv4Addr, dst: Ipv4Addr, number: u8, policy: &Policy) -> Res
 }
 
 /// RFC 791 section 3.1: every option lies within the header. Source routes are refused, as RFC 7126 section 4.3 advises.
+/// RFC 9293 section 3.9.2.1, MUST-50.
 fn ipv4_options(mut options: &[u8]) -> Result<(), DropReason> {
     while let [kind, rest @ ..] = options {
         options = match (kind, rest.first()) {
@@ -482,6 +483,7 @@ fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> R
     Ok(parsed)
 }
 
+/// RFC 9293 section 3.1, MUST-3.
 fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result<Parsed, DropReason> {
     const MIN_HEADER: usize = 20;
     if bytes.len() < MIN_HEADER {

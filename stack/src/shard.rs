@@ -25,6 +25,7 @@ use crate::config::{AddressUse, Cidr, ConfigError, PartialChecksums, Route, Stac
 use crate::counters::Counters;
 use crate::device::{Device, Protocol};
 use crate::limits;
+use crate::listing::{Cursor, Listed};
 use crate::net::dhcp::{Dhcp, Lease};
 use crate::net::egress::{Output, mtu_in_frames};
 use crate::net::fragment::FragmentIds;
@@ -34,9 +35,10 @@ use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
+use crate::net::udp::UdpFault;
 use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
-use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError};
+use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
 use links::{Channels, Message};
 use steering::SteeringBook;
@@ -189,6 +191,7 @@ impl Shard {
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
         self.ask_neighbors(now);
+        self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
         busy |= steered || self.output.flush(device);
@@ -203,6 +206,7 @@ impl Shard {
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let net = [
             self.output.neighbors.next_deadline(),
+            self.output.announcer.next_deadline(),
             self.reassembly.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
@@ -243,6 +247,18 @@ impl Shard {
     #[must_use]
     pub fn tcp_ref(&self) -> &Tcp {
         &self.tcp
+    }
+
+    /// Lists the sockets at the next `places` places from `cursor` on; see [`crate::listing`]. O(places), and UDP sockets all
+    /// at once, of which there are few.
+    pub fn list_sockets(&self, now: Instant, cursor: &mut Cursor, places: u32) -> Vec<Listed> {
+        let mut listed = Vec::new();
+        self.tcp.list(now, cursor, places, &mut listed);
+        if cursor.table == Cursor::UDP {
+            self.iface.udp_list(&mut listed);
+            cursor.table = Cursor::TABLES;
+        }
+        listed
     }
 
     /// Our addresses at present with their prefix lengths, DHCP's included.
@@ -361,15 +377,21 @@ impl Shard {
         self.tcp.poll_timers(now, &mut self.counters);
     }
 
-    /// Asks for the neighbours that packets wait for; tells TCP of those that do not answer.
+    /// Asks for the neighbours that packets wait for; tells TCP and UDP of those that do not answer.
     fn ask_neighbors(&mut self, now: Instant) {
         let mut failed = Vec::new();
         self.output.poll_neighbors(now, &mut failed);
         for packet in failed {
             let quote = &packet.head()[crate::net::egress::ETHERNET_HEADER..];
-            if let Some((tuple, seq)) = icmp::tcp_of(quote) {
-                let error = IcmpError { tuple, seq, kind: IcmpErrorKind::Unreachable };
-                self.tcp.icmp_error(now, &error, &mut self.counters);
+            match icmp::sender_of(quote) {
+                Some(icmp::Sender::Tcp(tuple, seq)) => {
+                    let error = IcmpError { tuple, seq, kind: IcmpErrorKind::NeighborFailed };
+                    self.tcp.icmp_error(now, &error, &mut self.counters);
+                }
+                Some(icmp::Sender::Udp(Tuple { local, remote })) => {
+                    self.iface.udp_fault(&UdpFault { local, remote, error: NetError::HostUnreachable });
+                }
+                None => {}
             }
         }
     }
@@ -386,8 +408,9 @@ impl Shard {
     /// Takes over a lease, or gives it up.
     fn use_lease(&mut self, lease: Option<Lease>) {
         match &lease {
-            Some(lease) => tracing::info!(address = %lease.address, router = ?lease.router, "DHCP lease"),
-            None => tracing::warn!("the DHCP lease is over"),
+            _ if self.index != 0 => {} // told by the first shard
+            Some(lease) => tracing::info!("DHCP lease: {lease}"),
+            None => tracing::warn!("the DHCP lease is over: no address until a server answers"),
         }
         self.lease = lease;
         self.use_addresses();
@@ -405,7 +428,13 @@ impl Shard {
         }));
         if self.own {
             let ips = |list: &[Cidr]| list.iter().map(|cidr| cidr.addr).collect::<Vec<_>>();
-            self.steering.own(&ips(&self.policy.addresses), &ips(&addresses));
+            let (old, new) = (ips(&self.policy.addresses), ips(&addresses));
+            self.steering.own(&old, &new);
+            // One voice for all queues: they have one Ethernet address.
+            if self.index == 0 {
+                let delay = limits::ADDRESS_PROBE_DELAY / 256 * (self.rng.next_u32() & 0xff);
+                self.output.announcer.use_addresses(self.polled_at, &old, &new, delay);
+            }
         }
         self.iface.set_addresses(&addresses, self.own);
         self.iface.set_dns_servers(&self.dns_servers());
@@ -434,6 +463,7 @@ impl Shard {
                 Message::Packet(visit, bytes, parsed) => self.take_over(now, visit, &bytes, parsed),
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
+                Message::UdpFault(visit, fault) => self.udp_fault(visit, &fault),
                 Message::Lease(lease) => self.use_lease(lease),
             }
         }

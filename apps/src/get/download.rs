@@ -1,14 +1,16 @@
 //! One fetch: follow redirects, write the body where it should go, say how it went.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use blocking::{Unblock, unblock};
 use bywash::runtime::time::timeout;
 use bywash::runtime::{BoxError, Context};
+use futures_lite::{AsyncWrite, AsyncWriteExt};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, LOCATION};
@@ -22,6 +24,9 @@ use crate::http::sink::hex;
 use crate::stack;
 use crate::units::bytes_for_people;
 
+/// Bytes that wait for the file: half a second of a slow disk. When they do, nothing more is read, and TCP's window slows
+/// the server down.
+const WRITE_BEHIND_BYTES: usize = 4 << 20;
 /// Time between two progress lines.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -114,11 +119,10 @@ async fn first_shard(
         None
     };
     let fetched = async {
-        let configured = timeout(plan.connect_timeout, context.configured()).await;
-        if configured.is_err() {
-            tracing::warn!("no address by DHCP within {:?}", plan.connect_timeout);
+        match stack::address_within(&context, plan.connect_timeout).await {
+            Ok(()) => Some(fetch(&plan).await),
+            Err(error) => Some(Err(error.into())),
         }
-        Some(fetch(&plan).await)
     };
     let result = futures_lite::future::or(fetched, interrupted).await;
     if let Ok(mut outcome) = outcome.lock() {
@@ -166,13 +170,13 @@ fn redirect(url: &Uri, response: &Response<Incoming>) -> Result<Option<Uri>, Get
     Ok(Some(location::resolve(url, &target)?))
 }
 
-/// Writes the body. Writes go to the page cache and hold up this stack alone, which has nothing else to do.
+/// Writes the body, by way of a thread of its own: the shard keeps answering while a disk or a pipe is slow.
 async fn save(plan: &Plan, response: Response<Incoming>, start: Instant) -> Outcome {
     let status = response.status();
     let length = response.headers().get(CONTENT_LENGTH);
     let length: Option<u64> = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = response.into_body();
-    let mut output = Output::open(plan)?;
+    let mut output = Output::open(plan).await?;
     let mut progress = Progress::new(plan, length, start);
     let mut hash = plan.sha256.then(Sha256::new);
     let mut bytes = 0;
@@ -184,10 +188,10 @@ async fn save(plan: &Plan, response: Response<Incoming>, start: Instant) -> Outc
         if let Some(hash) = &mut hash {
             hash.update(&data);
         }
-        output.write(&data)?;
+        output.write(&data).await?;
         progress.show(bytes);
     }
-    output.finish()?;
+    output.finish().await?;
     progress.clear();
     let sha256 = hash.map(|hash| hex(&hash.finalize()));
     Ok(Done { status, bytes, elapsed: start.elapsed(), sha256, fastopen: None })
@@ -196,27 +200,36 @@ async fn save(plan: &Plan, response: Response<Incoming>, start: Instant) -> Outc
 /// Where the body goes.
 struct Output {
     name: String,
-    sink: Box<dyn Write>,
+    sink: Pin<Box<dyn AsyncWrite>>,
 }
 
 impl Output {
-    fn open(plan: &Plan) -> Result<Self, GetError> {
+    async fn open(plan: &Plan) -> Result<Self, GetError> {
         let name = plan.output.display().to_string();
         if name == "-" {
-            return Ok(Self { name: "standard output".into(), sink: Box::new(io::stdout()) });
+            let sink = Box::pin(Unblock::with_capacity(WRITE_BEHIND_BYTES, io::stdout()));
+            return Ok(Self { name: "standard output".into(), sink });
         }
-        match File::create(&plan.output) {
-            Ok(file) => Ok(Self { name, sink: Box::new(file) }),
+        let path = plan.output.clone();
+        match unblock(move || File::create(path)).await {
+            Ok(file) => Ok(Self { name, sink: Box::pin(Unblock::with_capacity(WRITE_BEHIND_BYTES, file)) }),
             Err(error) => Err(GetError::Write(name, error)),
         }
     }
 
-    fn write(&mut self, data: &Bytes) -> Result<(), GetError> {
-        self.sink.write_all(data).map_err(|error| GetError::Write(self.name.clone(), error))
+    /// Hands over `data`; waits while [`WRITE_BEHIND_BYTES`] are on their way.
+    async fn write(&mut self, data: &[u8]) -> Result<(), GetError> {
+        if let Err(error) = self.sink.write_all(data).await {
+            // The writing thread is gone; why, it tells those who ask it to finish.
+            let error = self.sink.flush().await.err().unwrap_or(error);
+            return Err(GetError::Write(self.name.clone(), error));
+        }
+        Ok(())
     }
 
-    fn finish(mut self) -> Result<(), GetError> {
-        self.sink.flush().map_err(|error| GetError::Write(self.name, error))
+    /// Waits until everything is written.
+    async fn finish(mut self) -> Result<(), GetError> {
+        self.sink.flush().await.map_err(|error| GetError::Write(self.name, error))
     }
 }
 

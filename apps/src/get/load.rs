@@ -69,7 +69,7 @@ pub fn run(args: &GetArgs, url: &Uri, requests: u64) -> Result<(), AppError> {
 
 /// One shard's part of the workers.
 async fn shard(job: Arc<Job>, context: Context) -> Result<(), BoxError> {
-    context.configured().await;
+    stack::address_within(&context, job.connect_timeout).await?;
     let (shard, shards) = (context.shard() as u32, context.shards() as u32);
     let own = (0..job.workers).filter(|worker| worker % shards == shard);
     let workers: Vec<_> = own.map(|_| spawn(worker(job.clone(), context.clone()))).collect();

@@ -21,6 +21,7 @@ use hyper::{Request, Response, Uri};
 
 use crate::cli::GetArgs;
 use crate::error::AppError;
+use crate::stack;
 
 /// Port of a URL that names none.
 const HTTP_PORT: u16 = 80;
@@ -41,6 +42,8 @@ pub fn run(args: &GetArgs) -> Result<(), AppError> {
 /// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 enum GetError {
+    #[error(transparent)]
+    NoLease(#[from] stack::NoLease),
     #[error("cannot resolve {0}: {1}")]
     Resolve(String, io::Error),
     #[error("cannot connect to {0}: {1}")]
@@ -72,8 +75,15 @@ impl Connection {
     async fn open(url: &Uri, connect_timeout: Duration, stall_timeout: Duration) -> Result<Self, GetError> {
         let host = url.host().unwrap_or_default();
         let port = url.port_u16().unwrap_or(HTTP_PORT);
+        let resolve_error = |error| GetError::Resolve(host.to_owned(), error);
+        let addresses = match timeout(connect_timeout, lookup(host)).await {
+            Ok(found) => found.map_err(resolve_error)?,
+            Err(_) => {
+                let text = format!("no name server answered within {connect_timeout:?} (--connect-timeout)");
+                return Err(resolve_error(io::Error::new(io::ErrorKind::TimedOut, text)));
+            }
+        };
         let connect = async {
-            let addresses = lookup(host).await.map_err(|error| GetError::Resolve(host.to_owned(), error))?;
             let share = connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
             let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
             for addr in addresses {

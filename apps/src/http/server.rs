@@ -20,6 +20,7 @@ use super::service::{Site, respond};
 use super::watch::{Phase, Timeouts, Watch, Watched};
 use crate::cli::HttpArgs;
 use crate::error::AppError;
+use crate::reservation::Protocol;
 use crate::stack;
 
 /// What a connection beyond the limit is told.
@@ -51,7 +52,8 @@ pub fn run(args: &HttpArgs) -> Result<(), AppError> {
             return Err(AppError::Usage(format!("{option} {path}: a path begins with a slash")));
         }
     }
-    let prepared = stack::prepare(&args.stack)?;
+    let mut prepared = stack::prepare(&args.stack)?;
+    prepared.reserve(Protocol::Tcp, args.port)?;
     let secret = getrandom::u64()
         .map_err(|error| AppError::System { what: "get random numbers", error: error.into() })?;
     let what = format!("HTTP on port {}, serving {}", args.port, args.root.display());

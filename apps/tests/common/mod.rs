@@ -7,6 +7,7 @@
 
 pub mod capture;
 pub mod in_process;
+pub mod kernel_http;
 pub mod server;
 
 use std::fs::File;

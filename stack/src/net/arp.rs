@@ -81,6 +81,18 @@ pub(crate) fn request(output: &mut Output, target: Ipv4Addr, to: Option<Ethernet
     send(output, to, ArpOperation::Request, (source, output.mac), (target, asked));
 }
 
+/// Asks whether somebody has `addr` (RFC 5227 section 2.1.1).
+pub(crate) fn probe(output: &mut Output, addr: Ipv4Addr) {
+    let (nobody, unknown) = (Ipv4Addr::UNSPECIFIED, EthernetAddress::default());
+    send(output, EthernetAddress::BROADCAST, ArpOperation::Request, (nobody, output.mac), (addr, unknown));
+}
+
+/// Tells everybody that `addr` is ours (RFC 5227 section 2.3).
+pub(crate) fn announce(output: &mut Output, addr: Ipv4Addr) {
+    let unknown = EthernetAddress::default();
+    send(output, EthernetAddress::BROADCAST, ArpOperation::Request, (addr, output.mac), (addr, unknown));
+}
+
 fn send(
     output: &mut Output,
     to: EthernetAddress,

@@ -4,6 +4,7 @@
 //! address; the ARP requests it makes for a renewal are answered here, and what it sends goes through [`super::egress`] like
 //! all else.
 
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -29,6 +30,21 @@ pub(crate) struct Lease {
     pub(crate) address: Cidr,
     pub(crate) router: Option<Ipv4Addr>,
     pub(crate) dns_servers: Vec<IpAddr>,
+}
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, ", self.address)?;
+        match self.router {
+            Some(router) => write!(f, "router {router}, ")?,
+            None => f.write_str("no router, ")?,
+        }
+        if self.dns_servers.is_empty() {
+            return f.write_str("no name servers");
+        }
+        f.write_str("name servers")?;
+        self.dns_servers.iter().try_for_each(|server| write!(f, " {server}"))
+    }
 }
 
 /// The client.

@@ -8,6 +8,7 @@ use core::net::IpAddr;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
 
+use super::announce::{Announcer, Step};
 use super::fragment::{FragmentIds, Fragments, write_header};
 use super::neighbor::{Due, Neighbors};
 use super::route::{NextHop, Routes};
@@ -47,6 +48,7 @@ pub(crate) struct Output {
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
+    pub(crate) announcer: Announcer,
     /// TCP was told [`EgressError::Full`].
     refused: bool,
 }
@@ -66,12 +68,11 @@ const LAST_HOP_LIFETIME: Duration = Duration::from_millis(100);
 /// The largest IP packet that `frames_max` frames of a pool hold behind an Ethernet header; 0 when the first frame has no
 /// room for the headers.
 pub(crate) fn mtu_in_frames(layout: PoolLayout, frames_max: usize) -> usize {
-    let first = (layout.frame_size - layout.headroom) as usize;
-    if first < HEADERS_MAX {
+    let frame = (layout.frame_size - layout.headroom) as usize;
+    if frame < HEADERS_MAX {
         return 0;
     }
-    let more = (frames_max.max(1) - 1).saturating_mul(layout.frame_size as usize);
-    first.saturating_add(more).saturating_sub(ETHERNET_HEADER)
+    frame.saturating_mul(frames_max.max(1)).saturating_sub(ETHERNET_HEADER)
 }
 
 impl Output {
@@ -96,6 +97,7 @@ impl Output {
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
+            announcer: Announcer::default(),
             refused: false,
         }
     }
@@ -189,9 +191,26 @@ impl Output {
         }
     }
 
+    /// Probes for and announces addresses of ours whose time has come.
+    pub(crate) fn announce_addresses(&mut self, now: Instant) {
+        while let Some(step) = self.announcer.due(now) {
+            match step {
+                Step::Probe(_) => self.counters.address_probes_tx += 1,
+                Step::Announce(_) => self.counters.address_announcements_tx += 1,
+            }
+            match step {
+                Step::Probe(IpAddr::V4(addr)) => arp::probe(self, addr),
+                Step::Probe(IpAddr::V6(addr)) => ndp::probe(self, addr),
+                Step::Announce(IpAddr::V4(addr)) => arp::announce(self, addr),
+                Step::Announce(IpAddr::V6(addr)) => ndp::announce(self, addr),
+            }
+        }
+    }
+
     /// Another station uses an address of ours (RFC 5227 section 2.4: it is counted and, at most every ten seconds, logged).
     pub(crate) fn address_conflict(&mut self, now: Instant, addr: IpAddr, mac: EthernetAddress) {
         self.counters.address_conflicts += 1;
+        self.announcer.conflict(addr);
         let quiet = self
             .conflict_logged
             .is_some_and(|at| now.saturating_since(at) < limits::ADDRESS_CONFLICT_LOG_INTERVAL);
@@ -262,6 +281,7 @@ impl Output {
         Ok(Ok(mac))
     }
 
+    /// RFC 9293 section 3.1, MUST-2.
     fn build_segment(&self, segment: &SegmentOut<'_>, payload_len: usize) -> Option<Packet> {
         let (src, dst) = (segment.src.ip(), segment.dst.ip());
         let (ip_header, ethertype) = match dst {
@@ -359,7 +379,7 @@ fn build(
 struct Writer<'a> {
     pool: &'a PacketPool,
     packet: Packet,
-    /// The frame being filled behind the first, and how far.
+    /// The frame being filled behind the first, and up to where. It begins at the headroom, where drivers want bytes.
     tail: Option<(Frame, usize)>,
 }
 
@@ -393,16 +413,20 @@ impl<'a> Writer<'a> {
 
     fn next_frame(&mut self) -> Option<()> {
         let frame = self.pool.alloc()?;
-        match self.tail.replace((frame, 0)) {
-            Some((full, used)) => self.packet.push_frame(full, 0, used),
-            None => Some(()),
-        }
+        let start = frame.layout().headroom as usize;
+        self.finish_tail()?;
+        self.tail = Some((frame, start));
+        Some(())
+    }
+
+    fn finish_tail(&mut self) -> Option<()> {
+        let Some((frame, used)) = self.tail.take() else { return Some(()) };
+        let start = frame.layout().headroom as usize;
+        self.packet.push_frame(frame, start, used - start)
     }
 
     fn finish(mut self) -> Option<Packet> {
-        if let Some((frame, used)) = self.tail.take() {
-            self.packet.push_frame(frame, 0, used)?;
-        }
+        self.finish_tail()?;
         Some(self.packet)
     }
 }

@@ -1,13 +1,15 @@
-//! ICMP's errors, both versions: reads those about TCP segments of ours (RFC 1122 section 3.2.2, RFC 4443 section 3,
-//! RFC 1191, RFC 8201) and builds those that this host must send. Echo is answered by smoltcp ([`super::iface`]).
+//! ICMP's errors, both versions: reads those about TCP segments and UDP datagrams of ours (RFC 1122 section 3.2.2,
+//! RFC 4443 section 3, RFC 1191, RFC 8201) and builds those that this host must send. Echo is answered by smoltcp ([`super::iface`]).
 
 use core::net::{IpAddr, SocketAddr};
 
 use super::egress::{HOP_LIMIT, IPV4_HEADER, IPV6_HEADER, Output};
 use super::fragment::write_header;
+use super::udp::UdpFault;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
 use crate::parse::{ParameterProblem, Policy, protocol};
+use crate::shard::NetError;
 use crate::tcp::seq::SeqNumber;
 use crate::tcp::{IcmpError, IcmpErrorKind, Tuple};
 use crate::time::Instant;
@@ -38,6 +40,8 @@ pub(crate) enum Complaint {
 pub(crate) enum Received {
     /// About a TCP segment of ours.
     Tcp(IcmpError),
+    /// About a UDP datagram of ours: what a connected socket is to be told.
+    Udp(UdpFault),
     /// About something else of ours, or of a kind that calls for nothing.
     Ignored,
     /// It quotes nothing of ours.
@@ -62,17 +66,30 @@ pub(crate) fn read_error(ipv6: bool, message: &[u8], policy: &Policy) -> Receive
     } else {
         ipv4_kind(header[0], header[1], word, quoted.total_len)
     };
-    match (kind, quoted.tcp()) {
-        (Some(kind), Some((tuple, seq))) => Received::Tcp(IcmpError { tuple, seq, kind }),
+    match (kind, quoted.sender()) {
+        (Some(kind), Some(Sender::Tcp(tuple, seq))) => Received::Tcp(IcmpError { tuple, seq, kind }),
+        // Of the others Linux tells a socket only when it asks for them (IP_RECVERR): they may pass.
+        (Some(IcmpErrorKind::Refused), Some(Sender::Udp(Tuple { local, remote }))) => {
+            Received::Udp(UdpFault { local, remote, error: NetError::ConnectionRefused })
+        }
         (_, None) if quoted.protocol == protocol::TCP => Received::Malformed,
         _ => Received::Ignored,
     }
 }
 
-/// The connection and sequence number of a TCP segment of ours, given as an IP packet (or its beginning).
-pub(crate) fn tcp_of(packet: &[u8]) -> Option<(Tuple, SeqNumber)> {
+/// What sent a packet of ours.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sender {
+    /// A connection, with the segment's sequence number.
+    Tcp(Tuple, SeqNumber),
+    /// A UDP socket.
+    Udp(Tuple),
+}
+
+/// Who sent a packet of ours, given as an IP packet (or its beginning).
+pub(crate) fn sender_of(packet: &[u8]) -> Option<Sender> {
     let ipv6 = packet.first()? >> 4 == 6;
-    Quote::read(ipv6, packet)?.tcp()
+    Quote::read(ipv6, packet)?.sender()
 }
 
 /// Sends `complaint` about `packet` (from its Ethernet header on, parsed or at least the whole IP header checked), unless it
@@ -169,6 +186,7 @@ fn parties(
     from.map(|from| (from, quoted.src))
 }
 
+/// RFC 9293 section 3.9.2.2, MUST-55.
 fn ipv4_kind(kind: u8, code: u8, word: u32, quoted_len: u32) -> Option<IcmpErrorKind> {
     match (kind, code) {
         // RFC 1122 section 4.2.3.9: protocol and port unreachable are hard errors; RFC 1191 section 4 for code 4.
@@ -235,13 +253,17 @@ impl<'a> Quote<'a> {
         })
     }
 
-    fn tcp(&self) -> Option<(Tuple, SeqNumber)> {
+    fn sender(&self) -> Option<Sender> {
         let bytes = self.transport.get(..8)?;
         let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let tuple =
             Tuple { local: SocketAddr::new(self.src, port(0)), remote: SocketAddr::new(self.dst, port(2)) };
         let seq = SeqNumber(u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
-        (self.protocol == protocol::TCP).then_some((tuple, seq))
+        match self.protocol {
+            protocol::TCP => Some(Sender::Tcp(tuple, seq)),
+            protocol::UDP => Some(Sender::Udp(tuple)),
+            _ => None,
+        }
     }
 }
 

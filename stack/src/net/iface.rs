@@ -12,7 +12,7 @@ use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxT
 use smoltcp::socket::dns;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use super::dns::Query;
+use super::dns::{Asked, Query};
 use super::egress::Output;
 use super::ndp;
 use super::udp::UdpEntry;
@@ -23,7 +23,8 @@ use crate::time::Instant;
 
 /// The largest packet smoltcp may hand over: an IPv6 header and the longest payload. Fragmenting it is our work.
 const IP_PACKET_MAX: usize = 40 + 65_535;
-const DNS_PORT: u16 = 53;
+pub(super) const DNS_PORT: u16 = 53;
+const UDP_HEADER: usize = 8;
 
 /// One shard's interface and sockets.
 pub(crate) struct Iface {
@@ -41,6 +42,8 @@ pub(crate) struct Iface {
     scratch: Vec<u8>,
     /// Source ports of name server queries on their way, for steering and for the shards' demultiplexing.
     pub(super) dns_ports: Vec<u16>,
+    /// What was asked from these ports.
+    pub(super) dns_asked: Vec<Asked>,
 }
 
 /// The sockets of one IP version.
@@ -62,8 +65,8 @@ impl Iface {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut scratch = Vec::new();
-        let mut ports = Vec::new();
-        let mut bridge = Bridge { received: None, output, scratch: &mut scratch, dns_ports: &mut ports, now };
+        let mut sent = Vec::new();
+        let mut bridge = Bridge { received: None, output, scratch: &mut scratch, dns_sent: &mut sent, now };
         let interface = Interface::new(config, &mut bridge, now.into());
         Self {
             interface,
@@ -76,6 +79,7 @@ impl Iface {
             deadline: None,
             scratch,
             dns_ports: Vec::new(),
+            dns_asked: Vec::new(),
         }
     }
 
@@ -112,9 +116,11 @@ impl Iface {
 
     /// Hands a whole, checked IP packet to smoltcp.
     pub(crate) fn receive(&mut self, now: Instant, packet: &[u8], output: &mut Output) {
-        let Self { interface, ipv4, ipv6, scratch, dns_ports, .. } = self;
+        let Self { interface, ipv4, ipv6, scratch, .. } = self;
         let family = if packet[0] >> 4 == 4 { ipv4 } else { ipv6 };
-        let mut bridge = Bridge { received: Some(packet), output, scratch, dns_ports, now };
+        // Receiving sends no queries.
+        let dns_sent = &mut Vec::new();
+        let mut bridge = Bridge { received: Some(packet), output, scratch, dns_sent, now };
         interface.poll_ingress_single(now.into(), &mut bridge, &mut family.sockets);
         // What arrived may call for something (a report, the next query).
         self.dirty = true;
@@ -127,18 +133,20 @@ impl Iface {
             return;
         }
         self.dirty = false;
-        let Self { interface, ipv4, ipv6, scratch, dns_ports, .. } = self;
+        let mut dns_sent = Vec::new();
+        let Self { interface, ipv4, ipv6, scratch, .. } = self;
         interface.poll_maintenance(now.into());
         for family in [ipv4, ipv6] {
             // A pass sends at most one packet a socket; a socket's queue bounds how many passes find something.
             for _ in 0..limits::UDP_SOCKET_DATAGRAMS {
-                let mut bridge = Bridge { received: None, output, scratch, dns_ports, now };
+                let mut bridge = Bridge { received: None, output, scratch, dns_sent: &mut dns_sent, now };
                 let result = interface.poll_egress(now.into(), &mut bridge, &mut family.sockets);
                 if result == smoltcp::iface::PollResult::None {
                     break;
                 }
             }
         }
+        self.note_queries(dns_sent);
         self.deadline = interface_deadline(&mut self.interface, now, [&self.ipv4, &self.ipv6]);
         self.forget_dns_ports();
     }
@@ -177,7 +185,8 @@ struct Bridge<'a> {
     received: Option<&'a [u8]>,
     output: &'a mut Output,
     scratch: &'a mut Vec<u8>,
-    dns_ports: &'a mut Vec<u16>,
+    /// Queries that went out in this call.
+    dns_sent: &'a mut Vec<Asked>,
     now: Instant,
 }
 
@@ -193,13 +202,13 @@ impl Device for Bridge<'_> {
 
     fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Outgoing<'_>)> {
         let packet = self.received.take()?;
-        let Self { output, scratch, dns_ports, now, .. } = self;
-        Some((Received(packet), Outgoing { output, scratch, dns_ports, now: *now }))
+        let Self { output, scratch, dns_sent, now, .. } = self;
+        Some((Received(packet), Outgoing { output, scratch, dns_sent, now: *now }))
     }
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Outgoing<'_>> {
-        let Self { output, scratch, dns_ports, now, .. } = self;
-        output.has_room().then_some(Outgoing { output, scratch, dns_ports, now: *now })
+        let Self { output, scratch, dns_sent, now, .. } = self;
+        output.has_room().then_some(Outgoing { output, scratch, dns_sent, now: *now })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -231,7 +240,8 @@ impl RxToken for Received<'_> {
 struct Outgoing<'a> {
     output: &'a mut Output,
     scratch: &'a mut Vec<u8>,
-    dns_ports: &'a mut Vec<u16>,
+    /// Queries that went out in this call.
+    dns_sent: &'a mut Vec<Asked>,
     now: Instant,
 }
 
@@ -247,8 +257,8 @@ impl TxToken for Outgoing<'_> {
             self.output.counters.udp_tx += 1;
             let port = |at: usize| u16::from_be_bytes([self.scratch[at], self.scratch[at + 1]]);
             let (src, dst) = (port(header), port(header + 2));
-            if dst == DNS_PORT && !self.dns_ports.contains(&src) {
-                self.dns_ports.push(src);
+            if dst == DNS_PORT {
+                self.dns_sent.extend(Asked::read(src, &self.scratch[header + UDP_HEADER..]));
             }
         } else {
             self.output.counters.icmp_tx += 1;

@@ -8,6 +8,7 @@ use core::net::IpAddr;
 
 use smoltcp::wire::EthernetAddress;
 
+pub(crate) mod announce;
 pub(crate) mod arp;
 pub(crate) mod dhcp;
 pub(crate) mod dns;

@@ -192,6 +192,18 @@ pub(crate) fn solicit(output: &mut Output, target: Ipv6Addr, to: Option<Ethernet
     send(output, to, source, dst, repr);
 }
 
+/// Asks whether somebody has `addr` (RFC 4862 section 5.4.2).
+pub(crate) fn probe(output: &mut Output, addr: Ipv6Addr) {
+    let group = solicited_node(addr);
+    let repr = NdiscRepr::NeighborSolicit { target_addr: addr, lladdr: None };
+    send(output, ipv6_group(group), Ipv6Addr::UNSPECIFIED, group, repr);
+}
+
+/// Tells everybody that `addr` is ours (RFC 4861 section 7.2.6).
+pub(crate) fn announce(output: &mut Output, addr: Ipv6Addr) {
+    advertise(output, addr, Ipv6Addr::UNSPECIFIED, EthernetAddress::BROADCAST);
+}
+
 /// RFC 4291 section 2.7.1.
 pub(crate) fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
     let mut group = [0; 16];

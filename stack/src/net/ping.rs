@@ -56,8 +56,14 @@ impl Pings {
         Self { next_ident: first_ident, ..Self::default() }
     }
 
-    /// Opens a socket with an identifier that is `shard` modulo `shards`, by which its replies find the shard.
-    pub(crate) fn open(&mut self, remote: IpAddr, shard: u16, shards: u16) -> Result<PingId, NetError> {
+    /// Opens a socket with an identifier that is `shard` modulo `shards`, by which its replies find the shard; returns that
+    /// too.
+    pub(crate) fn open(
+        &mut self,
+        remote: IpAddr,
+        shard: u16,
+        shards: u16,
+    ) -> Result<(PingId, u16), NetError> {
         if self.sockets.len() >= limits::PING_SOCKETS {
             return Err(NetError::TooManySockets);
         }
@@ -75,7 +81,7 @@ impl Pings {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let ping = Ping { generation, remote, ident, replies: VecDeque::new(), waker: None };
-        Ok(PingId(self.sockets.insert(ping) as u32, generation))
+        Ok((PingId(self.sockets.insert(ping) as u32, generation), ident))
     }
 
     /// Builds an echo request.
@@ -179,11 +185,10 @@ impl Pings {
         Poll::Pending
     }
 
-    /// Closes a socket; replies under way are ignored.
-    pub(crate) fn close(&mut self, id: PingId) {
-        if self.get(id).is_some() {
-            self.sockets.remove(id.0 as usize);
-        }
+    /// Closes a socket, and returns its identifier; replies under way are ignored.
+    pub(crate) fn close(&mut self, id: PingId) -> Option<u16> {
+        self.get(id)?;
+        Some(self.sockets.remove(id.0 as usize).ident)
     }
 
     fn get(&self, id: PingId) -> Option<&Ping> {

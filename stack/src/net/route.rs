@@ -58,6 +58,7 @@ impl Routes {
 
     /// The source address for packets to `dst` of which the sender named none; `None`: no address of that family, or no
     /// route.
+    /// RFC 9293 section 3.9.1.1, MUST-44.
     pub(crate) fn source(&self, dst: IpAddr) -> Option<IpAddr> {
         let hop = match self.next_hop(dst)? {
             NextHop::Neighbor(hop) => hop,
@@ -199,6 +200,7 @@ mod tests {
 
     #[test]
     fn the_source_is_the_address_on_the_next_hops_link() {
+        // RFC 9293 section 3.9.1.1, MUST-44.
         let routes = routes(
             &["192.0.2.10/24", "198.51.100.10/24"],
             &[("0.0.0.0/0", "198.51.100.1"), ("203.0.113.0/24", "192.0.2.1")],

@@ -9,11 +9,13 @@ use smoltcp::socket::udp;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
 use super::egress::Output;
-use super::iface::Iface;
+use super::iface::{DNS_PORT, Iface};
 use crate::counters::DropReason;
 use crate::limits;
+use crate::listing::Listed;
 use crate::parse::Parsed;
 use crate::shard::{NetError, UdpId};
+use crate::tcp::State;
 use crate::time::Instant;
 
 /// A UDP payload that an IPv4 packet can carry (IPv6 20 bytes more).
@@ -25,6 +27,20 @@ pub(super) struct UdpEntry {
     generation: u32,
     handle: SocketHandle,
     local: SocketAddr,
+    /// Whose errors the socket hears of.
+    peer: Option<SocketAddr>,
+    /// What the next call is told, once.
+    fault: Option<NetError>,
+    /// Whom a fault wakes; smoltcp's socket keeps its own for datagrams.
+    reader: Option<Waker>,
+}
+
+/// What became of a datagram of ours, for the connected socket that sent it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct UdpFault {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) error: NetError,
 }
 
 impl UdpEntry {
@@ -64,9 +80,29 @@ impl Iface {
         socket.bind(IpListenEndpoint { addr, port }).map_err(|_| NetError::InvalidInput)?;
         let handle = self.family(local.is_ipv6()).sockets.add(socket);
         self.generation = self.generation.wrapping_add(1);
-        let entry =
-            UdpEntry { generation: self.generation, handle, local: SocketAddr::new(local.ip(), port) };
+        let (generation, local) = (self.generation, SocketAddr::new(local.ip(), port));
+        let entry = UdpEntry { generation, handle, local, peer: None, fault: None, reader: None };
         Ok(UdpId(self.udp.insert(entry) as u32, self.generation))
+    }
+
+    /// Names the peer whose errors the socket is told.
+    pub(crate) fn udp_connect(&mut self, id: UdpId, peer: SocketAddr) -> Result<(), NetError> {
+        let entry = self.udp_entry_mut(id).ok_or(NetError::NotFound)?;
+        (entry.peer, entry.fault) = (Some(peer), None);
+        Ok(())
+    }
+
+    /// Tells the socket that is connected so; `false`: there is none.
+    pub(crate) fn udp_fault(&mut self, fault: &UdpFault) -> bool {
+        let sent_it = |entry: &UdpEntry| {
+            entry.peer == Some(fault.remote) && entry.takes(fault.local.ip(), fault.local.port(), true)
+        };
+        let Some((_, entry)) = self.udp.iter_mut().find(|(_, entry)| sent_it(entry)) else { return false };
+        entry.fault = Some(fault.error);
+        if let Some(reader) = entry.reader.take() {
+            reader.wake();
+        }
+        true
     }
 
     pub(crate) fn udp_local_addr(&self, id: UdpId) -> Result<SocketAddr, NetError> {
@@ -82,7 +118,10 @@ impl Iface {
         output: &Output,
         waker: &Waker,
     ) -> Poll<Result<usize, NetError>> {
-        let Some(entry) = self.udp_entry(id) else { return Poll::Ready(Err(NetError::NotFound)) };
+        let Some(entry) = self.udp_entry_mut(id) else { return Poll::Ready(Err(NetError::NotFound)) };
+        if let Some(fault) = entry.fault.take() {
+            return Poll::Ready(Err(fault));
+        }
         let (local, handle) = (entry.local, entry.handle);
         if remote.is_ipv4() != local.is_ipv4() || remote.port() == 0 || remote.ip().is_unspecified() {
             return Poll::Ready(Err(NetError::InvalidInput));
@@ -124,7 +163,10 @@ impl Iface {
         bytes: &mut [u8],
         waker: &Waker,
     ) -> Poll<Result<(usize, SocketAddr), NetError>> {
-        let Some(entry) = self.udp_entry(id) else { return Poll::Ready(Err(NetError::NotFound)) };
+        let Some(entry) = self.udp_entry_mut(id) else { return Poll::Ready(Err(NetError::NotFound)) };
+        if let Some(fault) = entry.fault.take() {
+            return Poll::Ready(Err(fault));
+        }
         let (ipv6, handle) = (entry.is_ipv6(), entry.handle);
         let socket = self.family(ipv6).sockets.get_mut::<udp::Socket<'_>>(handle);
         match socket.recv() {
@@ -136,6 +178,9 @@ impl Iface {
             }
             Err(_) => {
                 socket.register_recv_waker(waker);
+                if let Some(entry) = self.udp_entry_mut(id).filter(|entry| entry.peer.is_some()) {
+                    entry.reader = Some(waker.clone());
+                }
                 Poll::Pending
             }
         }
@@ -170,6 +215,10 @@ impl Iface {
             let (ipv6, handle) = socket?;
             Some(this.family(ipv6).sockets.get::<udp::Socket<'_>>(handle).recv_queue())
         };
+        if socket.is_none() && flow.src_port == DNS_PORT {
+            let payload = parsed.end as usize - usize::from(parsed.payload);
+            self.hear_answer(flow.dst_port, &packet[packet.len() - payload..]);
+        }
         let before = queued(self);
         self.receive(now, packet, output);
         let empty = packet.len() + usize::from(parsed.l3) == usize::from(parsed.payload);
@@ -180,6 +229,20 @@ impl Iface {
         }
     }
 
+    /// All UDP sockets, at most [`limits::UDP_SOCKETS`].
+    pub(crate) fn udp_list(&self, out: &mut Vec<Listed>) {
+        for (place, entry) in &self.udp {
+            let sockets = if entry.is_ipv6() { &self.ipv6.sockets } else { &self.ipv4.sockets };
+            let socket = sockets.get::<udp::Socket<'_>>(entry.handle);
+            out.push(Listed {
+                remote: entry.peer,
+                recv_q: socket.recv_queue() as u64,
+                send_q: socket.send_queue() as u64,
+                ..Listed::new("udp", State::Closed, place as u32, entry.local)
+            });
+        }
+    }
+
     fn udp_socket(&self, dst: IpAddr, port: u16, unicast: bool) -> Option<(bool, SocketHandle)> {
         let mut entries = self.udp.iter().map(|(_, entry)| entry);
         entries.find(|entry| entry.takes(dst, port, unicast)).map(|entry| (entry.is_ipv6(), entry.handle))
@@ -187,6 +250,10 @@ impl Iface {
 
     fn udp_entry(&self, id: UdpId) -> Option<&UdpEntry> {
         self.udp.get(id.0 as usize).filter(|entry| entry.generation == id.1)
+    }
+
+    fn udp_entry_mut(&mut self, id: UdpId) -> Option<&mut UdpEntry> {
+        self.udp.get_mut(id.0 as usize).filter(|entry| entry.generation == id.1)
     }
 }
 

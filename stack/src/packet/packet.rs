@@ -46,7 +46,8 @@ impl Packet {
         Some(Self { head, more: Vec::new(), parsed: Parsed::default() })
     }
 
-    /// Copies `bytes` into as many frames as they need; `None` when the pool has too few.
+    /// Copies `bytes` into as many frames as they need, each from the pool's headroom on, as drivers send them; `None` when
+    /// the pool has too few.
     #[must_use]
     pub fn copy_from(pool: &PacketPool, bytes: &[u8]) -> Option<Self> {
         let mut packet = Self::alloc(pool)?;
@@ -55,9 +56,14 @@ impl Packet {
         let mut rest = &bytes[room..];
         while !rest.is_empty() {
             let mut frame = pool.alloc()?;
-            let len = rest.len().min(frame.bytes().len());
-            frame.bytes_mut()[..len].copy_from_slice(&rest[..len]);
-            packet.push_frame(frame, 0, len)?;
+            let start = frame.layout().headroom as usize;
+            let room = &mut frame.bytes_mut()[start..];
+            let len = rest.len().min(room.len());
+            if len == 0 {
+                return None;
+            }
+            room[..len].copy_from_slice(&rest[..len]);
+            packet.push_frame(frame, start, len)?;
             rest = &rest[len..];
         }
         Some(packet)
@@ -92,6 +98,13 @@ impl Packet {
     pub fn is_in(&self, pool: &PacketPool) -> bool {
         let mut frames = core::iter::once(&self.head).chain(&self.more);
         frames.all(|segment| segment.frame.pool().same_pool(pool))
+    }
+
+    /// Whether every frame has bytes of the packet and they begin at `start` there.
+    #[must_use]
+    pub fn starts_at(&self, start: usize) -> bool {
+        let mut frames = core::iter::once(&self.head).chain(&self.more);
+        frames.all(|segment| segment.start as usize == start && segment.len > 0)
     }
 
     /// Number of frames, at least 1.
@@ -262,7 +275,8 @@ mod tests {
         let pool = pool();
         let bytes: Vec<u8> = (0..600u32).map(|i| i as u8).collect();
         let packet = Packet::copy_from(&pool, &bytes).unwrap();
-        assert_eq!((packet.len(), packet.frames()), (600, 3));
+        assert_eq!((packet.len(), packet.frames()), (600, 4));
+        assert!(packet.starts_at(64) && !packet.starts_at(0));
         let mut copy = Vec::new();
         packet.copy_to(&mut copy);
         assert_eq!(copy, bytes);
@@ -281,9 +295,9 @@ mod tests {
     fn slices_keep_only_the_frames_they_need() {
         let pool = pool();
         let bytes: Vec<u8> = (0..600u32).map(|i| i as u8).collect();
-        let slices: Vec<_> = Packet::copy_from(&pool, &bytes).unwrap().into_slices(500..600).collect();
+        let slices: Vec<_> = Packet::copy_from(&pool, &bytes).unwrap().into_slices(400..500).collect();
         assert_eq!(pool.free_frames(), 3);
-        assert_eq!(&slices[0][..], &bytes[500..600]);
+        assert_eq!(&slices[0][..], &bytes[400..500]);
         drop(slices);
         assert_eq!(pool.free_frames(), 4);
     }

@@ -197,6 +197,7 @@ fn packets_over_several_frames_parse_as_in_one() {
 
 #[test]
 fn frames_for_others_are_refused() {
+    // RFC 9293 section 3.9.2.3, MUST-57.
     let mut other = tcp_frame(V4, b"");
     other[5] = 9;
     assert_eq!(look(&other, &policy()), Err(DropReason::NotForUs));
@@ -292,6 +293,7 @@ fn wrong_versions_and_types_are_told_apart() {
 
 #[test]
 fn source_routes_are_refused() {
+    // RFC 9293 section 3.9.2.1, MUST-50.
     for option in [131, 137] {
         let mut frame = tcp_frame(V4, b"");
         frame.splice(34..34, [option, 3, 4, 0]);
@@ -435,6 +437,7 @@ proptest! {
     /// checksum covers (IPv6's traffic class, flow label and hop limit).
     #[test]
     fn one_flipped_bit_is_noticed(six in any::<bool>(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+        // RFC 9293 section 3.1, MUST-3.
         let mut frame = tcp_frame(if six { V6 } else { V4 }, b"some payload");
         let at = 14 + at.index(frame.len() - 14);
         frame[at] ^= 1 << bit;

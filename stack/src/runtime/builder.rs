@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use super::capture::Capture;
 use super::control::{Handle, Shared};
+use super::control_socket::ControlSocket;
 use super::local::SteeringError;
 use super::metrics::{Metrics, ShardMetrics, Summary};
 use super::thread::{self, Setup};
@@ -50,6 +51,7 @@ pub struct Builder {
     pinning: Pinning,
     drain_timeout: Duration,
     pcap: Option<PathBuf>,
+    control: Option<PathBuf>,
 }
 
 impl Builder {
@@ -61,6 +63,7 @@ impl Builder {
             pinning: Pinning::Auto,
             drain_timeout: DRAIN_TIMEOUT,
             pcap: None,
+            control: None,
         }
     }
 
@@ -104,6 +107,14 @@ impl Builder {
         self
     }
 
+    /// Lets other processes of this user look into the runtime through a Unix socket at this path, as `bywash ss` does; see
+    /// [`super::control_socket`], whose [`super::control_socket::default_path`] is where `bywash ss` looks. It is there once
+    /// the runtime has started, and removed at the runtime's end. No socket unless set.
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.control = Some(path.into());
+        self
+    }
+
     /// Starts the threads, opens the devices and then calls `app` once on every shard. Returns when all devices are
     /// open and all shards run.
     ///
@@ -134,7 +145,8 @@ impl Builder {
         let shared = Arc::new(shared);
         let app = Arc::new(app);
         // Dropped last on failure: it joins the threads, which wait at the gate until `go` is dropped.
-        let mut runtime = Runtime { handle: Handle(Arc::clone(&shared)), threads: Vec::new(), capture };
+        let handle = Handle(Arc::clone(&shared));
+        let mut runtime = Runtime { handle, threads: Vec::new(), capture, control: None };
         let (ready, opened) = crossbeam_channel::bounded(usize::from(shards));
         let (go, gate) = crossbeam_channel::bounded::<()>(0);
         let links = Shard::links(shards);
@@ -163,6 +175,10 @@ impl Builder {
         // A send a shard: none begins before all are open, and each has begun once its send is taken.
         for _ in 0..shards {
             go.send(()).map_err(|_| StartError::Panicked)?;
+        }
+        if let Some(path) = self.control {
+            let opened = ControlSocket::open(&path, runtime.handle());
+            runtime.control = Some(opened.map_err(|source| StartError::Control { path, source })?);
         }
         Ok(runtime)
     }
@@ -210,7 +226,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A device did not open.
-    #[error("queue {shard}: {source}")]
+    #[error("shard {shard}: {source}")]
     Device {
         /// The queue and its shard.
         shard: usize,
@@ -221,7 +237,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// The device's steering does not take the stack's addresses.
-    #[error("queue {shard}: {source}")]
+    #[error("shard {shard}: {source}")]
     Steering {
         /// The queue and its shard.
         shard: usize,
@@ -232,6 +248,14 @@ pub enum StartError {
     #[error("cannot write the capture file {path}: {source}")]
     Capture {
         /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The control socket could not be made.
+    #[error("cannot make the control socket {path}: {source}")]
+    Control {
+        /// Where.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -282,6 +306,7 @@ pub struct Runtime {
     handle: Handle,
     threads: Vec<JoinHandle<ShardMetrics>>,
     capture: Option<Capture>,
+    control: Option<ControlSocket>,
 }
 
 impl Runtime {
@@ -316,6 +341,7 @@ impl Runtime {
         let shared = &self.handle.0;
         let end = |thread: JoinHandle<ShardMetrics>| thread.join().ok();
         let shards = self.threads.drain(..).filter_map(end).collect();
+        drop(self.control.take());
         // Threads that never began (a failed start) leave their applications counted.
         shared.apps_running.store(0, Ordering::Release);
         let capture = self.capture.take().map(Capture::finish);

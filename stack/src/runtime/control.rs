@@ -281,7 +281,7 @@ impl Handle {
         self.0.ports.get(shard).ok_or(ControlError::NoSuchShard { shard, shards: self.shards() })
     }
 
-    fn try_send(&self, shard: usize, message: Message) -> Result<(), ControlError> {
+    pub(super) fn try_send(&self, shard: usize, message: Message) -> Result<(), ControlError> {
         let port = self.port(shard)?;
         port.control.try_send(message).map_err(|error| match error {
             TrySendError::Full(_) => ControlError::Full(shard),

@@ -18,7 +18,7 @@ use super::time::Timers;
 use crate::device::{Steering, WaitDevice};
 use crate::limits;
 use crate::shard::{Shard, SteeringChange};
-use crate::tcp::{ListenerId, SocketOptions};
+use crate::tcp::{ListenerId, SocketOptions, State};
 use crate::time::Instant;
 
 /// Work that could not be done because the shard was in use further up the stack.
@@ -261,21 +261,24 @@ impl Local {
         self.shutdown_waiters.wake_all();
     }
 
-    /// Connections that are not in TIME-WAIT.
+    /// Connections that are neither over nor in TIME-WAIT.
     pub(super) fn connections(&self) -> usize {
         let census = self.shard.borrow().tcp_ref().census();
-        census.connections + census.syn_received
+        census.connections - census.ended + census.syn_received
     }
 
-    /// Whether the application has ended and no connection is left but TIME-WAITs.
+    /// Whether the application has ended and no connection is left but TIME-WAITs and ended ones that were read to their
+    /// end: a task that goes on holding a dead stream is not waited for.
     pub(super) fn is_drained(&self) -> bool {
-        self.app_ended.get() && self.connections() == 0
+        self.app_ended.get() && self.shard.borrow().tcp_ref().is_quiet()
     }
 
     /// Aborts all connections; returns how many.
     pub(super) fn abort_connections(&self) -> usize {
         let mut shard = self.shard.borrow_mut();
-        let ids: Vec<_> = shard.tcp_ref().connections().map(|(id, ..)| id).collect();
+        let under_way = |state| !matches!(state, State::Closed | State::TimeWait);
+        let connections = shard.tcp_ref().connections();
+        let ids: Vec<_> = connections.filter(|&(.., state)| under_way(state)).map(|(id, ..)| id).collect();
         ids.iter().for_each(|&id| shard.tcp().abort(self.now(), id));
         ids.len()
     }

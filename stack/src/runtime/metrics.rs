@@ -97,6 +97,7 @@ impl Metrics {
             sum.listeners += shard.tcp.listeners;
             sum.syn_received += shard.tcp.syn_received;
             sum.connections += shard.tcp.connections;
+            sum.ended += shard.tcp.ended;
             sum.time_wait += shard.tcp.time_wait;
             sum.buffered_bytes += shard.tcp.buffered_bytes;
         })

@@ -48,6 +48,7 @@ pub mod blocking;
 mod builder;
 mod capture;
 mod control;
+pub mod control_socket;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 mod local;

@@ -208,5 +208,6 @@ fn name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
+        Protocol::Echo => "echo",
     }
 }

@@ -97,6 +97,12 @@ struct Driver {
     last_published: Instant,
     /// When the connections' time is over, once draining.
     drain_deadline: Option<Instant>,
+    /// Tasks that the last turn ran.
+    tasks_ran: usize,
+    /// Nothing but tasks was left at the last look.
+    was_quiet: bool,
+    /// Another turn must show whether tasks are left too.
+    look_again: bool,
 }
 
 impl Driver {
@@ -132,6 +138,9 @@ impl Driver {
             unpublished: true,
             last_published: now,
             drain_deadline: None,
+            tasks_ran: 0,
+            was_quiet: false,
+            look_again: false,
         })
     }
 
@@ -182,7 +191,7 @@ impl Driver {
             if self.is_over() {
                 return;
             }
-            if worked {
+            if worked || self.look_again {
                 continue;
             }
             if self.local.now() - self.last_work < self.local.shared.spin {
@@ -223,6 +232,7 @@ impl Driver {
         let mut counters = local.counters.borrow_mut();
         counters.turns += 1;
         counters.tasks += tasks as u64;
+        self.tasks_ran = tasks;
         worked || tasks > 0
     }
 
@@ -261,7 +271,8 @@ impl Driver {
     }
 
     /// Whether the thread's work is done: the shutdown has begun, and either all shards have drained or time is over. A
-    /// shard that has drained goes on while others have not, as their packets may arrive here.
+    /// shard that has drained goes on while others have not, as their packets may arrive here. Drained is a
+    /// shard only after a turn without a task: those that the last packets woke still have to see how their connections ended.
     fn is_over(&mut self) -> bool {
         let local = &self.local;
         let shared = &local.shared;
@@ -274,7 +285,9 @@ impl Driver {
             tracing::info!(shard = local.index, connections = local.connections(), "shutting down");
             local.begin_drain();
         }
-        let drained = local.is_drained();
+        let quiet = local.is_drained();
+        let drained = quiet && self.was_quiet && self.tasks_ran == 0;
+        (self.was_quiet, self.look_again) = (quiet, quiet && !drained);
         let own = &shared.ports[local.index].drained;
         if own.swap(drained, Ordering::AcqRel) != drained {
             shared.notify_all();

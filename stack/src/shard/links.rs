@@ -6,6 +6,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::limits;
 use crate::net::Heard;
 use crate::net::dhcp::Lease;
+use crate::net::udp::UdpFault;
 use crate::parse::Parsed;
 use crate::tcp::IcmpError;
 
@@ -33,6 +34,8 @@ pub(super) enum Message {
     Neighbor(Heard),
     /// An ICMP error about a connection that the sender does not have.
     IcmpError(Visit, IcmpError),
+    /// What ICMP said of a datagram that the sender has no socket for.
+    UdpFault(Visit, UdpFault),
     /// The lease that all use from now on.
     Lease(Option<Lease>),
 }

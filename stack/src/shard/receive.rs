@@ -12,6 +12,7 @@ use crate::net::egress::{ETHERNET_HEADER, IPV6_HEADER};
 use crate::net::icmp::{self, Complaint};
 use crate::net::neighbor::Claim;
 use crate::net::reassembly::{Outcome, last_next_header};
+use crate::net::udp::UdpFault;
 use crate::net::{Heard, arp, ndp};
 use crate::packet::Packet;
 use crate::parse::{Kind, Parsed, Refusal, parse, protocol};
@@ -223,6 +224,7 @@ impl Shard {
             icmp::Received::Malformed => self.counters.drop(DropReason::BadIcmp),
             icmp::Received::Ignored => self.counters.drop(DropReason::IcmpIgnored),
             icmp::Received::Tcp(error) => self.icmp_error(now, Visit::start(self.index), &error),
+            icmp::Received::Udp(fault) => self.udp_fault(Visit::start(self.index), &fault),
         }
     }
 
@@ -239,6 +241,22 @@ impl Shard {
                 }
             }
             None => self.counters.drop(DropReason::BadIcmp),
+        }
+    }
+
+    /// An ICMP error about a datagram of this or another shard.
+    pub(super) fn udp_fault(&mut self, visit: Visit, fault: &UdpFault) {
+        if self.iface.udp_fault(fault) {
+            self.counters.icmp_errors_rx += 1;
+            return;
+        }
+        match visit.next(self.index, fault.local.port() % self.count, self.count) {
+            Some((to, visit)) => {
+                if !self.links.send(to, Message::UdpFault(visit, *fault)) {
+                    self.counters.drop(DropReason::ShardChannelFull);
+                }
+            }
+            None => self.counters.drop(DropReason::IcmpIgnored),
         }
     }
 

@@ -35,15 +35,30 @@ pub enum NetError {
     /// No route, or no address of that IP version.
     #[error("network unreachable: no route, or no address of that IP version")]
     NetworkUnreachable,
+    /// The first hop to a connected socket's peer did not answer ARP or neighbour discovery.
+    #[error("host unreachable: it, or the gateway to it, does not answer ARP or neighbour discovery")]
+    HostUnreachable,
+    /// A connected socket's peer has no socket at the port (an ICMP port unreachable came back).
+    #[error("connection refused: nobody has the port there")]
+    ConnectionRefused,
     /// Longer than an IP packet can be.
     #[error("message too long for an IP packet")]
     MessageTooLong,
     /// The socket or query is closed.
     #[error("no such socket or query")]
     NotFound,
-    /// The name has no address, or no name server answered.
-    #[error("name not found")]
+    /// A name server said that there is no such name (RFC 1035 section 4.1.1, RCODE 3).
+    #[error("no such name (NXDOMAIN)")]
     NameNotFound,
+    /// The name exists and has no address of the kind asked for.
+    #[error("the name has no address")]
+    NoAddress,
+    /// A name server answered that it could not or would not find out, with this RCODE (RFC 1035 section 4.1.1).
+    #[error("the name server failed ({}); try another one", rcode_name(*.0))]
+    NameServerFailed(u8),
+    /// No name server answered in time.
+    #[error("no name server answered")]
+    NameServerSilent,
     /// Neither configuration nor DHCP named a server.
     #[error("no name server configured")]
     NoNameServer,
@@ -53,6 +68,16 @@ pub enum NetError {
     /// An argument that makes no sense, such as a destination of the other IP version.
     #[error("invalid argument")]
     InvalidInput,
+}
+
+fn rcode_name(rcode: u8) -> String {
+    match rcode {
+        1 => "FORMERR".into(),
+        2 => "SERVFAIL".into(),
+        4 => "NOTIMP".into(),
+        5 => "REFUSED".into(),
+        other => format!("RCODE {other}"),
+    }
 }
 
 /// An echo reply.
@@ -97,10 +122,20 @@ impl Shard {
         self.iface.udp_local_addr(id)
     }
 
+    /// Names the peer whose errors the socket is told, each once by the next call: `HostUnreachable` when nobody answered ARP
+    /// or neighbour discovery for a datagram to it, `ConnectionRefused` when ICMP said that its port is closed (RFC 1122
+    /// section 4.1.3.3).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn udp_connect(&mut self, id: UdpId, peer: SocketAddr) -> Result<(), NetError> {
+        self.iface.udp_connect(id, peer)
+    }
+
     /// Sends a datagram; `Pending` while the socket's buffer has no room for it.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidInput`, `MessageTooLong`, `NetworkUnreachable`.
+    /// `NotFound`, `InvalidInput`, `MessageTooLong`, `NetworkUnreachable`; what [`Shard::udp_connect`] names.
     pub fn udp_poll_send_to(
         &mut self,
         id: UdpId,
@@ -114,7 +149,7 @@ impl Shard {
     /// Receives a datagram, cut to the length of `bytes` as recvfrom(2) does: bytes copied, and the sender.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; what [`Shard::udp_connect`] names.
     pub fn udp_poll_recv_from(
         &mut self,
         id: UdpId,
@@ -132,13 +167,16 @@ impl Shard {
         }
     }
 
-    /// Opens a ping socket to `remote`. Its identifier is this shard's number modulo the number of shards.
+    /// Opens a ping socket to `remote` and steers replies to the stack. Its identifier is this shard's number modulo the
+    /// number of shards.
     ///
     /// # Errors
     /// `NetworkUnreachable`, `TooManySockets`, `InvalidInput`.
     pub fn ping_open(&mut self, remote: IpAddr) -> Result<PingId, NetError> {
         self.output.routes.source(remote).ok_or(NetError::NetworkUnreachable)?;
-        self.pings.open(remote, self.index, self.count)
+        let (id, ident) = self.pings.open(remote, self.index, self.count)?;
+        self.steering.open(Protocol::Echo, ident);
+        Ok(id)
     }
 
     /// Sends an echo request at the next poll.
@@ -171,7 +209,9 @@ impl Shard {
 
     /// Closes a ping socket.
     pub fn ping_close(&mut self, id: PingId) {
-        self.pings.close(id);
+        if let Some(ident) = self.pings.close(id) {
+            self.steering.close(Protocol::Echo, ident);
+        }
     }
 
     /// Asks the name servers for `name`'s addresses: IPv6 ones, or IPv4 ones.
@@ -186,7 +226,7 @@ impl Shard {
     /// The addresses, once there is an answer; the query is over then.
     ///
     /// # Errors
-    /// `NotFound`, `NameNotFound`.
+    /// `NotFound`, `NameNotFound`, `NoAddress`, `NameServerFailed`, `NameServerSilent`.
     pub fn dns_poll(&mut self, id: DnsQueryId, waker: &Waker) -> Poll<Result<Vec<IpAddr>, NetError>> {
         self.iface.dns_poll(id, waker)
     }

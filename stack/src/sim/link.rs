@@ -1,6 +1,8 @@
 //! One direction of a simulated cable: delay, jitter, rate with a tail-drop queue, MTU, faults. A frame goes in at a time
 //! and comes out as zero, one or two arrivals at later times, which the [`super::World`] then delivers.
 
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
+
 use super::dice::Dice;
 use super::fault::{self, FaultState, Faults};
 use crate::time::{Duration, Instant};
@@ -19,6 +21,8 @@ pub struct LinkConfig {
     pub rate_bits_per_second: Option<u64>,
     /// Bytes that may wait to be sent at the rate; a frame that does not fit is dropped.
     pub queue_bytes: usize,
+    /// Bytes waiting beyond which an ECN-capable frame is marked (RFC 3168 section 5); `None`: never.
+    pub mark_above_bytes: Option<usize>,
     /// Largest IP packet, in bytes; longer ones are dropped, as a switch does.
     pub mtu: usize,
     /// What goes wrong.
@@ -32,6 +36,7 @@ impl Default for LinkConfig {
             jitter: Duration::ZERO,
             rate_bits_per_second: None,
             queue_bytes: 256 << 10,
+            mark_above_bytes: None,
             mtu: 65_535,
             faults: Faults::default(),
         }
@@ -49,6 +54,8 @@ pub struct LinkStats {
     pub lost: u64,
     /// Frames that the queue had no room for.
     pub queue_full: u64,
+    /// Frames marked because more than [`LinkConfig::mark_above_bytes`] waited.
+    pub marked: u64,
     /// Frames longer than the MTU.
     pub too_long: u64,
     /// Arrivals that were damaged.
@@ -108,10 +115,14 @@ impl Link {
             self.stats.too_long += 1;
             return;
         }
+        let queued_bytes = self.queued_bytes(now);
         let Some(sent) = self.serialise(now, frame.len()) else {
             self.stats.queue_full += 1;
             return;
         };
+        if self.config.mark_above_bytes.is_some_and(|limit| queued_bytes > limit) && mark(&mut frame) {
+            self.stats.marked += 1;
+        }
         let fate = self.state.draw(&self.config.faults, now, &mut self.dice);
         if fate.lost {
             self.stats.lost += 1;
@@ -156,6 +167,33 @@ impl Link {
         let nanos = len as u64 * 8 * 1_000_000_000 / rate.max(1);
         self.busy_until = self.busy_until.max(now) + Duration::from_nanos(nanos);
         Some(self.busy_until)
+    }
+}
+
+/// Marks the IP packet in a frame as having met congestion, if it is ECN-capable; whether it is.
+fn mark(frame: &mut [u8]) -> bool {
+    const CE: u8 = 3;
+    let is_capable = |ecn: u8| ecn == 1 || ecn == 2;
+    let Ok(mut ethernet) = EthernetFrame::new_checked(frame) else { return false };
+    match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            let Ok(mut ip) = Ipv4Packet::new_checked(ethernet.payload_mut()) else { return false };
+            let capable = is_capable(ip.ecn());
+            if capable {
+                ip.set_ecn(CE);
+                ip.fill_checksum();
+            }
+            capable
+        }
+        EthernetProtocol::Ipv6 => {
+            let Ok(mut ip) = Ipv6Packet::new_checked(ethernet.payload_mut()) else { return false };
+            let capable = is_capable(ip.traffic_class() & CE);
+            if capable {
+                ip.set_traffic_class(ip.traffic_class() | CE);
+            }
+            capable
+        }
+        _ => false,
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Outcome {
     pub lost: u64,
     /// Changes of a flow's queue.
     pub hops: u64,
+    /// Connections that a SYN's data opened (RFC 7413).
+    pub fast_opened: u64,
     /// Digest of all frames sent.
     pub digest: u64,
 }
@@ -260,6 +262,7 @@ impl Run {
             frames: stats.iter().map(|stats| stats.offered).sum(),
             lost: stats.iter().map(|stats| stats.lost).sum(),
             hops: self.hosts.iter().map(|host| host.borrow().hops()).sum(),
+            fast_opened: self.hosts.iter().map(|host| fast_opened(&host.borrow())).sum(),
             digest: self.world.digest(),
         })
     }
@@ -366,6 +369,10 @@ impl Run {
     }
 }
 
+fn fast_opened(host: &Host) -> u64 {
+    (0..host.shards()).map(|index| host.shard_ref(index).counters().tcp_fastopen_passive).sum()
+}
+
 /// Packets that were received and neither taken by a protocol nor dropped for a reason, all shards together: one that
 /// takes over a packet may count it instead of the one that received it.
 fn unaccounted(host: &Host) -> Option<String> {
@@ -424,6 +431,7 @@ fn draw_link(dice: &mut Dice, one_way: Duration) -> LinkConfig {
         // Connections that began together retransmit together: with room for a frame or two the same one gets through
         // each time, and the others give up after a quarter of an hour. TCP has no cure for that.
         queue_bytes: dice.scale(40_000..=400_000) as usize,
+        mark_above_bytes: None,
         mtu: 65_535,
         faults,
     }
@@ -507,7 +515,7 @@ fn draw_plan(dice: &mut Dice) -> Plan {
     options.nodelay = dice.chance(0.3);
     keepalive(&mut options, 300);
     // A tiny window takes a round trip for each few hundred bytes: fewer bytes then.
-    let window = options.receive_buffer_bytes.min(options.send_buffer_bytes) as u64;
+    let window = options.receive_buffer_start().min(options.send_buffer_for(0)) as u64;
     let most = (window * 64).min(200_000);
     Plan {
         send_bytes: dice.scale(0..=most),

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use super::app::{App, Context, Next};
 use super::checker::{Checker, Pattern};
-use crate::tcp::{ConnId, ListenerId, Shutdown, SocketOptions, TcpError, Tuple};
+use crate::tcp::{ConnId, ListenerId, Shutdown, SocketOptions, State, TcpError, Tuple};
 use crate::time::{Duration, Instant};
 
 /// Reads and writes an endpoint makes before it lets others run.
@@ -244,6 +244,13 @@ impl Endpoint {
 
     /// Half-closes, closes or aborts when the plan says so; true when the connection was let go.
     fn finish(&mut self, cx: &mut Context<'_>) -> Result<bool, TcpError> {
+        if cx.shard.tcp_ref().state(self.id) == Some(State::SynSent) {
+            // Opened by Fast Open: ending it now would end the attempt.
+            match cx.shard.tcp().poll_connected(self.id, cx.waker) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(result) => result?,
+            }
+        }
         if let Finish::Abort(after) = self.plan.finish
             && self.sent + self.received >= after
         {
@@ -311,7 +318,8 @@ impl App for Endpoint {
     }
 }
 
-/// Opens a connection and follows a plan on it.
+/// Opens a connection and follows a plan on it. With `fastopen_qlen` in the plan's options it opens by Fast Open: the plan
+/// begins at once, and an attempt that fails is not repeated.
 pub struct Dial {
     /// Own address; `None`: the stack chooses. Both ends dialling each other's fixed address is a simultaneous open.
     pub local: Option<SocketAddr>,
@@ -352,6 +360,21 @@ impl Dial {
         }
     }
 
+    /// What the endpoint writes before the SYN leaves rides on it: the pattern depends on the port that is chosen first.
+    fn open_fast(&mut self, cx: &mut Context<'_>) -> Next {
+        let options = self.plan.options.clone();
+        let opened = cx.shard.tcp_connect_with_data(cx.now, self.local, self.remote, options, &[]);
+        match opened.and_then(|(id, _)| Ok((id, cx.shard.tcp().tuple(id)?))) {
+            Ok((id, tuple)) => {
+                let mut endpoint = Endpoint::new(id, tuple, self.plan.clone(), &self.checker);
+                let next = endpoint.run(cx);
+                self.state = DialState::Open(Box::new(endpoint));
+                next
+            }
+            Err(error) => self.failed(cx, error),
+        }
+    }
+
     fn failed(&mut self, cx: &Context<'_>, error: TcpError) -> Next {
         self.checker.progressed();
         if self.retries == 0 && (self.plan.may_fail || self.may_miss) {
@@ -377,6 +400,9 @@ impl App for Dial {
         if matches!(self.state, DialState::Waiting) {
             if cx.now < self.at {
                 return Next::Sleep(self.at);
+            }
+            if self.plan.options.fastopen_qlen > 0 {
+                return self.open_fast(cx);
             }
             match cx.shard.tcp_connect(cx.now, self.local, self.remote, self.plan.options.clone()) {
                 Ok(id) => self.state = DialState::Connecting(id),

@@ -6,7 +6,6 @@ use super::congestion::{Ack, CongestionControl};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
-use super::recovery::Recovery;
 use super::scoreboard::Sent;
 use super::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -43,6 +42,8 @@ pub(super) struct Feedback {
     pub(super) lost: u32,
     /// A retransmission was lost.
     pub(super) lost_again: bool,
+    /// It tells of marks (RFC 3168 section 6.1.2).
+    pub(super) marked: bool,
 }
 
 impl Connection {
@@ -56,6 +57,7 @@ impl Connection {
             echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
             ..Feedback::default()
         };
+        let delivered_before = self.statistics.delivered;
         self.take_sack(segment, &mut feedback, cx);
         if segment.ack.gt(self.snd_una) {
             self.advance_snd_una(segment, &mut feedback, cx);
@@ -65,16 +67,19 @@ impl Connection {
         let rtt = self.take_round_trip(&feedback, cx);
         self.rack.adapt_window(self.una_offset, self.nxt_offset(), feedback.dsack.is_some());
         self.check_probe(&feedback, cx);
-        let was_fast = self.loss.state == Recovery::Fast;
+        let was_reducing = self.is_reducing();
         let news =
             feedback.acked > 0 || feedback.sacked > 0 || feedback.dsack.is_some() || feedback.duplicate;
+        let delivered = self.statistics.delivered.wrapping_sub(delivered_before);
+        feedback.marked = self.take_marks(segment, &feedback, delivered, cx);
         if news {
             self.react(&mut feedback, cx);
         }
-        self.inform_congestion(&feedback, rtt, in_flight_before, is_app_limited, was_fast, cx);
+        self.inform_congestion(&feedback, rtt, in_flight_before, is_app_limited, was_reducing, cx);
         if feedback.acked > 0 {
             self.restart_retransmit_timer(cx.now);
             self.timers.probe = None;
+            self.check_mtu_probe(cx.now, cx.counters);
             self.guard_against_reneging(cx.now);
         }
         self.follow_window(window_before, cx.now);
@@ -108,6 +113,7 @@ impl Connection {
 
     /// Updates the send window unless the segment is older than the last that did. One that acknowledges something new is
     /// not, even if it is a retransmission with a lower sequence number (RFC 9293 section 3.8.6's refinement).
+    /// RFC 9293 section 3.8.6, MUST-1, REC-1, MUST-34; RFC 7323 section 2.4.
     fn update_send_window(&mut self, segment: &Segment) {
         if segment.ack.lt(self.snd_una) {
             return;
@@ -187,7 +193,7 @@ impl Connection {
             return;
         }
         cx.counters.tcp_dsacks_rx += 1;
-        self.statistics.dsacks += 1;
+        self.cold_mut().troubles.dsacks += 1;
         let ahead = self.una_offset + u64::from(end.max(self.snd_una).since(self.snd_una));
         let end = if end.ge(self.snd_una) {
             ahead
@@ -247,7 +253,8 @@ impl Connection {
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
         self.progress_at = cx.now;
         (self.retransmits, self.probes) = (0, 0);
-        if self.send.len() <= self.options.send_buffer_bytes / 3 * 2 {
+        self.note_timeouts_over(cx.now);
+        if self.send.len() <= self.send_cap() / 3 * 2 {
             self.wake_senders();
         }
         if !self.has_unfinished_output() {
@@ -259,6 +266,7 @@ impl Connection {
 
     /// A round-trip time: of what was sent once only (Karn's rule, RFC 6298 section 3), else by the timestamp echoed (RFC 7323
     /// section 4), which is coarser. SRTT takes one a round trip, as RFC 6298's factors want.
+    /// RFC 9293 section 3.8.1, MUST-18.
     fn take_round_trip(&mut self, feedback: &Feedback, cx: &Context<'_>) -> Option<Duration> {
         self.rtt.age_min_rtt(cx.now);
         let sent_at = feedback.acked_sent_at.filter(|_| !feedback.resent).or(feedback.sacked_sent_at);
@@ -309,12 +317,12 @@ impl Connection {
         rtt: Option<Duration>,
         in_flight_before: u32,
         is_app_limited: bool,
-        was_fast: bool,
+        was_reducing: bool,
         cx: &Context<'_>,
     ) {
         let in_flight = self.in_flight();
         let mss = u32::from(self.mss);
-        if self.loss.state == Recovery::Fast {
+        if self.is_reducing() {
             let safe = feedback.acked > 0 && feedback.lost == 0;
             self.episode().prr.on_ack(feedback.delivered, in_flight, safe, mss);
         }
@@ -330,7 +338,7 @@ impl Connection {
             srtt: self.rtt.srtt(),
             in_flight_before,
             is_app_limited,
-            in_recovery: was_fast || self.loss.state == Recovery::Fast,
+            in_recovery: was_reducing || self.is_reducing(),
             mss,
             rate,
             in_flight_after: in_flight,

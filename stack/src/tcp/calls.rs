@@ -1,7 +1,7 @@
 //! The applications' calls (RFC 9293 section 3.9.1): OPEN is `listen` and `connect`, SEND and RECEIVE are polled with a
 //! waker, CLOSE is `shutdown` and `close`, then ABORT and STATUS. What a state makes of a call is in section 3.10.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::task::{Poll, Waker};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -9,8 +9,9 @@ use std::rc::Rc;
 use super::config::{FastOpenKeys, SocketOptions};
 use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
-use super::fastopen::{CookieMaker, PendingFastOpens};
+use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
 use super::listener::Listener;
+use super::seq::SeqNumber;
 use super::table::TupleKey;
 use super::time_wait::REOPEN_GAP;
 use super::{Chunk, ConnId, ListenerId, Shutdown, State, TcpError, TcpInfo, Tuple};
@@ -24,6 +25,7 @@ impl Tcp {
     /// Listens on `addr`; an unspecified address means any of ours of that family, port 0 a port of the engine's choice.
     /// `backlog` is how many connections may wait to be accepted, at least 1; while as many wait, SYNs and the last ACK of
     /// handshakes are dropped and counted, and the peer sends them again.
+    /// RFC 9293 section 3.9.1.1, MUST-41, MUST-42.
     ///
     /// # Errors
     /// `AddrInUse` when another listener has the address and port, `AddrNotAvailable` when no port is free, `TableFull`
@@ -147,6 +149,7 @@ impl Tcp {
 
     /// Starts an active open from `local` (its address one of ours; port 0 is chosen by RFC 6056) to `remote`. The SYN goes
     /// out with the next [`Tcp::transmit`]; [`Tcp::poll_connected`] tells how it ended.
+    /// RFC 9293 section 3.9.1.1, MUST-43.
     ///
     /// # Errors
     /// `InvalidInput` when `remote` cannot be a peer's address (RFC 9293 section 3.9.1.1, MUST-46), the families differ, both
@@ -219,10 +222,19 @@ impl Tcp {
         let mut taken = 0;
         self.call(now, id.index, |connection, _| {
             connection.plan_fastopen(advice, without_cookie);
-            let cap = connection.options.send_buffer_bytes;
+            let cap = connection.send_cap();
             taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
         });
         Ok((id, taken))
+    }
+
+    /// Whether a connection opened with data now would send it in the SYN.
+    pub fn may_connect_with_data(&mut self, now: Instant, local: IpAddr, remote: IpAddr) -> bool {
+        match self.fastopen_cache.advice(now, local, remote) {
+            Advice::Cookie { .. } => true,
+            Advice::Request(_) => self.config.fastopen.client_without_cookie,
+            Advice::Avoid => false,
+        }
     }
 
     fn pick_local(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
@@ -294,10 +306,11 @@ impl Tcp {
         if connection.state.is_over() {
             return Poll::Ready(Err(TcpError::NotConnected));
         }
-        let cap = connection.options.send_buffer_bytes;
+        let cap = connection.send_cap();
         let taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
         if taken == 0 && !bytes.is_empty() {
             park(&mut connection.send_waker, waker);
+            connection.chronograph.turn(now, connection.limit());
             return Poll::Pending;
         }
         self.call(now, id.index, |_, _| ());
@@ -327,7 +340,7 @@ impl Tcp {
         match connection.receive.read(bytes) {
             0 => connection.poll_end(waker).map_ok(|()| 0),
             taken => {
-                self.after_read(now, id);
+                self.after_read(now, id, taken);
                 Poll::Ready(Ok(taken))
             }
         }
@@ -350,27 +363,29 @@ impl Tcp {
         match connection.receive.read_chunk() {
             None => connection.poll_end(waker).map_ok(|()| None),
             chunk => {
-                self.after_read(now, id);
+                let len = chunk.as_ref().map_or(0, |chunk| chunk.len());
+                self.after_read(now, id, len);
                 Poll::Ready(Ok(chunk))
             }
         }
     }
 
-    fn after_read(&mut self, now: Instant, id: ConnId) {
-        self.call(now, id.index, |connection, _| {
+    fn after_read(&mut self, now: Instant, id: ConnId, len: usize) {
+        self.call(now, id.index, |connection, cx| {
+            connection.tune_receive_buffer(len, cx);
             connection.ack_now |= connection.owes_window_update();
             connection.forget_urgent();
         });
     }
 
     /// How far urgent data reaches beyond what was read, in bytes; `None` when there is none. It comes in line with the
-    /// rest (RFC 6093 section 6); its arrival wakes the task that waits to receive (RFC 9293 section 3.8.5, MUST-32 and 33).
+    /// rest (RFC 6093 section 6); its arrival wakes the task that waits to receive (RFC 9293 section 3.8.5, MUST-32, MUST-33).
     ///
     /// # Errors
     /// `NotConnected` for a stale handle.
     pub fn urgent_ahead(&self, id: ConnId) -> Result<Option<u32>, TcpError> {
         let connection = self.get(id)?;
-        let read = connection.receive.rcv_nxt() - connection.receive.readable() as u32;
+        let read = connection.read_up_to();
         let end = connection.cold().and_then(|cold| cold.urgent);
         Ok(end.filter(|end| end.gt(read)).map(|end| end.since(read)))
     }
@@ -421,6 +436,7 @@ impl Tcp {
     /// The application lets go: the handle is invalid from now on. What was written is still sent, and the FIN; but data
     /// that was not read, or arrives from now on, is answered with a RST (RFC 9293 section 3.6.1), and zero linger sends
     /// one at once. The engine ends the connection by itself: it is bounded by the timeouts of [`super::TcpConfig`].
+    /// RFC 9293 section 3.6.1, SHLD-3, MAY-1.
     pub fn close(&mut self, now: Instant, id: ConnId) {
         if self.get(id).is_ok() {
             self.call(now, id.index, Connection::close);
@@ -482,19 +498,25 @@ impl Tcp {
             return Err(TcpError::InvalidInput);
         }
         let options = self.accept_options(options)?;
+        let receive_buffer_changed = options.receive_buffer_bytes != old.receive_buffer_bytes;
         self.call(now, id.index, |connection, cx| {
+            if options.receive_buffer_bytes != old.receive_buffer_bytes {
+                connection.cold_mut().tuning = None;
+            }
             connection.options = options;
             // Set again from the new intervals.
             connection.timers.keepalive = None;
             if connection.timers.retransmit.is_some() && old.user_timeout != connection.options.user_timeout {
                 connection.restart_retransmit_timer(cx.now);
             }
-            connection.ack_now |= connection.owes_window_update();
+            // Other options are no occasion to tell the peer of the window.
+            connection.ack_now |= receive_buffer_changed && connection.owes_window_update();
         });
         Ok(())
     }
 
     /// The error that ended the connection, or what ICMP said about it meanwhile; taken once, as `SO_ERROR`.
+    /// RFC 9293 section 3.9.1.8, MUST-47, SHLD-20; RFC 9293 section 3.9.2.2, SHLD-25.
     pub fn take_error(&mut self, id: ConnId) -> Option<TcpError> {
         let connection = self.get_mut(id).ok()?;
         connection.error.take().or_else(|| match connection.cold() {
@@ -507,7 +529,7 @@ impl Tcp {
 // ---- helpers
 
 impl Tcp {
-    fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
+    pub(super) fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
         let connection = self.tables.connections.get_exact(id.index, id.generation);
         connection
             .map(|connection| &**connection)
@@ -524,7 +546,12 @@ impl Tcp {
     }
 
     /// Lets a call work on a connection; what it counts is handed over by the next `poll_timers` or `transmit`.
-    fn call(&mut self, now: Instant, index: u32, act: impl FnOnce(&mut Connection, &mut Context<'_>)) {
+    pub(super) fn call(
+        &mut self,
+        now: Instant,
+        index: u32,
+        act: impl FnOnce(&mut Connection, &mut Context<'_>),
+    ) {
         self.with_calls_counters(|tcp, counters| {
             tcp.with_connection(now, index, counters, act);
         });
@@ -538,22 +565,29 @@ impl Tcp {
     }
 
     /// Checks options and shares the defaults.
-    fn accept_options(&self, mut options: SocketOptions) -> Result<Rc<SocketOptions>, TcpError> {
+    pub(super) fn accept_options(&self, mut options: SocketOptions) -> Result<Rc<SocketOptions>, TcpError> {
         if !options.is_valid() {
             return Err(TcpError::InvalidInput);
         }
-        options.receive_buffer_bytes = options
-            .receive_buffer_bytes
-            .clamp(limits::TCP_RECEIVE_BUFFER_MIN, limits::TCP_RECEIVE_BUFFER_MAX);
+        if options.receive_buffer_bytes > 0 {
+            options.receive_buffer_bytes = options
+                .receive_buffer_bytes
+                .clamp(limits::TCP_RECEIVE_BUFFER_MIN, limits::TCP_RECEIVE_BUFFER_MAX);
+        }
         let is_default = options == *self.default_options;
         Ok(if is_default { self.default_options.clone() } else { Rc::new(options) })
     }
 }
 
 impl Connection {
+    /// The number of the next byte to be read; the peer's FIN is none.
+    fn read_up_to(&self) -> SeqNumber {
+        self.rcv_nxt() - self.receive.readable() as u32 - u32::from(self.fin_received)
+    }
+
     /// Urgent data that was read is no longer urgent; the pointer must not come round again after 2 GiB.
     fn forget_urgent(&mut self) {
-        let read = self.receive.rcv_nxt() - self.receive.readable() as u32;
+        let read = self.read_up_to();
         if self.cold().and_then(|cold| cold.urgent).is_some_and(|end| end.le(read)) {
             self.cold_mut().urgent = None;
         }

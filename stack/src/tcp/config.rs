@@ -3,7 +3,9 @@
 
 use core::ops::RangeInclusive;
 
+use super::MtuProbing;
 use super::congestion::Algorithm;
+use super::ecn::EcnConfig;
 use crate::limits;
 use crate::time::Duration;
 
@@ -12,35 +14,42 @@ use crate::time::Duration;
 pub struct SocketOptions {
     /// `TCP_NODELAY`: send small segments at once instead of by Nagle's rule (RFC 9293 section 3.7.4).
     pub nodelay: bool,
-    /// `TCP_CORK`: hold back the last, partial segment for up to 200 ms.
+    /// `TCP_CORK`: hold back the last, partial segment for up to a retransmission timeout (200 ms to 1 s).
     pub cork: bool,
     /// `TCP_QUICKACK`: acknowledge every segment at once. Unlike Linux's it stays on until it is turned off.
     pub quickack: bool,
     /// `SO_KEEPALIVE`: probe an idle peer (RFC 9293 section 3.8.4); off by default, as MUST-25 asks.
+    /// RFC 9293 section 3.8.4, MUST-24, MAY-5.
     pub keepalive: bool,
     /// `TCP_KEEPIDLE`: silence before the first probe; 7200 s. At least 1 ms.
+    /// RFC 9293 section 3.8.4, MUST-27, MUST-28.
     pub keepalive_idle: Duration,
     /// `TCP_KEEPINTVL`: time between probes; 75 s. At least 1 ms.
     pub keepalive_interval: Duration,
     /// `TCP_KEEPCNT`: unanswered probes before the connection is given up; 9. At least 1.
+    /// RFC 9293 section 3.8.4, MUST-29.
     pub keepalive_count: u8,
     /// `TCP_USER_TIMEOUT`: how long data (or a SYN) may go without acknowledgment or progress before the connection is
     /// given up (RFC 9293 section 3.8.3's R2, RFC 5482); `None`: [`TcpConfig::give_up_after`]. A closed window counts,
     /// even if the peer answers the probes of it.
+    /// RFC 9293 section 3.8.3, MUST-21.
     pub user_timeout: Option<Duration>,
     /// `SO_LINGER`: zero resets the connection on close. Otherwise close sends all data and the FIN, and what the peer has
     /// not acknowledged after this time is given up with a reset; `None`: no such limit.
     pub linger: Option<Duration>,
-    /// `SO_RCVBUF`: bound on the memory behind the receive queue, bytes; 256 KiB. Three quarters of it are the largest
-    /// window that is announced. 4 KiB to 1 GiB, others count as the nearest.
+    /// `SO_RCVBUF`: bound on the memory behind the receive queue, bytes. Three quarters of it are the largest window that
+    /// is announced. 4 KiB to 1 GiB, others count as the nearest; 0, the default: begins with 256 KiB and grows to 6 MiB
+    /// with what the application reads in a round trip, so that the window does not limit the peer.
     pub receive_buffer_bytes: usize,
-    /// `SO_SNDBUF`: bound on bytes written and not acknowledged; 256 KiB. At least 1, at most 1 GiB.
+    /// `SO_SNDBUF`: bound on bytes written and not acknowledged, at most 1 GiB; 0, the default: twice the congestion
+    /// window, between 256 KiB and 4 MiB.
     pub send_buffer_bytes: usize,
     /// `TCP_CONGESTION`: set before the connection is opened; later changes are refused.
     pub congestion: Algorithm,
     /// `TCP_FASTOPEN` of a listener: connections that SYNs with data opened (RFC 7413) and whose handshake is not over, at
     /// most; 0, the default as its section 2 asks: none. While as many wait, further SYNs are answered without Fast Open. At
     /// most [`limits::TCP_FASTOPEN_QLEN`], more counts as that.
+    /// RFC 7413 sections 2 and 4.2.
     pub fastopen_qlen: usize,
 }
 
@@ -56,8 +65,8 @@ impl Default for SocketOptions {
             keepalive_count: 9,
             user_timeout: None,
             linger: None,
-            receive_buffer_bytes: 256 << 10,
-            send_buffer_bytes: 256 << 10,
+            receive_buffer_bytes: 0,
+            send_buffer_bytes: 0,
             congestion: Algorithm::default(),
             fastopen_qlen: 0,
         }
@@ -65,13 +74,38 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
+    /// Bound of the receive buffer when a connection begins, bytes.
+    #[must_use]
+    pub const fn receive_buffer_start(&self) -> usize {
+        if self.receive_buffer_bytes == 0 { limits::TCP_BUFFER_START } else { self.receive_buffer_bytes }
+    }
+
+    /// The most that it grows to, bytes.
+    #[must_use]
+    pub const fn receive_buffer_limit(&self) -> usize {
+        if self.receive_buffer_bytes == 0 {
+            limits::TCP_RECEIVE_BUFFER_GROWTH
+        } else {
+            self.receive_buffer_bytes
+        }
+    }
+
+    /// Bound of the send buffer while the congestion window is `cwnd`, both in bytes.
+    #[must_use]
+    pub fn send_buffer_for(&self, cwnd: u32) -> usize {
+        if self.send_buffer_bytes > 0 {
+            return self.send_buffer_bytes;
+        }
+        (cwnd as usize * 2).clamp(limits::TCP_BUFFER_START, limits::TCP_SEND_BUFFER_GROWTH)
+    }
+
     /// Whether every field is within the bounds it names.
     pub(super) fn is_valid(&self) -> bool {
         let tick = Duration::from_millis(1);
         self.keepalive_idle >= tick
             && self.keepalive_interval >= tick
             && self.keepalive_count >= 1
-            && (1..=limits::TCP_SEND_BUFFER_MAX).contains(&self.send_buffer_bytes)
+            && self.send_buffer_bytes <= limits::TCP_SEND_BUFFER_MAX
             && self.user_timeout.is_none_or(|timeout| timeout >= tick)
     }
 }
@@ -83,6 +117,8 @@ pub struct TcpConfig {
     pub options: SocketOptions,
     /// Offer and accept timestamps (RFC 7323 section 3).
     pub timestamps: bool,
+    /// Take segments that lack the timestamps agreed on, as Linux does; off: drop them (RFC 7323 section 3.2).
+    pub timestamps_optional: bool,
     /// Offer and accept window scaling (RFC 7323 section 2).
     pub window_scaling: bool,
     /// Offer and accept SACK (RFC 2018); with it losses are found by RACK-TLP (RFC 8985), without it by duplicate ACKs
@@ -91,6 +127,8 @@ pub struct TcpConfig {
     /// Pace what a window-based congestion control allows, at Linux's rates: 2 windows a round trip in slow start, 1.2 after
     /// it. Off, as in Linux without a pacing queue discipline; BBR paces always.
     pub pacing: bool,
+    /// Whether the path's MTU is probed where ICMP does not tell it (RFC 4821).
+    pub mtu_probing: MtuProbing,
     /// Ports for [`super::Tcp::connect`] with port 0; 32768 to 60999. The shard uses those that are its own.
     pub ephemeral_ports: RangeInclusive<u16>,
     /// Retransmission timeout before the round-trip time is known; 1 s (RFC 6298 section 2.1).
@@ -109,6 +147,7 @@ pub struct TcpConfig {
     pub syn_ack_retries: u8,
     /// How long data goes unacknowledged, or probes unanswered, before a connection is given up (RFC 9293 section 3.8.3's
     /// R2, at least 100 s); 924.6 s, what Linux's `tcp_retries2` of 15 amounts to.
+    /// RFC 9293 section 3.8.3, SHLD-11.
     pub give_up_after: Duration,
     /// The same for a connection that the application has closed; 102.2 s, Linux's 8 orphan retries.
     pub orphan_give_up_after: Duration,
@@ -141,6 +180,8 @@ pub struct TcpConfig {
     pub syn_cookies: bool,
     /// Fast Open (RFC 7413). Listeners and connections still have to ask for it.
     pub fastopen: FastOpenConfig,
+    /// Explicit congestion notification (RFC 3168), Linux's `tcp_ecn`; agreed to, not asked for.
+    pub ecn: EcnConfig,
 }
 
 /// Fast Open's settings (RFC 7413), Linux's sysctls of the same subject.
@@ -198,8 +239,10 @@ impl Default for TcpConfig {
         Self {
             options: SocketOptions::default(),
             timestamps: true,
+            timestamps_optional: false,
             window_scaling: true,
             sack: true,
+            mtu_probing: MtuProbing::default(),
             pacing: false,
             ephemeral_ports: 32768..=60999,
             initial_rto: Duration::from_secs(1),
@@ -221,6 +264,7 @@ impl Default for TcpConfig {
             buffered_bytes_max: 512 << 20,
             syn_cookies: true,
             fastopen: FastOpenConfig::default(),
+            ecn: EcnConfig::default(),
         }
     }
 }

@@ -5,16 +5,20 @@
 use core::task::Waker;
 use std::rc::Rc;
 
+use super::chronograph::Chronograph;
 use super::config::{SocketOptions, TcpConfig};
 use super::congestion::pacing::Pacer;
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
+use super::ecn::{self, Ecn};
 use super::fastopen::FastOpen;
 use super::header::Flags;
-use super::info::Statistics;
+use super::info::{Statistics, Troubles};
 use super::options::{TcpOptions, Timestamps};
+use super::path_mtu::MtuSearch;
 use super::rack::Rack;
 use super::receive_queue::ReceiveQueue;
+use super::receive_rate::ReceiveRate;
 use super::recovery::LossRecovery;
 use super::reply::{Replies, Reply};
 use super::rtt::RttEstimator;
@@ -23,6 +27,7 @@ use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
 use super::timers::Timers;
+use super::tuning::Tuning;
 use super::{State, TcpError};
 use crate::counters::Counters;
 use crate::time::{Duration, Instant};
@@ -87,6 +92,8 @@ pub(super) struct Connection {
     syn_acknowledged: bool,
     /// The application closed the write side: a FIN follows the queue.
     pub(super) fin_queued: bool,
+    /// More is to follow the last write: its end is held back like a corked one, and not pushed.
+    pub(super) more: bool,
     /// The FIN is part of what was sent.
     pub(super) fin_sent: bool,
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
@@ -118,6 +125,7 @@ pub(super) struct Connection {
     pub(super) sent: Scoreboard,
     pub(super) rack: Rack,
     pub(super) loss: LossRecovery,
+    pub(super) ecn: Ecn,
     /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
     pub(super) cwnd_limited: SeqNumber,
     /// Retransmission timeouts since the last progress; while the window is closed, probes since the last answer.
@@ -171,16 +179,15 @@ pub(super) struct Connection {
     pub(super) send_waker: Option<Waker>,
     pub(super) error: Option<TcpError>,
     pub(super) timers: Timers,
-    /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
-    pub(super) time_wait: Option<(u32, u32)>,
     /// Memory of the buffers as the engine last counted it.
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
+    pub(super) chronograph: Chronograph,
     pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
 
-/// What few connections need.
+/// What few connections need, and none that never sent anything.
 #[derive(Default)]
 pub(super) struct Cold {
     pub(super) flush_waker: Option<Waker>,
@@ -190,6 +197,14 @@ pub(super) struct Cold {
     pub(super) urgent: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    /// A search for the path's MTU.
+    pub(super) mtu_search: Option<Box<MtuSearch>>,
+    pub(super) receive_rate: Option<Box<ReceiveRate>>,
+    /// The receive buffer grows: its bound, and what decides on that.
+    pub(super) tuning: Option<Tuning>,
+    pub(super) troubles: Troubles,
+    /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
+    pub(super) time_wait: Option<(u32, u32)>,
     /// Challenge ACKs sent since.
     challenges: u8,
     challenges_since: Instant,
@@ -207,6 +222,7 @@ pub(super) struct Handshake {
     pub(super) wscale: Option<u8>,
     /// Both ends understand SACK.
     pub(super) sack: bool,
+    pub(super) ecn: ecn::Agreed,
     pub(super) peer_mss: u16,
     /// MSS option that we sent; `None`: not known here.
     pub(super) our_mss: Option<u16>,
@@ -230,10 +246,11 @@ impl Connection {
         connection.state = State::SynSent;
         connection.ts_enabled = config.timestamps;
         connection.sack_enabled = config.sack;
+        connection.ecn = Ecn::requesting(config.ecn.request);
         connection.ts_offset = ts_offset;
         if config.window_scaling {
             connection.wscale_enabled = true;
-            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
         }
         connection.syn_due = true;
         connection
@@ -257,7 +274,7 @@ impl Connection {
         if let Some(shift) = handshake.wscale {
             connection.wscale_enabled = true;
             connection.snd_wscale = shift;
-            connection.rcv_wscale = window_scale_for(connection.receive_cap());
+            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
         }
         if let Some(our_mss) = handshake.our_mss {
             connection.mtu = our_mss.saturating_add(connection.fixed_headers());
@@ -265,6 +282,7 @@ impl Connection {
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
+        connection.ecn = Ecn::agreed(handshake.ecn);
         connection.retransmits = u8::from(handshake.timed_out);
         connection
     }
@@ -296,6 +314,7 @@ impl Connection {
             send: SendQueue::new(),
             syn_acknowledged: false,
             fin_queued: false,
+            more: false,
             fin_sent: false,
             mss: default_mss,
             peer_mss: default_mss,
@@ -318,6 +337,7 @@ impl Connection {
             sent: Scoreboard::default(),
             rack: Rack::new(),
             loss: LossRecovery::default(),
+            ecn: Ecn::default(),
             cwnd_limited: iss,
             retransmits: 0,
             probes: 0,
@@ -349,9 +369,9 @@ impl Connection {
             send_waker: None,
             error: None,
             timers: Timers::default(),
-            time_wait: None,
             buffered: 0,
             statistics: Statistics::default(),
+            chronograph: Chronograph::default(),
             fastopen: None,
             cold: None,
         }
@@ -464,10 +484,9 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.7.1: the smaller of what the peer and what the path takes, less our options.
+    /// RFC 9293 section 3.7.1, MUST-16.
     fn update_mss(&mut self) {
-        let path = if self.mtu == 0 { self.peer_mss } else { self.mtu - self.fixed_headers() };
-        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 };
-        self.mss = self.peer_mss.min(path).saturating_sub(options).max(MSS_MIN);
+        self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
     }
 
     /// The MTU that the egress states, asked once a connection.
@@ -478,7 +497,7 @@ impl Connection {
         }
     }
 
-    fn path_mtu_min(&self) -> u16 {
+    pub(super) fn path_mtu_min(&self) -> u16 {
         if self.key.is_ipv4() { PATH_MTU_MIN_IPV4 } else { PATH_MTU_MIN_IPV6 }
     }
 
@@ -492,13 +511,27 @@ impl Connection {
         if self.mtu == 0 || mtu >= self.mtu {
             return false;
         }
+        self.limit_mtu_search(mtu);
         self.mtu = mtu;
         self.update_mss();
         self.resend_smaller();
         true
     }
 
+    /// A larger packet than the path was known to carry has arrived.
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+        self.update_mss();
+    }
+
+    /// Payload of a full segment in a packet of `mtu` bytes: the effective send MSS (RFC 9293 section 3.7.1).
+    pub(super) fn payload_of(&self, mtu: u16) -> u16 {
+        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 };
+        self.peer_mss.min(mtu.saturating_sub(self.fixed_headers())).saturating_sub(options).max(MSS_MIN)
+    }
+
     /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): the MTU less the fixed headers.
+    /// RFC 9293 section 3.7.1, SHLD-6, MUST-67.
     pub(super) fn our_mss(&self) -> u16 {
         self.mtu.saturating_sub(self.fixed_headers())
     }
@@ -506,7 +539,8 @@ impl Connection {
     // ---- receive window
 
     pub(super) fn receive_cap(&self) -> usize {
-        self.options.receive_buffer_bytes
+        let tuning = self.cold.as_ref().and_then(|cold| cold.tuning.as_ref());
+        tuning.map_or(self.options.receive_buffer_start(), |tuning| tuning.receive_cap)
     }
 
     /// The window field for a segment sent now, never taking back what was announced (RFC 9293 sections 3.8.6 and
@@ -514,6 +548,7 @@ impl Connection {
     ///
     /// An edge that the scale cannot express is rounded up, so it creeps by less than 1 << scale a segment; the receive
     /// queue has room for that (see `Connection::insert_cap`).
+    /// RFC 9293 section 3.8.6.2.2, MUST-39; RFC 9293 section 3.8.6.1, MAY-8; RFC 7323 section 2.4.
     pub(super) fn select_window(&self, pressure: bool) -> u16 {
         let cap = if pressure { pressure_cap(self.receive_cap()) } else { self.receive_cap() };
         let current = self.rcv_wnd();
@@ -562,6 +597,7 @@ impl Connection {
 
     /// Owes an ACK to a segment that is not acceptable and could be part of an attack or an ACK war: RFC 5961 section 7's
     /// limit, for each connection so that nothing can be learned about others.
+    /// RFC 5961 section 7.
     pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
         let cold = self.cold_mut();
         if cold.challenges == 0 || cx.now - cold.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
@@ -578,6 +614,7 @@ impl Connection {
 
     /// A RST that the peer accepts: SEQ=SND.NXT (RFC 9293 section 3.10.5), with ACK as everyone sends it, timestamps
     /// included (RFC 7323 section 5.2).
+    /// RFC 7323 section 5.2.
     pub(super) fn reset(&self, now: Instant) -> Reply {
         Reply {
             key: self.key,
@@ -595,6 +632,7 @@ impl Connection {
     /// Enters ESTABLISHED, or where a close during the handshake leads (RFC 9293 section 3.10.4).
     pub(super) fn establish(&mut self, cx: &mut Context<'_>) {
         self.state = if self.fin_queued { State::FinWait1 } else { State::Established };
+        self.note_timeouts_over(cx.now);
         self.timers.retransmit = None;
         self.syn_due = false;
         if core::mem::take(&mut self.retransmits) > 0 {
@@ -606,11 +644,14 @@ impl Connection {
         if let Some(rtt) = self.rtt.srtt() {
             self.congestion.on_handshake_rtt(rtt);
         }
+        self.begin_mtu_search(cx);
         self.progress_at = cx.now;
+        self.last_data_at = cx.now;
         self.wake_senders();
     }
 
     /// The connection is over: nothing more is sent. What was received stays readable, as it was acknowledged.
+    /// RFC 9293 section 3.6, MUST-12.
     pub(super) fn finish(&mut self, error: Option<TcpError>) {
         self.state = State::Closed;
         self.error = self.error.or(error);
@@ -680,12 +721,29 @@ impl Connection {
         self.cold.get_or_insert_default()
     }
 
+    pub(super) fn receive_rate(&self) -> Option<&ReceiveRate> {
+        self.cold.as_ref()?.receive_rate.as_deref()
+    }
+
+    pub(super) fn receive_rate_mut(&mut self) -> Option<&mut ReceiveRate> {
+        self.cold.as_mut()?.receive_rate.as_deref_mut()
+    }
+
+    pub(super) fn mtu_search(&self) -> Option<&MtuSearch> {
+        self.cold.as_ref()?.mtu_search.as_deref()
+    }
+
+    pub(super) fn mtu_search_mut(&mut self) -> Option<&mut MtuSearch> {
+        self.cold.as_mut()?.mtu_search.as_deref_mut()
+    }
+
     /// Memory behind the buffers.
     pub(super) fn memory(&self) -> usize {
         self.send.memory() + self.receive.memory() + self.sent.memory()
     }
 
     /// How long acknowledgment may make no progress.
+    /// RFC 9293 section 3.8.3, MUST-20.
     pub(super) fn patience(&self, config: &TcpConfig) -> Duration {
         let limit = if self.orphan { config.orphan_give_up_after } else { config.give_up_after };
         self.options.user_timeout.unwrap_or(limit)
@@ -709,6 +767,7 @@ pub(super) fn window_scale_for(receive_buffer_bytes: usize) -> u8 {
 }
 
 /// A TSval: milliseconds plus an offset (RFC 7323 section 5.4).
+/// RFC 7323 section 4.1.
 pub(super) fn timestamp(now: Instant, offset: u32) -> u32 {
     (now.as_millis() as u32).wrapping_add(offset)
 }

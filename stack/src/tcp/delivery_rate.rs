@@ -10,6 +10,8 @@ use crate::time::{Duration, Instant};
 /// Top bit of a count of delivered bytes: the segment was sent while the sender was application-limited. Nobody
 /// delivers 2^63 bytes.
 const APP_LIMITED: u64 = 1 << 63;
+/// Top bit of the last sample's microseconds: the application limited it. Longer ones than 35 minutes count as that.
+const RATE_APP_LIMITED: u32 = 1 << 31;
 /// No segment was delivered since the last sample.
 const NOTHING: u32 = u32::MAX;
 
@@ -70,6 +72,9 @@ pub struct DeliveryRate {
     prior_lost: u32,
     /// Bytes marked lost, ever, modulo 2^32.
     lost: u32,
+    /// The last sample that tells about the path: its bytes, and its microseconds with [`RATE_APP_LIMITED`].
+    last_bytes: u32,
+    last_interval_us: u32,
 }
 
 impl Default for DeliveryRate {
@@ -85,6 +90,8 @@ impl Default for DeliveryRate {
             prior_in_flight: 0,
             prior_lost: 0,
             lost: 0,
+            last_bytes: 0,
+            last_interval_us: 0,
         }
     }
 }
@@ -171,14 +178,29 @@ impl DeliveryRate {
             return None;
         }
         let prior_delivered = self.prior_delivered & !APP_LIMITED;
-        Some(RateSample {
+        let sample = RateSample {
             delivered_bytes: u32::try_from(self.delivered - prior_delivered).unwrap_or(u32::MAX),
             interval,
             prior_delivered,
             is_app_limited: self.prior_delivered & APP_LIMITED != 0,
             lost_bytes: self.lost.wrapping_sub(self.prior_lost),
             in_flight_at_send: self.prior_in_flight,
-        })
+        };
+        // As Linux: one that the application limited replaces only a slower one.
+        if !sample.is_app_limited || sample.bytes_per_second() >= self.last_rate().0 {
+            self.last_bytes = sample.delivered_bytes;
+            let micros = u32::try_from(interval.as_micros()).unwrap_or(u32::MAX).min(RATE_APP_LIMITED - 1);
+            self.last_interval_us = micros | if sample.is_app_limited { RATE_APP_LIMITED } else { 0 };
+        }
+        Some(sample)
+    }
+
+    /// The last sample that tells about the path: bytes a second (0 before the first), and whether the application limited
+    /// it: then the path may be faster.
+    #[must_use]
+    pub fn last_rate(&self) -> (u64, bool) {
+        let micros = u64::from(self.last_interval_us & !RATE_APP_LIMITED).max(1);
+        (u64::from(self.last_bytes) * 1_000_000 / micros, self.last_interval_us & RATE_APP_LIMITED != 0)
     }
 
     /// Nothing more is to be sent though the window has room: samples are application-limited until all of the
@@ -224,7 +246,7 @@ mod tests {
     #[test]
     fn a_connection_s_and_a_segment_s_share_stay_small() {
         assert!(size_of::<Snapshot>() <= 32, "{}", size_of::<Snapshot>());
-        assert!(size_of::<DeliveryRate>() <= 64, "{}", size_of::<DeliveryRate>());
+        assert!(size_of::<DeliveryRate>() <= 72, "{}", size_of::<DeliveryRate>());
     }
 
     #[test]

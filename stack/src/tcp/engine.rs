@@ -7,22 +7,21 @@ use std::rc::Rc;
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
+use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
-use super::connection::{Connection, Context, Handshake, timestamp};
-use super::fastopen::{ClientCache, CookieMaker, Verdict};
-use super::header::Flags;
+use super::connection::{Connection, Context, timestamp};
+use super::fastopen::{ClientCache, CookieMaker};
 use super::input::Segment;
 use super::isn::IsnSecret;
 use super::listener::Listeners;
-use super::options::FastOpenOption;
 use super::ports::EphemeralPorts;
 use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
 use super::syn_cookie::SynCookies;
-use super::syn_queue::{self, HalfOpen, SynQueue};
+use super::syn_queue::{HalfOpen, SynQueue};
 use super::table::{List, Slab, TupleKey};
-use super::time_wait::{self, REOPEN_GAP, TimeWait, TimeWaits};
-use super::{Census, ConnId, IcmpError, IcmpErrorKind, ListenerId, Received, State, TcpError, Tuple};
+use super::time_wait::{self, TimeWait, TimeWaits};
+use super::{Census, ConnId, IcmpError, IcmpErrorKind, Received, State, TcpError, Tuple};
 use crate::counters::{Counters, DropReason};
 use crate::packet::Packet;
 use crate::time::Instant;
@@ -46,6 +45,8 @@ pub struct Tcp {
     fired: Vec<u32>,
     challenges: TokenBucket,
     buffered_bytes: usize,
+    /// Connections that are over and whose handle is still held.
+    ended: usize,
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Counters>>,
     pub(super) calls_counted: bool,
@@ -181,6 +182,7 @@ impl Tcp {
             fired: Vec::new(),
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
             buffered_bytes: 0,
+            ended: 0,
             calls_counters: None,
             calls_counted: false,
             config,
@@ -242,210 +244,6 @@ impl Tcp {
         None
     }
 
-    /// RFC 9293 section 3.10.7.2. `displaced`: the TIME-WAIT entry that gives way.
-    fn listener_receives(
-        &mut self,
-        now: Instant,
-        segment: Segment,
-        displaced: Option<u32>,
-        counters: &mut Counters,
-    ) -> Option<Segment> {
-        // First RST and second ACK: both are the business of whoever rejects what nobody takes, but an ACK may bring a
-        // SYN cookie. Third, SYN.
-        if !segment.has(Flags::SYN) || segment.has(Flags::ACK) || segment.has(Flags::RST) {
-            return self.cookie_receives(now, segment, None, counters);
-        }
-        let key = segment.key();
-        let Some(id) = self.listeners.find(key.local()) else { return Some(segment) };
-        let (room, connections) =
-            (self.config.syn_queue_max, self.tables.connections.len() >= self.config.connections_max);
-        let half_open_total = self.tables.syn_queue.entries.len();
-        let Some(listener) = self.listeners.get_mut(id) else { return Some(segment) };
-        let own_room = listener.backlog.max(room / 4).max(1);
-        let full = if listener.is_full() {
-            counters.tcp_accept_overflows += 1;
-            Some(DropReason::TcpAcceptQueueFull)
-        } else if connections {
-            Some(DropReason::TcpConnectionTableFull)
-        } else {
-            None
-        };
-        if let Some(reason) = full {
-            counters.drop(reason);
-            return None;
-        }
-        let queue_full = half_open_total >= room || listener.half_open >= own_room;
-        // In the place of a TIME-WAIT entry only the handshake proves that the SYN is no old duplicate.
-        let verdict = match displaced {
-            None => self.fastopen_verdict(now, id, &segment, counters),
-            Some(_) => Verdict::Regular(None),
-        };
-        let cookie_wanted = match verdict {
-            Verdict::Open(answer) => {
-                self.open_with_data(now, id, answer, segment, counters);
-                return None;
-            }
-            Verdict::Regular(cookie_wanted) => cookie_wanted,
-        };
-        if queue_full {
-            if displaced.is_some() || !self.config.syn_cookies {
-                // No cookie in the place of a TIME-WAIT entry, which would get the ACK.
-                counters.drop(DropReason::TcpSynQueueFull);
-            } else {
-                self.send_syn_cookie(now, id, &segment, counters);
-            }
-            return None;
-        }
-        if let Some(listener) = self.listeners.get_mut(id) {
-            listener.half_open += 1;
-        }
-        let mut iss = self.isn.isn(now, &key.tuple());
-        let displaced = displaced.map(|index| (index, self.tables.time_waits.entries.generation(index)));
-        if let Some(old) = displaced.and_then(|(index, _)| self.tables.time_waits.entries.get(index)) {
-            // RFC 9293 section 3.6.1, MAY-2 (1).
-            iss = iss.max(old.snd_nxt + REOPEN_GAP);
-        }
-        let mut entry =
-            HalfOpen::new(key, id.index, iss, &segment, &self.config).wanting_cookie(cookie_wanted);
-        if let Some((index, generation)) = displaced {
-            self.tables.detach(Kind::TimeWait(index));
-            entry = entry.displacing(index, generation);
-        }
-        let index = self.tables.syn_queue.insert(entry);
-        self.tables.attach(Kind::HalfOpen(index));
-        None
-    }
-
-    fn half_open_receives(
-        &mut self,
-        now: Instant,
-        index: u32,
-        segment: Segment,
-        counters: &mut Counters,
-    ) -> Option<Segment> {
-        let pressure = self.is_under_pressure();
-        let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { return Some(segment) };
-        let listener = self.listeners.slab.get(entry.listener);
-        let options =
-            listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
-        let buffer = options.receive_buffer_bytes;
-        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
-        match entry.segment_arrives(segment, buffer, &mut cx) {
-            syn_queue::Outcome::Done => {}
-            // Or the ACK of a cookie that was sent before the SYN came again and found room.
-            syn_queue::Outcome::NotOurs(segment) => {
-                return self.cookie_receives(now, segment, Some(index), counters);
-            }
-            syn_queue::Outcome::SynAck => self.tables.syn_queue.send_again(index),
-            syn_queue::Outcome::Forget => {
-                counters.tcp_attempt_fails += 1;
-                self.forget_half_open(index, true);
-            }
-            syn_queue::Outcome::Challenge => {
-                let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
-                let ack = entry.ack(buffer, ts_now);
-                self.challenge(now, ack, counters);
-            }
-            syn_queue::Outcome::Establish(segment) => {
-                self.establish(now, index, options, segment, counters);
-            }
-        }
-        None
-    }
-
-    /// The ACK of our SYN-ACK arrived: makes a connection of the entry, if there is room. If not, nothing was acknowledged;
-    /// the SYN-ACK is sent again in time and the peer's answer to that tries again, as in Linux.
-    fn establish(
-        &mut self,
-        now: Instant,
-        index: u32,
-        options: Rc<SocketOptions>,
-        segment: Segment,
-        counters: &mut Counters,
-    ) {
-        let Some(entry) = self.tables.syn_queue.entries.get(index) else { return };
-        let Some(listener) = self.listeners.slab.get_mut(entry.listener) else { return };
-        if listener.is_full() {
-            counters.tcp_accept_overflows += 1;
-            counters.drop(DropReason::TcpAcceptQueueFull);
-            return;
-        }
-        if self.tables.connections.len() >= self.config.connections_max {
-            counters.drop(DropReason::TcpConnectionTableFull);
-            return;
-        }
-        let offset = self.isn.timestamp_offset(&entry.key.tuple());
-        let handshake = entry.handshake(self.config.initial_rto, offset);
-        let listener_place = entry.listener;
-        self.forget_half_open(index, false);
-        let place = self.admit(now, &handshake, options, listener_place, counters);
-        self.connection_receives(now, place, segment, counters);
-    }
-
-    /// A new connection in SYN-RECEIVED and in its listener's accept queue.
-    pub(super) fn admit(
-        &mut self,
-        now: Instant,
-        handshake: &Handshake,
-        options: Rc<SocketOptions>,
-        listener: u32,
-        counters: &mut Counters,
-    ) -> u32 {
-        let mut connection = Connection::accepted(now, handshake, options, &self.config);
-        connection.listener = Some(listener);
-        let place = self.insert_connection(connection);
-        counters.tcp_passive_opens += 1;
-        if let Some(listener) = self.listeners.slab.get_mut(listener) {
-            listener.accept.push_back(place);
-            if let Some(waker) = listener.waker.take() {
-                waker.wake();
-            }
-        }
-        place
-    }
-
-    /// A SYN whose data may be delivered before the handshake is over (RFC 7413 section 4.2.2).
-    fn open_with_data(
-        &mut self,
-        now: Instant,
-        id: ListenerId,
-        answer: Option<FastOpenOption>,
-        syn: Segment,
-        counters: &mut Counters,
-    ) {
-        let Some(listener) = self.listeners.get_mut(id) else { return };
-        listener.fastopen.begin();
-        let options = listener.options.clone();
-        let key = syn.key();
-        let (iss, offset) = (self.isn.isn(now, &key.tuple()), self.isn.timestamp_offset(&key.tuple()));
-        let entry = HalfOpen::new(key, id.index, iss, &syn, &self.config);
-        let handshake = entry.handshake(self.config.initial_rto, offset);
-        let place = self.admit(now, &handshake, options, id.index, counters);
-        counters.tcp_fastopen_passive += 1;
-        self.with_connection(now, place, counters, |connection, cx| {
-            connection.open_with_data(id, answer, syn, cx);
-        });
-    }
-
-    /// Removes a half-open connection. The TIME-WAIT entry that it displaced comes back, or goes for good.
-    pub(super) fn forget_half_open(&mut self, index: u32, restore: bool) {
-        self.tables.detach(Kind::HalfOpen(index));
-        let Some(entry) = self.tables.syn_queue.remove(index) else { return };
-        if let Some(listener) = self.listeners.slab.get_mut(entry.listener) {
-            listener.half_open = listener.half_open.saturating_sub(1);
-        }
-        let displaced = entry.displaced().filter(|(place, generation)| {
-            self.tables.time_waits.entries.get_exact(*place, *generation).is_some()
-        });
-        if let Some((place, _)) = displaced {
-            if restore {
-                self.tables.attach(Kind::TimeWait(place));
-            } else {
-                self.tables.time_waits.remove(place);
-            }
-        }
-    }
-
     fn time_wait_receives(
         &mut self,
         now: Instant,
@@ -485,7 +283,8 @@ impl Tcp {
     }
 
     /// Sends an ACK that an attacker may have provoked, if the limit allows.
-    fn challenge(&mut self, now: Instant, ack: Reply, counters: &mut Counters) {
+    /// RFC 5961 section 7.
+    pub(super) fn challenge(&mut self, now: Instant, ack: Reply, counters: &mut Counters) {
         if self.challenges.take(now) {
             counters.tcp_challenge_acks += 1;
             self.replies.push(ack, counters);
@@ -500,6 +299,7 @@ impl Tcp {
     /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
     /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
     /// reason given if it times out.
+    /// RFC 9293 section 3.9.2.2, MUST-54, SHLD-26.
     pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
         let key = TupleKey::new(error.tuple.local, error.tuple.remote);
         match self.tables.find(&key) {
@@ -510,7 +310,7 @@ impl Tcp {
             // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
             Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
         }
-        counters.icmp_errors_rx += 1;
+        counters.icmp_errors_rx += u64::from(error.kind != IcmpErrorKind::NeighborFailed);
         true
     }
 
@@ -608,8 +408,11 @@ impl Tcp {
         self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
         connection.buffered = memory;
         if connection.state.is_over() {
+            connection.chronograph.turn(now, Limit::Idle);
             return self.retire(now, index, counters);
         }
+        connection.chronograph.turn(now, connection.limit());
+        connection.measure_reading(now);
         connection.refresh_timers(now);
         if let Some(at) = connection.timers.earliest() {
             connection.timers.armed = Some(match connection.timers.armed {
@@ -632,6 +435,7 @@ impl Tcp {
         let Some(connection) = self.tables.connections.get_mut(index) else { return };
         if connection.attached {
             connection.attached = false;
+            self.ended += 1;
             if let Some((id, _)) = connection.timers.armed.take() {
                 self.wheel.cancel(id);
             }
@@ -660,6 +464,7 @@ impl Tcp {
         }
     }
 
+    /// RFC 9293 section 3.6.1, MUST-13.
     fn begin_time_wait(
         &mut self,
         now: Instant,
@@ -682,7 +487,7 @@ impl Tcp {
         let generation = self.tables.time_waits.entries.generation(place);
         self.tables.attach(Kind::TimeWait(place));
         if let Some(connection) = self.tables.connections.get_mut(index) {
-            connection.time_wait = Some((place, generation));
+            connection.cold_mut().time_wait = Some((place, generation));
         }
     }
 
@@ -691,6 +496,7 @@ impl Tcp {
         if let Some(connection) = self.tables.connections.remove(index) {
             debug_assert!(!connection.attached && !connection.queued && connection.timers.armed.is_none());
             self.buffered_bytes -= connection.buffered;
+            self.ended -= 1;
         }
     }
 
@@ -702,7 +508,7 @@ impl Tcp {
 
     /// The state as the application sees it: TIME-WAIT ends for a handle when the entry that went on without it ends.
     pub(super) fn state_of(&self, connection: &Connection) -> State {
-        match connection.time_wait {
+        match connection.cold().and_then(|cold| cold.time_wait) {
             Some((place, generation))
                 if self.tables.time_waits.entries.get_exact(place, generation).is_none() =>
             {
@@ -725,7 +531,18 @@ impl Tcp {
             connections: self.tables.connections.len(),
             time_wait: self.tables.time_waits.entries.len(),
             buffered_bytes: self.buffered_bytes,
+            ended: self.ended,
         }
+    }
+
+    /// Whether no connection is under way and none that has ended holds something the application has not read: what a
+    /// graceful shutdown waits for. O(1) while connections are under way, else O(ended ones whose handle is held).
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let Tables { connections, syn_queue, .. } = &self.tables;
+        syn_queue.entries.len() == 0
+            && connections.len() == self.ended
+            && connections.iter().all(|(.., connection)| connection.receive.readable() == 0)
     }
 
     /// Whether something has this tuple: a connection, half-open or not, or a TIME-WAIT entry.
@@ -771,8 +588,14 @@ impl Connection {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::ConnectionRefused));
             }
+            IcmpErrorKind::NeighborFailed if !self.syn_acked() => {
+                self.count_failure(cx.counters);
+                self.finish(Some(TcpError::HostUnreachable));
+            }
             IcmpErrorKind::Refused => self.cold_mut().soft_error = Some(TcpError::ConnectionRefused),
-            IcmpErrorKind::Unreachable => self.cold_mut().soft_error = Some(TcpError::HostUnreachable),
+            IcmpErrorKind::Unreachable | IcmpErrorKind::NeighborFailed => {
+                self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
+            }
             IcmpErrorKind::PacketTooBig { mtu } => {
                 if self.lower_mtu(mtu as usize) {
                     self.resend_smaller();

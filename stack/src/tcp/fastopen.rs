@@ -22,7 +22,7 @@ use crate::limits;
 use crate::time::Instant;
 
 pub(super) use cache::{Advice, ClientCache};
-pub(super) use cookie::CookieMaker;
+pub(super) use cookie::{CookieMaker, Ends};
 
 use super::info::FastOpenFailure;
 use cache::{Outcome, Report};
@@ -123,13 +123,13 @@ impl Tcp {
             return Verdict::Regular(None);
         }
         let Some(option) = option.filter(|_| !without_cookie) else { return Verdict::Open(None) };
-        let client = syn.key().remote().ip();
-        match self.fastopen_cookies.check(now, client, option.cookie()) {
+        let ends = Ends { client: syn.key().remote().ip(), server: syn.key().local().ip() };
+        match self.fastopen_cookies.check(now, ends, option.cookie()) {
             _ if option.cookie().is_empty() => Verdict::Regular(Some(option.experimental)),
             Validity::Current => Verdict::Open(None),
             Validity::Old => {
                 counters.tcp_fastopen_passive_old_key += 1;
-                Verdict::Open(Some(self.fastopen_answer(now, client, option.experimental)))
+                Verdict::Open(Some(self.fastopen_answer(now, ends, option.experimental)))
             }
             Validity::Invalid => {
                 counters.tcp_fastopen_passive_fails += 1;
@@ -138,14 +138,9 @@ impl Tcp {
         }
     }
 
-    /// The option that gives `client` a cookie.
-    pub(super) fn fastopen_answer(
-        &self,
-        now: Instant,
-        client: core::net::IpAddr,
-        experimental: bool,
-    ) -> FastOpenOption {
-        self.fastopen_cookies.cookie(now, client).in_experimental(experimental)
+    /// The option that gives the client a cookie.
+    pub(super) fn fastopen_answer(&self, now: Instant, ends: Ends, experimental: bool) -> FastOpenOption {
+        self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
     }
 
     /// Keeps the books of Fast Open for a connection to which something happened.
@@ -155,7 +150,7 @@ impl Tcp {
         let settled = connection.syn_acked() || connection.state.is_over();
         let failed = !connection.syn_acked() && connection.state.is_over();
         let error = connection.error.filter(|_| failed);
-        let tried_once = connection.retransmits == 0;
+        let tried_once = connection.retransmits == 0 && !connection.ecn.fell_back();
         let Some(open) = connection.fastopen.as_deref_mut() else { return };
         match &mut open.side {
             Side::Client { mss, sent, report } => {
@@ -231,6 +226,7 @@ impl PendingFastOpens {
 
 impl Connection {
     /// Makes the active open that is about to begin a Fast Open, as the cache advises.
+    /// RFC 7413 section 4.2.1.
     pub(super) fn plan_fastopen(&mut self, advice: Advice, without_cookie: bool) {
         let default_mss = self.mss;
         let (option, mss) = match advice {

@@ -24,6 +24,8 @@ pub(super) struct Segment {
     /// As on the wire: not scaled.
     pub(super) window: u16,
     urgent: u16,
+    /// The IP header's ECN field (RFC 3168 section 5).
+    pub(super) ecn: u8,
     pub(super) options: TcpOptions,
     /// Payload or FIN was cut off.
     stripped: bool,
@@ -43,6 +45,7 @@ const ATO_MAX_MS: u16 = 200;
 
 impl Segment {
     /// Reads the TCP header of a parsed packet; gives the packet back when it is malformed or its ports are not allowed.
+    /// RFC 9293 section 3.1, MUST-5.
     pub(super) fn parse(packet: Packet) -> Result<Self, Packet> {
         let Some((header, options, payload)) = read_header(&packet) else { return Err(packet) };
         Ok(Self {
@@ -51,6 +54,7 @@ impl Segment {
             flags: header.flags,
             window: header.window,
             urgent: header.urgent,
+            ecn: packet.parsed.ecn,
             options,
             stripped: false,
             payload,
@@ -86,7 +90,7 @@ impl Segment {
     }
 
     /// The RST that answers it when its ACK is wrong (RFC 9293 sections 3.10.7.3 and 3.10.7.4).
-    fn reset(&self, key: TupleKey) -> Option<Reply> {
+    pub(super) fn reset(&self, key: TupleKey) -> Option<Reply> {
         Reply::reset_for(key, self.flags, self.ack, self.seq + self.len(), self.options.timestamps)
     }
 
@@ -126,6 +130,7 @@ impl Connection {
 
     // ---- RFC 9293 section 3.10.7.3
 
+    /// RFC 9293 section 3.5, MUST-10.
     fn arrives_in_syn_sent(&mut self, segment: Segment, cx: &mut Context<'_>) {
         // First, the ACK bit. SND.UNA is ISS here.
         let acked = segment.has(Flags::ACK);
@@ -143,6 +148,12 @@ impl Connection {
                 return;
             }
             cx.counters.tcp_resets_rx += 1;
+            if self.ecn.is_requesting() {
+                // It may be of a middlebox that refuses the request (RFC 3168 section 6.1.1.1).
+                self.ecn.fall_back();
+                (self.syn_due, self.syn_sent_at) = (true, None);
+                return;
+            }
             self.count_failure(cx.counters);
             self.finish(Some(TcpError::ConnectionRefused));
             return;
@@ -159,14 +170,19 @@ impl Connection {
         if !acked {
             // Simultaneous open (figure 8). Payload and FIN of this SYN are left for the peer to send again: they are
             // not acknowledged.
+            self.ecn.take_simultaneous_syn(&segment, cx.config.ecn.accept);
             self.state = State::SynReceived;
             self.syn_due = true;
             return;
         }
+        let marked = self.ecn.take_syn_ack(&segment);
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
         self.establish(cx);
+        if marked {
+            self.reduce_for_marks(0, 0, cx);
+        }
         self.ack_now = true;
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
@@ -187,6 +203,7 @@ impl Connection {
         self.keepalive_probes = 0;
         self.check_ack(&segment, cx)?;
         self.note_timestamp(&segment, cx.now);
+        self.note_marks(&segment);
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
         self.process_text(segment, fin, cx)?;
@@ -202,6 +219,9 @@ impl Connection {
         let Some(timestamps) = segment.options.timestamps else {
             if segment.has(Flags::SYN) {
                 // Of a peer that was started anew, perhaps: the challenge finds out (RFC 5961 section 4.2).
+                return NEXT;
+            }
+            if cx.config.timestamps_optional {
                 return NEXT;
             }
             // RFC 7323 section 3.2: once agreed on, timestamps are in every segment.
@@ -222,6 +242,7 @@ impl Connection {
     }
 
     /// First, the sequence number.
+    /// RFC 9293 section 3.4, MUST-66.
     fn check_sequence(&mut self, segment: &mut Segment, cx: &mut Context<'_>) -> Step {
         let (rcv_nxt, wnd) = (self.rcv_nxt(), self.rcv_wnd());
         let syn = segment.has(Flags::SYN);
@@ -235,6 +256,14 @@ impl Connection {
         }
         if !self.syn_acked() && syn && !segment.has(Flags::ACK) && segment.seq == self.irs {
             // The peer of a simultaneous or Fast Open repeats its SYN: it has not got our SYN,ACK and would drop a bare ACK.
+            if !self.ecn.note_syn_again(segment, cx.config.ecn.accept) {
+                cx.counters.drop(DropReason::TcpBadSyn);
+                if let Some(reset) = segment.reset(self.key) {
+                    cx.replies.push(reset, cx.counters);
+                }
+                self.finish(Some(TcpError::ConnectionReset));
+                return DONE;
+            }
             self.syn_due = true;
             return DONE;
         }
@@ -259,6 +288,9 @@ impl Connection {
             cx.counters.tcp_duplicate_rx += 1;
             self.note_duplicate(segment.payload_seq(), segment.payload_len());
         }
+        if syn && segment.has(Flags::ACK) && segment.seq == self.irs {
+            self.ecn.note_syn_ack_again(segment);
+        }
         if !segment.has(Flags::RST) {
             self.acknowledge_unacceptable(segment, cx);
         }
@@ -276,6 +308,8 @@ impl Connection {
     }
 
     /// Second, the RST bit (RFC 5961 section 3.2). It is in the window.
+    /// RFC 9293 section 3.5, MUST-11; RFC 9293 section 3.5.3, SHLD-2.
+    /// RFC 5961 section 1.1.
     fn check_reset(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !segment.has(Flags::RST) {
             return NEXT;
@@ -313,6 +347,7 @@ impl Connection {
     }
 
     /// Fifth, the ACK field.
+    /// RFC 9293 section 3.10.7.4, MAY-12.
     fn check_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !segment.has(Flags::ACK) {
             cx.counters.drop(DropReason::TcpBadAck);
@@ -347,6 +382,9 @@ impl Connection {
         self.set_send_window(segment);
         if self.state == State::SynReceived {
             self.establish(cx);
+        }
+        if self.ecn.take_handshake_ack(segment) {
+            self.reduce_for_marks(0, 0, cx);
         }
     }
 
@@ -387,6 +425,7 @@ impl Connection {
 
     /// Sixth, the URG bit. Urgent data stays in line (RFC 6093 section 6); the application is told by waking it and can
     /// ask how far it reaches (`Tcp::urgent_ahead`).
+    /// RFC 9293 section 3.8.5, MUST-30, MUST-31, MUST-62.
     fn check_urgent(&mut self, segment: &Segment) {
         if !segment.has(Flags::URG) || !self.state.may_receive() {
             return;
@@ -415,6 +454,7 @@ impl Connection {
     }
 
     /// Seventh, the segment text.
+    /// RFC 9293 section 3.10.7.4, SHLD-31.
     fn process_text(&mut self, segment: Segment, new_fin: bool, cx: &mut Context<'_>) -> Step {
         let len = segment.payload_len();
         if !self.state.may_receive() && !segment.has(Flags::SYN) {
@@ -429,13 +469,16 @@ impl Connection {
         let seq = segment.payload_seq();
         if self.orphan && (seq + len).gt(self.rcv_nxt()) {
             // Nobody will read it: say so (RFC 9293 section 3.6.1, RFC 1122 section 4.2.2.13).
-            let reset = self.reset(cx.now);
-            cx.replies.push(reset, cx.counters);
+            if let Some(reset) = segment.reset(self.key) {
+                cx.replies.push(reset, cx.counters);
+            }
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.finish(Some(TcpError::ConnectionAborted));
             return DONE;
         }
         self.statistics.data_segments_in += 1;
+        let echo = segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr);
+        self.measure_receive_rtt(cx.now, echo, len);
         let had_gap = self.receive.has_gap();
         let copy = is_pool_low(&segment.packet);
         // What lies behind the window's edge is cut off.
@@ -454,7 +497,7 @@ impl Connection {
             self.take_in_order(inserted.advanced, len, had_gap, cx);
         } else if inserted.new_out_of_order > 0 {
             cx.counters.tcp_out_of_order_rx += 1;
-            self.statistics.out_of_order_in += 1;
+            self.cold_mut().troubles.out_of_order_in += 1;
             self.owe_duplicate_ack();
         } else if inserted.dropped + beyond == 0 {
             cx.counters.tcp_duplicate_rx += 1;
@@ -499,6 +542,7 @@ impl Connection {
 
     /// Decides when bytes received in order are acknowledged (RFC 9293 section 3.8.6.3), as Linux does: at once while the
     /// connection is young or more than one full segment waits, else after a delay that follows the peer's pace.
+    /// RFC 9293 section 3.8.6.3, SHLD-18, SHLD-19, MUST-40.
     fn delay_ack(&mut self, segment_len: u32, now: Instant) {
         let gap = now - self.last_data_at;
         self.last_data_at = now;
@@ -537,6 +581,7 @@ impl Connection {
         self.ack_now = true;
     }
 
+    /// RFC 9293 section 3.10.7.4, MAY-13.
     fn owe_duplicate_ack(&mut self) {
         self.duplicate_acks_owed = (self.duplicate_acks_owed + 1).min(limits::TCP_DUPLICATE_ACKS);
     }

@@ -46,6 +46,7 @@ impl IsnSecret {
 
     /// The initial sequence number for a connection opened at `now`: a clock that counts 4 microseconds plus a keyed
     /// hash of the tuple, so that a later connection of the same tuple (on the same shard) starts further on.
+    /// RFC 9293 section 3.4.1, MUST-8, SHLD-1, MUST-9.
     #[must_use]
     pub fn isn(&self, now: Instant, tuple: &Tuple) -> SeqNumber {
         let clock = (now.as_micros() / 4) as u32;
@@ -55,6 +56,7 @@ impl IsnSecret {
     /// What to add to the millisecond clock in timestamps of this connection. It depends on the two addresses only, as
     /// in Linux, so that a host's connections show one rising clock to each peer: TIME-WAIT reuse (RFC 6191) and
     /// peers that compare a host's timestamps across connections rely on that.
+    /// RFC 7323 section 7.1.
     #[must_use]
     pub fn timestamp_offset(&self, tuple: &Tuple) -> u32 {
         let address = |addr: SocketAddr| SocketAddr::new(addr.ip(), 0);
@@ -125,6 +127,7 @@ mod tests {
 
     #[test]
     fn the_clock_counts_four_microseconds() {
+        // RFC 9293 section 3.4.1, MUST-8.
         let secret = IsnSecret::new([7; 32]);
         let tuple = tuple("192.0.2.1:80", "198.51.100.2:4000");
         let start = secret.isn(Instant::from_micros(100), &tuple);
@@ -136,6 +139,7 @@ mod tests {
 
     #[test]
     fn every_part_of_the_tuple_and_of_the_seed_counts() {
+        // RFC 9293 section 3.4.1, MUST-9, SHLD-1.
         let base = tuple("192.0.2.1:80", "198.51.100.2:4000");
         let mut all = vec![IsnSecret::new([7; 32]).isn(Instant::ZERO, &base)];
         for other in [
@@ -159,6 +163,7 @@ mod tests {
 
     #[test]
     fn timestamps_share_a_clock_between_two_addresses_only() {
+        // RFC 7323 section 7.1.
         let secret = IsnSecret::new([1; 32]);
         let offset = secret.timestamp_offset(&tuple("192.0.2.1:80", "198.51.100.2:4000"));
         assert_eq!(secret.timestamp_offset(&tuple("192.0.2.1:81", "198.51.100.2:4001")), offset);

@@ -2,34 +2,44 @@
 //! by [`Tcp::receive`], time by [`Tcp::poll_timers`], segments go out through an [`Egress`], applications make the calls
 //! of RFC 9293 section 3.9. One [`Tcp`] belongs to one shard.
 //!
-//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `listener` and becomes a compact
+//! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `handshake` and becomes a compact
 //! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
 //! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments sent in
 //! `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and congestion control
-//! in `congestion`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
+//! in `congestion`, congestion that is marked instead in `ecn`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
 //! gives every connection its turn. `timers` and `keepalive` act on deadlines, `calls` are the applications' calls.
+//!
+//! Two SYNs go other ways: one that shows a Fast Open cookie becomes a connection at once (`fastopen`), and while the SYN queue
+//! is full the answer is a SYN cookie, of which only the client's ACK makes a connection (`syn_cookie`).
 
 mod acknowledge;
 mod calls;
+mod chronograph;
 mod config;
 pub mod congestion;
 mod connection;
 pub mod delivery_rate;
+mod ecn;
 mod engine;
 mod fastopen;
+mod handshake;
 pub mod header;
 mod info;
 mod input;
 pub mod isn;
 mod keepalive;
+mod listed;
 mod listener;
 pub mod options;
 mod output;
+mod path_mtu;
 pub mod ports;
 mod prr;
 mod rack;
 pub mod rate_limit;
+mod readiness;
 pub mod receive_queue;
+mod receive_rate;
 mod recovery;
 mod reply;
 pub mod rtt;
@@ -42,18 +52,22 @@ mod syn_queue;
 mod table;
 mod tail_probe;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod time_wait;
 mod timers;
 mod transmit;
+mod tuning;
 
 use core::net::{IpAddr, SocketAddr};
 
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
+pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
 pub use info::{FastOpenFailure, TcpInfo};
+pub use path_mtu::MtuProbing;
+pub use readiness::Readiness;
 pub use state::State;
 
 use crate::packet::{Packet, PacketSlice};
@@ -108,7 +122,8 @@ pub enum TcpError {
     /// Retransmissions, keepalive probes or the user timeout had no success (RFC 9293 section 3.8.3).
     #[error("connection timed out")]
     TimedOut,
-    /// As `TimedOut`, and ICMP said why (RFC 9293 section 3.9.2.2).
+    /// The first hop did not answer ARP or neighbour discovery when a connection was opened; or as `TimedOut`, and ICMP said
+    /// why (RFC 9293 section 3.9.2.2).
     #[error("host unreachable")]
     HostUnreachable,
     /// No route to the peer.
@@ -118,7 +133,7 @@ pub enum TcpError {
     #[error("address already in use")]
     AddrInUse,
     /// Not an address of ours, or no port is free.
-    #[error("address not available")]
+    #[error("address not available: not ours, or every local port towards the peer is in use")]
     AddrNotAvailable,
     /// Sending after the write side was shut down.
     #[error("the write side is shut down")]
@@ -196,7 +211,8 @@ pub struct SegmentOut<'a> {
     pub options: &'a [u8],
     /// Payload, piece by piece.
     pub payload: &'a [&'a [u8]],
-    /// The two ECN bits of the IP header; 0 (not ECN-capable) until ECN is negotiated.
+    /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
+    /// data.
     pub ecn: u8,
 }
 
@@ -225,7 +241,7 @@ pub trait Egress {
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
 }
 
-/// An ICMP error about a TCP segment of ours, already parsed.
+/// An ICMP error about a TCP segment of ours, already parsed, or what this host itself found out about the segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
     /// The connection, from our side.
@@ -243,6 +259,9 @@ pub enum IcmpErrorKind {
     Refused,
     /// A soft error: network or host unreachable, time exceeded.
     Unreachable,
+    /// Not ICMP's: the first hop did not answer ARP or neighbour discovery. Nobody on the path can forge it, so it ends an
+    /// attempt to open, as in Linux; on an open connection it is a soft error.
+    NeighborFailed,
     /// The segment does not fit the path (RFC 1191, RFC 8201).
     PacketTooBig {
         /// The next hop's MTU, bytes; 0 when an old router does not say.
@@ -278,6 +297,8 @@ pub struct Census {
     pub syn_received: usize,
     /// Connections: all other states but TIME-WAIT, and ended ones whose handle is still held.
     pub connections: usize,
+    /// Of these, the ended ones.
+    pub ended: usize,
     /// Connections in TIME-WAIT.
     pub time_wait: usize,
     /// Memory behind send and receive buffers, bytes.

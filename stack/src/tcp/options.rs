@@ -1,7 +1,7 @@
 //! TCP options: read from a segment into a value, and written in the order in which Linux writes them.
 //!
-//! Kinds: MSS (RFC 9293 section 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), user timeout
-//! (RFC 5482), Fast Open (RFC 7413, with the experimental kind of RFC 6994 that older peers use).
+//! Kinds: MSS (RFC 9293 section 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), user timeout (RFC
+//! 5482), accurate ECN (RFC 9768), Fast Open (RFC 7413, with the experimental kind of RFC 6994 that older peers use).
 
 use super::seq::SeqNumber;
 
@@ -25,6 +25,8 @@ const KIND_SACK: u8 = 5;
 const KIND_TIMESTAMPS: u8 = 8;
 const KIND_USER_TIMEOUT: u8 = 28;
 const KIND_FASTOPEN: u8 = 34;
+const KIND_ACCURATE_ECN_0: u8 = 172;
+const KIND_ACCURATE_ECN_1: u8 = 174;
 const KIND_EXPERIMENT: u8 = 254;
 /// Experiment identifier of Fast Open from the time before it had a kind of its own (RFC 7413 section 9, RFC 6994).
 const FASTOPEN_MAGIC: [u8; 2] = [0xf9, 0x89];
@@ -34,7 +36,8 @@ const FASTOPEN_MAGIC: [u8; 2] = [0xf9, 0x89];
 pub struct TcpOptions {
     /// Largest payload the sender takes, without options (RFC 9293 section 3.7.1). SYN only.
     pub mss: Option<u16>,
-    /// Shift of the window, at most [`WINDOW_SCALE_MAX`]: a larger one is read as that (RFC 7323 section 2.3). SYN only.
+    /// Shift of the window, at most [`WINDOW_SCALE_MAX`]: a larger one is read as that (RFC 7323 section 2.3). SYN
+    /// only.
     pub window_scale: Option<u8>,
     /// The sender understands SACK (RFC 2018 section 2). SYN only.
     pub sack_permitted: bool,
@@ -44,6 +47,8 @@ pub struct TcpOptions {
     pub timestamps: Option<Timestamps>,
     /// Fast Open cookie or the request for one (RFC 7413 section 2). SYN only.
     pub fastopen: Option<FastOpenOption>,
+    /// What the sender received in ECN-capable packets (RFC 9768 section 3.2.3). Not on a SYN without ACK.
+    pub accurate_ecn: Option<AccurateEcn>,
     /// User timeout the sender wants (RFC 5482 section 3.3).
     pub user_timeout: Option<UserTimeout>,
 }
@@ -71,6 +76,76 @@ impl UserTimeout {
     #[must_use]
     pub const fn seconds(self) -> u32 {
         self.value as u32 * if self.minutes { 60 } else { 1 }
+    }
+}
+
+/// The option of accurate ECN (RFC 9768 section 3.2.3): the low 24 bits of up to three byte counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AccurateEcn {
+    /// The counter of ECT(1) comes first, that of ECT(0) last: kind 174 instead of 172.
+    order1: bool,
+    fields: [u32; 3],
+    len: u8,
+}
+
+impl AccurateEcn {
+    /// An option with these counters, of which 24 bits and the first three count: in order 0 of ECT(0), CE and ECT(1),
+    /// in order 1 of ECT(1), CE and ECT(0).
+    #[must_use]
+    pub fn new(order1: bool, counters: &[u32]) -> Self {
+        let mut option = Self { order1, fields: [0; 3], len: counters.len().min(3) as u8 };
+        for (field, counter) in option.fields.iter_mut().zip(counters) {
+            *field = counter & 0xff_ffff;
+        }
+        option
+    }
+
+    /// Bytes in packets with ECT(0).
+    #[must_use]
+    pub fn e0b(&self) -> Option<u32> {
+        self.field(if self.order1 { 2 } else { 0 })
+    }
+
+    /// Bytes in marked packets.
+    #[must_use]
+    pub fn ceb(&self) -> Option<u32> {
+        self.field(1)
+    }
+
+    /// Bytes in packets with ECT(1).
+    #[must_use]
+    pub fn e1b(&self) -> Option<u32> {
+        self.field(if self.order1 { 0 } else { 2 })
+    }
+
+    /// Bytes that it takes in a header, padding included.
+    #[must_use]
+    pub fn emitted_len(&self) -> usize {
+        (2 + 3 * usize::from(self.len)).next_multiple_of(4)
+    }
+
+    fn field(&self, place: usize) -> Option<u32> {
+        self.fields[..usize::from(self.len)].get(place).copied()
+    }
+
+    /// Any length is read: whole fields count, the rest is padding (section 3.2.3).
+    fn parse(order1: bool, body: &[u8]) -> Self {
+        let mut fields = [0; 3];
+        let mut len = 0;
+        for (field, bytes) in fields.iter_mut().zip(body.chunks_exact(3)) {
+            *field = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]);
+            len += 1;
+        }
+        Self { order1, fields, len }
+    }
+
+    fn emit(&self, writer: &mut Writer<'_>) {
+        let kind = if self.order1 { KIND_ACCURATE_ECN_1 } else { KIND_ACCURATE_ECN_0 };
+        let mut bytes = [kind, 2 + 3 * self.len, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for (place, field) in bytes[2..].chunks_exact_mut(3).zip(self.fields) {
+            place.copy_from_slice(&field.to_be_bytes()[1..]);
+        }
+        writer.put(&[&bytes[..usize::from(bytes[1])]]);
     }
 }
 
@@ -159,7 +234,7 @@ impl FastOpenOption {
 
 impl TcpOptions {
     /// Reads the options between byte 20 and the end of a header. Never fails: unknown kinds are skipped by their
-    /// length (RFC 9293 section 3.1, MUST-6), a length that does not fit ends the reading (MUST-7), an option whose
+    /// length (RFC 9293 section 3.1, MUST-4, MUST-6, MUST-64, MUST-68), a length that does not fit ends the reading (MUST-7), an option whose
     /// length is wrong for its kind is ignored, and of an option that comes twice the first counts.
     #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Self {
@@ -182,9 +257,9 @@ impl TcpOptions {
         options
     }
 
-    /// Writes the options and returns how many bytes they take: a multiple of 4. `syn` says which kind of segment it is:
-    /// on a SYN the SACK blocks are left out, on others the options that belong to SYNs. What does not fit is left out:
-    /// SACK blocks from the last, then the user timeout, then the Fast Open option.
+    /// Writes the options and returns how many bytes they take: a multiple of 4. `syn` says which kind of segment it
+    /// is: on a SYN the SACK blocks are left out, on others the options that belong to SYNs. What does not fit is left
+    /// out: SACK blocks from the last, then the user timeout, then accurate ECN's and the Fast Open option.
     pub fn emit(&self, syn: bool, buf: &mut [u8; OPTIONS_LEN_MAX]) -> usize {
         let mut writer = Writer { buf, len: 0 };
         if syn {
@@ -226,6 +301,8 @@ impl TcpOptions {
                     UserTimeout { minutes: field >> 15 == 1, value: field & 0x7fff },
                 );
             }
+            (KIND_ACCURATE_ECN_0, body) => keep(&mut self.accurate_ecn, AccurateEcn::parse(false, body)),
+            (KIND_ACCURATE_ECN_1, body) => keep(&mut self.accurate_ecn, AccurateEcn::parse(true, body)),
             (KIND_FASTOPEN, cookie) => self.read_fastopen(cookie, false),
             (KIND_EXPERIMENT, body) => {
                 if let Some(cookie) = body.strip_prefix(&FASTOPEN_MAGIC) {
@@ -242,6 +319,7 @@ impl TcpOptions {
         }
     }
 
+    /// RFC 9293 section 3.7.1, MUST-14.
     fn emit_syn(&self, writer: &mut Writer<'_>) {
         if let Some(mss) = self.mss {
             writer.put(&[&[KIND_MSS, 4], &mss.to_be_bytes()]);
@@ -270,11 +348,18 @@ impl TcpOptions {
             };
             writer.put(&[head, cookie]);
         }
+        if let Some(accurate_ecn) = &self.accurate_ecn {
+            accurate_ecn.emit(writer);
+        }
     }
 
+    /// RFC 9293 section 3.2, MUST-65.
     fn emit_established(&self, writer: &mut Writer<'_>) {
         if let Some(timestamps) = self.timestamps {
             writer.put(&[&[KIND_NOP, KIND_NOP], &timestamps_option(timestamps)]);
+        }
+        if let Some(accurate_ecn) = &self.accurate_ecn {
+            accurate_ecn.emit(writer);
         }
         let fit = (OPTIONS_LEN_MAX - writer.len - 4) / 8;
         let blocks = &self.sack[..self.sack.len().min(fit)];
@@ -315,6 +400,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Writes the parts and pads them with no-operations, or nothing when they do not fit.
+    /// RFC 9293 section 3.1, MUST-69.
     fn put(&mut self, parts: &[&[u8]]) {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         let padded = len.next_multiple_of(4);
@@ -344,6 +430,7 @@ mod tests {
 
     #[test]
     fn a_syn_looks_like_linux() {
+        // RFC 9293 section 3.7.1, MUST-14; RFC 9293 section 3.1, MUST-69.
         let mut options = TcpOptions {
             mss: Some(1460),
             window_scale: Some(7),
@@ -411,6 +498,7 @@ mod tests {
 
     #[test]
     fn cookies_of_odd_or_wrong_length_are_ignored() {
+        // RFC 7413 section 4.1.1.
         for len in [1, 2, 3, 5, 17, 18] {
             let mut option = vec![34, len + 2];
             option.resize(usize::from(len) + 2, 7);
@@ -422,6 +510,7 @@ mod tests {
 
     #[test]
     fn a_length_that_does_not_fit_ends_the_reading() {
+        // RFC 9293 section 3.1, MUST-7.
         assert_eq!(TcpOptions::parse(&[2, 4, 5, 0xb4, 99, 0, 3, 3, 7]).window_scale, None);
         assert_eq!(TcpOptions::parse(&[2, 4, 5, 0xb4, 99, 1, 3, 3, 7]).window_scale, None);
         assert_eq!(TcpOptions::parse(&[2, 4, 5, 0xb4, 99, 40, 3, 3, 7]).mss, Some(1460));
@@ -430,6 +519,7 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_skipped_and_the_end_ends() {
+        // RFC 9293 section 3.1, MUST-4, MUST-6.
         let options = TcpOptions::parse(&[99, 3, 42, 1, 3, 3, 7, 0, 2, 4, 5, 0xb4]);
         assert_eq!((options.window_scale, options.mss), (Some(7), None));
     }
@@ -443,6 +533,7 @@ mod tests {
 
     #[test]
     fn a_window_scale_above_14_is_14() {
+        // RFC 7323 section 2.3.
         assert_eq!(TcpOptions::parse(&[3, 3, 255]).window_scale, Some(14));
     }
 
@@ -468,8 +559,10 @@ mod tests {
             timestamps in prop::option::of(any::<(u32, u32)>()),
             fastopen in prop::option::of(any_fastopen()),
             user_timeout in prop::option::of((any::<bool>(), 0u16..1 << 15)),
+            accurate_ecn in prop::option::of((any::<bool>(), prop::collection::vec(any::<u32>(), 0..=3))),
         ) -> TcpOptions {
             TcpOptions {
+                accurate_ecn: accurate_ecn.map(|(order1, counters)| AccurateEcn::new(order1, &counters)),
                 mss, window_scale, sack_permitted, fastopen,
                 sack: sack.into_iter().map(|(start, end)| (SeqNumber(start), SeqNumber(end))).collect(),
                 timestamps: timestamps.map(|(val, ecr)| Timestamps { val, ecr }),
@@ -481,6 +574,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..=60)) {
+            // RFC 9293 section 3.1, MUST-64.
             let options = TcpOptions::parse(&bytes);
             prop_assert!(options.window_scale.unwrap_or(0) <= WINDOW_SCALE_MAX);
         }
@@ -507,7 +601,7 @@ mod tests {
             let mine = TcpOptions::parse(&bytes);
             // It knows three blocks, and of the others only the kind.
             let sack = mine.sack.iter().take(3).copied().collect();
-            prop_assert_eq!(read, TcpOptions { sack, fastopen: None, user_timeout: None, ..mine });
+            prop_assert_eq!(read, TcpOptions { sack, fastopen: None, user_timeout: None, accurate_ecn: None, ..mine });
         }
 
         /// Whatever is read can be written, and reads the same again: nothing that is kept was misread.
@@ -518,9 +612,11 @@ mod tests {
             prop_assert!(bytes.len() <= 40 && bytes.len().is_multiple_of(4));
             let read = TcpOptions::parse(&bytes);
             let fits = bytes.len() + 4 <= 40 || read.user_timeout.is_some();
+            prop_assert!(read.accurate_ecn.is_some() || sent.accurate_ecn.is_none() || bytes.len() > 28);
             let expected = TcpOptions {
                 user_timeout: sent.user_timeout.filter(|_| fits),
                 fastopen: sent.fastopen.filter(|_| read.fastopen.is_some()),
+                accurate_ecn: sent.accurate_ecn.filter(|_| read.accurate_ecn.is_some()),
                 ..sent
             };
             prop_assert_eq!(read, expected);
@@ -528,10 +624,13 @@ mod tests {
 
         #[test]
         fn a_segment_reads_back(options in any_options()) {
+            // RFC 9293 section 3.2, MUST-65.
             let bytes = emitted(&options, false);
             prop_assert_eq!(bytes.len(), options.emitted_len(false));
             let read = TcpOptions::parse(&bytes);
-            let fit = if options.timestamps.is_some() { 3 } else { 4 };
+            let before = options.timestamps.map_or(0, |_| 12) + options.accurate_ecn.map_or(0, |option| option.emitted_len());
+            let fit = (OPTIONS_LEN_MAX - before - 4) / 8;
+            prop_assert_eq!(read.accurate_ecn, options.accurate_ecn);
             prop_assert_eq!(&read.sack[..], &options.sack[..options.sack.len().min(fit)]);
             prop_assert_eq!(read.timestamps, options.timestamps);
             prop_assert!(read.mss.is_none() && read.window_scale.is_none() && read.fastopen.is_none() && !read.sack_permitted);

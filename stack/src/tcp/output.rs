@@ -1,6 +1,6 @@
-//! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC 9293
-//! sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything, `send_next`
-//! builds and sends what it decided and takes note of it only when the egress took it.
+//! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC
+//! 9293 sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything,
+//! `send_next` builds and sends what it decided and takes note of it only when the egress took it.
 
 use super::congestion::CongestionControl;
 use super::congestion::pacing::window_rate;
@@ -21,8 +21,9 @@ pub(super) enum Plan {
     Syn,
     /// Payload, FIN or both.
     Data(Data),
-    /// A probe of the peer's closed window: an old sequence number, as for keepalive, which the peer answers. The octet of
-    /// RFC 9293 section 3.8.6.1 is not needed for that, and would have to be sent again with its segment (Linux's way).
+    /// A probe of the peer's closed window: an old sequence number, as for keepalive, which the peer answers. The octet
+    /// of RFC 9293 section 3.8.6.1 is not needed for that, and would have to be sent again with its segment (Linux's
+    /// way).
     Probe,
     /// An ACK by itself.
     Ack,
@@ -68,7 +69,7 @@ impl Connection {
         if self.syn_due {
             return Some(Plan::Syn);
         }
-        if self.duplicate_acks_owed > 0 {
+        if self.duplicate_acks_owed > 0 || (self.ack_now && self.ecn.owes_handshake_ack()) {
             // The peer counts only segments without payload (RFC 5681 section 2).
             return Some(Plan::Ack);
         }
@@ -79,6 +80,7 @@ impl Connection {
             .or_else(|| self.keepalive_due.then_some(Plan::Keepalive))
     }
 
+    /// RFC 9293 section 3.9.1.2, SHLD-28, MAY-16.
     fn plan_data(&self) -> Option<Data> {
         if !self.syn_acked() && !self.may_send_early() {
             return None;
@@ -95,6 +97,10 @@ impl Connection {
         let (unsent, room) = (self.unsent(), self.window_room());
         if unsent == 0 {
             return self.plan_fin();
+        }
+        let probe = self.mtu_probe_len().filter(|len| room >= *len && self.congestion_allows(*len));
+        if let Some(len) = probe {
+            return Some(self.data(self.snd_nxt, len, false, Why::Next));
         }
         let wanted = unsent.min(u32::from(self.mss));
         if !self.congestion_allows(wanted) {
@@ -114,6 +120,7 @@ impl Connection {
 
     /// The first lost segment. It must lie in the peer's window, unless it is the very first: that one is what the peer
     /// waits for.
+    /// RFC 9293 section 3.8.6, SHLD-16, MAY-7.
     fn plan_again(&self) -> Option<Data> {
         if self.loss.frto == Frto::Probing {
             return None;
@@ -147,7 +154,7 @@ impl Connection {
 
     fn data(&self, seq: SeqNumber, len: u32, fin: bool, why: Why) -> Data {
         // The last byte there is: the peer should not wait for more (RFC 9293 section 3.9.1.2, MUST-61).
-        let push = len > 0 && seq + len == self.data_end();
+        let push = len > 0 && seq + len == self.data_end() && !self.more;
         Data { seq, len, fin, push, why }
     }
 
@@ -164,27 +171,30 @@ impl Connection {
     }
 
     /// Sequence space that the peer's window leaves; none when the peer shrank it.
-    fn window_room(&self) -> u32 {
+    /// RFC 9293 section 3.8.6, SHLD-15; RFC 7323 section 2.4.
+    pub(super) fn window_room(&self) -> u32 {
         self.snd_wnd.saturating_sub(self.outstanding())
     }
 
     /// Whether the congestion window leaves room for `len` bytes; always for the first segment in flight.
-    fn congestion_allows(&self, len: u32) -> bool {
+    pub(super) fn congestion_allows(&self, len: u32) -> bool {
         let in_flight = self.in_flight();
         in_flight == 0 || in_flight + len <= self.cwnd()
     }
 
     /// Whether the last, partial segment may go: Nagle's rule in Minshall's form, that only one such segment may be
     /// outstanding (RFC 9293 appendix A.3; Linux's), unless turned off; nothing while corked.
+    /// RFC 9293 section 3.7.4, MUST-17, SHLD-7; RFC 9293 section 3.8.6.2.1, MUST-38; RFC 9293 section 3.9.1.2,
+    /// MUST-60.
     fn may_send_small(&self) -> bool {
         if self.fin_queued || self.override_due {
             return true;
         }
-        !self.options.cork && (self.options.nodelay || self.snd_sml.le(self.snd_una))
+        !self.options.cork && !self.more && (self.options.nodelay || self.snd_sml.le(self.snd_una))
     }
 
-    /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the window
-    /// and nothing is outstanding.
+    /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the
+    /// window and nothing is outstanding.
     pub(super) fn is_holding_back(&self) -> bool {
         let unsent = self.unsent();
         unsent > 0
@@ -192,7 +202,7 @@ impl Connection {
             && self.snd_wnd > 0
             && !self.override_due
             && self.timers.pace.is_none()
-            && (self.options.cork || self.outstanding() == 0)
+            && (self.options.cork || self.more || self.outstanding() == 0)
             && self.congestion_allows(unsent.min(u32::from(self.mss)))
             && self.plan_data().is_none()
     }
@@ -225,10 +235,15 @@ impl Connection {
         }
     }
 
+    /// RFC 9293 section 3.7.1, SHLD-5, MAY-3; RFC 7323 section 2.2.
     fn send_syn(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         let remote = self.key.remote();
         self.learn_mtu(|| out.egress.path_mtu(remote.ip()));
         let (fastopen, len) = self.fastopen_syn();
+        let ack = self.state != State::SynSent;
+        let again = self.snd_nxt.gt(self.iss);
+        let (ecn, accurate_ecn) =
+            if ack { self.ecn.syn_ack(self.retransmits, again) } else { (self.ecn.syn_flags(), None) };
         // A SYN,ACK repeats an option only if the peer's SYN had it (RFC 7323 sections 2.2 and 3.2).
         let options = TcpOptions {
             mss: Some(self.our_mss()),
@@ -236,13 +251,13 @@ impl Connection {
             sack_permitted: self.sack_enabled,
             timestamps: self.timestamps(out.now),
             fastopen,
+            accurate_ecn,
             ..TcpOptions::default()
         };
-        let ack = self.state != State::SynSent;
         let space = self.receive.space(self.receive_cap()).min(65_535) as u16;
         let segment = Header {
             seq: self.iss,
-            flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN },
+            flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN } | ecn,
             window: syn_window(self.receive_cap()).min(space),
             options: &options,
         };
@@ -260,11 +275,14 @@ impl Connection {
             self.restart_retransmit_timer(out.now);
         } else {
             out.counters.tcp_retransmits += u64::from(self.retransmits > 0);
-            self.statistics.retransmitted += u32::from(self.retransmits > 0);
+            if self.retransmits > 0 {
+                self.cold_mut().troubles.retransmitted += 1;
+            }
         }
         Ok(())
     }
 
+    /// RFC 9293 section 3.9.1.2, SHLD-27.
     fn send_data(&mut self, data: Data, out: &mut Output<'_>) -> Result<(), EgressError> {
         if self.outstanding() == 0 && out.now - self.last_sent_at > self.rtt.rto() {
             // RFC 5681 section 4.1.
@@ -278,7 +296,7 @@ impl Connection {
             flags |= Flags::PSH;
         }
         let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
-        self.add_blocks(&mut options, data.len);
+        self.add_feedback(&mut options, data.seq, data.len);
         let window = self.select_window(out.pressure);
         let segment = Header { seq: data.seq, flags, window, options: &options };
         let offset = data.seq.since(self.data_start()) as usize;
@@ -288,10 +306,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Adds what the peer should know of what arrived out of order or twice (RFC 2018 section 4, RFC 2883 section 4), as far
-    /// as it fits a segment with `len` bytes of payload.
-    fn add_blocks(&self, options: &mut TcpOptions, len: u32) {
+    /// Adds what the peer should know of marks and of what arrived out of order or twice (RFC 2018 section 4, RFC 2883
+    /// section 4), as far as it fits a segment with `len` bytes of payload.
+    fn add_feedback(&self, options: &mut TcpOptions, seq: SeqNumber, len: u32) {
         let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
+        let blocks = if self.sack_enabled { self.receive.sack_blocks().len() } else { 0 };
+        let new = seq == self.snd_nxt;
+        self.add_accurate_option(options, len, new, blocks + usize::from(duplicate.is_some()));
         if !self.sack_enabled || (duplicate.is_none() && !self.receive.has_gap()) {
             return;
         }
@@ -324,6 +345,9 @@ impl Connection {
                 self.progress_at = out.now;
             }
             self.sent.push(start, len, out.now, snapshot);
+            if data.len > u32::from(self.mss) {
+                self.mtu_probe_sent(data.len, start + u64::from(len));
+            }
             self.snd_nxt += len;
             self.fin_sent |= data.fin;
             self.override_due = false;
@@ -335,8 +359,9 @@ impl Connection {
             self.sent.note_resent(start + u64::from(len), out.now, snapshot);
             self.note_resent(out.now);
             out.counters.tcp_retransmits += 1;
-            self.statistics.retransmitted += 1;
-            self.statistics.bytes_retransmitted += u64::from(data.len);
+            let troubles = &mut self.cold_mut().troubles;
+            troubles.retransmitted += 1;
+            troubles.bytes_retransmitted += u64::from(data.len);
         }
         if data.why == Why::Tail {
             self.loss.probe_tail = false;
@@ -383,6 +408,7 @@ impl Connection {
         Ok(())
     }
 
+    /// RFC 9293 section 3.8.4, SHLD-12.
     fn send_keepalive(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         self.send_bare(self.snd_una - 1, out)?;
         self.keepalive_due = false;
@@ -393,7 +419,7 @@ impl Connection {
     /// A segment without payload.
     fn send_bare(&mut self, seq: SeqNumber, out: &mut Output<'_>) -> Result<(), EgressError> {
         let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
-        self.add_blocks(&mut options, 0);
+        self.add_feedback(&mut options, seq, 0);
         let window = self.select_window(out.pressure);
         self.emit(&Header { seq, flags: Flags::ACK, window, options: &options }, 0, 0, out)?;
         self.note_acknowledged(window, &options, out.counters);
@@ -426,6 +452,7 @@ impl Connection {
         self.timers.delayed_ack = None;
     }
 
+    /// RFC 9293 section 3.9.1.1, MUST-45.
     fn emit(
         &mut self,
         header: &Header<'_>,
@@ -434,7 +461,11 @@ impl Connection {
         out: &mut Output<'_>,
     ) -> Result<(), EgressError> {
         let mut buffer = [0; OPTIONS_LEN_MAX];
-        let options_len = header.options.emit(header.flags.contains(Flags::SYN), &mut buffer);
+        let syn = header.flags.contains(Flags::SYN);
+        let options_len = header.options.emit(syn, &mut buffer);
+        let new = len > 0 && !syn && header.seq == self.snd_nxt;
+        let flags = if syn { header.flags } else { header.flags | self.ecn.flags(new, len == 0) };
+        let ecn = self.ecn.codepoint(new);
         let ack = if header.flags.contains(Flags::ACK) { self.rcv_nxt() } else { SeqNumber(0) };
         let (src, dst) = (self.key.local(), self.key.remote());
         let egress = &mut *out.egress;
@@ -446,12 +477,12 @@ impl Connection {
                     dst,
                     seq: header.seq,
                     ack,
-                    flags: header.flags.0,
+                    flags: flags.0,
                     window: header.window,
                     urgent: 0,
                     options: &buffer[..options_len],
                     payload,
-                    ecn: 0,
+                    ecn,
                 },
             )
         });
@@ -459,6 +490,9 @@ impl Connection {
             Ok(()) => {
                 out.counters.tcp_segments_tx += 1;
                 self.statistics.segments_out += 1;
+                if !syn {
+                    self.ecn.note_sent(new, len == 0, header.options.accurate_ecn.is_some());
+                }
                 Ok(())
             }
             // As if the network had lost it: the timers go on, and the reason is remembered.

@@ -101,6 +101,7 @@ impl Rack {
 
     /// Adapts the reordering window to D-SACKs (RFC 8985 section 6.2 step 4). `una` and `nxt` are the offsets of SND.UNA and
     /// SND.NXT.
+    /// RFC 8985 sections 3.3.2 and 4.
     pub(super) fn adapt_window(&mut self, una: u64, nxt: u64, dsack: bool) {
         if self.dsack_round.is_some_and(|round| una >= round.get()) {
             self.dsack_round = None;
@@ -121,6 +122,7 @@ impl Rack {
     }
 
     /// How long a segment sent before the newest delivered one may be outstanding: RACK.rtt + RACK.reo_wnd.
+    /// RFC 8985 section 3.3.2.
     pub(super) fn patience(
         &self,
         in_recovery: bool,

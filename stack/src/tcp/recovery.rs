@@ -1,6 +1,6 @@
-//! Loss recovery: what is lost (RFC 8985; without SACK RFC 5681 and RFC 6582), how much may be sent meanwhile (RFC 9937), what a
-//! retransmission timeout does (RFC 6298 section 5), and whether a timeout or a recovery was a mistake (RFC 5682, RFC 3522's
-//! Eifel detection, D-SACK). The states are those of Linux's `ca_state`.
+//! Loss recovery: what is lost (RFC 8985; without SACK RFC 5681 and RFC 6582), how much may be sent meanwhile (RFC
+//! 9937), what a retransmission timeout does (RFC 6298 section 5), and whether a timeout or a recovery was a mistake
+//! (RFC 5682, RFC 3522's Eifel detection, D-SACK). The states are those of Linux's `ca_state`.
 
 use core::num::NonZeroU64;
 
@@ -19,6 +19,9 @@ pub(super) enum Recovery {
     Open,
     /// Something arrived ahead of a gap: reordered or lost.
     Disorder,
+    /// The window is being reduced for a mark (RFC 3168 section 6.1.2), and what was sent before that is outstanding:
+    /// Linux's CWR.
+    Reducing,
     /// Fast recovery.
     Fast,
     /// After a retransmission timeout.
@@ -59,6 +62,10 @@ pub(super) struct Episode {
     pub(super) prr: Prr,
     /// How the reduction could turn out a mistake.
     pub(super) undo: Option<Undo>,
+    /// A mark told of congestion: reductions stay.
+    marked: bool,
+    /// [`Recovery::Reducing`] is over when more than this is acknowledged: then the peer has heard of it.
+    reduced_at: u64,
     /// When the first segment was sent again.
     resent_at: Option<Instant>,
     /// SND.NXT when it was over: with this acknowledged, all that could be heard of it was.
@@ -79,6 +86,19 @@ impl Connection {
 
     /// What an ACK means for recovery.
     pub(super) fn react(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
+        self.forbid_undo(feedback);
+        self.react_by_state(feedback, cx);
+        self.forbid_undo(feedback);
+    }
+
+    /// Marks show that there is congestion, whatever became of the losses that were suspected.
+    fn forbid_undo(&mut self, feedback: &Feedback) {
+        if let Some(episode) = self.loss.episode.as_deref_mut().filter(|_| feedback.marked) {
+            episode.marked = true;
+        }
+    }
+
+    fn react_by_state(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
         if self.loss.state == Recovery::Fast && self.una_offset >= self.loss.recover {
             self.complete_recovery(feedback, cx);
         }
@@ -95,7 +115,7 @@ impl Connection {
                     self.enter_fast(feedback.delivered, cx);
                 }
             }
-            Recovery::Open | Recovery::Disorder => {
+            Recovery::Open | Recovery::Disorder | Recovery::Reducing => {
                 if !self.sack_enabled {
                     self.count_duplicates(feedback);
                 }
@@ -103,13 +123,54 @@ impl Connection {
                     self.undo_reduction(false, cx);
                 }
                 self.find_losses(feedback, cx.now);
-                if self.sent.lost().segments > 0 {
+                if self.has_lost_only_the_probe() {
+                    self.probe_failed(1);
+                } else if self.sent.lost().segments > 0 {
                     self.enter_fast(feedback.delivered, cx);
                 } else {
+                    self.react_to_marks(feedback, cx);
                     self.settle_state();
                 }
             }
         }
+    }
+
+    /// Begins the reduction that marks ask for, one a window of data (RFC 3168 section 6.1.2), or ends it.
+    fn react_to_marks(&mut self, feedback: &Feedback, cx: &mut Context<'_>) {
+        if self.loss.state == Recovery::Reducing {
+            if self.una_offset <= self.loss.episode.as_ref().map_or(0, |episode| episode.reduced_at) {
+                return;
+            }
+            if !self.congestion.controls_recovery() {
+                self.congestion.on_recovery_exit(cx.now);
+            }
+            self.loss.state = Recovery::Open;
+        }
+        // What was sent before the last reduction asks for no other.
+        if !feedback.marked || self.una_offset <= self.loss.recover {
+            return;
+        }
+        self.reduce_for_marks(feedback.acked, feedback.delivered, cx);
+    }
+
+    /// Reduces the window for marks; `acked` and `delivered`: bytes that the ACK that told of them brought. A window of
+    /// one segment stays, and is not held back for a retransmission timeout as RFC 3168 section 6.1.2 asks: Linux does
+    /// not either.
+    pub(super) fn reduce_for_marks(&mut self, acked: u32, delivered: u32, cx: &mut Context<'_>) {
+        cx.counters.tcp_ecn_reductions += 1;
+        let in_flight = (self.outstanding() + acked).min(self.congestion.cwnd());
+        self.congestion.on_loss_event(cx.now, in_flight, LossKind::Ecn);
+        self.ecn.note_reduced();
+        let flight = (self.outstanding() + delivered).saturating_sub(self.sent.sacked().bytes);
+        let (ssthresh, nxt) = (self.congestion.ssthresh(), self.nxt_offset());
+        self.loss.state = Recovery::Reducing;
+        let prr = Prr::begin(ssthresh, flight);
+        *self.episode() = Episode { prr, marked: true, reduced_at: nxt, ..Episode::default() };
+    }
+
+    /// Whether proportional rate reduction sets the window.
+    pub(super) fn is_reducing(&self) -> bool {
+        matches!(self.loss.state, Recovery::Fast | Recovery::Reducing)
     }
 
     /// Open or Disorder, whichever it is.
@@ -149,6 +210,7 @@ impl Connection {
 
     /// Looks for losses: by time (RFC 8985), or by duplicate ACKs without SACK (RFC 5681 section 3.2 step 2, RFC 6582
     /// section 3.2 steps 2 and 3).
+    /// RFC 8985 section 9.2.
     fn find_losses(&mut self, feedback: &mut Feedback, now: Instant) {
         if self.sack_enabled {
             let detected = self.detect_by_time(now);
@@ -202,6 +264,9 @@ impl Connection {
         if lost == 0 {
             return;
         }
+        if self.has_lost_only_the_probe() {
+            return self.probe_failed(1);
+        }
         let mss = u32::from(self.mss);
         let recovering = matches!(self.loss.state, Recovery::Fast | Recovery::Loss);
         if !recovering || (again && self.loss.state == Recovery::Loss) {
@@ -218,17 +283,21 @@ impl Connection {
     /// that showed it.
     fn enter_fast(&mut self, delivered: u32, cx: &mut Context<'_>) {
         cx.counters.tcp_fast_retransmits += 1;
-        let recovering = self.loss.state == Recovery::Fast;
+        // The window is reduced or being reduced already; an algorithm with a model takes marks and losses apart.
+        let marked = self.loss.state == Recovery::Reducing && !self.congestion.controls_recovery();
+        let reduced = self.loss.state == Recovery::Fast || marked;
         self.begin_undo();
         self.loss.state = Recovery::Fast;
         self.loss.recover = self.nxt_offset();
         (self.loss.frto, self.loss.inflation) = (Frto::Off, 0);
         self.rack.forget_probe();
+        self.forget_mtu_probe();
         self.timers.probe = None;
         self.loss.probe_tail = false;
-        if recovering {
+        if reduced {
             return;
         }
+        self.ecn.note_reduced();
         // What limited transmit sent does not count as in flight.
         let in_flight = self.outstanding().min(self.congestion.cwnd());
         self.congestion.on_loss_event(cx.now, in_flight, LossKind::FastRetransmit);
@@ -239,7 +308,9 @@ impl Connection {
     fn begin_undo(&mut self) {
         let resent = self.sent.resent().segments;
         let marker = self.una_offset;
+        let state = self.loss.state;
         let episode = self.episode();
+        episode.marked = state == Recovery::Reducing || (state == Recovery::Fast && episode.marked);
         episode.undo = Some(Undo { marker, unproven: (resent > 0).then_some(resent) });
         episode.forget_at = None;
     }
@@ -310,10 +381,11 @@ impl Connection {
 
     // ---- after a timeout
 
-    /// The retransmission timer expired (RFC 6298 section 5.4 to 5.6): what was sent long ago is lost (RFC 8985 section 6.3;
-    /// without SACK all), the first segment is sent again at once and the others as the congestion window allows.
+    /// The retransmission timer expired (RFC 6298 section 5.4 to 5.6): what was sent long ago is lost (RFC 8985 section
+    /// 6.3; without SACK all), the first segment is sent again at once and the others as the congestion window allows.
     pub(super) fn enter_loss(&mut self, cx: &mut Context<'_>) {
         cx.counters.tcp_timeouts += 1;
+        self.note_timeout(cx.now);
         self.timed_out_at = cx.now;
         let first_timeout = self.loss.state != Recovery::Loss && self.loss.state != Recovery::Fast;
         let reneged = self.sent.first().is_some_and(|first| first.sacked);
@@ -339,6 +411,8 @@ impl Connection {
             self.begin_undo();
         }
         self.congestion.on_timeout(cx.now, in_flight);
+        self.ecn.note_reduced();
+        self.ecn.note_timeout(self.una_offset == 1);
         self.loss.state = Recovery::Loss;
         self.loss.recover = self.nxt_offset();
         self.loss.frto = if first_timeout || self.retransmits > 0 { Frto::Resent } else { Frto::Off };
@@ -350,6 +424,7 @@ impl Connection {
         self.rtt.back_off();
         (self.timers.retransmit, self.timers.probe, self.timers.reorder) = (None, None, None);
         self.restart_retransmit_timer(cx.now);
+        self.suspect_black_hole(cx);
     }
 
     /// An ACK after a timeout: was it a mistake (RFC 5682 section 2.1, RFC 3522), is all repaired, what next?
@@ -433,8 +508,12 @@ impl Connection {
         if all {
             self.sent.unmark_lost();
         }
-        self.congestion.undo(cx.now);
         self.episode().undo = None;
+        // Marks are no mistake.
+        if !self.episode().marked {
+            self.congestion.undo(cx.now);
+            self.ecn.withdraw_reduced();
+        }
     }
 
     /// A segment was sent again.
@@ -450,12 +529,13 @@ impl Connection {
     // ---- the window
 
     /// The congestion window in force.
+    /// RFC 8985 section 9.3.
     pub(super) fn cwnd(&self) -> u32 {
         if self.congestion.controls_recovery() {
             return self.congestion.cwnd();
         }
         match self.loss.state {
-            Recovery::Fast => {
+            Recovery::Fast | Recovery::Reducing => {
                 self.loss.episode.as_ref().map_or(self.congestion.cwnd(), |episode| episode.prr.cwnd())
             }
             Recovery::Loss => self.congestion.cwnd().saturating_add(self.loss.inflation),
@@ -465,7 +545,7 @@ impl Connection {
 
     /// `bytes` were sent.
     pub(super) fn note_flight(&mut self, bytes: u32) {
-        if self.loss.state == Recovery::Fast {
+        if self.is_reducing() {
             self.episode().prr.on_send(bytes);
         }
     }

@@ -60,6 +60,7 @@ impl RttEstimator {
     /// RTO is SRTT + max(4 * RTTVAR, `min_rto`), as in Linux, and not max(SRTT + 4 * RTTVAR, `min_rto`): it is never below
     /// what section 2 asks for, and a peer that delays an ACK by up to `min_rto` does not cause a timeout once the
     /// variation has died down on a steady path.
+    /// RFC 7323 section 4.2.
     pub fn sample(&mut self, rtt: Duration) {
         let rtt = micros(rtt).clamp(1, SAMPLE_US_MAX);
         if self.srtt_8 == NONE {
@@ -119,6 +120,7 @@ impl RttEstimator {
     }
 
     /// Doubles the RTO up to its bound (RFC 6298 section 5.5).
+    /// RFC 9293 section 3.8.1, MUST-19.
     pub fn back_off(&mut self) {
         self.back_off = self.back_off.saturating_add(1);
     }
@@ -234,6 +236,7 @@ mod tests {
 
     #[test]
     fn an_old_minimum_is_forgotten() {
+        // RFC 8985 section 6.2.
         let mut rtt = linux();
         let mut now = Instant::from_millis(1_000_000);
         rtt.age_min_rtt(now);

@@ -6,8 +6,8 @@
 
 use siphasher::sip::SipHasher24;
 
-use super::ListenerId;
 use super::connection::{Handshake, syn_window, timestamp, window_scale_for};
+use super::ecn;
 use super::engine::Tcp;
 use super::header::Flags;
 use super::input::Segment;
@@ -16,6 +16,7 @@ use super::options::Timestamps;
 use super::reply::{Reply, SynAckOptions};
 use super::seq::SeqNumber;
 use super::table::TupleKey;
+use super::{EcnMode, ListenerId};
 use crate::counters::{Counters, DropReason};
 use crate::time::{Duration, Instant};
 
@@ -130,17 +131,22 @@ impl Tcp {
     ) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         listener.cookies_until = now + LIFETIME;
-        let buffer = listener.options.receive_buffer_bytes;
+        let (buffer, limit) =
+            (listener.options.receive_buffer_start(), listener.options.receive_buffer_limit());
         let key = syn.key();
         let default_mss = if key.is_ipv4() { 536 } else { 1220 };
         let timestamps = syn.options.timestamps.filter(|_| self.config.timestamps);
+        let mut ecn = ecn::Agreed::from_syn(syn.flags, syn.ecn, self.config.ecn.accept);
         let all = CookieOptions {
             wscale: syn.options.window_scale.filter(|_| self.config.window_scaling),
             sack: syn.options.sack_permitted && self.config.sack,
-            ecn: false,
+            ecn: ecn.mode == EcnMode::Classic,
         };
         // What the client does not echo cannot be agreed on.
         let options = if timestamps.is_some() { all } else { CookieOptions::default() };
+        // Accurate ECN needs no memory: the ACK shows it.
+        let is_known = options.ecn || ecn.mode == EcnMode::Accurate;
+        let ecn_flags = if is_known { ecn.syn_ack_flags(0) } else { Flags::NONE };
         let offset = self.isn.timestamp_offset(&key.tuple());
         let val = options.encode(timestamp(now, 0)).wrapping_add(offset);
         counters.tcp_syn_cookies_tx += 1;
@@ -149,11 +155,11 @@ impl Tcp {
                 key,
                 seq: self.syn_cookies.encode(now, &key, syn.seq, syn.options.mss.unwrap_or(default_mss)),
                 ack: syn.seq + 1,
-                flags: Flags::SYN | Flags::ACK,
+                flags: Flags::SYN | Flags::ACK | ecn_flags,
                 window: syn_window(buffer),
                 timestamps: timestamps.map(|theirs| Timestamps { val, ecr: theirs.val }),
                 syn_ack: Some(SynAckOptions {
-                    window_scale: options.wscale.map(|_| window_scale_for(buffer)),
+                    window_scale: options.wscale.map(|_| window_scale_for(limit)),
                     sack_permitted: options.sack,
                 }),
             },
@@ -200,16 +206,17 @@ impl Tcp {
         }
         let ts_offset = self.isn.timestamp_offset(&key.tuple());
         let timestamps = segment.options.timestamps.filter(|_| self.config.timestamps);
-        let agreed = timestamps.map(|theirs| CookieOptions::decode(theirs.ecr.wrapping_sub(ts_offset)));
-        let agreed = agreed.unwrap_or_default();
+        let settled = timestamps.map(|theirs| CookieOptions::decode(theirs.ecr.wrapping_sub(ts_offset)));
+        let settled = settled.unwrap_or_default();
         let handshake = Handshake {
             key,
             iss,
             irs,
             ts_offset,
             ts_recent: timestamps.map(|theirs| theirs.val),
-            wscale: agreed.wscale.filter(|_| self.config.window_scaling),
-            sack: agreed.sack && self.config.sack,
+            wscale: settled.wscale.filter(|_| self.config.window_scaling),
+            sack: settled.sack && self.config.sack,
+            ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept),
             peer_mss,
             our_mss: None,
             syn_ack_sent_at: None,

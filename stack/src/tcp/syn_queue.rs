@@ -6,6 +6,7 @@
 
 use super::TcpConfig;
 use super::connection::{Context, Handshake, syn_window, timestamp_before};
+use super::ecn;
 use super::header::Flags;
 use super::input::Segment;
 use super::options::{FastOpenOption, TcpOptions, Timestamps};
@@ -42,6 +43,7 @@ pub(super) struct HalfOpen {
     /// The first SYN-ACK carries a Fast Open cookie, in the experimental option or not.
     cookie_wanted: Option<bool>,
     sack: bool,
+    ecn: ecn::Agreed,
     /// SYN-ACKs that timed out.
     timeouts: u8,
     /// The SYN-ACK was sent more than once: no round-trip time can be measured.
@@ -89,6 +91,7 @@ impl HalfOpen {
             ts_enabled: timestamps.is_some(),
             cookie_wanted: None,
             sack: config.sack && syn.options.sack_permitted,
+            ecn: ecn::Agreed::from_syn(syn.flags, syn.ecn, config.ecn.accept),
             timeouts: 0,
             resent: false,
             pending: true,
@@ -113,6 +116,11 @@ impl HalfOpen {
         (self.displaced.0 != NIL).then_some(self.displaced)
     }
 
+    /// When the SYN-ACK counts as lost, and how often it did.
+    pub(super) fn patience(&self) -> (Instant, u8) {
+        (self.expires.into(), self.timeouts)
+    }
+
     fn rcv_nxt(&self) -> SeqNumber {
         self.irs + 1
     }
@@ -135,10 +143,18 @@ impl HalfOpen {
         if segment.has(Flags::SYN) && !segment.has(Flags::ACK) && segment.seq == self.irs {
             cx.counters.tcp_duplicate_rx += 1;
             self.note_timestamp(&segment);
-            return Outcome::SynAck;
+            if self.ecn.note_syn_again(segment.flags, segment.ecn, cx.config.ecn.accept) {
+                return Outcome::SynAck;
+            }
+            cx.counters.drop(DropReason::TcpBadSyn);
+            if let Some(reset) = segment.reset(self.key) {
+                cx.replies.push(reset, cx.counters);
+            }
+            return Outcome::Forget;
         }
         if self.ts_enabled && !segment.has(Flags::SYN) {
             match segment.options.timestamps {
+                None if cx.config.timestamps_optional => {}
                 None => {
                     cx.counters.drop(DropReason::TcpPaws);
                     return Outcome::Done;
@@ -167,6 +183,7 @@ impl HalfOpen {
     }
 
     /// RFC 5961 section 3.2.
+    /// RFC 9293 section 3.5, MUST-11.
     fn check_reset(&self, segment: Segment, window: u32, cx: &mut Context<'_>) -> Outcome {
         if segment.seq == self.rcv_nxt() {
             cx.counters.tcp_resets_rx += 1;
@@ -196,21 +213,21 @@ impl HalfOpen {
             key: self.key,
             seq: self.iss + 1,
             ack: self.rcv_nxt(),
-            flags: Flags::ACK,
+            flags: Flags::ACK | self.ecn.ack_flags(),
             window: syn_window(receive_buffer_bytes),
             timestamps: self.timestamps(ts_now),
             syn_ack: None,
         }
     }
 
-    /// The SYN-ACK: sequence number, acknowledgment, options. `our_mss` goes into it and is kept for the connection.
+    /// The SYN-ACK: sequence number, acknowledgment, flags, options. `our_mss` goes into it and is kept for the connection.
     pub(super) fn syn_ack(
         &mut self,
         our_mss: u16,
         our_shift: u8,
         ts_now: u32,
         fastopen: Option<FastOpenOption>,
-    ) -> (SeqNumber, SeqNumber, TcpOptions) {
+    ) -> (SeqNumber, SeqNumber, Flags, TcpOptions) {
         self.our_mss = our_mss;
         let options = TcpOptions {
             mss: Some(our_mss),
@@ -218,9 +235,11 @@ impl HalfOpen {
             sack_permitted: self.sack,
             timestamps: self.timestamps(ts_now),
             fastopen,
+            accurate_ecn: self.ecn.syn_ack_option().filter(|_| !self.resent),
             ..TcpOptions::default()
         };
-        (self.iss, self.rcv_nxt(), options)
+        let flags = Flags::SYN | Flags::ACK | self.ecn.syn_ack_flags(self.timeouts);
+        (self.iss, self.rcv_nxt(), flags, options)
     }
 
     pub(super) fn was_sent_before(&self) -> bool {
@@ -237,6 +256,7 @@ impl HalfOpen {
             ts_recent: self.ts_enabled.then_some(self.ts_recent),
             wscale: (self.wscale != NO_SCALE).then_some(self.wscale),
             sack: self.sack,
+            ecn: self.ecn,
             peer_mss: self.peer_mss,
             our_mss: (self.our_mss > 0).then_some(self.our_mss),
             syn_ack_sent_at: (!self.resent && !self.pending)

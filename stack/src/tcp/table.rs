@@ -129,6 +129,11 @@ impl<T> Slab<T> {
         self.len
     }
 
+    /// Places that there are, vacant ones too.
+    pub(super) fn places(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// Bytes that one more entry costs.
     #[cfg(test)]
     pub(super) const fn slot_size() -> usize {

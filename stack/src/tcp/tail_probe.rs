@@ -35,7 +35,7 @@ impl Connection {
     fn may_probe_tail(&self) -> bool {
         self.sack_enabled
             && self.syn_acked()
-            && self.loss.state == Recovery::Open
+            && matches!(self.loss.state, Recovery::Open | Recovery::Reducing)
             && self.sent.len() > 0
             && self.sent.sacked().segments == 0
             && self.rack.may_probe()
@@ -56,11 +56,12 @@ impl Connection {
             return;
         }
         let dsack = feedback.dsack.is_some();
-        if self.rack.probe_acknowledged(ack, dsack, plain) && self.loss.state != Recovery::Fast {
+        if self.rack.probe_acknowledged(ack, dsack, plain) && !self.is_reducing() {
             // The probe repaired a loss: congestion control is to hear of it.
             let in_flight = self.outstanding().min(self.congestion.cwnd()).max(feedback.acked);
             self.congestion.on_loss_event(cx.now, in_flight, LossKind::FastRetransmit);
             self.congestion.on_recovery_exit(cx.now);
+            self.ecn.note_reduced();
         }
     }
 

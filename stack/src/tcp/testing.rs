@@ -38,6 +38,8 @@ pub(crate) struct Seg {
     pub(crate) urgent: Option<u16>,
     pub(crate) options: TcpOptions,
     pub(crate) payload: Vec<u8>,
+    /// The IP header's ECN field.
+    pub(crate) ecn: u8,
     /// The peer's port; the harness's usual one otherwise.
     pub(crate) port: Option<u16>,
 }
@@ -52,6 +54,7 @@ pub(crate) fn seg() -> Seg {
         urgent: None,
         options: TcpOptions::default(),
         payload: Vec::new(),
+        ecn: 0,
         port: None,
     }
 }
@@ -88,6 +91,9 @@ impl Seg {
     }
     pub(crate) fn port(self, port: u16) -> Self {
         Self { port: Some(port), ..self }
+    }
+    pub(crate) fn ecn(self, ecn: u8) -> Self {
+        Self { ecn, ..self }
     }
     pub(crate) fn flags(self, flags: Flags) -> Self {
         Self { flags, ..self }
@@ -128,7 +134,7 @@ impl Seg {
 
 /// Bytes of the test stream: `seq` is relative.
 pub(crate) fn pattern(seq: u32, len: usize) -> Vec<u8> {
-    (0..len as u32).map(|i| ((seq + i) * 7 + ((seq + i) >> 8)) as u8).collect()
+    (0..len as u32).map(|i| (seq + i).wrapping_mul(7).wrapping_add((seq + i) >> 8) as u8).collect()
 }
 
 /// A segment that the engine sent.
@@ -144,6 +150,8 @@ pub(crate) struct Sent {
     pub(crate) window: u16,
     pub(crate) options: TcpOptions,
     pub(crate) payload: Vec<u8>,
+    /// The IP header's ECN field.
+    pub(crate) ecn: u8,
 }
 
 impl Sent {
@@ -198,6 +206,7 @@ impl Egress for Wire {
             window: segment.window,
             options: TcpOptions::parse(segment.options),
             payload,
+            ecn: segment.ecn,
         });
         Ok(())
     }
@@ -476,6 +485,7 @@ impl Harness {
             payload: (L4 + header_len) as u16,
             end: bytes.len() as u32,
             hop_limit: 64,
+            ecn: segment.ecn,
             flow: FlowKey {
                 src: remote.ip(),
                 dst: self.local.ip(),

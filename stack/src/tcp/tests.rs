@@ -1,15 +1,21 @@
 //! Scripts against the whole engine, by topic; `pair` runs two engines over a bad link; `behaviour` tests the same things
-//! once more, written without knowledge of the engine, on its own harness (`wire`).
+//! once more, written without knowledge of the engine, on its own harness (`wire`); `rfc9293` goes through the events of RFC
+//! 9293 section 3.10, state by state.
 
+mod accurate_ecn;
 mod basics;
 mod behaviour;
 mod chaos;
 mod checks;
 mod close;
+mod ecn;
 mod fastopen;
+mod info;
 mod open;
 mod pair;
+mod path_mtu;
 mod recovery;
+mod rfc9293;
 mod sending;
 mod syn_cookies;
 mod windows;

@@ -27,6 +27,8 @@ pub(super) struct TimeWait {
     ts_recent: u32,
     ts_enabled: bool,
     window: u16,
+    /// What accurate ECN says in every ACK.
+    ace: Flags,
     expires: CompactInstant,
 }
 
@@ -52,8 +54,14 @@ impl TimeWait {
             ts_recent: connection.ts_recent,
             ts_enabled: connection.ts_enabled,
             window: connection.select_window(false),
+            ace: connection.ecn.flags(false, false),
             expires: expires.into(),
         }
+    }
+
+    /// When it ends.
+    pub(super) fn expires(&self) -> Instant {
+        self.expires.into()
     }
 
     /// An ACK that says where the connection stands.
@@ -62,7 +70,7 @@ impl TimeWait {
             key: self.key,
             seq: self.snd_nxt,
             ack: self.rcv_nxt,
-            flags: Flags::ACK,
+            flags: Flags::ACK | self.ace,
             window: self.window,
             timestamps: self.ts_enabled.then_some(Timestamps { val: ts_now, ecr: self.ts_recent }),
             syn_ack: None,
@@ -75,6 +83,7 @@ impl TimeWait {
     }
 
     /// Whether the SYN belongs to a later connection (RFC 6191 section 2).
+    /// RFC 9293 section 3.6.1, SHLD-4.
     fn is_newer(&self, segment: &Segment, ts_configured: bool) -> bool {
         let later_seq = self.rcv_nxt.le(segment.seq);
         let theirs = segment.options.timestamps.filter(|_| ts_configured);
@@ -104,6 +113,10 @@ impl TimeWait {
         if theirs.is_some_and(|theirs| timestamp_before(theirs.val, self.ts_recent)) {
             cx.counters.drop(DropReason::TcpPaws);
             return Outcome::Challenge;
+        }
+        if !segment.has(Flags::ACK) && segment.is_acceptable(self.rcv_nxt, u32::from(u16::MAX)) {
+            cx.counters.drop(DropReason::TcpBadAck);
+            return Outcome::Ignore;
         }
         if segment.has(Flags::FIN) && segment.seq + segment.len() == self.rcv_nxt {
             cx.counters.tcp_duplicate_rx += 1;

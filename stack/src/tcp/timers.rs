@@ -6,8 +6,10 @@ use super::connection::{Connection, Context};
 use crate::time::{Duration, Instant};
 use crate::timer_wheel::TimerId;
 
-/// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork (Linux) waits.
-const OVERRIDE: Duration = Duration::from_millis(200);
+/// How long a segment held back for silly windows (RFC 9293 section 3.8.6.2.1 (4): 0.1 to 1 s) or by cork waits: the
+/// retransmission timeout, as in Linux, between these.
+const OVERRIDE_MIN: Duration = Duration::from_millis(200);
+const OVERRIDE_MAX: Duration = Duration::from_secs(1);
 
 /// Probes of a closed window in a row that must be without answer before the peer can count as gone.
 const UNANSWERED_PROBES: u8 = 3;
@@ -55,6 +57,8 @@ impl Connection {
         if due(self.timers.hold) {
             self.timers.hold = None;
             self.override_due = true;
+            // Nothing more came in time.
+            self.more = false;
         }
         if due(self.timers.keepalive) {
             self.timers.keepalive = None;
@@ -77,6 +81,7 @@ impl Connection {
     }
 
     /// Sets the timers that the state asks for and stops those it does not. Called after everything that may change it.
+    /// RFC 8985 section 8.
     pub(super) fn refresh_timers(&mut self, now: Instant) {
         if self.state.is_over() {
             return;
@@ -98,7 +103,7 @@ impl Connection {
         if !self.is_holding_back() {
             self.timers.hold = None;
         } else if self.timers.hold.is_none() {
-            self.timers.hold = Some(now + OVERRIDE);
+            self.timers.hold = Some(now + self.rtt.base_rto().clamp(OVERRIDE_MIN, OVERRIDE_MAX));
         }
         self.refresh_keepalive(now);
     }
@@ -120,6 +125,7 @@ impl Connection {
     }
 
     /// The first probe after the retransmission timeout, the others at ever longer intervals (RFC 9293 section 3.8.6.1).
+    /// RFC 9293 section 3.8.6.1, MUST-35, MUST-36, SHLD-29, SHLD-30.
     fn probe_interval(&self) -> Duration {
         let interval = self.rtt.base_rto() * (1 << self.probes.min(20));
         interval.min(self.rtt.max_rto())
@@ -149,6 +155,7 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.8.3 for SYNs.
+    /// RFC 9293 section 3.8.3, MUST-22.
     fn syn_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
         let retries =
             if self.state == State::SynSent { cx.config.syn_retries } else { cx.config.syn_ack_retries };
@@ -156,8 +163,10 @@ impl Connection {
             return self.time_out(cx);
         }
         cx.counters.tcp_timeouts += 1;
+        self.note_timeout(cx.now);
         self.timed_out_at = cx.now;
         self.retransmits += 1;
+        self.ecn.note_syn_lost(self.retransmits);
         self.rtt.back_off();
         self.syn_sent_at = None;
         self.syn_due = true;
@@ -171,6 +180,7 @@ impl Connection {
 
     /// The window is closed. The connection stays open as long as the peer answers the probes (RFC 9293 section 3.8.6.1,
     /// MUST-37); but the user may limit that, and when nobody is left to care it ends (RFC 9293's note on resources there).
+    /// RFC 9293 section 3.8.6, SHLD-17.
     fn window_probe_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
         if self.is_peer_gone(stalled, cx) {
             return self.time_out(cx);

@@ -5,6 +5,7 @@ use core::net::IpAddr;
 
 use super::connection::{syn_window, timestamp, window_scale_for};
 use super::engine::Tcp;
+use super::fastopen::Ends;
 use super::header::Flags;
 use super::options::OPTIONS_LEN_MAX;
 use super::output::Output;
@@ -56,15 +57,16 @@ impl Tcp {
         while let Some(index) = self.tables.syn_queue.next_pending() {
             let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { break };
             let listener = self.listeners.slab.get(entry.listener);
-            let buffer =
-                listener.map_or(&self.default_options, |listener| &listener.options).receive_buffer_bytes;
+            let options = listener.map_or(&self.default_options, |listener| &listener.options);
+            let (buffer, limit) = (options.receive_buffer_start(), options.receive_buffer_limit());
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
             let cookie = entry.cookie_wanted().map(|experimental| {
-                self.fastopen_cookies.cookie(now, tuple.remote.ip()).in_experimental(experimental)
+                let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
+                self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
-            let (seq, ack, options) = entry.syn_ack(our_mss, window_scale_for(buffer), ts_now, cookie);
+            let (seq, ack, flags, options) = entry.syn_ack(our_mss, window_scale_for(limit), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -72,7 +74,7 @@ impl Tcp {
                 dst: tuple.remote,
                 seq,
                 ack,
-                flags: (Flags::SYN | Flags::ACK).0,
+                flags: flags.0,
                 window: syn_window(buffer),
                 urgent: 0,
                 options: &bytes[..len],
@@ -113,6 +115,7 @@ impl Tcp {
         }
     }
 
+    /// RFC 9293 section 3.10.7.4, MUST-58, MUST-59.
     fn transmit_turn(
         &mut self,
         now: Instant,

@@ -83,6 +83,7 @@ proptest! {
         frame_size in 256u32..2048,
         options in any::<bool>(),
     ) {
+        // RFC 9293 section 3.1, MUST-2.
         let layout = PoolLayout { frames: 512, frame_size, headroom: 64 };
         let (mut output, mut sink) = bench(layout, 12_000);
         let slices: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
@@ -202,7 +203,7 @@ fn a_datagram_beyond_a_router_keeps_to_the_minimum_mtu() {
 fn the_mtu_is_what_the_frames_hold() {
     let layout = |frame_size, headroom| PoolLayout { frames: 1, frame_size, headroom };
     assert_eq!(mtu_in_frames(layout(2048, 64), 1), 2048 - 64 - 14);
-    assert_eq!(mtu_in_frames(layout(4096, 256), 3), 3 * 4096 - 256 - 14);
+    assert_eq!(mtu_in_frames(layout(4096, 256), 3), 3 * (4096 - 256) - 14);
     assert_eq!(mtu_in_frames(layout(256, 200), 100), 0, "no room for headers");
 }
 

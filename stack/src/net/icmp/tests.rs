@@ -95,12 +95,13 @@ fn kind_of(six: bool, kind: u8, code: u8, word: u32) -> Option<IcmpErrorKind> {
             Some(error.kind)
         }
         Received::Ignored => None,
-        Received::Malformed => panic!("malformed"),
+        Received::Udp(_) | Received::Malformed => panic!("not about the segment"),
     }
 }
 
 #[test]
 fn kinds_of_errors_are_told_apart() {
+    // RFC 9293 section 3.9.2.2, MUST-55.
     use IcmpErrorKind::{PacketTooBig, Refused, Unreachable};
     assert_eq!(kind_of(false, 3, 3, 0), Some(Refused));
     assert_eq!(kind_of(false, 3, 2, 0), Some(Refused));
@@ -125,13 +126,22 @@ fn a_router_that_does_not_say_its_mtu_is_guessed() {
 }
 
 #[test]
+fn only_hard_errors_about_datagrams_are_passed_on() {
+    let udp = packet("192.0.2.1", "192.0.2.2", 17, &[0x12, 0x34, 0, 53, 0, 8, 0, 0]);
+    let Received::Udp(fault) = read_error(false, &error(3, 3, 0, &udp), &policy()) else { panic!() };
+    let (local, remote) = ("192.0.2.1:4660".parse().unwrap(), "192.0.2.2:53".parse().unwrap());
+    assert_eq!(fault, UdpFault { local, remote, error: NetError::ConnectionRefused });
+    assert!(matches!(read_error(false, &error(3, 1, 0, &udp), &policy()), Received::Ignored));
+}
+
+#[test]
 fn errors_that_quote_nothing_of_ours_are_malformed() {
     let stranger = packet("192.0.2.9", "192.0.2.2", 6, &[0; 8]);
     assert!(matches!(read_error(false, &error(3, 3, 0, &stranger), &policy()), Received::Malformed));
     let short = &ours(false)[..27];
     assert!(matches!(read_error(false, &error(3, 3, 0, short), &policy()), Received::Malformed));
-    let udp = packet("192.0.2.1", "192.0.2.2", 17, &[0; 8]);
-    assert!(matches!(read_error(false, &error(3, 3, 0, &udp), &policy()), Received::Ignored));
+    let echo = packet("192.0.2.1", "192.0.2.2", 1, &[8, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(matches!(read_error(false, &error(3, 3, 0, &echo), &policy()), Received::Ignored));
     let mut later = ours(false);
     later[7] = 1;
     assert!(matches!(read_error(false, &error(3, 3, 0, &later), &policy()), Received::Malformed));
@@ -202,7 +212,7 @@ proptest! {
             message[8] = if six { 0x60 } else { 0x45 };
         }
         let _ = read_error(six, &message, &policy());
-        let _ = tcp_of(&message);
+        let _ = sender_of(&message);
         let _ = complaints(Complaint::PortUnreachable, &message);
     }
 }

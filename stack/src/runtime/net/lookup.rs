@@ -8,15 +8,15 @@ use std::rc::{Rc, Weak};
 
 use super::net_error;
 use crate::runtime::local::{self, Local};
-use crate::shard::DnsQueryId;
+use crate::shard::{DnsQueryId, NetError};
 
 /// The addresses of `host`: itself when it is an address, else what the name servers say, asked for A and AAAA records
 /// at the same time. IPv6 addresses come first when the stack has one beyond its link, as RFC 6724 section 2 would
 /// order them.
 ///
 /// # Errors
-/// `NotFound` when there is no such name or it has no address, `Unsupported` without a name server or off a shard's
-/// thread, `TimedOut` when no server answered.
+/// `NotFound` when there is no such name or it has no address, `Other` when the name server failed, `TimedOut` when none
+/// answered, `Unsupported` without a name server or off a shard's thread; the [`NetError`] inside says which.
 pub async fn lookup(host: &str) -> io::Result<Vec<IpAddr>> {
     let local = local::required()?;
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -32,14 +32,25 @@ pub async fn lookup(host: &str) -> io::Result<Vec<IpAddr>> {
     })
     .await;
     let (four, six) = match (four, six) {
-        (Err(error), Err(_)) => return Err(error),
+        (Err(four), Err(six)) => return Err(if says_more(&six) > says_more(&four) { six } else { four }),
         (four, six) => (four.unwrap_or_default(), six.unwrap_or_default()),
     };
     let addresses = if prefers_ipv6()? { [six, four].concat() } else { [four, six].concat() };
     if addresses.is_empty() {
-        return Err(net_error(crate::shard::NetError::NameNotFound));
+        return Err(net_error(NetError::NoAddress));
     }
     Ok(addresses)
+}
+
+/// How much an error of one family's question says of the name, when both failed: that the name has no address of that family
+/// says nothing of the other, and an answer more than silence.
+fn says_more(error: &io::Error) -> u8 {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<NetError>()) {
+        Some(NetError::NoAddress) => 0,
+        Some(NetError::NameServerSilent) => 1,
+        Some(NetError::NameServerFailed(_)) => 2,
+        _ => 3,
+    }
 }
 
 /// Whether one of our IPv6 addresses reaches beyond the link.

@@ -31,11 +31,14 @@ pub(super) fn net_error(error: NetError) -> io::Error {
         NetError::AddrInUse => io::ErrorKind::AddrInUse,
         NetError::AddrNotAvailable => io::ErrorKind::AddrNotAvailable,
         NetError::NetworkUnreachable => io::ErrorKind::NetworkUnreachable,
+        NetError::HostUnreachable => io::ErrorKind::HostUnreachable,
+        NetError::ConnectionRefused => io::ErrorKind::ConnectionRefused,
         NetError::MessageTooLong | NetError::InvalidInput => io::ErrorKind::InvalidInput,
         NetError::NotFound => io::ErrorKind::NotConnected,
-        NetError::NameNotFound => io::ErrorKind::NotFound,
+        NetError::NameNotFound | NetError::NoAddress => io::ErrorKind::NotFound,
+        NetError::NameServerFailed(_) => io::ErrorKind::Other,
         NetError::NoNameServer => io::ErrorKind::Unsupported,
-        NetError::TimedOut => io::ErrorKind::TimedOut,
+        NetError::TimedOut | NetError::NameServerSilent => io::ErrorKind::TimedOut,
     };
     io::Error::new(kind, error)
 }

@@ -46,12 +46,21 @@ impl Pinger {
     /// A pinger of `addr`, with an identifier of its own.
     ///
     /// # Errors
-    /// Without a route to `addr` or an address of its family, or with too many pingers.
+    /// Without a route to `addr` or an address of its family, with too many pingers, or when the NIC's steering refuses the
+    /// identifier.
     pub fn new(addr: IpAddr) -> io::Result<Self> {
         let local = local::required()?;
+        local.settle_steering();
         let id = local.with(|shard, _| shard.ping_open(addr))?.map_err(net_error)?;
-        let local = Rc::downgrade(&local);
-        Ok(Self { local, id, hop_limit: None, waiters: Arc::default(), sent: BTreeMap::new() })
+        let pinger = Self {
+            local: Rc::downgrade(&local),
+            id,
+            hop_limit: None,
+            waiters: Arc::default(),
+            sent: BTreeMap::new(),
+        };
+        local.apply_steering()?;
+        Ok(pinger)
     }
 
     /// The TTL or hop limit of further requests; `None`: the stack's default.

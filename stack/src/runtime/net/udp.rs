@@ -57,9 +57,15 @@ impl UdpSocket {
         local.with(|shard, _| shard.udp_local_addr(self.id))?.map_err(net_error)
     }
 
-    /// Makes `peer` the default of [`UdpSocket::send`] and the only sender whose datagrams are received.
+    /// Makes `peer` the default of [`UdpSocket::send`] and the only sender whose datagrams are received. From now on the next
+    /// call also tells, once, that a datagram did not arrive: `HostUnreachable` when nobody answered ARP or neighbour
+    /// discovery (after about 3 s), `ConnectionRefused` when ICMP said that the port is closed.
     pub fn connect(&self, peer: SocketAddr) {
         self.peer.set(Some(peer));
+        if let Some(local) = self.local.upgrade() {
+            // A socket that is gone with its runtime says so at the next call.
+            let _ = local.with(|shard, _| shard.udp_connect(self.id, peer));
+        }
     }
 
     /// The address given to [`UdpSocket::connect`].

@@ -80,6 +80,32 @@ fn threads_on_both_sides_move_megabytes_over_several_shards() {
 }
 
 #[test]
+fn the_second_connection_brings_its_data_with_the_syn() {
+    let runtimes = pair((2, 2));
+    let listener = TcpListener::bind(&runtimes.0.handle(), any(7)).unwrap();
+    listener.set_fastopen(4).unwrap();
+    let echo = echo(listener, 3);
+    // The last is longer than a SYN, and than the send buffer.
+    for (len, in_syn) in [(300, false), (300, true), (400_000, true)] {
+        let data = pattern(0, len);
+        let reader = std::thread::spawn({
+            let handle = runtimes.1.handle();
+            move || {
+                let stream = TcpStream::connect_with_data(&handle, server(7), &data).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut all = Vec::new();
+                (&stream).read_to_end(&mut all).unwrap();
+                assert!(all == data);
+                stream.info().unwrap()
+            }
+        });
+        assert_eq!(reader.join().unwrap().fastopen_syn_data, in_syn, "{len} bytes");
+    }
+    echo.join().unwrap();
+    end(runtimes);
+}
+
+#[test]
 fn what_was_written_arrives_although_the_stream_was_dropped_at_once() {
     const LEN: usize = 300_000;
     let runtimes = pair((1, 1));

@@ -356,6 +356,42 @@ fn connections_that_do_not_finish_in_time_are_aborted() {
 }
 
 #[test]
+fn a_dead_stream_that_a_task_still_holds_does_not_delay_the_shutdown() {
+    let (left, right) = cable(1, 1).unwrap();
+    let (dead, is_dead) = std::sync::mpsc::channel();
+    let serve = move |_| {
+        let dead = dead.clone();
+        async move {
+            let listener = TcpListener::bind(any(7))?;
+            let (mut stream, _) = listener.accept().await?;
+            spawn(async move {
+                assert!(stream.read(&mut [0; 10]).await.is_err(), "reset");
+                dead.send(()).unwrap();
+                core::future::pending::<()>().await;
+                drop(stream);
+            })
+            .detach();
+            Ok(())
+        }
+    };
+    let server_runtime = host(SERVER_V4, left).start(serve).unwrap();
+    let call = |_| async {
+        let stream = TcpStream::connect(server(7)).await?;
+        stream.set_linger(Some(Duration::ZERO))?;
+        drop(stream);
+        Ok(())
+    };
+    let client_runtime = host(CLIENT_V4, right).start(call).unwrap();
+    is_dead.recv().unwrap();
+    server_runtime.handle().shutdown();
+    let summary = server_runtime.wait().unwrap();
+    // Waited for until the time was over, it would have been aborted.
+    assert_eq!(summary.metrics.runtime().connections_aborted, 0, "{summary}");
+    assert!(summary.metrics.elapsed < Duration::from_secs(20), "{summary}");
+    client_runtime.wait().unwrap();
+}
+
+#[test]
 fn a_stream_kept_beyond_the_runtime_is_harmless() {
     thread_local! {
         static KEPT: RefCell<Option<TcpStream>> = const { RefCell::new(None) };

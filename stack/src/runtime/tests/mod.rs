@@ -3,6 +3,7 @@
 
 mod blocking;
 mod cancel;
+mod control_socket;
 mod faults;
 #[cfg(all(feature = "hyper", feature = "tokio"))]
 mod foreign;

@@ -237,14 +237,27 @@ fn a_name_resolves_and_its_port_is_steered_meanwhile() {
 }
 
 #[test]
-fn a_name_that_does_not_exist_is_not_found() {
-    let mut host = dns_host();
-    let (id, port, query) = ask(&mut host, "nowhere.example.com");
-    let mac = host.device.capabilities.mac;
-    let answer = udp_frame(mac, Ipv4Addr::new(192, 0, 2, 1), (53, port), &dns_answer(&query, None));
-    host.device.rx.push_back(answer);
-    run(core::slice::from_mut(&mut host), Instant::from_millis(1));
-    assert_eq!(ready(host.shard.dns_poll(id, no_waker())), Err(NetError::NameNotFound));
+fn why_a_name_does_not_resolve_is_told() {
+    for (rcode, told) in [
+        (3, NetError::NameNotFound),
+        (0, NetError::NoAddress),
+        (2, NetError::NameServerFailed(2)),
+        (5, NetError::NameServerFailed(5)),
+    ] {
+        let mut host = dns_host();
+        // Another query, which is not answered, has its own fate.
+        let (other, ..) = ask(&mut host, "other.example.com");
+        let (id, port, query) = ask(&mut host, "Nowhere.example.com.");
+        let mut answer = dns_answer(&query, None);
+        answer[3] = 0x80 | rcode;
+        let mac = host.device.capabilities.mac;
+        host.device.rx.push_back(udp_frame(mac, Ipv4Addr::new(192, 0, 2, 1), (53, port), &answer));
+        run(core::slice::from_mut(&mut host), Instant::from_millis(1));
+        assert_eq!(ready(host.shard.dns_poll(id, no_waker())), Err(told), "RCODE {rcode}");
+        assert!(host.shard.dns_poll(other, no_waker()).is_pending());
+    }
+    let text = NetError::NameServerFailed(2).to_string();
+    assert_eq!(text, "the name server failed (SERVFAIL); try another one");
 }
 
 #[test]
@@ -259,7 +272,7 @@ fn queries_are_repeated_and_given_up() {
         repeats += sent_to(&mut host, 53).iter().filter(|(from, _)| *from == port).count();
     }
     assert!(repeats >= 2, "{repeats}");
-    assert_eq!(ready(host.shard.dns_poll(id, no_waker())), Err(NetError::NameNotFound));
+    assert_eq!(ready(host.shard.dns_poll(id, no_waker())), Err(NetError::NameServerSilent));
 }
 
 #[test]

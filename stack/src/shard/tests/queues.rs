@@ -208,3 +208,18 @@ fn icmp_errors_find_the_shard_of_the_connection() {
         assert_eq!(result, Err(TcpError::ConnectionRefused));
     }
 }
+
+#[test]
+fn icmp_errors_find_the_shard_of_the_datagram() {
+    for owner in 0..3 {
+        let mut world = World::new((owner + 1) % 3);
+        let closed: SocketAddr = "192.0.2.2:9".parse().unwrap();
+        let shard = &mut world.shards[owner].shard;
+        let id = shard.udp_bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        shard.udp_connect(id, closed).unwrap();
+        assert_eq!(ready(shard.udp_poll_send_to(id, b"x", closed, no_waker())), Ok(1));
+        world.settle();
+        let told = world.shards[owner].shard.udp_poll_recv_from(id, &mut [0], no_waker());
+        assert_eq!(ready(told), Err(NetError::ConnectionRefused));
+    }
+}

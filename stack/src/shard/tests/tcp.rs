@@ -196,6 +196,19 @@ fn a_full_ring_delays_and_loses_nothing() {
 }
 
 #[test]
+fn connecting_to_a_silent_neighbor_fails_after_three_seconds() {
+    for nobody in ["192.0.2.77:80", "[2001:db8::77]:80"] {
+        let mut pair = Pair::new();
+        let client = connect(&mut pair, nobody);
+        pair.run(Duration::from_millis(2990));
+        assert_eq!(pair.a.shard.tcp().poll_connected(client, no_waker()), Poll::Pending);
+        pair.run(Duration::from_millis(20));
+        let failed = Poll::Ready(Err(TcpError::HostUnreachable));
+        assert_eq!(pair.a.shard.tcp().poll_connected(client, no_waker()), failed);
+    }
+}
+
+#[test]
 fn an_icmp_error_about_a_handshake_ends_it() {
     let mut pair = Pair::new();
     let client = connect(&mut pair, "192.0.2.2:80");

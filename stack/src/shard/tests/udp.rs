@@ -85,6 +85,53 @@ fn a_closed_port_is_reported_once_and_only_by_the_owner_of_the_address() {
     }
 }
 
+/// What the next receive call of a socket is told.
+fn told(host: &mut Host, id: UdpId, waker: &Waker) -> Poll<Result<usize, NetError>> {
+    host.shard.udp_poll_recv_from(id, &mut [0; 8], waker).map_ok(|(len, _)| len)
+}
+
+#[test]
+fn a_connected_socket_is_told_once_that_the_port_is_closed() {
+    for (local, remote, other) in
+        [("0.0.0.0:0", "192.0.2.2:9", "192.0.2.2:8"), ("[::]:0", "[2001:db8::2]:9", "[2001:db8::2]:8")]
+    {
+        let mut pair = Pair::new();
+        let (id, _) = socket(&mut pair.a, local);
+        let [remote, other] = [remote, other].map(|text| text.parse::<SocketAddr>().unwrap());
+        pair.a.shard.udp_connect(id, remote).unwrap();
+        send(&mut pair.a, id, b"x", other);
+        pair.settle();
+        assert_eq!(told(&mut pair.a, id, no_waker()), Poll::Pending, "errors of others do not concern it");
+        send(&mut pair.a, id, b"x", remote);
+        pair.settle();
+        assert_eq!(told(&mut pair.a, id, no_waker()), Poll::Ready(Err(NetError::ConnectionRefused)));
+        assert_eq!(told(&mut pair.a, id, no_waker()), Poll::Pending);
+        assert_eq!(pair.a.shard.counters().icmp_errors_rx, 1);
+    }
+}
+
+#[test]
+fn a_silent_neighbor_wakes_and_fails_the_connected_socket_after_three_seconds() {
+    let mut pair = Pair::new();
+    let (id, _) = socket(&mut pair.a, "0.0.0.0:0");
+    let (bystander, _) = socket(&mut pair.a, "0.0.0.0:0");
+    let nobody = "192.0.2.77:9".parse().unwrap();
+    pair.a.shard.udp_connect(id, nobody).unwrap();
+    let (wakes, waker) = crate::tcp::testing::Wakes::new();
+    send(&mut pair.a, id, b"x", nobody);
+    assert_eq!(told(&mut pair.a, id, &waker), Poll::Pending);
+    pair.run(Duration::from_millis(2990));
+    assert_eq!(wakes.count(), 0);
+    pair.run(Duration::from_millis(20));
+    assert_eq!(wakes.count(), 1);
+    assert_eq!(told(&mut pair.a, id, &waker), Poll::Ready(Err(NetError::HostUnreachable)));
+    assert_eq!(told(&mut pair.a, bystander, &waker), Poll::Pending);
+    send(&mut pair.a, id, b"y", nobody);
+    pair.run(Duration::from_secs(4));
+    let again = pair.a.shard.udp_poll_send_to(id, b"z", nobody, no_waker());
+    assert_eq!(again, Poll::Ready(Err(NetError::HostUnreachable)), "sending tells it too");
+}
+
 #[test]
 fn what_a_full_socket_cannot_hold_is_counted() {
     let mut pair = Pair::new();

@@ -334,6 +334,7 @@ fn cubic_reaches_what_its_response_function_predicts() {
 
 #[test]
 fn bbr_fills_the_link_and_keeps_the_queue_short() {
+    // RFC 9293 section 3.8.2, MAY-18.
     for (mbit, rtt_ms) in [(10, 40), (100, 40), (1000, 10)] {
         let mut model = Model::new(mbit, rtt_ms, u64::MAX >> 20);
         model.flow(Algorithm::Bbr, 0);

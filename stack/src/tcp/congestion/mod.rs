@@ -133,6 +133,7 @@ pub trait CongestionControl {
 }
 
 /// The algorithms by name.
+/// RFC 9293 section 3.8.2, MAY-18.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Algorithm {
     /// RFC 9438 with RFC 9406: `cubic`.

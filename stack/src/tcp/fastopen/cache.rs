@@ -199,6 +199,7 @@ impl ClientCache {
 
 impl Entry {
     /// One loss is congestion; several in a row are the path's dislike of Fast Open.
+    /// RFC 7413 section 4.1.3.1.
     fn note_loss(&mut self, now: Instant, pause: Duration) {
         self.losses = self.losses.saturating_add(1);
         if let Some(times) = self.losses.checked_sub(LOSSES) {
@@ -240,6 +241,7 @@ mod tests {
 
     #[test]
     fn the_newest_cookie_and_mss_are_kept_for_each_pair_of_addresses() {
+        // RFC 7413 section 4.1.3.
         let (mut cache, now) = (cache(8), Instant::ZERO);
         assert_eq!(cache.advice(now, ip(1), ip(2)), Advice::Request(FastOpenOption::request()));
         cache.note(now, ip(1), ip(2), answered(cookie(1), Some(1400)));
@@ -277,6 +279,7 @@ mod tests {
 
     #[test]
     fn a_path_that_loses_the_option_again_and_again_is_left_alone_ever_longer() {
+        // RFC 7413 section 4.1.3.1.
         let mut cache = cache(8);
         let mut now = Instant::ZERO;
         cache.note(now, ip(1), ip(2), answered(cookie(1), None));

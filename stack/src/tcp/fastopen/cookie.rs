@@ -1,6 +1,7 @@
 //! The server's cookies (RFC 7413 section 4.1.2): a keyed hash of the client's address, so that only a client that receives
 //! at its address can show one. Keys follow from the stack's secret, so that every shard makes the same cookies, or are
-//! given by the operator, so that several servers behind one address do (section 6.3.4).
+//! given by the operator, so that several servers behind one address do (section 6.3.4). With the operator's keys cookies are
+//! Linux's, so that those servers need not all be of one kind.
 
 use core::net::IpAddr;
 
@@ -20,6 +21,13 @@ pub(in crate::tcp) enum Validity {
     Old,
     /// Not ours, not this client's, or expired.
     Invalid,
+}
+
+/// Whom a cookie is for, and whose it is.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::tcp) struct Ends {
+    pub(in crate::tcp) client: IpAddr,
+    pub(in crate::tcp) server: IpAddr,
 }
 
 /// Makes and checks cookies.
@@ -47,24 +55,27 @@ impl CookieMaker {
     }
 
     /// `GetCookie` of section 4.1.2.
-    pub(in crate::tcp) fn cookie(&self, now: Instant, client: IpAddr) -> FastOpenOption {
+    pub(in crate::tcp) fn cookie(&self, now: Instant, ends: Ends) -> FastOpenOption {
         let cookie = match &self.keys {
-            Keys::Rotating { secret, lifetime } => hash(secret, epoch(now, *lifetime), client),
-            Keys::Given { primary, .. } => hash(primary, 0, client),
+            Keys::Rotating { secret, lifetime } => hash(secret, epoch(now, *lifetime), ends.client),
+            Keys::Given { primary, .. } => linux_hash(primary, ends),
         };
         FastOpenOption::with_cookie(&cookie.to_be_bytes()).unwrap_or_default()
     }
 
     /// `IsCookieValid` of section 4.1.2.
-    pub(in crate::tcp) fn check(&self, now: Instant, client: IpAddr, cookie: &[u8]) -> Validity {
+    pub(in crate::tcp) fn check(&self, now: Instant, ends: Ends, cookie: &[u8]) -> Validity {
         let Ok(cookie) = cookie.try_into().map(u64::from_be_bytes) else { return Validity::Invalid };
         let (current, old) = match &self.keys {
             Keys::Rotating { secret, lifetime } => {
                 let epoch = epoch(now, *lifetime);
-                (hash(secret, epoch, client), epoch.checked_sub(1).map(|old| hash(secret, old, client)))
+                (
+                    hash(secret, epoch, ends.client),
+                    epoch.checked_sub(1).map(|old| hash(secret, old, ends.client)),
+                )
             }
             Keys::Given { primary, backup } => {
-                (hash(primary, 0, client), backup.as_ref().map(|backup| hash(backup, 0, client)))
+                (linux_hash(primary, ends), backup.as_ref().map(|backup| linux_hash(backup, ends)))
             }
         };
         if cookie == current {
@@ -98,14 +109,53 @@ fn hash(key: &SipHasher24, epoch: u64, client: IpAddr) -> u64 {
     key.hash(&bytes)
 }
 
+/// What Linux makes cookies of: both addresses. Its bytes are the hash's in little-endian order.
+fn linux_hash(key: &SipHasher24, ends: Ends) -> u64 {
+    let mut bytes = [0; 32];
+    let len = match (ends.client, ends.server) {
+        (IpAddr::V4(client), IpAddr::V4(server)) => {
+            bytes[..4].copy_from_slice(&client.octets());
+            bytes[4..8].copy_from_slice(&server.octets());
+            8
+        }
+        (client, server) => {
+            for (place, ip) in bytes.chunks_exact_mut(16).zip([client, server]) {
+                let ip = match ip {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                    IpAddr::V6(ip) => ip,
+                };
+                place.copy_from_slice(&ip.octets());
+            }
+            32
+        }
+    };
+    key.hash(&bytes[..len]).swap_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn ip(client: &str) -> Ends {
+        Ends { client: client.parse().unwrap(), server: "198.51.100.1".parse().unwrap() }
+    }
+
+    #[test]
+    fn given_keys_make_linuxs_cookies() {
+        let mut primary = [0; 16];
+        for (place, byte) in primary.chunks_exact_mut(4).zip([0xa1, 0xb2, 0xc3, 0xd4]) {
+            place.fill(byte);
+        }
+        let maker = CookieMaker::new(&[7; 32], HOUR, Some(&FastOpenKeys { primary, backup: None }));
+        for (client, server, cookie) in [
+            ("192.0.2.1", "192.168.0.1", 0x3021_b9d8_8901_7eeb_u64),
+            ("fd3d:fa7b:d17d::1", "fd3d:a0b:17d6::1", 0xc1d1_e974_2a47_a9bc),
+        ] {
+            let ends = Ends { client: client.parse().unwrap(), server: server.parse().unwrap() };
+            assert_eq!(maker.cookie(Instant::ZERO, ends).cookie(), cookie.to_be_bytes());
+        }
     }
 
     #[test]

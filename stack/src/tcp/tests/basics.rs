@@ -6,6 +6,7 @@ use crate::time::Duration;
 
 #[test]
 fn a_listener_accepts_a_connection() {
+    // RFC 9293 section 3.7.1, SHLD-5, MAY-3, MUST-67; RFC 9293 section 3.9.1.1, MUST-41.
     let mut t = Harness::new();
     let listener = t.tcp.listen(t.local, 4, SocketOptions::default()).unwrap();
     t.inject(syn().mss(1460));
@@ -27,7 +28,7 @@ fn an_active_open_completes() {
     let mut t = Harness::new();
     let id = t.connect_with(SocketOptions::default());
     let opening = t.expect(syn());
-    assert_eq!((opening.options.mss, opening.options.window_scale), (Some(1460), Some(2)));
+    assert_eq!((opening.options.mss, opening.options.window_scale), (Some(1460), Some(7)));
     assert!(opening.options.timestamps.is_some());
     assert_eq!(t.state(id), State::SynSent);
     let (wakes, waker) = Wakes::new();
@@ -107,6 +108,7 @@ fn both_close_at_once() {
 
 #[test]
 fn a_lost_segment_is_sent_again() {
+    // RFC 9293 section 3.8.1, MUST-19.
     let mut t = Harness::new();
     let id = t.established();
     t.send(id, "lost");

@@ -70,6 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![
         Just(IcmpErrorKind::Refused),
         Just(IcmpErrorKind::Unreachable),
+        Just(IcmpErrorKind::NeighborFailed),
         (0u32..2000).prop_map(|mtu| IcmpErrorKind::PacketTooBig { mtu }),
     ];
     prop_oneof![

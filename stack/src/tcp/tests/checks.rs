@@ -71,6 +71,7 @@ fn a_keepalive_of_the_peer_is_answered() {
 
 #[test]
 fn answers_to_segments_without_data_are_limited() {
+    // RFC 5961 section 7.
     // RFC 5961 section 7: 10 in 5 seconds.
     let mut t = Harness::new();
     t.established();
@@ -124,6 +125,7 @@ fn a_reset_counts_only_at_rcv_nxt() {
 
 #[test]
 fn a_reset_at_a_closed_window_counts() {
+    // RFC 9293 section 3.4, MUST-66.
     let mut t = Harness::new();
     let options = SocketOptions { receive_buffer_bytes: 4096, ..SocketOptions::default() };
     let id = t.accept_with(options, syn());
@@ -182,6 +184,7 @@ fn an_ack_of_what_was_never_sent_is_refused_with_its_data() {
 
 #[test]
 fn an_ack_older_than_the_largest_window_is_refused_with_its_data() {
+    // RFC 9293 section 3.10.7.4, MAY-12.
     // RFC 5961 section 5.2: SND.UNA - MAX.SND.WND <= SEG.ACK.
     let mut t = Harness::new();
     let id = t.accept_with(SocketOptions::default(), syn().mss(1000).window(2000));
@@ -226,6 +229,7 @@ fn an_older_segment_does_not_change_the_window() {
 
 #[test]
 fn urgent_data_is_delivered_in_line_and_announced() {
+    // RFC 9293 section 3.8.5, MUST-30, MUST-32, MUST-33.
     let mut t = Harness::new();
     let id = t.established();
     let (wakes, waker) = Wakes::new();
@@ -250,6 +254,7 @@ fn urgent_data_is_delivered_in_line_and_announced() {
 
 #[test]
 fn an_old_timestamp_is_refused_and_answered() {
+    // RFC 7323 section 5.3.
     let mut t = Harness::new();
     let (id, ours) = stamped(&mut t);
     t.inject(seg().data("old").ts(999, ours));
@@ -262,6 +267,7 @@ fn an_old_timestamp_is_refused_and_answered() {
 
 #[test]
 fn timestamps_wrap() {
+    // RFC 7323 sections 5.2 and 5.4.
     let mut t = Harness::new();
     t.accept_with(SocketOptions::default(), syn().ts(u32::MAX - 1, 0));
     t.inject(seg().data("a").ts(3, 0));
@@ -270,6 +276,7 @@ fn timestamps_wrap() {
 
 #[test]
 fn a_reset_is_not_subject_to_paws() {
+    // RFC 7323 section 5.2.
     let mut t = Harness::new();
     let (id, _) = stamped(&mut t);
     t.inject(rst().ts(1, 0));
@@ -278,6 +285,7 @@ fn a_reset_is_not_subject_to_paws() {
 
 #[test]
 fn a_segment_without_the_agreed_timestamp_is_dropped() {
+    // RFC 7323 section 3.2.
     // RFC 7323 section 3.2.
     let mut t = Harness::new();
     let (id, _) = stamped(&mut t);
@@ -325,6 +333,7 @@ fn the_echo_is_of_the_segment_that_advanced_the_window() {
 
 #[test]
 fn a_peer_without_timestamps_gets_none() {
+    // RFC 7323 section 3.2.
     let mut t = Harness::new();
     let id = t.established();
     t.send(id, "x");
@@ -337,6 +346,7 @@ fn a_peer_without_timestamps_gets_none() {
 
 #[test]
 fn our_clock_ticks_in_milliseconds_from_a_secret_offset() {
+    // RFC 7323 sections 4.1 and 5.4 and 7.1.
     let mut t = Harness::new();
     let (id, ours) = stamped(&mut t);
     t.advance(1234 * MS);

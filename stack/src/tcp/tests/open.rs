@@ -34,6 +34,7 @@ fn failure(t: &mut Harness, id: ConnId) -> Option<TcpError> {
 
 #[test]
 fn a_syn_is_sent_again_for_three_minutes() {
+    // RFC 9293 section 3.8.3, MUST-22, MUST-23.
     let (mut t, id) = connecting();
     for wait in [1, 2, 4, 8, 16, 32, 64] {
         t.expect_after(wait * SECOND, syn());
@@ -100,6 +101,7 @@ fn an_ack_or_a_fin_without_syn_is_dropped() {
 
 #[test]
 fn both_ends_open_at_once() {
+    // RFC 9293 section 3.5, MUST-10.
     // RFC 9293 figure 8.
     let (mut t, id) = connecting();
     t.inject(syn().mss(1000));
@@ -137,6 +139,7 @@ fn in_a_simultaneous_open_the_syn_ack_is_sent_again() {
 
 #[test]
 fn a_reset_refuses_a_simultaneous_open_and_a_bad_ack_draws_one() {
+    // RFC 9293 section 3.5, MUST-11.
     let (mut t, id) = connecting();
     t.inject(syn());
     t.expect(syn_ack());
@@ -301,6 +304,7 @@ fn a_repeated_syn_draws_the_same_syn_ack() {
 
 #[test]
 fn a_reset_returns_to_listen() {
+    // RFC 9293 section 3.5, MUST-11.
     let (mut t, _) = listening(4);
     t.inject(syn());
     t.expect(syn_ack());
@@ -486,6 +490,7 @@ fn accepting_wakes_the_task_that_waits() {
 
 #[test]
 fn a_connection_inherits_the_listeners_options() {
+    // RFC 9293 section 3.9.1.1, MUST-42.
     let mut t = Harness::new();
     let options = SocketOptions { nodelay: true, receive_buffer_bytes: 8192, ..SocketOptions::default() };
     let id = t.accept_with(options.clone(), syn());
@@ -494,6 +499,7 @@ fn a_connection_inherits_the_listeners_options() {
 
 #[test]
 fn a_listener_at_port_0_gets_a_port() {
+    // RFC 9293 section 3.9.1.1, MUST-43.
     let mut t = Harness::new();
     let any: SocketAddr = "0.0.0.0:0".parse().unwrap();
     let one = t.tcp.listen(any, 1, SocketOptions::default()).unwrap();
@@ -524,6 +530,7 @@ fn without_an_mss_option_the_default_holds() {
 
 #[test]
 fn the_smaller_of_the_peers_mss_and_the_path_counts() {
+    // RFC 9293 section 3.7.1, MUST-16, SHLD-6, MUST-14.
     let mut t = Harness::new();
     let id = t.accept_with(SocketOptions::default(), syn().mss(9000));
     t.send(id, pattern(1, 3000));
@@ -537,21 +544,23 @@ fn the_smaller_of_the_peers_mss_and_the_path_counts() {
 
 #[test]
 fn windows_are_scaled_only_if_both_ends_say_so() {
+    // RFC 7323 sections 2.2 and 2.3.
     let mut t = Harness::new();
     t.tcp.listen(t.local, 4, SocketOptions::default()).unwrap();
     t.inject(syn().wscale(3));
     let answer = t.expect(syn_ack());
-    assert_eq!((answer.options.window_scale, answer.window), (Some(2), 65_535));
+    assert_eq!((answer.options.window_scale, answer.window), (Some(7), 65_535));
     t.inject(seg().window(100).data("x"));
     let ack = t.expect(seg().ack(2));
-    // 192 KiB less the byte, in units of 4.
-    assert_eq!(ack.window, (((192 << 10) - 1) >> 2) as u16);
+    // 192 KiB less the byte, in units of 128.
+    assert_eq!(ack.window, (((192 << 10) - 1) >> 7) as u16);
     let (id, ..) = t.tcp.connections().next().unwrap();
     assert_eq!(t.tcp.info(t.now, id).unwrap().snd_wnd, 800);
 }
 
 #[test]
 fn a_syns_own_window_is_not_scaled() {
+    // RFC 7323 section 2.2.
     let (mut t, id) = connecting();
     t.inject(syn_ack().wscale(7).window(1000));
     t.expect(seg());
@@ -574,6 +583,7 @@ fn after_a_lost_syn_data_starts_with_one_segment() {
 
 #[test]
 fn initial_sequence_numbers_follow_the_clock_and_the_tuple() {
+    // RFC 9293 section 3.4.1, MUST-8, SHLD-1.
     let isn_after = |wait: Duration, port: u16| {
         let (mut t, _) = listening(4);
         t.advance(wait);

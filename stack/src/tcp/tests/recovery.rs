@@ -47,6 +47,7 @@ fn info(t: &Harness, id: ConnId) -> TcpInfo {
 
 #[test]
 fn sack_is_offered_and_used_only_if_both_ends_say_so() {
+    // RFC 8985 section 4.
     let mut t = Harness::new();
     let id = t.connect_with(SocketOptions::default());
     assert!(t.expect(syn()).options.sack_permitted);
@@ -133,6 +134,7 @@ fn blocks_ride_on_data_only_where_there_is_room() {
 
 #[test]
 fn three_segments_beyond_show_that_all_before_are_lost() {
+    // RFC 8985 section 3.3.2.
     // RFC 8985 section 6.2 step 4: no reordering was seen.
     let (mut t, id) = with_flight(10);
     t.advance(RTT);
@@ -158,6 +160,7 @@ fn three_segments_beyond_show_that_all_before_are_lost() {
 
 #[test]
 fn one_segment_beyond_is_enough_after_the_reordering_window() {
+    // RFC 8985 section 6.2.
     // RFC 8985 section 6.2 step 5: a quarter of the smallest RTT.
     let (mut t, _) = with_flight(2);
     t.advance(RTT);
@@ -168,6 +171,7 @@ fn one_segment_beyond_is_enough_after_the_reordering_window() {
 
 #[test]
 fn a_lost_retransmission_is_found_without_a_timeout() {
+    // RFC 8985 section 9.3.
     let (mut t, id) = with_flight(10);
     t.advance(RTT);
     t.inject(sacked(&[(1, 4)]));
@@ -185,6 +189,7 @@ fn a_lost_retransmission_is_found_without_a_timeout() {
 
 #[test]
 fn reordering_is_not_taken_for_loss() {
+    // RFC 8985 section 9.2.
     let (mut t, id) = with_flight(10);
     t.advance(RTT);
     t.inject(sacked(&[(1, 2)]));
@@ -203,6 +208,7 @@ fn reordering_is_not_taken_for_loss() {
 
 #[test]
 fn retransmissions_that_were_not_needed_widen_the_reordering_window() {
+    // RFC 8985 section 3.3.2.
     // RFC 8985 section 6.2 step 4: D-SACK.
     let (mut t, id) = with_flight(10);
     t.advance(RTT);
@@ -270,6 +276,7 @@ fn a_probe_that_is_sacked_shows_losses_although_the_echo_is_older() {
 
 #[test]
 fn a_single_segment_waits_for_a_delayed_ack_before_it_is_probed() {
+    // RFC 8985 section 7.2.
     let (mut t, _) = with_flight(1);
     // SRTT + 200 ms is the RTO, 2 SRTT + 200 ms the probe's: the probe goes at the RTO (section 7.2).
     t.expect_after(300 * MS, seg().stream(1000));
@@ -281,6 +288,7 @@ fn a_single_segment_waits_for_a_delayed_ack_before_it_is_probed() {
 
 #[test]
 fn new_data_is_the_probe_where_there_is_some() {
+    // RFC 8985 section 7.3.
     let (mut t, id) = with_flight(10);
     // The window is full.
     t.send(id, pattern(at(10), 3000));

@@ -31,6 +31,7 @@ fn grown(t: &mut Harness, id: ConnId, segments: u32) -> u32 {
 
 #[test]
 fn the_first_flight_is_ten_segments() {
+    // RFC 9293 section 3.9.1.2, SHLD-28.
     // RFC 6928.
     let mut t = Harness::new();
     let id = t.established();
@@ -45,6 +46,7 @@ fn the_first_flight_is_ten_segments() {
 
 #[test]
 fn one_small_segment_at_a_time() {
+    // RFC 9293 section 3.7.4, SHLD-7.
     // Nagle in Minshall's form (RFC 9293 appendix A.3).
     let mut t = Harness::new();
     let id = t.established();
@@ -66,6 +68,7 @@ fn one_small_segment_at_a_time() {
 
 #[test]
 fn nodelay_sends_every_write() {
+    // RFC 9293 section 3.7.4, MUST-17.
     let mut t = Harness::new();
     let id = t.established();
     t.set(id, |options| options.nodelay = true);
@@ -88,6 +91,7 @@ fn turning_nagle_off_lets_go_of_what_it_held() {
 
 #[test]
 fn cork_holds_partial_segments_for_200_ms() {
+    // RFC 9293 section 3.9.1.2, MAY-16, MUST-60.
     let mut t = Harness::new();
     let id = t.established();
     t.set(id, |options| {
@@ -171,6 +175,7 @@ fn sequence_numbers_may_come_round_to_the_first() {
 
 #[test]
 fn acks_are_quick_at_first_and_then_every_second_segment_or_40_ms() {
+    // RFC 9293 section 3.8.6.3, SHLD-18, SHLD-19, MUST-40.
     let mut t = Harness::new();
     t.established();
     let mut next = 1;
@@ -221,6 +226,7 @@ fn an_answer_carries_the_ack() {
 
 #[test]
 fn each_segment_ahead_of_a_gap_draws_an_ack_and_so_does_filling_it() {
+    // RFC 9293 section 3.10.7.4, MAY-13.
     // RFC 5681 section 4.2: also within a burst, as the peer counts them.
     let mut t = Harness::new();
     t.established();
@@ -249,6 +255,7 @@ fn a_burst_in_order_draws_one_ack() {
 
 #[test]
 fn the_retransmission_timer_follows_the_round_trips_and_backs_off() {
+    // RFC 9293 section 3.8.1, MUST-18, MUST-19.
     let mut t = Harness::new();
     let id = t.established();
     t.send(id, "abc");
@@ -275,6 +282,7 @@ fn the_retransmission_timer_follows_the_round_trips_and_backs_off() {
 
 #[test]
 fn after_a_timeout_all_is_sent_again_in_slow_start() {
+    // RFC 9293 section 3.8.1, MUST-19.
     let mut t = Harness::new();
     let id = t.established();
     t.send(id, pattern(1, 5000));
@@ -292,6 +300,7 @@ fn after_a_timeout_all_is_sent_again_in_slow_start() {
 
 #[test]
 fn after_15_minutes_without_progress_the_connection_is_given_up() {
+    // RFC 9293 section 3.8.3, MUST-20, SHLD-11.
     let mut t = Harness::new();
     let id = t.established();
     t.send(id, "abc");
@@ -305,6 +314,7 @@ fn after_15_minutes_without_progress_the_connection_is_given_up() {
 
 #[test]
 fn the_user_timeout_is_met_to_the_millisecond() {
+    // RFC 9293 section 3.8.3, MUST-21.
     let mut t = Harness::new();
     let id = t.established();
     t.set(id, |options| options.user_timeout = Some(5 * SECOND));
@@ -440,6 +450,7 @@ fn with_keepalive(t: &mut Harness) -> ConnId {
 
 #[test]
 fn keepalive_is_off_unless_asked_for() {
+    // RFC 9293 section 3.8.4, MUST-24, MUST-25, MAY-5.
     let mut t = Harness::new();
     t.established();
     t.expect_silence(Duration::from_secs(100_000));
@@ -447,6 +458,7 @@ fn keepalive_is_off_unless_asked_for() {
 
 #[test]
 fn an_idle_peer_is_probed_and_its_answer_is_enough() {
+    // RFC 9293 section 3.8.4, MUST-27, SHLD-12.
     let mut t = Harness::new();
     let id = with_keepalive(&mut t);
     for _ in 0..20 {
@@ -458,6 +470,7 @@ fn an_idle_peer_is_probed_and_its_answer_is_enough() {
 
 #[test]
 fn any_segment_puts_the_probe_off() {
+    // RFC 9293 section 3.8.4, MUST-26.
     let mut t = Harness::new();
     with_keepalive(&mut t);
     t.expect_silence(9 * SECOND);
@@ -468,6 +481,7 @@ fn any_segment_puts_the_probe_off() {
 
 #[test]
 fn a_dead_peer_is_found_after_idle_and_all_intervals() {
+    // RFC 9293 section 3.8.4, MUST-29.
     let mut t = Harness::new();
     let id = with_keepalive(&mut t);
     t.expect_after(10 * SECOND, seg().seq(0));
@@ -479,6 +493,7 @@ fn a_dead_peer_is_found_after_idle_and_all_intervals() {
 
 #[test]
 fn no_probe_goes_while_data_is_outstanding() {
+    // RFC 9293 section 3.8.4, MUST-26.
     let mut t = Harness::new();
     let id = with_keepalive(&mut t);
     t.send(id, "abc");
@@ -499,6 +514,7 @@ fn icmp(t: &mut Harness, seq: u32, kind: IcmpErrorKind) -> bool {
 
 #[test]
 fn port_unreachable_ends_an_attempt_and_nothing_else() {
+    // RFC 9293 section 3.9.2.2, SHLD-26, MUST-54.
     let mut t = Harness::new();
     let id = t.connect_with(SocketOptions::default());
     assert!(icmp(&mut t, 1, IcmpErrorKind::Refused));
@@ -524,6 +540,7 @@ fn port_unreachable_ends_an_attempt_and_nothing_else() {
 
 #[test]
 fn unreachable_is_the_reason_when_it_times_out() {
+    // RFC 9293 section 3.9.2.2, MUST-56.
     // RFC 1122 section 4.2.3.9: soft errors abort nothing.
     let mut t = Harness::new();
     let id = t.connect_with(SocketOptions::default());
@@ -536,7 +553,23 @@ fn unreachable_is_the_reason_when_it_times_out() {
 }
 
 #[test]
+fn a_silent_neighbor_ends_an_attempt_but_no_open_connection() {
+    let mut t = Harness::new();
+    let id = t.connect_with(SocketOptions::default());
+    assert!(icmp(&mut t, 0, IcmpErrorKind::NeighborFailed));
+    let unreachable = Poll::Ready(Err(TcpError::HostUnreachable));
+    assert_eq!(t.tcp.poll_connected(id, Waker::noop()), unreachable);
+    assert_eq!((t.counters.tcp_attempt_fails, t.counters.icmp_errors_rx), (1, 0));
+    let mut t = Harness::new();
+    let id = t.established();
+    t.send(id, "abc");
+    assert!(icmp(&mut t, 1, IcmpErrorKind::NeighborFailed));
+    assert_eq!((t.state(id), t.tcp.take_error(id)), (State::Established, Some(TcpError::HostUnreachable)));
+}
+
+#[test]
 fn a_soft_error_can_be_asked_for_meanwhile() {
+    // RFC 9293 section 3.9.1.8, MUST-47, SHLD-20; RFC 9293 section 3.9.2.2, SHLD-25.
     let mut t = Harness::new();
     let id = t.established();
     t.send(id, "abc");
@@ -547,6 +580,7 @@ fn a_soft_error_can_be_asked_for_meanwhile() {
 
 #[test]
 fn packet_too_big_cuts_segments_and_sends_them_again() {
+    // RFC 9293 section 3.7.1, SHLD-6.
     let mut t = Harness::new();
     let id = t.accept_with(SocketOptions::default(), syn().mss(1460));
     t.send(id, pattern(1, 2920));
@@ -667,7 +701,7 @@ fn malformed_headers_are_counted() {
 fn changing_the_congestion_control_is_refused_and_bad_options_too() {
     let mut t = Harness::new();
     let id = t.established();
-    let bad = SocketOptions { send_buffer_bytes: 0, ..SocketOptions::default() };
+    let bad = SocketOptions { send_buffer_bytes: usize::MAX, ..SocketOptions::default() };
     assert_eq!(t.tcp.set_options(t.now, id, bad), Err(TcpError::InvalidInput));
     let stale = ConnId { generation: id.generation + 1, ..id };
     assert_eq!(t.tcp.options(stale), Err(TcpError::NotConnected));

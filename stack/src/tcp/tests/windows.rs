@@ -17,6 +17,7 @@ fn small_buffer(receive_buffer_bytes: usize) -> SocketOptions {
 
 #[test]
 fn no_more_is_sent_than_the_window_takes() {
+    // RFC 7323 section 2.4.
     let mut t = Harness::new();
     let id = t.established();
     t.inject(seg().window(2500));
@@ -32,6 +33,7 @@ fn no_more_is_sent_than_the_window_takes() {
 
 #[test]
 fn a_window_below_a_segment_is_used_after_the_override_timeout() {
+    // RFC 9293 section 3.8.6.2.1, MUST-38.
     let mut t = Harness::new();
     let id = t.established();
     t.inject(seg().window(300));
@@ -44,6 +46,7 @@ fn a_window_below_a_segment_is_used_after_the_override_timeout() {
 
 #[test]
 fn half_of_the_largest_window_is_worth_a_segment() {
+    // RFC 9293 section 3.8.6.2.1, MUST-38.
     let mut t = Harness::new();
     t.tcp.listen(t.local, 4, SocketOptions::default()).unwrap();
     t.inject(syn().mss(1000).window(600));
@@ -56,6 +59,7 @@ fn half_of_the_largest_window_is_worth_a_segment() {
 
 #[test]
 fn a_closed_window_is_probed_for_ever() {
+    // RFC 9293 section 3.8.6.1, MUST-35, MUST-36, SHLD-29, SHLD-30.
     let mut t = Harness::new();
     let id = t.established();
     t.inject(seg().window(0));
@@ -153,6 +157,7 @@ fn the_user_timeout_holds_for_a_closed_window_too() {
 
 #[test]
 fn a_window_that_was_taken_back_stops_new_data_and_not_the_old() {
+    // RFC 9293 section 3.8.6, SHLD-17.
     // RFC 9293 section 3.8.6: MUST-34, SHLD-15, SHLD-16.
     let mut t = Harness::new();
     let id = t.established();
@@ -186,10 +191,72 @@ fn acks_are_acceptable_to_a_peer_whose_window_is_closed() {
     t.expect(seg());
 }
 
+// ---- buffers that grow
+
+/// The peer sends all that our window takes, a round trip of 50 ms at a time; we read `read` bytes in each.
+fn windows_of_a_reader(options: SocketOptions, rounds: usize, read: usize) -> Vec<u32> {
+    let mut t = Harness::new();
+    let listener = t.tcp.listen(t.local, 16, options).unwrap();
+    t.inject(syn().mss(1460).wscale(7));
+    let shift = t.expect(syn_ack()).options.window_scale.unwrap();
+    t.advance(50 * MS);
+    t.inject(seg());
+    let id = t.accept(listener).unwrap().0;
+    let (mut next, mut edge, mut windows) = (1u32, 65_535u32, Vec::new());
+    for _ in 0..rounds {
+        // What it learned a round trip ago.
+        let known = edge;
+        while next + 1460 <= known {
+            t.inject(seg().seq(next).stream(1460));
+            next += 1460;
+            t.recv_up_to(id, read.min(1460));
+            for sent in t.wire.sent.drain(..) {
+                let right = sent.ack + (u32::from(sent.window) << shift);
+                assert!(right >= edge, "the window shrinks: {right} {edge}");
+                edge = right;
+            }
+        }
+        t.advance(50 * MS);
+        windows.push(t.tcp.info(t.now, id).unwrap().rcv_ssthresh);
+    }
+    windows
+}
+
+#[test]
+fn the_receive_buffer_follows_what_is_read_in_a_round_trip() {
+    let windows = windows_of_a_reader(SocketOptions::default(), 12, usize::MAX);
+    assert!(windows.is_sorted() && windows[0] < 200_000, "{windows:?}");
+    // It is never what limits the peer twice, and ends at the bound: three quarters of 6 MiB.
+    assert_eq!(*windows.last().unwrap(), 9 << 19, "{windows:?}");
+}
+
+#[test]
+fn a_slow_reader_keeps_its_buffer_small() {
+    let windows = windows_of_a_reader(SocketOptions::default(), 12, 10);
+    assert_eq!(*windows.last().unwrap(), 192 << 10);
+}
+
+#[test]
+fn a_buffer_that_was_chosen_stays() {
+    let options = SocketOptions { receive_buffer_bytes: 128 << 10, ..SocketOptions::default() };
+    assert_eq!(*windows_of_a_reader(options, 12, usize::MAX).last().unwrap(), 96 << 10);
+}
+
+#[test]
+fn the_send_buffer_grows_with_the_congestion_window() {
+    let automatic = SocketOptions::default();
+    assert_eq!(automatic.send_buffer_for(14_600), 256 << 10);
+    assert_eq!(automatic.send_buffer_for(1 << 20), 2 << 20);
+    assert_eq!(automatic.send_buffer_for(1 << 30), 4 << 20);
+    let chosen = SocketOptions { send_buffer_bytes: 9000, ..automatic };
+    assert_eq!(chosen.send_buffer_for(1 << 30), 9000);
+}
+
 // ---- our window
 
 #[test]
 fn the_window_closes_with_the_buffer_and_never_shrinks() {
+    // RFC 9293 section 3.8.6.2.2, MUST-39; RFC 9293 section 3.8.6, SHLD-14; RFC 9293 section 3.8.6.1, MAY-8.
     let mut t = Harness::new();
     let id = t.accept_with(small_buffer(8192), syn().mss(1000));
     let mut edge = 4097;
@@ -256,6 +323,7 @@ fn reading_a_chunk_opens_the_window_as_well() {
 
 #[test]
 fn scaled_windows_do_not_shrink_by_rounding() {
+    // RFC 7323 section 2.3.
     // RFC 7323 section 2.4.
     let mut t = Harness::new();
     let id = t.accept_with(SocketOptions { receive_buffer_bytes: 16 << 20, ..SocketOptions::default() }, {
@@ -294,6 +362,7 @@ fn a_smaller_receive_buffer_takes_no_window_back() {
 
 #[test]
 fn out_of_order_data_is_kept_and_costs_frames_only_while_it_waits() {
+    // RFC 9293 section 3.10.7.4, SHLD-31.
     let mut t = Harness::new();
     let id = t.established();
     for n in (1..40).rev() {

@@ -1,0 +1,420 @@
+//! Reading and writing: the ten calls of `read(2)`'s and `write(2)`'s families come down to [`receive`] and [`send`] over a
+//! list of buffers; besides `splice`, `ioctl` and `fcntl`.
+
+use std::net::SocketAddr;
+use std::task::{Poll, Waker};
+
+use bywash::tcp::{ConnId, State, TcpError};
+use bywash::time::Duration;
+use libc::{c_int, c_ulong, c_void, iovec};
+
+use crate::errno::{Errno, last};
+use crate::monitor;
+use crate::sockets::{Phase, World};
+use crate::sysctl::Sysctls;
+
+/// Most that one call moves, as in Linux.
+const CALL_BYTES_MAX: usize = 0x7fff_f000;
+/// Most buffers of one call, Linux's `UIO_MAXIOV`.
+const BUFFERS_MAX: usize = 1024;
+/// Read at a time when the caller offers more.
+const READ_STEP: usize = 1 << 20;
+/// Addresses below this are never mapped.
+const LOWEST_ADDRESS: usize = 4096;
+
+const SIOCOUTQNSD: c_ulong = 0x894b;
+const SIOCATMARK: c_ulong = 0x8905;
+
+/// A message's data and what came with it.
+pub(crate) struct Message {
+    pub(crate) bytes: usize,
+    /// Bytes left to read, when the socket has `TCP_INQ` on.
+    pub(crate) inq: Option<c_int>,
+}
+
+/// Reads into the buffers.
+///
+/// # Safety
+/// Each buffer is null, or wholly writable.
+pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Result<Message, Errno> {
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        monitor::call(|world| world.socket(fd).map(|_| ()))?;
+        return Err(Errno(libc::EAGAIN));
+    }
+    if flags & libc::MSG_OOB != 0 {
+        monitor::call(|world| world.socket(fd).map(|_| ()))?;
+        // Urgent data comes in line (RFC 6093 section 6).
+        return Err(Errno(libc::EINVAL));
+    }
+    let wanted = total(buffers)?;
+    if flags & libc::MSG_TRUNC == 0 {
+        check_addresses(buffers)?;
+    }
+    let limit = monitor::call(|world| {
+        let socket = world.socket(fd)?;
+        Ok::<_, Errno>(socket.patience(flags & libc::MSG_DONTWAIT != 0, socket.receive_timeout))
+    })?;
+    let (peek, all) = (flags & libc::MSG_PEEK != 0, flags & libc::MSG_WAITALL != 0);
+    let mut got = Vec::new();
+    let outcome = monitor::block(limit, Errno(libc::EAGAIN), |world| {
+        if peek {
+            return world.peek(fd, wanted).map_ok(|bytes| got = bytes);
+        }
+        loop {
+            let step = (wanted - got.len()).min(READ_STEP);
+            let before = got.len();
+            got.resize(before + step, 0);
+            let read = world.read(fd, &mut got[before..]);
+            got.truncate(before + if let Poll::Ready(Ok(taken)) = read { taken } else { 0 });
+            match read {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) if got.len() == wanted => return Poll::Ready(Ok(())),
+                // Less than asked for is all there is; an error behind it is for the next call.
+                Poll::Ready(Ok(taken)) if taken < step && (!all || world.has_failed(fd)) => {
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(errno)) => return Poll::Ready(Err(errno)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    });
+    match outcome {
+        Ok(()) => {}
+        // What was read before the error or the end of patience counts.
+        Err(_) if !got.is_empty() => {}
+        Err(errno) => return Err(errno),
+    }
+    if flags & libc::MSG_TRUNC == 0 {
+        // SAFETY: the buffers are writable and were checked to be plausible.
+        unsafe { scatter(&got, buffers) };
+    }
+    let inq = monitor::call(|world| world.inq(fd));
+    Ok(Message { bytes: got.len(), inq })
+}
+
+/// Writes the buffers; with `to` and `MSG_FASTOPEN`, connects first.
+///
+/// # Safety
+/// Each buffer is null, or wholly readable.
+pub(crate) unsafe fn send(
+    fd: c_int,
+    buffers: &[iovec],
+    flags: c_int,
+    to: Option<SocketAddr>,
+) -> Result<usize, Errno> {
+    let len = total(buffers)?;
+    check_addresses(buffers)?;
+    let mut bytes = Vec::with_capacity(len);
+    for buffer in buffers.iter().filter(|buffer| buffer.iov_len > 0) {
+        // SAFETY: the caller's promise; addresses that cannot be are refused above.
+        bytes.extend_from_slice(unsafe {
+            core::slice::from_raw_parts(buffer.iov_base.cast::<u8>(), buffer.iov_len)
+        });
+    }
+    let more = flags & libc::MSG_MORE != 0;
+    let mut sent = 0;
+    let limit = monitor::call(|world| {
+        let socket = world.socket(fd)?;
+        let limit = socket.patience(flags & libc::MSG_DONTWAIT != 0, socket.send_timeout);
+        let early = world.open_with_data(fd, flags, to)?;
+        if early == Some(false) && limit == Some(Duration::ZERO) {
+            return Err(Errno(libc::EINPROGRESS));
+        }
+        if early == Some(true) {
+            // Before the SYN leaves.
+            if let Poll::Ready(taken) = world.write(fd, &bytes, more) {
+                sent = taken?;
+            }
+        }
+        Ok(limit)
+    })?;
+    if sent > 0 && sent == bytes.len() {
+        return Ok(sent);
+    }
+    let mut blocked = false;
+    let outcome = monitor::block(limit, Errno(libc::EAGAIN), |world| {
+        if let Phase::Connecting(_) = world.socket(fd)?.phase {
+            match world.connect_outcome(fd) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+        }
+        // A writer that once blocked goes on when the buffer has a third free, as in Linux.
+        if blocked && world.ready(fd).mask & (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) == 0 {
+            return Poll::Pending;
+        }
+        loop {
+            match world.write(fd, &bytes[sent..], more) {
+                Poll::Ready(Ok(taken)) => sent += taken,
+                Poll::Ready(Err(errno)) => return Poll::Ready(Err(errno)),
+                Poll::Pending => {
+                    blocked = true;
+                    return Poll::Pending;
+                }
+            }
+            if sent == bytes.len() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    });
+    match outcome {
+        Ok(()) => Ok(sent),
+        Err(_) if sent > 0 => Ok(sent),
+        Err(errno) => Err(errno),
+    }
+}
+
+impl World {
+    /// Starts the connection that a write with `MSG_FASTOPEN`, or after a deferred `connect`, opens; whether its data goes
+    /// with the SYN. `None`: this write opens none.
+    fn open_with_data(
+        &mut self,
+        fd: c_int,
+        flags: c_int,
+        to: Option<SocketAddr>,
+    ) -> Result<Option<bool>, Errno> {
+        let clients = Sysctls::new(&self.flags).fastopen().clients;
+        let remote = match (&self.socket(fd)?.phase, to) {
+            (Phase::Deferred(remote), _) => *remote,
+            (Phase::Fresh, to) if flags & libc::MSG_FASTOPEN != 0 => {
+                if !clients {
+                    return Err(Errno(libc::EOPNOTSUPP));
+                }
+                to.ok_or(Errno(libc::EINVAL))?
+            }
+            _ => return Ok(None),
+        };
+        let with_data = self.may_connect_with_data(fd, remote)?;
+        self.start_connect(fd, remote, true)?;
+        Ok(Some(with_data))
+    }
+
+    fn read(&mut self, fd: c_int, into: &mut [u8]) -> Poll<Result<usize, Errno>> {
+        let id = self.reading(fd)?;
+        let read = self.stack.tcp.poll_recv(self.stack.now, id, into, Waker::noop());
+        self.ended(id, read)
+    }
+
+    /// Whether an error waits to be told.
+    fn has_failed(&mut self, fd: c_int) -> bool {
+        let readiness = self.connection(fd).ok().and_then(|id| self.stack.tcp.readiness(id).ok());
+        readiness.is_some_and(|readiness| readiness.error.is_some())
+    }
+
+    fn peek(&mut self, fd: c_int, wanted: usize) -> Poll<Result<Vec<u8>, Errno>> {
+        let id = self.reading(fd)?;
+        let readable = self.stack.tcp.readiness(id)?.readable_bytes;
+        let mut bytes = vec![0; readable.min(wanted)];
+        if readable == 0 {
+            // Nothing to take, so this only tells why.
+            let end = self.stack.tcp.poll_recv(self.stack.now, id, &mut [0], Waker::noop());
+            return self.ended(id, end).map_ok(|_| bytes);
+        }
+        let peeked = self.stack.tcp.peek(id, &mut bytes)?;
+        bytes.truncate(peeked);
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// The connection to read from; while it is being opened, readers wait.
+    fn reading(&mut self, fd: c_int) -> Result<ConnId, Errno> {
+        match self.socket(fd)?.phase {
+            Phase::Connecting(id) | Phase::Connected(id) => Ok(id),
+            Phase::Fresh | Phase::Deferred(_) | Phase::Listening(_) => Err(Errno(libc::ENOTCONN)),
+        }
+    }
+
+    /// An error is told once, as in Linux; after it comes the end of the stream.
+    fn ended(&mut self, id: ConnId, read: Poll<Result<usize, TcpError>>) -> Poll<Result<usize, Errno>> {
+        match read {
+            Poll::Ready(Err(TcpError::NotConnected)) => Poll::Ready(Ok(0)),
+            Poll::Ready(Err(error)) => {
+                self.stack.tcp.take_error(id);
+                Poll::Ready(Err(error.into()))
+            }
+            other => other.map_err(Errno::from),
+        }
+    }
+
+    fn write(&mut self, fd: c_int, bytes: &[u8], more: bool) -> Poll<Result<usize, Errno>> {
+        let socket = self.socket(fd)?;
+        let Some(id) = socket.connection() else { return Poll::Ready(Err(Errno(libc::EPIPE))) };
+        if more || socket.more {
+            socket.more = more;
+            self.stack.tcp.set_more(self.stack.now, id, more)?;
+        }
+        match self.stack.tcp.poll_send(self.stack.now, id, bytes, Waker::noop()) {
+            Poll::Ready(Err(TcpError::NotConnected)) => Poll::Ready(Err(Errno(libc::EPIPE))),
+            Poll::Ready(Err(error)) => {
+                self.stack.tcp.take_error(id);
+                Poll::Ready(Err(error.into()))
+            }
+            other => other.map_err(Errno::from),
+        }
+    }
+
+    /// Gives the engine the socket's options.
+    pub(crate) fn apply_options(&mut self, fd: c_int) -> Result<(), Errno> {
+        let socket = self.socket(fd)?;
+        let options = socket.options.clone();
+        match &socket.phase {
+            Phase::Fresh | Phase::Deferred(_) => {}
+            Phase::Listening(listeners) => {
+                for listener in listeners.clone() {
+                    self.stack.tcp.set_listener_options(listener, options.clone())?;
+                }
+            }
+            Phase::Connecting(id) | Phase::Connected(id) => {
+                let id = *id;
+                match self.stack.tcp.set_options(self.stack.now, id, options) {
+                    // Set for nothing on a connection that is over.
+                    Ok(()) | Err(TcpError::NotConnected) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `SIOCINQ`: bytes to read; one more for a FIN, as `TCP_INQ` has it, only where `TCP_INQ` asks.
+    fn inq(&mut self, fd: c_int) -> Option<c_int> {
+        let socket = self.socket(fd).ok()?;
+        let on =
+            socket.kept.get(&(libc::IPPROTO_TCP, crate::sockopt::TCP_INQ)).is_some_and(|value| *value != 0);
+        let id = socket.connection().filter(|_| on)?;
+        let readiness = self.stack.tcp.readiness(id).ok()?;
+        let end = readiness.readable_bytes == 0 && readiness.fin_received;
+        Some(readiness.readable_bytes as c_int + c_int::from(end))
+    }
+}
+
+/// `splice(2)`: between one of our sockets and a pipe.
+pub(crate) fn splice(from: c_int, to: c_int, len: usize, flags: u32) -> Result<c_int, Errno> {
+    let (ours_in, ours_out) = monitor::call(|world| (world.has(from), world.has(to)));
+    let mut bytes = vec![0; len.min(64 << 10)];
+    let nonblocking = if flags & libc::SPLICE_F_NONBLOCK != 0 { libc::MSG_DONTWAIT } else { 0 };
+    let count = match (ours_in, ours_out) {
+        (true, false) => {
+            let buffer = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+            // SAFETY: the buffer is the vector.
+            let read = unsafe { receive(from, &[buffer], nonblocking)? }.bytes;
+            // SAFETY: the first `read` bytes are the vector's.
+            if unsafe { libc::write(to, bytes.as_ptr().cast(), read) } < read as isize {
+                return Err(last());
+            }
+            read
+        }
+        (false, true) => {
+            // SAFETY: the vector has as many bytes.
+            let read = unsafe { libc::read(from, bytes.as_mut_ptr().cast(), bytes.len()) };
+            let read = usize::try_from(read).map_err(|_| last())?;
+            let buffer = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: read };
+            // SAFETY: the buffer is the vector's front.
+            unsafe { send(to, &[buffer], nonblocking, None)? }
+        }
+        _ => return Err(Errno(libc::EINVAL)),
+    };
+    Ok(count as c_int)
+}
+
+/// `ioctl(2)`.
+///
+/// # Safety
+/// `arg` is what the request asks for.
+pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> Result<c_int, Errno> {
+    if !monitor::call(|world| world.has(fd)) {
+        // SAFETY: the caller's own call, passed on.
+        let result = unsafe { libc::ioctl(fd, request, arg) };
+        return if result < 0 { Err(last()) } else { Ok(result) };
+    }
+    if (arg as usize) < LOWEST_ADDRESS {
+        return Err(Errno(libc::EFAULT));
+    }
+    let place = arg.cast::<c_int>();
+    if request == libc::FIONBIO {
+        // SAFETY: FIONBIO's argument is an int.
+        let on = unsafe { place.read_unaligned() } != 0;
+        return monitor::call(|world| world.socket(fd).map(|socket| socket.nonblocking = on)).map(|()| 0);
+    }
+    let value = monitor::call(|world| {
+        let socket = world.socket(fd)?;
+        if matches!(socket.phase, Phase::Listening(_)) {
+            return Err(Errno(libc::EINVAL));
+        }
+        let Some(id) = socket.connection() else { return Ok(0) };
+        let readiness = world.stack.tcp.readiness(id)?;
+        let opening = matches!(readiness.state, State::SynSent | State::SynReceived);
+        // The FIN has a sequence number, too.
+        let fin = matches!(readiness.state, State::FinWait1 | State::Closing | State::LastAck);
+        Ok(match request {
+            libc::FIONREAD => readiness.readable_bytes as c_int,
+            libc::TIOCOUTQ | SIOCOUTQNSD if opening => 0,
+            libc::TIOCOUTQ => readiness.queued_bytes as c_int + c_int::from(fin),
+            SIOCOUTQNSD => readiness.unsent_bytes as c_int,
+            SIOCATMARK => 0,
+            _ => return Err(Errno(libc::ENOTTY)),
+        })
+    })?;
+    // SAFETY: the argument of all of these is an int to write to.
+    unsafe { place.write_unaligned(value) };
+    Ok(0)
+}
+
+/// `fcntl(2)`: the flags of the descriptor are ours, all else the kernel's.
+pub(crate) fn fcntl(fd: c_int, command: c_int, arg: *mut c_void) -> Result<c_int, Errno> {
+    let ours = monitor::call(|world| match (world.socket(fd), command) {
+        (Ok(socket), libc::F_GETFL) => {
+            Some(libc::O_RDWR | if socket.nonblocking { libc::O_NONBLOCK } else { 0 })
+        }
+        (Ok(socket), libc::F_SETFL) => {
+            socket.nonblocking = arg as c_int & libc::O_NONBLOCK != 0;
+            Some(0)
+        }
+        _ => None,
+    });
+    match ours {
+        Some(result) => Ok(result),
+        None => {
+            // SAFETY: the caller's own call, passed on.
+            let result = unsafe { libc::fcntl(fd, command, arg) };
+            if result < 0 { Err(last()) } else { Ok(result) }
+        }
+    }
+}
+
+/// Bytes in all buffers.
+fn total(buffers: &[iovec]) -> Result<usize, Errno> {
+    if buffers.len() > BUFFERS_MAX {
+        return Err(Errno(libc::EINVAL));
+    }
+    let sum = buffers.iter().try_fold(0usize, |sum, buffer| sum.checked_add(buffer.iov_len));
+    let sum = sum.filter(|sum| isize::try_from(*sum).is_ok()).ok_or(Errno(libc::EINVAL))?;
+    Ok(sum.min(CALL_BYTES_MAX))
+}
+
+/// Refuses addresses that cannot be the caller's: scripts pass such on purpose.
+fn check_addresses(buffers: &[iovec]) -> Result<(), Errno> {
+    let bad = |buffer: &iovec| {
+        let start = buffer.iov_base as usize;
+        buffer.iov_len > 0
+            && (start < LOWEST_ADDRESS
+                || start.checked_add(buffer.iov_len).is_none_or(|end| isize::try_from(end).is_err()))
+    };
+    if buffers.iter().any(bad) { Err(Errno(libc::EFAULT)) } else { Ok(()) }
+}
+
+/// Spreads `bytes` over the buffers.
+///
+/// # Safety
+/// The buffers are writable and hold at least as much.
+unsafe fn scatter(mut bytes: &[u8], buffers: &[iovec]) {
+    for buffer in buffers {
+        let len = bytes.len().min(buffer.iov_len);
+        if len == 0 {
+            continue;
+        }
+        // SAFETY: the caller's promise; `bytes` is memory of our own.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.iov_base.cast::<u8>(), len) };
+        bytes = &bytes[len..];
+    }
+}

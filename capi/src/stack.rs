@@ -1,0 +1,328 @@
+//! The TCP engine with a wire in memory: packets of the runner come in by [`Stack::inject`], what the engine sends waits in
+//! a queue with the time it was sent. Every address that a packet comes to is taken as ours.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use bywash::config::Cidr;
+use bywash::counters::Counters;
+use bywash::packet::checksum::Sum;
+use bywash::packet::{Packet, PacketPool, PoolLayout};
+use bywash::parse::{Kind, Policy, parse, protocol};
+use bywash::tcp::seq::SeqNumber;
+use bywash::tcp::{
+    Egress, EgressError, IcmpError, IcmpErrorKind, Received, SegmentOut, Tcp, TcpConfig, Tuple,
+};
+use bywash::time::Instant;
+use smoltcp::wire::EthernetAddress;
+
+use crate::flags::Flags;
+
+/// Packets sent and not yet received by the runner; beyond it the engine finds its egress full and waits.
+const WIRE_PACKETS_MAX: usize = 65_536;
+/// Frames for received packets: a receive queue of some megabytes, after which packets are dropped as on a busy host.
+const POOL_FRAMES: u32 = 8192;
+/// Time to live of what is sent, Linux's default.
+const HOP_LIMIT: u8 = 64;
+/// Payload of joined segments: what an IPv4 packet holds besides its headers with all options.
+const JOINED_BYTES_MAX: usize = 65_535 - 60 - 60;
+const ETHERNET_HEADER: usize = 14;
+const TCP_HEADER: usize = 20;
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
+const PEER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
+
+/// The engine, its clock and its wire.
+pub(crate) struct Stack {
+    pub(crate) tcp: Tcp,
+    pub(crate) now: Instant,
+    wire: Wire,
+    config: TcpConfig,
+    counters: Counters,
+    pool: PacketPool,
+    policy: Policy,
+}
+
+/// What was sent. On request, segments of one connection that follow each other at one instant leave as one packet, as they
+/// do through a device that cuts large packets by itself.
+pub(crate) struct Wire {
+    /// MTU for each IP version.
+    mtu_ipv4: usize,
+    mtu_ipv6: usize,
+    /// Whether segments are joined.
+    join: bool,
+    sent: VecDeque<Sent>,
+    ident: u16,
+}
+
+/// A packet to be.
+struct Sent {
+    at: Instant,
+    src: SocketAddr,
+    dst: SocketAddr,
+    ecn: u8,
+    /// The TCP header with its options; the checksum is still 0.
+    header: Vec<u8>,
+    payload: Vec<u8>,
+    /// Payload of the first of the segments it is made of.
+    segment_len: usize,
+    /// Its last segment was pushed or had the FIN: nothing is joined to it.
+    ends: bool,
+}
+
+impl Stack {
+    pub(crate) fn new(config: TcpConfig, now: Instant, flags: &Flags) -> Self {
+        // Virtual time is meant to repeat: so are sequence numbers and ports.
+        let tcp = Tcp::new(config.clone(), [0x42; 32], 0, 1);
+        let policy = Policy {
+            mac: MAC,
+            addresses: Vec::new(),
+            groups: Vec::new(),
+            partial_checksums: false,
+            dhcp: false,
+            hash_keys: (0, 0),
+        };
+        let mut stack = Self {
+            tcp,
+            now,
+            wire: Wire::new(flags),
+            config,
+            counters: Counters::default(),
+            pool: PacketPool::heap(PoolLayout { frames: POOL_FRAMES, frame_size: 2048, headroom: 0 }),
+            policy,
+        };
+        stack.tcp.poll_timers(now, &mut stack.counters);
+        stack
+    }
+
+    /// Uses another configuration from now on, if nothing is open that has the old one.
+    pub(crate) fn configure(&mut self, config: TcpConfig, flags: &Flags) {
+        let census = self.tcp.census();
+        let idle = census.connections + census.listeners + census.time_wait + census.syn_received == 0;
+        if idle && config != self.config {
+            let sent = std::mem::take(&mut self.wire.sent);
+            *self = Self::new(config, self.now, flags);
+            self.wire.sent = sent;
+        }
+    }
+
+    /// Takes one IP packet from the wire; what is malformed is counted and dropped.
+    pub(crate) fn inject(&mut self, ip: &[u8]) {
+        let Some((destination, ethertype)) = destination(ip) else { return };
+        let mut frame = Vec::with_capacity(ETHERNET_HEADER + ip.len());
+        frame.extend_from_slice(&MAC.0);
+        frame.extend_from_slice(&PEER_MAC.0);
+        frame.extend_from_slice(&ethertype);
+        frame.extend_from_slice(ip);
+        let prefix_len = if destination.is_ipv4() { 32 } else { 128 };
+        self.policy.addresses = vec![Cidr { addr: destination, prefix_len }];
+        let Some(mut packet) = Packet::copy_from(&self.pool, &frame) else { return };
+        match parse(&packet, &self.policy) {
+            Ok(parsed) => packet.parsed = parsed,
+            Err(refusal) => return self.counters.drop(refusal.reason),
+        }
+        match packet.parsed.kind {
+            Kind::Tcp => {
+                if let Received::NoConnection(packet) = self.tcp.receive(self.now, packet, &mut self.counters)
+                {
+                    self.tcp.reject(self.now, &packet, &mut self.counters);
+                }
+            }
+            kind @ (Kind::Icmpv4 | Kind::Icmpv6) => {
+                let message = &frame[usize::from(packet.parsed.l4)..packet.parsed.end as usize];
+                if let Some(error) = icmp_error(kind == Kind::Icmpv6, message) {
+                    self.tcp.icmp_error(self.now, &error, &mut self.counters);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Fires what is due and sends what there is to send.
+    pub(crate) fn pump(&mut self) {
+        self.tcp.poll_timers(self.now, &mut self.counters);
+        self.tcp.transmit(self.now, &mut self.wire, &mut self.counters);
+    }
+
+    /// When something happens by itself; never before now.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.tcp.next_deadline().map(|at| at.max(self.now))
+    }
+
+    /// The oldest packet that the runner has not yet got, and when it was sent.
+    pub(crate) fn take_sent(&mut self) -> Option<(Instant, Vec<u8>)> {
+        self.wire.take()
+    }
+}
+
+impl Egress for Wire {
+    fn path_mtu(&self, dst: IpAddr) -> usize {
+        if dst.is_ipv4() { self.mtu_ipv4 } else { self.mtu_ipv6 }
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+        if self.sent.len() >= WIRE_PACKETS_MAX {
+            return Err(EgressError::Full);
+        }
+        let payload = segment.payload.concat();
+        let ip_header_len = if segment.dst.is_ipv4() { 20 } else { 40 };
+        let mtu = self.path_mtu(segment.dst.ip());
+        if ip_header_len + TCP_HEADER + segment.options.len() + payload.len() > mtu {
+            return Err(EgressError::TooBig { mtu });
+        }
+        let sent = Sent {
+            at: now,
+            src: segment.src,
+            dst: segment.dst,
+            ecn: segment.ecn,
+            header: tcp_header(segment),
+            segment_len: payload.len(),
+            payload,
+            ends: segment.flags & u16::from(FIN | PSH) != 0,
+        };
+        match self.sent.back_mut().filter(|last| self.join && last.is_followed_by(&sent)) {
+            Some(last) => last.join(&sent),
+            None => self.sent.push_back(sent),
+        }
+        Ok(())
+    }
+}
+
+impl Wire {
+    fn new(flags: &Flags) -> Self {
+        let Flags { mtu_ipv4, mtu_ipv6, join, .. } = *flags;
+        Self { mtu_ipv4, mtu_ipv6, join, sent: VecDeque::new(), ident: 0 }
+    }
+
+    fn take(&mut self) -> Option<(Instant, Vec<u8>)> {
+        let sent = self.sent.pop_front()?;
+        self.ident = self.ident.wrapping_add(1);
+        Some((sent.at, sent.into_packet(self.ident)))
+    }
+}
+
+impl Sent {
+    fn seq(&self) -> u32 {
+        self.header[4..8].try_into().map_or(0, u32::from_be_bytes)
+    }
+
+    fn flags(&self) -> u8 {
+        self.header[13]
+    }
+
+    /// Whether `next` could have been cut off the end of this: equal headers, in sequence, and this one's segments full
+    /// and not pushed.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        let same = (self.at, self.src, self.dst, self.ecn) == (next.at, next.src, next.dst, next.ecn)
+            // Acknowledgment; window; options.
+            && self.header[8..13] == next.header[8..13]
+            && self.header[14..16] == next.header[14..16]
+            && self.header[TCP_HEADER..] == next.header[TCP_HEADER..];
+        let plain = |flags: u8| flags & !(FIN | PSH) == ACK;
+        same && plain(self.flags())
+            && plain(next.flags())
+            && !self.ends
+            && self.seq().wrapping_add(self.payload.len() as u32) == next.seq()
+            && (1..=self.segment_len).contains(&next.payload.len())
+            && self.payload.len().is_multiple_of(self.segment_len)
+            && self.payload.len() + next.payload.len() <= JOINED_BYTES_MAX
+    }
+
+    fn join(&mut self, next: &Self) {
+        self.payload.extend_from_slice(&next.payload);
+        self.ends = next.ends;
+        // Linux pushes whatever leaves as more than one segment.
+        self.header[13] |= next.header[13] | PSH;
+    }
+
+    /// The whole IP packet, checksums filled in.
+    fn into_packet(mut self, ident: u16) -> Vec<u8> {
+        let tcp_len = self.header.len() + self.payload.len();
+        let mut sum = Sum::pseudo_header(self.src.ip(), self.dst.ip(), protocol::TCP, tcp_len as u32);
+        sum.add(&self.header);
+        sum.add(&self.payload);
+        self.header[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
+        let mut packet = Vec::with_capacity(40 + tcp_len);
+        match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                packet.extend_from_slice(&[0x45, self.ecn]);
+                packet.extend_from_slice(&(20 + tcp_len as u16).to_be_bytes());
+                packet.extend_from_slice(&ident.to_be_bytes());
+                packet.extend_from_slice(&[0x40, 0, HOP_LIMIT, protocol::TCP, 0, 0]);
+                packet.extend_from_slice(&src.octets());
+                packet.extend_from_slice(&dst.octets());
+                let mut sum = Sum::ZERO;
+                sum.add(&packet);
+                packet[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
+            }
+            (src, dst) => {
+                packet.extend_from_slice(&[0x60, self.ecn << 4, 0, 0]);
+                packet.extend_from_slice(&(tcp_len as u16).to_be_bytes());
+                packet.extend_from_slice(&[protocol::TCP, HOP_LIMIT]);
+                for addr in [src, dst] {
+                    let octets = match addr {
+                        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+                        IpAddr::V6(addr) => addr.octets(),
+                    };
+                    packet.extend_from_slice(&octets);
+                }
+            }
+        }
+        packet.extend_from_slice(&self.header);
+        packet.extend_from_slice(&self.payload);
+        packet
+    }
+}
+
+/// The header and options of a segment, with a checksum of 0.
+fn tcp_header(segment: &SegmentOut<'_>) -> Vec<u8> {
+    let mut header = Vec::with_capacity(TCP_HEADER + segment.options.len());
+    header.extend_from_slice(&segment.src.port().to_be_bytes());
+    header.extend_from_slice(&segment.dst.port().to_be_bytes());
+    header.extend_from_slice(&segment.seq.0.to_be_bytes());
+    header.extend_from_slice(&segment.ack.0.to_be_bytes());
+    let words = ((TCP_HEADER + segment.options.len()) / 4) as u16;
+    header.extend_from_slice(&(words << 12 | segment.flags).to_be_bytes());
+    header.extend_from_slice(&segment.window.to_be_bytes());
+    header.extend_from_slice(&[0, 0]);
+    header.extend_from_slice(&segment.urgent.to_be_bytes());
+    header.extend_from_slice(segment.options);
+    header
+}
+
+/// Destination and Ethernet type of an IP packet.
+fn destination(ip: &[u8]) -> Option<(IpAddr, [u8; 2])> {
+    match ip.first()? >> 4 {
+        4 => Some((<[u8; 4]>::try_from(ip.get(16..20)?).ok()?.into(), [0x08, 0x00])),
+        6 => Some((<[u8; 16]>::try_from(ip.get(24..40)?).ok()?.into(), [0x86, 0xdd])),
+        _ => None,
+    }
+}
+
+/// Reads an ICMP error about a TCP segment (RFC 792, RFC 4443), sorted as RFC 9293 section 3.9.2.2 does.
+fn icmp_error(ipv6: bool, message: &[u8]) -> Option<IcmpError> {
+    let (kind, code) = (*message.first()?, *message.get(1)?);
+    let be16 = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
+    let kind = match (ipv6, kind, code) {
+        (false, 3, 4) => IcmpErrorKind::PacketTooBig { mtu: u32::from(be16(6)?) },
+        (true, 2, _) => IcmpErrorKind::PacketTooBig { mtu: u32::from(be16(4)?) << 16 | u32::from(be16(6)?) },
+        (false, 3, 2 | 3) | (true, 1, 4) => IcmpErrorKind::Refused,
+        (false, 3 | 11, _) | (true, 1 | 3, _) => IcmpErrorKind::Unreachable,
+        _ => return None,
+    };
+    let quote = message.get(8..)?;
+    let (src, dst, next, tcp): (IpAddr, IpAddr, u8, &[u8]) = if ipv6 {
+        let addr = |at: usize| <[u8; 16]>::try_from(quote.get(at..at + 16)?).ok();
+        (addr(8)?.into(), addr(24)?.into(), *quote.get(6)?, quote.get(40..)?)
+    } else {
+        let addr = |at: usize| <[u8; 4]>::try_from(quote.get(at..at + 4)?).ok();
+        let header_len = usize::from(quote.first()? & 15) * 4;
+        (addr(12)?.into(), addr(16)?.into(), *quote.get(9)?, quote.get(header_len..)?)
+    };
+    let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
+    let seq = u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?);
+    let tuple = Tuple { local: (src, port(0)?).into(), remote: (dst, port(2)?).into() };
+    (next == protocol::TCP).then_some(IcmpError { tuple, seq: SeqNumber(seq), kind })
+}
