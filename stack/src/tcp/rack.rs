@@ -140,7 +140,9 @@ impl Rack {
         min_rtt: Option<Duration>,
         srtt: Option<Duration>,
     ) -> Duration {
-        if self.reordering_seen == 0 && (in_recovery || sacked_segments >= DUP_THRESH) {
+        // D-SACKs show reordering, too: a retransmission just ahead of the original hides it from `delivered`.
+        let reorders = self.reordering_seen > 0 || self.window_mult > 1;
+        if !reorders && (in_recovery || sacked_segments >= DUP_THRESH) {
             return Duration::ZERO;
         }
         let quarter = min_rtt.unwrap_or_default() / 4;

@@ -222,6 +222,13 @@ fn retransmissions_that_were_not_needed_widen_the_reordering_window() {
     let now = info(&t, id);
     assert_eq!((now.dsack_dups, now.ca_state, now.snd_cwnd), (1, "open", 10));
     assert_eq!(t.counters.tcp_undos, 1);
+    // Three segments beyond are not enough any more: twice a quarter of min_rtt passes first.
+    t.send(id, pattern(at(10), 10_000));
+    t.wire.sent.clear();
+    t.advance(RTT);
+    t.inject(sacked(&[(11, 14)]).ack(at(10)));
+    t.expect_nothing();
+    t.expect_after(50 * MS, seg().seq(at(10)).stream(1000));
 }
 
 #[test]
