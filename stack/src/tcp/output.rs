@@ -358,6 +358,10 @@ impl Connection {
         } else {
             self.sent.note_resent(start + u64::from(len), out.now, snapshot);
             self.note_resent(out.now);
+            if start == self.una_offset {
+                // What the peer waits for is on its way again: it has a whole timeout to arrive (as in Linux).
+                self.restart_retransmit_timer(out.now);
+            }
             out.counters.tcp_retransmits += 1;
             let troubles = &mut self.cold_mut().troubles;
             troubles.retransmitted += 1;
