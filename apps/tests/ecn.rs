@@ -15,7 +15,7 @@ const BYTES: usize = 1 << 20;
 
 /// What `ss` says of the peer's connections: `ecn` when both agreed, `ecnseen` when ECN-capable packets came.
 fn ss(bed: &Bed) -> Vec<String> {
-    let output = bed.peer_command("ss").args(["-tinH", "state", "established"]).output().expect("run ss");
+    let output = bed.peer_command("ss").args(["-tinoH", "state", "established"]).output().expect("run ss");
     String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
 }
 
