@@ -188,6 +188,8 @@ pub enum Received {
     /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last one
     /// calls [`Tcp::reject`].
     NoConnection(Packet),
+    /// Several segments merged into one packet that must be taken one by one ([`Packet::into_packets`]).
+    Merged(Packet),
 }
 
 /// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while copying.
