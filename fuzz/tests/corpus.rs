@@ -32,5 +32,5 @@ fn the_shard_keeps_its_promises_on_the_corpus() {
 
 #[test]
 fn gro_keeps_its_promises_on_the_corpus() {
-    replay("gro_gso", bywash_fuzz::gro_gso::run);
+    replay("gro", bywash_fuzz::gro::run);
 }
