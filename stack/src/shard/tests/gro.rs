@@ -255,7 +255,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
     /// Lost, doubled, reordered, damaged and odd segments in bursts.
     #[test]
     fn the_stream_and_what_the_peer_is_told_do_not_depend_on_merging(steps in steps(), v6 in any::<bool>(), stamped in any::<bool>(), copied in any::<bool>()) {
