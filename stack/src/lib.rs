@@ -7,6 +7,7 @@ pub mod device;
 pub mod limits;
 pub mod listing;
 mod net;
+pub mod offload;
 pub mod packet;
 pub mod parse;
 pub mod pcap;
