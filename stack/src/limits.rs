@@ -6,6 +6,18 @@ use crate::time::Duration;
 /// enough that a burst stays in the L1/L2 cache. Hitting it only ends the burst.
 pub const BURST_PACKETS: usize = 64;
 
+/// Flows of one burst whose last segment the next may be merged with: a burst seldom has more that send in bulk, and each
+/// packet is compared with all of them. Beyond it the flow that began first is merged no further.
+pub const GRO_FLOWS: usize = 8;
+/// Longest IP packet that segments are merged into, in bytes: what IPv4's length field and IPv6's (without its header) can
+/// say. A segment beyond it begins another one.
+pub const GRO_BYTES: u32 = 65_535;
+/// Segments merged into one packet: as many as a burst brings.
+pub const GRO_SEGMENTS: u16 = BURST_PACKETS as u16;
+/// Lists of frames that a pool keeps for the next packets of several frames: one for each packet of a burst. Beyond it they
+/// are freed.
+pub const POOL_CHAINS: usize = BURST_PACKETS;
+
 /// Most frames behind read-only slices, as a fraction of the pool (1/`SHARED_FRAMES_FRACTION`). Beyond it receive queues
 /// copy payload to the heap, so that a slow reader cannot starve the NIC of frames.
 pub const SHARED_FRAMES_FRACTION: u32 = 4;

@@ -3,6 +3,7 @@
 //! This is one of the two places in the project with `unsafe`: the pool hands out slices of a region it does not own by
 //! Rust's rules (a UMEM shared with the kernel), and its book of places is what makes that sound.
 
+mod chain;
 pub mod checksum;
 #[allow(clippy::module_inception)]
 mod packet;

@@ -470,7 +470,7 @@ impl Connection {
         let Some(live) = self.ecn.0.as_deref_mut() else { return };
         if live.agreed.mode == EcnMode::Accurate {
             live.seen |= segment.ecn != NOT_ECT;
-            let due = live.accurate.arrived(segment.ecn, segment.payload_len(), waiting);
+            let due = live.accurate.arrived(segment.ecn, segment.merged, segment.payload_len(), waiting);
             self.ack_now |= due && in_order;
         } else {
             self.note_classic_marks(segment, in_order);

@@ -189,6 +189,8 @@ pub enum Received {
     /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last one
     /// calls [`Tcp::reject`].
     NoConnection(Packet),
+    /// Several segments merged into one packet that must be taken one by one ([`Packet::into_packets`]).
+    Merged(Packet),
 }
 
 /// A segment to send, or a super-segment: one whose payload is longer than `mss` and is cut on its way out. The egress builds

@@ -287,6 +287,7 @@ impl Harness {
         let packet = self.packet(segment);
         match self.tcp.receive(self.now, packet, &mut self.counters) {
             Received::Done => {}
+            Received::Merged(_) => panic!("the script merges no segments"),
             Received::NoConnection(packet) if !self.keep_untaken => {
                 self.tcp.reject(self.now, &packet, &mut self.counters);
             }
