@@ -1,10 +1,12 @@
 //! Software segmentation (GSO): a super-segment, which crossed planning, routing and queueing as one, is cut into frames.
 //!
-//! The headers come from one template: from frame to frame only the sequence number, the flags, the lengths, the IPv4
+//! Those of ours ([`Template`]): the headers come from one template: from frame to frame only the sequence number, the flags, the lengths, the IPv4
 //! identification and the checksums change, and the checksums are put together from sums made once (RFC 1071 section 2)
 //! and that of the payload, which is copied into the frame in the same pass.
+//!
+//! Those that are sent on ([`cut_merged`]) were merged by [`super::gro`] and leave in the frames they came in.
 
-use crate::packet::checksum::Sum;
+use crate::packet::checksum::{Sum, update};
 use crate::packet::{Packet, PacketPool, Writer};
 use crate::parse::protocol;
 use crate::tcp::header::{Flags, HEADER_LEN};
@@ -187,6 +189,82 @@ impl Template {
         sum.add_word(tcp_len as u16);
         sum
     }
+}
+
+/// Takes apart a merged packet that is sent on, or takes one that is not merged: gives `sink` its segments in the frames they
+/// came in, untouched but for their headers. What was changed in the first one's, as the whole went through forwarding, is
+/// changed in the others' as well: Ethernet addresses and tags, addresses, hop limit, DSCP and ECN, ports. Sequence numbers,
+/// flags, lengths and identifications are each one's own. A TCP checksum that its sender left to the device is computed, any
+/// other is updated by what has changed (RFC 1624 section 3); the first one's is up to date already.
+///
+/// The headers are as long as [`crate::parse`] found them. Ethernet padding is cut off.
+pub fn cut_merged(packet: Packet, mut sink: impl FnMut(Packet)) {
+    let parsed = packet.parsed;
+    let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
+    let mut first = [0; HEADERS_MAX];
+    // Up to the ports.
+    let known = match packet.head().get(..l4 + 4).and_then(|head| Some((head, first.get_mut(..l4 + 4)?))) {
+        Some((head, first)) => {
+            first.copy_from_slice(head);
+            &*first
+        }
+        None => return packet.into_packets().for_each(sink),
+    };
+    for (index, mut packet) in packet.into_packets().enumerate() {
+        packet.truncate(packet.parsed.end as usize);
+        if index > 0 {
+            follow(packet.head_mut(), known, l3, l4);
+        }
+        if parsed.partial_checksum {
+            complete(&mut packet, known, l3, l4);
+        }
+        sink(packet);
+    }
+}
+
+/// Changes in `headers` what has changed in those of the `first` segment of the packet.
+fn follow(headers: &mut [u8], first: &[u8], l3: usize, l4: usize) {
+    headers[..l3].copy_from_slice(&first[..l3]);
+    let is_ipv4 = first[l3] >> 4 == 4;
+    let mut checksum = word(headers, l4 + 16);
+    for at in addresses(l3, is_ipv4).chain([l4, l4 + 2]) {
+        let (old, new) = (word(headers, at), word(first, at));
+        if old != new {
+            checksum = update(checksum, old, new);
+            put(headers, at, new);
+        }
+    }
+    put(headers, l4 + 16, checksum);
+    if is_ipv4 {
+        headers[l3 + 1] = first[l3 + 1];
+        headers[l3 + 6..l3 + 10].copy_from_slice(&first[l3 + 6..l3 + 10]);
+        put(headers, l3 + 10, 0);
+        let mut sum = Sum::ZERO;
+        sum.add(&headers[l3..l4]);
+        put(headers, l3 + 10, sum.checksum());
+    } else {
+        headers[l3..l3 + 4].copy_from_slice(&first[l3..l3 + 4]);
+        headers[l3 + 6..l3 + 8].copy_from_slice(&first[l3 + 6..l3 + 8]);
+    }
+}
+
+/// Computes the TCP checksum of a packet whose headers up to the ports are `headers`.
+fn complete(packet: &mut Packet, headers: &[u8], l3: usize, l4: usize) {
+    put(packet.head_mut(), l4 + 16, 0);
+    let len = packet.len();
+    let mut sum = Sum::ZERO;
+    addresses(l3, headers[l3] >> 4 == 4).for_each(|at| sum.add_word(word(headers, at)));
+    sum.add_word(u16::from(protocol::TCP));
+    sum.add_word((len - l4) as u16);
+    packet.pieces(l4..len).for_each(|piece| sum.add(piece));
+    put(packet.head_mut(), l4 + 16, sum.checksum());
+    packet.parsed.partial_checksum = false;
+}
+
+/// Where the words of both IP addresses are.
+fn addresses(l3: usize, is_ipv4: bool) -> impl Iterator<Item = usize> {
+    let range = if is_ipv4 { l3 + 12..l3 + 20 } else { l3 + 8..l3 + 40 };
+    range.step_by(2)
 }
 
 /// One of the segments.
