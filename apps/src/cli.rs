@@ -164,6 +164,9 @@ pub struct StackArgs {
     /// Merge the TCP segments of a burst that follow each other before they are processed (generic receive offload)
     #[arg(long, value_enum, default_value = "on")]
     pub gro: SwitchArg,
+    /// Send many TCP segments as one through the stack and cut it into packets at its end (generic segmentation offload)
+    #[arg(long, value_enum, default_value = "on")]
+    pub gso: SwitchArg,
     /// How frames get from the NIC to the stack
     #[arg(long, value_enum, default_value = "auto")]
     pub mode: ModeArg,

@@ -34,3 +34,8 @@ fn the_shard_keeps_its_promises_on_the_corpus() {
 fn gro_keeps_its_promises_on_the_corpus() {
     replay("gro", bywash_fuzz::gro::run);
 }
+
+#[test]
+fn merging_and_cutting_change_nothing_on_the_corpus() {
+    replay("gro_gso", bywash_fuzz::gro_gso::run);
+}

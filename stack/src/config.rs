@@ -65,6 +65,9 @@ pub struct StackConfig {
     pub gro: bool,
     /// Upper bound on the IP packet size, in bytes; `None`: the device's.
     pub mtu: Option<usize>,
+    /// Software segmentation: TCP sends super-segments, which are cut into packets where frames are filled. The packets are
+    /// the same without it.
+    pub gso: bool,
     /// TCP's defaults and bounds.
     pub tcp: TcpConfig,
     /// Secret from which each shard's random numbers, ISNs and hash keys come. Must be unpredictable on a real network;
@@ -85,6 +88,7 @@ impl StackConfig {
             partial_checksums: PartialChecksums::Auto,
             gro: true,
             mtu: None,
+            gso: true,
             tcp: TcpConfig::default(),
             seed,
         }

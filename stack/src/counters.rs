@@ -147,6 +147,8 @@ counters! {
     udp_tx "UDP datagrams sent.",
     tcp_segments_rx "TCP segments received.",
     tcp_segments_tx "TCP segments sent.",
+    gso_super_segments "Super-segments cut into TCP segments.",
+    gso_segments "TCP segments cut from them.",
     tcp_bytes_rx "TCP payload bytes received in order.",
     tcp_bytes_tx "TCP payload bytes sent, retransmissions included.",
     tcp_active_opens "Connections opened by us.",

@@ -1,5 +1,5 @@
 //! Bywash: a userspace TCP/IP stack and kernel-bypass socket library. The modules, in the order a packet meets them:
-//! [`device`] hands bursts of [`packet`]s to a [`shard`], [`parse`] looks at each once, [`offload`] merges TCP segments, `net` or
+//! [`device`] hands bursts of [`packet`]s to a [`shard`], [`parse`] looks at each once, [`offload`] merges TCP segments and cuts them, `net` or
 //! [`tcp`] takes it.
 
 pub mod config;

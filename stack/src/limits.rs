@@ -130,8 +130,12 @@ pub const TCP_REPLIES: usize = 1024;
 /// Duplicate ACKs that a connection owes at most: a peer needs 3 to detect a loss, and one for each further segment
 /// that arrives keeps it sending.
 pub const TCP_DUPLICATE_ACKS: u8 = 64;
-/// Segments that a connection sends before the next one has its turn: one burst of the driver is shared by at least four.
-pub const TCP_SEGMENTS_PER_TURN: usize = 16;
+/// Payload that a connection sends before the next one has its turn, and so the longest super-segment, in bytes: Linux's
+/// `gso_max_size`. Longer ones would spare little more, and the others would wait longer: 52 us at 10 Gbit/s.
+pub const TCP_BYTES_PER_TURN: usize = 64 << 10;
+/// Segments that a connection sends before the next one has its turn: enough for [`TCP_BYTES_PER_TURN`] at an MTU of 1500,
+/// and the backlog still has room for five connections' turns.
+pub const TCP_SEGMENTS_PER_TURN: usize = 48;
 /// Most connections of one listener that SYNs with data opened and whose handshake is not over, whatever is asked for:
 /// each is a whole connection that nobody has confirmed. Beyond it SYNs are answered without Fast Open (RFC 7413 section 4.2).
 pub const TCP_FASTOPEN_QLEN: usize = 1 << 16;

@@ -109,7 +109,7 @@ impl Shard {
         let neighbors = Neighbors::new(keys(&mut rng));
         let id_keys = keys(&mut rng);
         let ids = FragmentIds::new(&mut rng, id_keys, index, count);
-        let mut output = Output::new(capabilities.mac, mtu, pool.clone(), neighbors, ids, now);
+        let mut output = Output::new(capabilities.mac, mtu, config.gso, pool.clone(), neighbors, ids, now);
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
         let partial_checksums = match config.partial_checksums {
@@ -192,7 +192,7 @@ impl Shard {
         self.poll_timers(now);
 
         // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
-        // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
+        // qdisc -> GSO; of these, `net::egress` has routes, neighbours and GSO.
         for request in self.echo_requests.drain(..) {
             request.send(now, &mut self.output);
         }

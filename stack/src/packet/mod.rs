@@ -8,9 +8,11 @@ pub mod checksum;
 #[allow(clippy::module_inception)]
 mod packet;
 mod pool;
+mod writer;
 
 pub use packet::{Packet, PacketSlice};
 pub use pool::{Frame, FrameRef, PacketPool, PoolLayout, PoolUse, Region, Ring};
+pub(crate) use writer::Writer;
 
 /// A burst of packets between a driver and the shard; never longer than [`crate::limits::BURST_PACKETS`].
 pub type PacketBatch = std::collections::VecDeque<Packet>;
