@@ -10,8 +10,7 @@ use crate::config::AddressUse;
 use crate::offload::testing::{Spec, timestamps};
 use crate::tcp::{State, TcpInfo};
 
-/// The least that the stack sends, so that ours and its segments have one length.
-const MSS: usize = 200;
+const MSS: usize = 100;
 
 fn unmerged() -> StackConfig {
     // The peer is learned from its packets.
@@ -75,6 +74,7 @@ impl End {
             seq: 0xffff_ff00,
             ack: 0,
             flags: 2,
+            window: 8000,
             options: syn_options,
             payload: Vec::new(),
             ..Spec::default()
