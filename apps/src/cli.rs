@@ -161,6 +161,9 @@ pub struct StackArgs {
     /// Largest IP packet, in bytes; the NIC's MTU unless given
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,
+    /// Merge the TCP segments of a burst that follow each other before they are processed (generic receive offload)
+    #[arg(long, value_enum, default_value = "on")]
+    pub gro: SwitchArg,
     /// Send many TCP segments as one through the stack and cut it into packets at its end (generic segmentation offload)
     #[arg(long, value_enum, default_value = "on")]
     pub gso: SwitchArg,

@@ -279,6 +279,7 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     config.dhcp = args.dhcp;
     config.mtu = args.mtu;
     config.tcp.ecn = args.ecn;
+    config.gro = args.gro == SwitchArg::On;
     config.gso = args.gso == SwitchArg::On;
     config.dns_servers.clone_from(&args.dns);
     config.routes = args.gateway.iter().map(|&gateway| default_route(gateway)).collect();

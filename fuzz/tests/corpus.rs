@@ -31,6 +31,11 @@ fn the_shard_keeps_its_promises_on_the_corpus() {
 }
 
 #[test]
+fn gro_keeps_its_promises_on_the_corpus() {
+    replay("gro", bywash_fuzz::gro::run);
+}
+
+#[test]
 fn merging_and_cutting_change_nothing_on_the_corpus() {
     replay("gro_gso", bywash_fuzz::gro_gso::run);
 }

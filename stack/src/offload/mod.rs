@@ -3,3 +3,5 @@
 
 pub mod gro;
 pub mod gso;
+#[cfg(test)]
+pub(crate) mod testing;

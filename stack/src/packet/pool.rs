@@ -217,6 +217,12 @@ impl PacketPool {
         self.inner.bogus_returns.get()
     }
 
+    /// Empty lists kept for packets of several frames.
+    #[cfg(test)]
+    pub(crate) fn chains_kept(&self) -> usize {
+        self.inner.chains.borrow().len()
+    }
+
     /// Whether both are the same pool.
     #[must_use]
     pub fn same_pool(&self, other: &Self) -> bool {

@@ -126,14 +126,19 @@ impl Segment {
         self.stripped
     }
 
-    /// Whether it lies in a window of `wnd` from `rcv_nxt` on (RFC 9293 section 3.10.7.4, table 6).
+    /// Whether it lies in a window of `wnd` from `rcv_nxt` on (RFC 9293 section 3.10.7.4, table 6). A merged one may reach over
+    /// both edges, which none of its segments does: what is in between counts.
     pub(super) fn is_acceptable(&self, rcv_nxt: SeqNumber, wnd: u32) -> bool {
         let len = self.len();
         match (len, wnd) {
             (0, 0) => self.seq == rcv_nxt,
             (0, _) => self.seq.in_window(rcv_nxt, wnd),
             (_, 0) => false,
-            _ => self.seq.in_window(rcv_nxt, wnd) || (self.seq + (len - 1)).in_window(rcv_nxt, wnd),
+            _ => {
+                let has_edge =
+                    self.seq.in_window(rcv_nxt, wnd) || (self.seq + (len - 1)).in_window(rcv_nxt, wnd);
+                has_edge || self.merged > 1 && rcv_nxt.in_window(self.seq, len)
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::time::Duration;
 
 mod announce;
 mod fuzz;
+mod gro;
 mod names;
 mod neighbors;
 mod ping;
