@@ -146,6 +146,68 @@ fn a_full_backlog_and_an_empty_pool_say_so() {
     assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Err(EgressError::Full));
 }
 
+/// The frames that `output` has for the device, as bytes.
+fn flushed(output: &mut Output, sink: &mut Sink) -> Vec<Vec<u8>> {
+    output.flush(sink);
+    sink.sent.drain(..).map(|packet| packet.segments().flatten().copied().collect()).collect()
+}
+
+#[test]
+fn a_super_segment_is_cut_into_the_frames_of_its_segments() {
+    for six in [false, true] {
+        let payload: Vec<u8> = (0..30_000u32).map(|at| (at / 7) as u8).collect();
+        let options = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        let (mut output, mut sink) = bench(LAYOUT, 1500);
+        let pieces: &[&[u8]] = &[&payload[..10_001], &payload[10_001..]];
+        let whole =
+            SegmentOut { mss: 1400, first_flags: 0x80, flags: 0x99, ..segment(six, &options, pieces) };
+        assert_eq!(output.send(Instant::ZERO, &whole), Ok(30_000));
+        assert_eq!((output.counters.gso_super_segments, output.counters.gso_segments), (1, 22));
+        let cut = flushed(&mut output, &mut sink);
+        let sent = whole.each(|segment| output.send(Instant::ZERO, segment).map(|_| ()));
+        assert_eq!((sent, output.counters.gso_super_segments), (Ok(30_000), 1));
+        assert_eq!(cut, flushed(&mut output, &mut sink), "one by one");
+    }
+}
+
+#[test]
+fn of_a_super_segment_goes_what_there_is_room_and_frames_for() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let payload: &[&[u8]] = &[&[0; 60_000]];
+    let whole = SegmentOut { mss: 1000, ..segment(false, &[], payload) };
+    for _ in 0..4 {
+        assert_eq!(output.send(Instant::ZERO, &whole), Ok(60_000));
+    }
+    assert!(!output.refused);
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(16_000), "the backlog takes 256 packets");
+    assert!(output.is_blocked());
+    assert_eq!(output.send(Instant::ZERO, &whole), Err(EgressError::Full));
+    assert_eq!(flushed(&mut output, &mut sink).len(), limits::TX_BACKLOG_PACKETS);
+
+    // An eighth of the pool is left for control packets; a packet of three frames goes whole or not at all.
+    let small = PoolLayout { frames: 16, frame_size: 512, headroom: 64 };
+    let (mut output, mut sink) = bench(small, 1500);
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(4000));
+    assert_eq!(output.pool.free_frames(), 4);
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(1000));
+    assert_eq!(output.send(Instant::ZERO, &whole), Err(EgressError::Full));
+    assert_eq!(flushed(&mut output, &mut sink).len(), 5);
+    assert_eq!(output.pool.free_frames(), 16);
+}
+
+#[test]
+fn a_super_segment_waits_for_its_neighbour_as_segments_do() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let addr = "192.0.2.9:80".parse().unwrap();
+    let whole = SegmentOut { mss: 1000, dst: addr, ..segment(false, &[], &[&[0; 5000]]) };
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(5000));
+    assert!(flushed(&mut output, &mut sink).is_empty());
+    output.heard(Instant::ZERO, Heard { addr: addr.ip(), mac: THEM, claim: Claim::Asked });
+    let sent = flushed(&mut output, &mut sink);
+    assert_eq!(sent.len(), 5);
+    assert!(sent.iter().all(|frame| frame[..6] == THEM.0));
+}
+
 #[test]
 fn too_long_and_unroutable_segments_are_refused() {
     let (mut output, _sink) = bench(LAYOUT, 1500);
