@@ -238,6 +238,24 @@ fn who_has_no_sack_gets_a_duplicate_ack_for_each_segment_ahead_of_a_gap() {
     }
 }
 
+#[test]
+fn payload_of_merged_frames_stays_there_or_is_copied_out_as_is_asked_for() {
+    for (copied, held) in [(false, 3), (true, 0)] {
+        let mut config = merging();
+        config.tcp.copy_received = copied;
+        let mut end = End::new(&config, false, &[]);
+        let first = Spec { payload: pattern(1000), ..end.next.clone() };
+        let specs = [first.clone(), first.next(), first.next().next()];
+        end.host.device.rx.extend(specs.iter().map(Spec::frame));
+        end.host.poll(end.now);
+        assert_eq!(end.host.shard.counters().gro_packets, 1);
+        assert_eq!(end.host.device.pool().shared_frames(), held, "copied: {copied}");
+        end.burst(&[], 0);
+        assert_eq!(end.received, specs.map(|spec| spec.payload).concat());
+        assert_eq!(end.host.device.pool().shared_frames(), 0);
+    }
+}
+
 /// What one step does to the next segment.
 #[derive(Clone, Copy, Debug)]
 struct Step {
