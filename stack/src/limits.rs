@@ -144,8 +144,9 @@ pub const DNS_SERVERS: usize = 4;
 /// Connections that wait for `accept` at a listener that asks for no other backlog (Linux's `somaxconn`); further ones
 /// are dropped and counted, and their peers try again.
 pub const LISTEN_BACKLOG: usize = 4096;
-/// A shard's buffer for readers that bring no initialised one of their own; a longer read takes several calls.
-pub const SCRATCH_BYTES: usize = 64 << 10;
+/// Runs of bytes that a body gave away and that its stream looks for among what it is to write (hyper queues at most
+/// 16); of more, the oldest are copied.
+pub const HANDOVER_RUNS: usize = 16;
 /// Commands waiting for one shard (`Handle::spawn_on`, blocking sockets, metrics). A thread that is not a shard's waits for
 /// room; a shard gets an error, as two shards that wait for each other would never wake.
 pub const CONTROL_MESSAGES: usize = 1024;

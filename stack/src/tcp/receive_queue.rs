@@ -160,7 +160,16 @@ impl ReceiveQueue {
 
     /// Copies bytes in order to `out` and drops them; returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
-        self.ready.read(out)
+        let mut copied = 0;
+        self.read_with(out.len(), |run| {
+            out[copied..][..run.len()].copy_from_slice(run);
+            copied += run.len();
+        })
+    }
+
+    /// Gives up to `max` bytes in order to `take`, run by run, and drops them; returns how many.
+    pub fn read_with(&mut self, max: usize, take: impl FnMut(&[u8])) -> usize {
+        self.ready.read_with(max, take)
     }
 
     /// Copies bytes in order to `out` and keeps them; returns how many.

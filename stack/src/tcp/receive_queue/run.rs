@@ -217,14 +217,14 @@ impl Run {
         piece.len()
     }
 
-    /// Copies the front into `out` and drops it; returns how many bytes there were.
-    pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
-        let mut copied = 0;
-        while copied < out.len() {
+    /// Gives up to `max` bytes at the front to `take`, piece by piece, and drops them; returns how many there were.
+    pub(super) fn read_with(&mut self, max: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let mut taken = 0;
+        while taken < max {
             let Some(piece) = self.pieces.front_mut() else { break };
-            let len = piece.len().min(out.len() - copied);
-            out[copied..][..len].copy_from_slice(&piece.bytes()[..len]);
-            copied += len;
+            let len = piece.len().min(max - taken);
+            take(&piece.bytes()[..len]);
+            taken += len;
             if len == piece.len() {
                 self.pop_front();
             } else {
@@ -232,7 +232,7 @@ impl Run {
                 self.len -= len as u32;
             }
         }
-        copied
+        taken
     }
 
     /// Copies the front into `out` and keeps it; returns how many bytes there were.
