@@ -14,6 +14,7 @@ pub mod runtime;
 pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod spares;
 pub mod tcp;
 pub mod time;
 pub mod timer_wheel;

@@ -279,7 +279,7 @@ pub enum Chunk {
     /// In the frame it arrived in.
     Frame(PacketSlice),
     /// In a heap block shared with other chunks.
-    Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
+    Heap(receive_queue::Block, core::ops::Range<usize>),
 }
 
 impl core::ops::Deref for Chunk {

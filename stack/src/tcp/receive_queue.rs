@@ -6,10 +6,12 @@
 //! its payload: whole frames, blocks, tables, so that a peer who sends single bytes and holes gains nothing by it.
 //! Reassembly: RFC 9293 section 3.10.7.4; reports: RFC 2018 section 4 and RFC 2883.
 
+mod block;
 mod run;
 
 use std::collections::BTreeMap;
 
+pub use self::block::Block;
 use self::run::{Data, Run};
 use super::Chunk;
 use super::options::SackBlocks;

@@ -15,15 +15,18 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::Chunk;
+use crate::limits::{TCP_BYTES_KEPT_MIN as BYTES_KEPT_MIN, TCP_CHUNK_KEPT_MIN as CHUNK_KEPT_MIN};
+use crate::spares::Shelf;
+
+thread_local! {
+    static BLOCKS: Shelf<Vec<u8>> = const { Shelf::new() };
+    static BOOKS: Shelf<VecDeque<Block>> = const { Shelf::new() };
+}
 
 /// Smallest block: room for a request or a few small writes.
 const BLOCK_MIN: usize = 1 << 10;
 /// Largest block: the longest super-segment that is sent at a time.
 const BLOCK_MAX: usize = 64 << 10;
-/// Shorter `Bytes` than this are copied: that costs less than to keep them, and a few bytes cannot keep much alive.
-const BYTES_KEPT_MIN: usize = 4 << 10;
-/// Shorter chunks than this, or than a quarter of their frame or block, are copied.
-const CHUNK_KEPT_MIN: usize = 1 << 10;
 /// Blocks that most segments touch.
 const PIECES: usize = 10;
 /// Blocks that a range of [`BLOCK_MAX`] bytes can touch: of two side by side one is kept and has 1 KiB, or the second was
@@ -176,16 +179,18 @@ impl SendQueue {
         while let Some(block) = self.blocks.front().filter(|block| block.end() <= self.start) {
             self.kept -= block.data.kept();
             self.excess -= block.data.excess() as u32;
-            self.blocks.pop_front();
+            if let Some(block) = self.blocks.pop_front() {
+                block.data.give_back();
+            }
         }
-        if self.blocks.len() < self.blocks.capacity() / 4 {
-            self.blocks.shrink_to(self.blocks.len() * 2);
-        }
+        let _ = BOOKS.try_with(|books| books.trim(&mut self.blocks));
     }
 
     /// Drops everything and frees the memory.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        let mut old = core::mem::take(self);
+        old.blocks.drain(..).for_each(|block| block.data.give_back());
+        let _ = BOOKS.try_with(|books| books.trim(&mut old.blocks));
     }
 
     /// Memory that the queue keeps, in bytes: up to a block of acknowledged bytes at its front, and the unused room of
@@ -204,7 +209,7 @@ impl SendQueue {
     fn begin_block(&mut self, wanted: usize) {
         let in_a_row = self.len().min(self.copied as usize);
         let size = in_a_row.max(wanted).clamp(BLOCK_MIN, BLOCK_MAX).next_power_of_two();
-        self.add(Data::Copy(Vec::with_capacity(size)));
+        self.add(Data::Copy(BLOCKS.with(|blocks| blocks.take(size))));
     }
 
     /// Adds a block that is not a copy.
@@ -217,6 +222,7 @@ impl SendQueue {
 
     fn add(&mut self, data: Data) {
         self.kept += data.kept();
+        BOOKS.with(|books| books.make_room(&mut self.blocks));
         self.blocks.push_back(Block { start: self.end, data });
     }
 }
@@ -250,6 +256,13 @@ impl Data {
         match self {
             Self::Chunk(chunk) => chunk.backing_bytes() - chunk.len(),
             Self::Copy(_) | Self::Bytes(_) => 0,
+        }
+    }
+
+    fn give_back(self) {
+        if let Self::Copy(mut bytes) = self {
+            bytes.clear();
+            let _ = BLOCKS.try_with(|blocks| blocks.give(bytes));
         }
     }
 
@@ -413,7 +426,7 @@ mod tests {
             assert_eq!(pool.shared_frames(), 0, "{len}");
         }
         let block: std::rc::Rc<[u8]> = vec![7; 8192].into();
-        let mut chunk = Chunk::Heap(block.clone(), 0..2000);
+        let mut chunk = Chunk::Heap(block.clone().into(), 0..2000);
         assert_eq!(queue.push_chunk(&mut chunk, usize::MAX), 2000);
         drop(chunk);
         assert_eq!(std::rc::Rc::strong_count(&block), 1);
@@ -509,7 +522,7 @@ mod tests {
                     Step::PushHeap(len, unused) => {
                         let bytes = more(len);
                         let block: std::rc::Rc<[u8]> = [&vec![0; unused][..], &bytes].concat().into();
-                        let mut chunk = Chunk::Heap(block, unused..unused + len);
+                        let mut chunk = Chunk::Heap(block.into(), unused..unused + len);
                         let taken = queue.push_chunk(&mut chunk, cap);
                         prop_assert_eq!(&chunk[..], &bytes[taken..]);
                         Some((taken, bytes))
@@ -575,7 +588,7 @@ mod tests {
                     0 if !copy_all => {
                         let block: std::rc::Rc<[u8]> = vec![1; write.max(CHUNK_KEPT_MIN)].into();
                         let len = block.len();
-                        queue.push_chunk(&mut Chunk::Heap(block, 0..len), usize::MAX);
+                        queue.push_chunk(&mut Chunk::Heap(block.into(), 0..len), usize::MAX);
                     }
                     1 if !copy_all => drop(queue.push(&[1], usize::MAX)),
                     _ => drop(queue.push(&vec![1; write], usize::MAX)),
