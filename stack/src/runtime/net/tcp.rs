@@ -444,8 +444,14 @@ impl Inner {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        if let Some(handed) = self.handover.get().and_then(|handover| handover.find(bytes)) {
-            return self.poll_write_bytes(cx, &mut { handed });
+        if let Some(handover) = self.handover.get()
+            && let Some(mut handed) = handover.find(bytes)
+        {
+            let polled = self.poll_write_bytes(cx, &mut handed);
+            if handed.is_empty() {
+                handover.written(bytes);
+            }
+            return polled;
         }
         let polled = self.poll_tcp(|tcp, now, id| tcp.poll_send(now, id, bytes, cx.waker()));
         self.limit(Direction::Write, cx, polled)
