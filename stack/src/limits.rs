@@ -7,7 +7,8 @@ use crate::time::Duration;
 pub const BURST_PACKETS: usize = 64;
 
 /// Most frames behind read-only slices, as a fraction of the pool (1/`SHARED_FRAMES_FRACTION`). Beyond it receive queues
-/// copy payload to the heap, so that a slow reader cannot starve the NIC of frames.
+/// copy payload to the heap, and send queues chunks that are sent on, so that neither a slow reader nor a slow peer can starve
+/// the NIC of frames.
 pub const SHARED_FRAMES_FRACTION: u32 = 4;
 
 /// Packets that the stack has built and the device has not taken yet. A full backlog stops TCP and the sockets (they keep

@@ -190,7 +190,12 @@ mod tests {
         for value in 0..1000 {
             assert_eq!(deque.pop_front(), Some(value));
             shelf.trim(&mut deque);
-            assert!(deque.capacity() <= 4 * deque.len().max(1) + 3, "{} for {}", deque.capacity(), deque.len());
+            assert!(
+                deque.capacity() <= 4 * deque.len().max(1) + 3,
+                "{} for {}",
+                deque.capacity(),
+                deque.len()
+            );
         }
         assert_eq!(deque.capacity(), 0);
     }

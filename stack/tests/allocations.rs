@@ -319,7 +319,8 @@ fn requests_and_answers_allocate_nothing_per_packet() {
                     let mut left = bytes * CLIENTS;
                     for _ in 0..1000 {
                         pair.round();
-                        left -= connections.iter().map(|ids| pair.read(to, ids[to], &mut into)).sum::<usize>();
+                        left -=
+                            connections.iter().map(|ids| pair.read(to, ids[to], &mut into)).sum::<usize>();
                         if left == 0 {
                             break;
                         }

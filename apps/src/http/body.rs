@@ -157,7 +157,8 @@ impl http_body::Body for Body {
             if let Some(reading) = &mut self.reading {
                 let Poll::Ready(piece) = reading.poll(context) else { return Poll::Pending };
                 self.reading = None;
-                return Poll::Ready(Some(piece.and_then(|piece| self.advance(piece)).map(|piece| self.give(piece))));
+                let piece = piece.and_then(|piece| self.advance(piece));
+                return Poll::Ready(Some(piece.map(|piece| self.give(piece))));
             }
             match self.parts.front_mut() {
                 None => return Poll::Ready(None),

@@ -48,7 +48,9 @@ fn run() -> io::Result<bool> {
     crowd.check();
     let each = |now: u64| (now as f64 - before as f64) / counted;
     let (opened, used) = (each(opened), each(used));
-    println!("{connections} connections: {opened:.0} resident bytes each as opened, {used:.0} after a request and its answer");
+    println!(
+        "{connections} connections: {opened:.0} resident bytes each as opened, {used:.0} after a request and its answer"
+    );
     if let Some(path) = json {
         let figures = serde_json::json!({
             "benchmark": "idle-memory",

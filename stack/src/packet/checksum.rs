@@ -229,7 +229,11 @@ mod tests {
                 sum.add(bytes);
                 copy.fill(0);
                 copied.copy_and_add(&mut copy[to..to + len], bytes);
-                assert_eq!((sum.folded(), copied.folded()), (direct(bytes), direct(bytes)), "{len} from {from}");
+                assert_eq!(
+                    (sum.folded(), copied.folded()),
+                    (direct(bytes), direct(bytes)),
+                    "{len} from {from}"
+                );
                 assert_eq!(&copy[to..to + len], bytes, "{len} from {from} to {to}");
                 assert!(copy[..to].iter().chain(&copy[to + len..]).all(|byte| *byte == 0), "{len} to {to}");
             }

@@ -101,7 +101,10 @@ fn readers_that_do_not_read_leave_the_nic_its_frames() {
         while at < LEN {
             match pair.b.shard.tcp().poll_recv_chunk(now, *accepted, no_waker()) {
                 Poll::Ready(Ok(Some(chunk))) => {
-                    assert!(chunk[..] == pattern(connection, at, chunk.len()), "connection {connection} at {at}");
+                    assert!(
+                        chunk[..] == pattern(connection, at, chunk.len()),
+                        "connection {connection} at {at}"
+                    );
                     at += chunk.len();
                     *(if matches!(chunk, Chunk::Frame(_)) { &mut kept } else { &mut copied }) += 1;
                 }
@@ -148,7 +151,10 @@ fn chunks_sent_to_peers_that_do_not_read_leave_the_nic_its_frames() {
         for (connection, [client, _]) in connections.iter().enumerate() {
             while let Poll::Ready(got) = pair.a.shard.tcp().poll_recv(now, *client, &mut bytes, no_waker()) {
                 let got = got.unwrap();
-                assert!(bytes[..got] == pattern(connection, back[connection], got), "connection {connection}");
+                assert!(
+                    bytes[..got] == pattern(connection, back[connection], got),
+                    "connection {connection}"
+                );
                 back[connection] += got;
             }
         }
