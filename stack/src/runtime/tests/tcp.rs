@@ -58,18 +58,24 @@ fn a_connection_carries_bytes_both_ways_and_closes() {
     assert_eq!(client.metrics.runtime().connections_aborted, 0);
 }
 
+/// The send buffer has no copy of `bytes`, which were just written, of its own, and lets go of them when the echo has
+/// acknowledged them.
+async fn held_until_acknowledged(mut stream: TcpStream, bytes: Bytes) -> io::Result<()> {
+    assert!(!bytes.is_unique(), "a copy was queued");
+    stream.shutdown(Shutdown::Write)?;
+    assert!(read_to_end(&mut stream).await? == bytes);
+    stream.flushed().await?;
+    assert!(bytes.is_unique(), "the bytes are still held");
+    Ok(())
+}
+
 #[test]
 fn bytes_handed_over_are_held_until_they_are_acknowledged() {
     run((1, 1), echo, |_| async {
         let mut stream = TcpStream::connect(server(7)).await?;
         let bytes = Bytes::from(pattern(0, 50_000));
         stream.write_bytes(bytes.clone()).await?;
-        assert!(!bytes.is_unique(), "the send buffer has no copy of its own");
-        stream.shutdown(Shutdown::Write)?;
-        assert!(read_to_end(&mut stream).await? == pattern(0, 50_000));
-        stream.flushed().await?;
-        assert!(bytes.is_unique());
-        Ok(())
+        Ok(held_until_acknowledged(stream, bytes).await?)
     });
 }
 
@@ -81,12 +87,7 @@ fn slices_of_bytes_that_were_noted_are_held_too() {
         handover.note(&bytes);
         stream.write_all(&bytes).await?;
         assert_eq!(handover.len(), 0);
-        assert!(!bytes.is_unique(), "the send buffer has no copy of its own");
-        stream.shutdown(Shutdown::Write)?;
-        assert!(read_to_end(&mut stream).await? == pattern(0, 50_000));
-        stream.flushed().await?;
-        assert!(bytes.is_unique());
-        Ok(())
+        Ok(held_until_acknowledged(stream, bytes).await?)
     });
 }
 
