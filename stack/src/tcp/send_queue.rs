@@ -77,12 +77,9 @@ impl SendQueue {
         let accepted = bytes.len().min(self.room(cap_bytes));
         let mut rest = &bytes[..accepted];
         while !rest.is_empty() {
-            let copied = match self.blocks.back_mut().and_then(|block| block.data.append(rest)) {
-                Some(copied) => copied,
-                None => {
-                    self.begin_block(rest.len());
-                    continue;
-                }
+            let Some(copied) = self.blocks.back_mut().and_then(|block| block.data.append(rest)) else {
+                self.begin_block(rest.len());
+                continue;
             };
             self.end += copied as u64;
             self.copied = self.copied.saturating_add(copied as u32);
