@@ -103,7 +103,7 @@ async fn accept(listener: TcpListener, connections: Rc<Cell<usize>>, max: usize)
 /// Sends back a connection's bytes until its FIN, then ours.
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
     while let Some(chunk) = stream.read_chunk().await? {
-        stream.write_bytes(&*chunk).await?;
+        stream.write_chunk(chunk).await?;
     }
     stream.shutdown(Shutdown::Write)?;
     stream.flushed().await

@@ -278,6 +278,7 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     let mut config = StackConfig::new(args.address.clone(), seed);
     config.dhcp = args.dhcp;
     config.mtu = args.mtu;
+    config.partial_checksums = args.partial_checksums.into();
     config.tcp.ecn = args.ecn;
     config.gro = args.gro == SwitchArg::On;
     config.gso = args.gso == SwitchArg::On;
@@ -393,6 +394,7 @@ fn figures(before: &Metrics, now: &Metrics) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bywash::config::PartialChecksums;
     use clap::Parser;
 
     fn args(more: &[&str]) -> StackArgs {
@@ -425,6 +427,17 @@ mod tests {
         assert_eq!(destinations, ["0.0.0.0/0", "::/0", "198.51.100.0/24"]);
         assert_eq!(config.dns_servers.len(), 1);
         assert_ne!(config.seed, stack_config(&args, "lo").unwrap().seed);
+    }
+
+    #[test]
+    fn partial_checksums_are_the_devices_choice_unless_said() {
+        let setting = |more: &[&str]| {
+            let line = [&["--address", "192.0.2.10/24"], more].concat();
+            stack_config(&args(&line), "lo").unwrap().partial_checksums
+        };
+        assert_eq!(setting(&[]), PartialChecksums::Auto);
+        assert_eq!(setting(&["--partial-checksums", "verify"]), PartialChecksums::Verify);
+        assert_eq!(setting(&["--partial-checksums", "trust"]), PartialChecksums::Trust);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the micro-benchmarks share: two stacks joined by a wire in memory ([`ours`] and [`theirs`], smoltcp's), and the
 //! [`report`] of medians and ratios. `cargo bench -p bywash-benches` runs everything and prints it.
 
+pub mod idle;
 pub mod ours;
 pub mod report;
 pub mod theirs;

@@ -45,6 +45,7 @@ drop_reasons! {
     FragmentTimeout "fragment_timeout" "A packet's fragments did not all arrive in time.",
     FragmentOverflow "fragment_overflow" "Too many packets or bytes under reassembly.",
     BadTcpChecksum "bad_tcp_checksum" "The TCP checksum is wrong.",
+    PartialChecksum "partial_checksum" "The TCP or UDP checksum was left to a device, and such are not accepted: turn transmit checksum offload off at the neighbour (ethtool -K NAME tx off), or accept them where the way from it damages nothing (--partial-checksums trust).",
     BadTcpHeader "bad_tcp_header" "A TCP data offset, port or flag combination that is not allowed.",
     BadUdpChecksum "bad_udp_checksum" "The UDP checksum is wrong.",
     BadUdpHeader "bad_udp_header" "A UDP length or port that is not allowed.",

@@ -19,7 +19,8 @@ pub const GRO_SEGMENTS: u16 = BURST_PACKETS as u16;
 pub const POOL_CHAINS: usize = BURST_PACKETS;
 
 /// Most frames behind read-only slices, as a fraction of the pool (1/`SHARED_FRAMES_FRACTION`). Beyond it receive queues
-/// copy payload to the heap, so that a slow reader cannot starve the NIC of frames.
+/// copy payload to the heap, and send queues chunks that are sent on, so that neither a slow reader nor a slow peer can starve
+/// the NIC of frames.
 pub const SHARED_FRAMES_FRACTION: u32 = 4;
 
 /// Packets that the stack has built and the device has not taken yet. A full backlog stops TCP and the sockets (they keep
@@ -85,6 +86,10 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Messages waiting from one shard to another; further ones are dropped and counted.
 pub const SHARD_CHANNEL_MESSAGES: usize = 1024;
+/// Empty buffers that the shards of an interface keep for packets handed from one to another; further ones are freed.
+pub const SHARD_SPARE_BUFFERS: usize = 4 * BURST_PACKETS;
+/// Largest of them, in bytes: a packet of MTU 9000.
+pub const SHARD_SPARE_BUFFER_BYTES: usize = 16 << 10;
 /// Messages a shard takes from its channel in one poll, so that neighbours' traffic cannot keep it from its own NIC queue.
 pub const SHARD_MESSAGES_PER_POLL: usize = 64;
 
@@ -112,11 +117,21 @@ pub const TCP_RECEIVE_BUFFER_GROWTH: usize = 6 << 20;
 /// The same for a send buffer (Linux's `tcp_wmem`): twice the congestion window up to here.
 pub const TCP_SEND_BUFFER_GROWTH: usize = 4 << 20;
 
+/// Bytes of buffers of one kind (blocks and books of send and receive queues) that a thread keeps for the next who needs one,
+/// so that queues that fill and empty with every packet do not allocate: what the largest send buffer that grows by itself
+/// takes. What is given back beyond it is freed.
+pub const SPARE_BYTES: usize = 4 << 20;
+
 /// Timers moved to a finer level of the wheel in one call: a long-lived crowd (keepalives of a million idle
 /// connections) may reach the same coarse slot at once. Beyond it the rest waits for the next call, which is due at
 /// once, so that packets are served in between; timers among the rest fire some milliseconds late.
 pub const TIMER_CASCADE: usize = 4096;
 
+/// Shorter `Bytes` than this that are handed over for sending are copied: that costs less than to keep them, and a few bytes
+/// cannot keep a large allocation alive for long.
+pub const TCP_BYTES_KEPT_MIN: usize = 4 << 10;
+/// Shorter received chunks than this that are sent on are copied, and those that are less than a quarter of their frame.
+pub const TCP_CHUNK_KEPT_MIN: usize = 1 << 10;
 /// Most bytes a connection's send buffer may be given; a higher setting is an error to the caller.
 pub const TCP_SEND_BUFFER_MAX: usize = 1 << 30;
 /// Entries that any of TCP's tables may be configured for: indices are 30 bits wide.
@@ -160,8 +175,9 @@ pub const DNS_SERVERS: usize = 4;
 /// Connections that wait for `accept` at a listener that asks for no other backlog (Linux's `somaxconn`); further ones
 /// are dropped and counted, and their peers try again.
 pub const LISTEN_BACKLOG: usize = 4096;
-/// A shard's buffer for readers that bring no initialised one of their own; a longer read takes several calls.
-pub const SCRATCH_BYTES: usize = 64 << 10;
+/// Runs of bytes that a body gave away and that its stream looks for among what it is to write (hyper queues at most
+/// 16); of more, the oldest are copied.
+pub const HANDOVER_RUNS: usize = 16;
 /// Commands waiting for one shard (`Handle::spawn_on`, blocking sockets, metrics). A thread that is not a shard's waits for
 /// room; a shard gets an error, as two shards that wait for each other would never wake.
 pub const CONTROL_MESSAGES: usize = 1024;

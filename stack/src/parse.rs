@@ -498,8 +498,7 @@ fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
         return Err(DropReason::BadTcpHeader);
     }
     let field = u16::from_be_bytes([bytes[16], bytes[17]]);
-    let partial_checksum =
-        checksum(packet, &parsed, field, policy.partial_checksums).ok_or(DropReason::BadTcpChecksum)?;
+    let partial_checksum = checksum(packet, policy, &parsed, field, DropReason::BadTcpChecksum)?;
     Ok(Parsed { kind: Kind::Tcp, payload: parsed.l4 + header_len as u16, flow, partial_checksum, ..parsed })
 }
 
@@ -519,9 +518,7 @@ fn udp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
     // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6.
     let partial_checksum = match field {
         0 if flow.dst.is_ipv4() => false,
-        _ => {
-            checksum(packet, &datagram, field, policy.partial_checksums).ok_or(DropReason::BadUdpChecksum)?
-        }
+        _ => checksum(packet, policy, &datagram, field, DropReason::BadUdpChecksum)?,
     };
     Ok(Parsed { kind: Kind::Udp, payload: parsed.l4 + HEADER as u16, flow, partial_checksum, ..parsed })
 }
@@ -548,15 +545,26 @@ fn pseudo_header(parsed: &Parsed) -> Sum {
     Sum::pseudo_header(parsed.flow.src, parsed.flow.dst, parsed.flow.protocol, len)
 }
 
-/// Verifies the transport checksum over all frames of the packet. `None`: wrong; `Some(true)`: it is only the pseudo-header's
-/// sum, left to a device that was never reached (accepted where `accept_partial`).
-fn checksum(packet: &Packet, parsed: &Parsed, field: u16, accept_partial: bool) -> Option<bool> {
+/// Verifies the transport checksum over all frames of the packet; `true`: it is only the pseudo-header's sum, left to a device
+/// that was never reached, and the policy accepts that. `wrong` is the reason to drop a packet with any other.
+fn checksum(
+    packet: &Packet,
+    policy: &Policy,
+    parsed: &Parsed,
+    field: u16,
+    wrong: DropReason,
+) -> Result<bool, DropReason> {
     let mut sum = pseudo_header(parsed);
-    if accept_partial && field == sum.folded() {
-        return Some(true);
+    let is_partial = field == sum.folded();
+    if is_partial && policy.partial_checksums {
+        return Ok(true);
     }
     packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
-    sum.is_valid().then_some(false)
+    match sum.is_valid() {
+        true => Ok(false),
+        false if is_partial => Err(DropReason::PartialChecksum),
+        false => Err(wrong),
+    }
 }
 
 /// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard.

@@ -21,7 +21,7 @@ pub use links::ShardLinks;
 pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
 pub use steering::SteeringChange;
 
-use crate::config::{AddressUse, Cidr, ConfigError, PartialChecksums, Route, StackConfig};
+use crate::config::{AddressUse, Cidr, ConfigError, Route, StackConfig};
 use crate::counters::Counters;
 use crate::device::{Device, Protocol};
 use crate::limits;
@@ -112,11 +112,7 @@ impl Shard {
         let mut output = Output::new(capabilities.mac, mtu, config.gso, pool.clone(), neighbors, ids, now);
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
-        let partial_checksums = match config.partial_checksums {
-            PartialChecksums::Auto => capabilities.partial_checksums,
-            PartialChecksums::Accept => true,
-            PartialChecksums::Refuse => false,
-        };
+        let partial_checksums = config.partial_checksums.accepts(capabilities.partial_checksums);
         let policy = Policy {
             mac: capabilities.mac,
             addresses: Vec::new(),
@@ -468,7 +464,10 @@ impl Shard {
         {
             taken += 1;
             match message {
-                Message::Packet(visit, bytes, parsed) => self.take_over(now, visit, &bytes, parsed),
+                Message::Packet(visit, bytes, parsed) => {
+                    self.take_over(now, visit, &bytes, parsed);
+                    self.links.give_back(bytes);
+                }
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
                 Message::UdpFault(visit, fault) => self.udp_fault(visit, &fault),

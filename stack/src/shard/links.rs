@@ -15,6 +15,8 @@ pub struct ShardLinks {
     index: u16,
     senders: Vec<Sender<Message>>,
     receiver: Receiver<Message>,
+    /// Buffers of packets that were handed over, for any shard's next: those come from the shard that needs none.
+    spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
 }
 
 /// The ends in use by their shard.
@@ -77,7 +79,9 @@ impl Visit {
 pub(super) fn mesh(count: u16) -> Vec<ShardLinks> {
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..count).map(|_| bounded(limits::SHARD_CHANNEL_MESSAGES)).unzip();
-    let link = |(index, receiver)| ShardLinks { index, senders: senders.clone(), receiver };
+    let spares = bounded(limits::SHARD_SPARE_BUFFERS);
+    let link =
+        |(index, receiver)| ShardLinks { index, senders: senders.clone(), receiver, spares: spares.clone() };
     (0..count).zip(receivers).map(link).collect()
 }
 
@@ -97,6 +101,21 @@ impl Channels {
     /// The next message for this shard.
     pub(super) fn next(&mut self) -> Option<Message> {
         self.ends.receiver.try_recv().ok()
+    }
+
+    /// An empty buffer for a packet of `len` bytes.
+    pub(super) fn buffer(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.ends.spares.1.try_recv().unwrap_or_default();
+        buffer.reserve(len);
+        buffer
+    }
+
+    /// Gives back the buffer of a packet that was taken over.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        if buffer.capacity() <= limits::SHARD_SPARE_BUFFER_BYTES {
+            let _ = self.ends.spares.0.try_send(buffer);
+        }
     }
 
     /// Sends to one shard; `false`: its channel is full (or it is gone).
@@ -168,6 +187,18 @@ mod tests {
     fn links_can_be_sent_to_their_threads() {
         fn sendable<T: Send>(_: &T) {}
         mesh(2).iter().for_each(sendable);
+    }
+
+    #[test]
+    fn a_buffer_given_back_by_one_shard_is_the_next_of_the_other() {
+        let links = channels();
+        let buffer = links[0].buffer(1500);
+        let place = buffer.as_ptr();
+        links[1].give_back(buffer);
+        let next = links[0].buffer(1000);
+        assert_eq!(next.as_ptr(), place);
+        links[1].give_back(Vec::with_capacity(limits::SHARD_SPARE_BUFFER_BYTES + 1));
+        assert_eq!(links[0].buffer(0).capacity(), 0, "a large one is not kept");
     }
 
     #[test]

@@ -318,7 +318,7 @@ impl Shard {
     /// Gives a packet to the next shard of its round; `false`: there is none left to ask.
     fn hand_over(&mut self, visit: Visit, owner: u16, packet: &Packet) -> bool {
         let Some((to, visit)) = visit.next(self.index, owner, self.count) else { return false };
-        let mut bytes = Vec::with_capacity(packet.len());
+        let mut bytes = self.links.buffer(packet.len());
         packet.segments().for_each(|segment| bytes.extend_from_slice(segment));
         if self.links.send(to, Message::Packet(visit, bytes, packet.parsed)) {
             self.counters.rx_handed_over += 1;

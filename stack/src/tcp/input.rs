@@ -521,7 +521,7 @@ impl Connection {
         let echo = segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr);
         self.measure_receive_rtt(cx.now, echo, unmerged_len);
         let had_gap = self.receive.has_gap();
-        let copy = cx.config.copy_received || is_pool_low(&segment.packet);
+        let copy = cx.config.copy_received || segment.packet.pool().is_short();
         // What lies behind the window's edge is cut off.
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
         let payload = segment.payload.start..segment.payload.end - beyond as usize;
@@ -697,10 +697,4 @@ pub(super) fn reset_for_packet(packet: &Packet) -> Option<Reply> {
         u32::from(header.flags.contains(Flags::SYN)) + u32::from(header.flags.contains(Flags::FIN));
     let end = header.seq + (payload.len() as u32 + controls);
     Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps)
-}
-
-/// Whether so many frames are held by readers that payload must be copied out (see [`limits::SHARED_FRAMES_FRACTION`]).
-fn is_pool_low(packet: &Packet) -> bool {
-    let pool = packet.pool();
-    pool.shared_frames() > pool.layout().frames / limits::SHARED_FRAMES_FRACTION
 }

@@ -323,12 +323,16 @@ pub enum IcmpErrorKind {
 }
 
 /// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until dropped.
+///
+/// Frames belong to the shard's thread, so that they are counted without atomics. A [`bytes::Bytes`] may go to any thread:
+/// a chunk only becomes one by a copy (`Bytes::copy_from_slice`). To send a chunk on as it is, there is
+/// [`Tcp::poll_send_chunk`].
 #[derive(Clone, Debug)]
 pub enum Chunk {
     /// In the frame it arrived in.
     Frame(PacketSlice),
     /// In a heap block shared with other chunks.
-    Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
+    Heap(receive_queue::Block, core::ops::Range<usize>),
 }
 
 impl core::ops::Deref for Chunk {
@@ -337,6 +341,34 @@ impl core::ops::Deref for Chunk {
         match self {
             Self::Frame(slice) => slice,
             Self::Heap(block, range) => &block[range.clone()],
+        }
+    }
+}
+
+impl Chunk {
+    /// Drops the first `len` bytes from view (all of them when there are fewer).
+    pub fn advance(&mut self, len: usize) {
+        match self {
+            Self::Frame(slice) => slice.advance(len),
+            Self::Heap(_, range) => range.start += len.min(range.len()),
+        }
+    }
+
+    /// Bytes of memory it keeps from others, however short it is: a whole frame or block.
+    #[must_use]
+    pub fn backing_bytes(&self) -> usize {
+        match self {
+            Self::Frame(slice) => slice.frame_bytes(),
+            Self::Heap(block, _) => block.len(),
+        }
+    }
+
+    /// Whether it is in a frame of a pool of which readers hold too much (see
+    /// [`limits::SHARED_FRAMES_FRACTION`](crate::limits::SHARED_FRAMES_FRACTION)).
+    pub(crate) fn is_scarce(&self) -> bool {
+        match self {
+            Self::Frame(slice) => slice.is_pool_short(),
+            Self::Heap(..) => false,
         }
     }
 }
