@@ -19,6 +19,10 @@ pub const TX_RESERVE_FRAMES: u32 = 64;
 /// How soon a shard that could not send (no frame, no room in the ring) tries again if the device does not wake it before.
 pub const TX_RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Time to live and hop limit of what is sent, unless a socket chooses another (RFC 1122 section 3.2.1.7, IANA's recommended
+/// default).
+pub const HOP_LIMIT: u8 = 64;
+
 /// Extension headers in one IPv6 packet before the transport header (RFC 8504 section 5.3 allows such a bound); a packet
 /// with more is dropped and counted.
 pub const IPV6_EXTENSION_HEADERS: usize = 8;

@@ -28,8 +28,6 @@ pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
 /// Ethernet, IPv6 and TCP with all its options: these are always in one frame.
 const HEADERS_MAX: usize = ETHERNET_HEADER + IPV6_HEADER + 60;
-/// Hop limit of what we send (RFC 1122 section 3.2.1.7).
-pub(crate) const HOP_LIMIT: u8 = 64;
 /// What every IPv6 link carries (RFC 8200 section 5).
 const IPV6_MTU_MIN: usize = 1280;
 
@@ -294,7 +292,8 @@ impl Output {
         write_ethernet(header, self.mac, ethertype);
         let ip = &mut header[ETHERNET_HEADER..];
         let len = tcp_header + payload_len;
-        write_header(ip, src, dst, protocol::TCP, len, segment.ecn, HOP_LIMIT);
+        let tos = segment.ip.traffic_class(segment.ecn);
+        write_header(ip, src, dst, protocol::TCP, len, tos, segment.ip.hop_limit);
         let tcp = &mut ip[ip_header..];
         write_tcp(tcp, segment);
         let mut sum = Sum::pseudo_header(src, dst, protocol::TCP, len as u32);

@@ -3,9 +3,10 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::egress::{HOP_LIMIT, IPV4_HEADER, IPV6_HEADER, Output};
+use super::egress::{IPV4_HEADER, IPV6_HEADER, Output};
 use super::fragment::write_header;
 use super::udp::UdpFault;
+use crate::limits;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
 use crate::parse::{ParameterProblem, Policy, protocol};
@@ -117,7 +118,7 @@ pub(crate) fn complain(
     let quote = &offender[..offender.len().min(max - ip_header - ICMP_HEADER)];
     let len = ICMP_HEADER + quote.len();
     let mut packet = vec![0; ip_header + len];
-    write_header(&mut packet, from, to, number, len, 0, HOP_LIMIT);
+    write_header(&mut packet, from, to, number, len, 0, limits::HOP_LIMIT);
     let message = &mut packet[ip_header..];
     (message[0], message[1]) = (kind, code);
     message[4..8].copy_from_slice(&word.to_be_bytes());

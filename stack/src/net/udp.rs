@@ -9,13 +9,13 @@ use smoltcp::socket::udp;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
 use super::egress::Output;
-use super::iface::{DNS_PORT, Iface};
+use super::iface::{DNS_PORT, Iface, fields_of};
 use crate::counters::DropReason;
 use crate::limits;
 use crate::listing::Listed;
 use crate::parse::Parsed;
 use crate::shard::{NetError, UdpId};
-use crate::tcp::State;
+use crate::tcp::{IpFields, State};
 use crate::time::Instant;
 
 /// A UDP payload that an IPv4 packet can carry (IPv6 20 bytes more).
@@ -29,6 +29,7 @@ pub(super) struct UdpEntry {
     local: SocketAddr,
     /// Whose errors the socket hears of.
     peer: Option<SocketAddr>,
+    ip: IpFields,
     /// What the next call is told, once.
     fault: Option<NetError>,
     /// Whom a fault wakes; smoltcp's socket keeps its own for datagrams.
@@ -46,6 +47,11 @@ pub(crate) struct UdpFault {
 impl UdpEntry {
     fn is_ipv6(&self) -> bool {
         self.local.is_ipv6()
+    }
+
+    /// What it sends and how, where that is not the default.
+    pub(super) fn chosen(&self) -> Option<(SocketAddr, IpFields)> {
+        (self.ip != IpFields::default()).then_some((self.local, self.ip))
     }
 
     fn takes(&self, dst: IpAddr, port: u16, unicast: bool) -> bool {
@@ -81,7 +87,15 @@ impl Iface {
         let handle = self.family(local.is_ipv6()).sockets.add(socket);
         self.generation = self.generation.wrapping_add(1);
         let (generation, local) = (self.generation, SocketAddr::new(local.ip(), port));
-        let entry = UdpEntry { generation, handle, local, peer: None, fault: None, reader: None };
+        let entry = UdpEntry {
+            generation,
+            handle,
+            local,
+            peer: None,
+            ip: IpFields::default(),
+            fault: None,
+            reader: None,
+        };
         Ok(UdpId(self.udp.insert(entry) as u32, self.generation))
     }
 
@@ -89,6 +103,17 @@ impl Iface {
     pub(crate) fn udp_connect(&mut self, id: UdpId, peer: SocketAddr) -> Result<(), NetError> {
         let entry = self.udp_entry_mut(id).ok_or(NetError::NotFound)?;
         (entry.peer, entry.fault) = (Some(peer), None);
+        Ok(())
+    }
+
+    /// Sets what all datagrams have in their IP header from now on.
+    pub(crate) fn udp_set_ip_fields(&mut self, id: UdpId, ip: IpFields) -> Result<(), NetError> {
+        let entry = self.udp_entry_mut(id).ok_or(NetError::NotFound)?;
+        if ip.hop_limit == 0 {
+            return Err(NetError::InvalidInput);
+        }
+        // Datagrams that wait in the socket have it, too.
+        entry.ip = ip;
         Ok(())
     }
 
@@ -156,13 +181,13 @@ impl Iface {
         }
     }
 
-    /// Takes a datagram, cut to `bytes`: length copied, sender.
+    /// Takes a datagram, cut to `bytes`: length copied, sender, what it had in its IP header.
     pub(crate) fn udp_poll_recv_from(
         &mut self,
         id: UdpId,
         bytes: &mut [u8],
         waker: &Waker,
-    ) -> Poll<Result<(usize, SocketAddr), NetError>> {
+    ) -> Poll<Result<(usize, SocketAddr, IpFields), NetError>> {
         let Some(entry) = self.udp_entry_mut(id) else { return Poll::Ready(Err(NetError::NotFound)) };
         if let Some(fault) = entry.fault.take() {
             return Poll::Ready(Err(fault));
@@ -174,7 +199,7 @@ impl Iface {
                 let len = payload.len().min(bytes.len());
                 bytes[..len].copy_from_slice(&payload[..len]);
                 let from = SocketAddr::new(metadata.endpoint.addr.into(), metadata.endpoint.port);
-                Poll::Ready(Ok((len, from)))
+                Poll::Ready(Ok((len, from, fields_of(metadata.meta))))
             }
             Err(_) => {
                 socket.register_recv_waker(waker);

@@ -624,6 +624,7 @@ impl Connection {
             window: 0,
             timestamps: self.timestamps(now),
             syn_ack: None,
+            ip: self.options.ip,
         }
     }
 

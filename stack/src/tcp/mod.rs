@@ -70,6 +70,7 @@ pub use path_mtu::MtuProbing;
 pub use readiness::Readiness;
 pub use state::State;
 
+use crate::limits;
 use crate::packet::{Packet, PacketSlice};
 use crate::time::Instant;
 use seq::SeqNumber;
@@ -214,6 +215,32 @@ pub struct SegmentOut<'a> {
     /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
     /// data.
     pub ecn: u8,
+    /// What the socket chooses of the IP header.
+    pub ip: IpFields,
+}
+
+/// What a socket chooses of the IP header of all it sends; or what a datagram came with.
+/// RFC 9293 section 3.9.1.9, MUST-48; RFC 9293 section 3.9.2, MUST-49.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpFields {
+    /// `IP_TOS`, `IPV6_TCLASS`: the Diffserv field (RFC 2474 section 3) in the upper six bits, the ECN field (RFC 3168) in
+    /// the lower two. TCP sets the ECN field itself and does not look at what is here; UDP sends it as it is.
+    pub tos: u8,
+    /// `IP_TTL`, `IPV6_UNICAST_HOPS`: time to live or hop limit; 64, at least 1.
+    pub hop_limit: u8,
+}
+
+impl Default for IpFields {
+    fn default() -> Self {
+        Self { tos: 0, hop_limit: limits::HOP_LIMIT }
+    }
+}
+
+impl IpFields {
+    /// The whole octet of the IP header, with the ECN bits `ecn`.
+    pub(crate) fn traffic_class(self, ecn: u8) -> u8 {
+        self.tos & 0xfc | ecn & 3
+    }
 }
 
 /// Why a segment was not sent.

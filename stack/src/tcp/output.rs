@@ -487,6 +487,7 @@ impl Connection {
                     options: &buffer[..options_len],
                     payload,
                     ecn,
+                    ip: self.options.ip,
                 },
             )
         });

@@ -4,7 +4,6 @@
 //!
 //! What a SYN carries besides itself (payload, FIN) is not kept and not acknowledged: the peer sends it again.
 
-use super::TcpConfig;
 use super::connection::{Context, Handshake, syn_window, timestamp_before};
 use super::ecn;
 use super::header::Flags;
@@ -13,6 +12,7 @@ use super::options::{FastOpenOption, TcpOptions, Timestamps};
 use super::reply::Reply;
 use super::seq::SeqNumber;
 use super::table::{CompactInstant, List, NIL, Slab, TupleKey};
+use super::{SocketOptions, TcpConfig};
 use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
 
@@ -208,15 +208,16 @@ impl HalfOpen {
     }
 
     /// <SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>.
-    pub(super) fn ack(&self, receive_buffer_bytes: usize, ts_now: u32) -> Reply {
+    pub(super) fn ack(&self, options: &SocketOptions, ts_now: u32) -> Reply {
         Reply {
             key: self.key,
             seq: self.iss + 1,
             ack: self.rcv_nxt(),
             flags: Flags::ACK | self.ecn.ack_flags(),
-            window: syn_window(receive_buffer_bytes),
+            window: syn_window(options.receive_buffer_start()),
             timestamps: self.timestamps(ts_now),
             syn_ack: None,
+            ip: options.ip,
         }
     }
 

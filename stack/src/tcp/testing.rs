@@ -40,6 +40,8 @@ pub(crate) struct Seg {
     pub(crate) payload: Vec<u8>,
     /// The IP header's ECN field.
     pub(crate) ecn: u8,
+    /// The Diffserv field beside it.
+    pub(crate) dscp: u8,
     /// The peer's port; the harness's usual one otherwise.
     pub(crate) port: Option<u16>,
 }
@@ -55,6 +57,7 @@ pub(crate) fn seg() -> Seg {
         options: TcpOptions::default(),
         payload: Vec::new(),
         ecn: 0,
+        dscp: 0,
         port: None,
     }
 }
@@ -94,6 +97,9 @@ impl Seg {
     }
     pub(crate) fn ecn(self, ecn: u8) -> Self {
         Self { ecn, ..self }
+    }
+    pub(crate) fn dscp(self, dscp: u8) -> Self {
+        Self { dscp, ..self }
     }
     pub(crate) fn flags(self, flags: Flags) -> Self {
         Self { flags, ..self }
@@ -152,6 +158,7 @@ pub(crate) struct Sent {
     pub(crate) payload: Vec<u8>,
     /// The IP header's ECN field.
     pub(crate) ecn: u8,
+    pub(crate) ip: IpFields,
 }
 
 impl Sent {
@@ -207,6 +214,7 @@ impl Egress for Wire {
             options: TcpOptions::parse(segment.options),
             payload,
             ecn: segment.ecn,
+            ip: segment.ip,
         });
         Ok(())
     }
@@ -486,6 +494,7 @@ impl Harness {
             end: bytes.len() as u32,
             hop_limit: 64,
             ecn: segment.ecn,
+            dscp: segment.dscp,
             flow: FlowKey {
                 src: remote.ip(),
                 dst: self.local.ip(),

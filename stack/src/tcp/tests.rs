@@ -11,6 +11,7 @@ mod close;
 mod ecn;
 mod fastopen;
 mod info;
+mod ip_fields;
 mod open;
 mod pair;
 mod path_mtu;

@@ -59,6 +59,7 @@ impl Tcp {
             let listener = self.listeners.slab.get(entry.listener);
             let options = listener.map_or(&self.default_options, |listener| &listener.options);
             let (buffer, limit) = (options.receive_buffer_start(), options.receive_buffer_limit());
+            let ip = options.ip;
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
@@ -80,6 +81,7 @@ impl Tcp {
                 options: &bytes[..len],
                 payload: &[],
                 ecn: 0,
+                ip,
             };
             match egress.send(now, &segment) {
                 Err(EgressError::Full) => return false,

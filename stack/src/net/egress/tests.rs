@@ -9,8 +9,8 @@ use smoltcp::wire::{TcpOption, TcpPacket, TcpRepr};
 use super::*;
 use crate::device::Capabilities;
 use crate::net::neighbor::Claim;
-use crate::tcp::Egress;
 use crate::tcp::seq::SeqNumber;
+use crate::tcp::{Egress, IpFields};
 
 const US: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
 const THEM: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
@@ -71,6 +71,7 @@ fn segment<'a>(six: bool, options: &'a [u8], payload: &'a [&'a [u8]]) -> Segment
         options,
         payload,
         ecn: 2,
+        ip: IpFields { tos: 0xb9, hop_limit: 7 },
     }
 }
 
@@ -97,12 +98,12 @@ proptest! {
         let checksums = ChecksumCapabilities::default();
         let (src, dst, ip_payload) = if six {
             let ip = Ipv6Packet::new_checked(ethernet.payload()).unwrap();
-            prop_assert_eq!((ip.hop_limit(), ip.traffic_class(), ip.flow_label()), (64, 2, 0));
+            prop_assert_eq!((ip.hop_limit(), ip.traffic_class(), ip.flow_label()), (7, 0xba, 0));
             (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
         } else {
             let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
             prop_assert!(ip.verify_checksum() && ip.dont_frag() && !ip.more_frags());
-            prop_assert_eq!((ip.hop_limit(), ip.ecn(), ip.dscp()), (64, 2, 0));
+            prop_assert_eq!((ip.hop_limit(), ip.ecn(), ip.dscp()), (7, 2, 46));
             (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
         };
         let tcp = TcpPacket::new_checked(&ip_payload[..]).unwrap();

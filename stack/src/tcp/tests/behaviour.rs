@@ -259,7 +259,7 @@ fn challenge_acks_of_one_connection_are_limited() {
         let seg = Seg { seq: script.seq + 1, ..script.seg(RST, b"") };
         script.host.receive(&seg);
     }
-    let sent = u64::from(crate::limits::TCP_CHALLENGE_ACKS);
+    let sent = u64::from(limits::TCP_CHALLENGE_ACKS);
     assert_eq!((script.host.counters.tcp_challenge_acks, script.host.wire.out.len() as u64), (sent, sent));
     assert_eq!(script.host.counters.tcp_challenge_acks_limited, 25 - sent);
 }

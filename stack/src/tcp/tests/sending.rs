@@ -684,7 +684,7 @@ fn resets_wait_in_bounded_number() {
     }
     t.wire.room = usize::MAX;
     t.transmit();
-    assert_eq!(t.wire.sent.len(), crate::limits::TCP_REPLIES);
+    assert_eq!(t.wire.sent.len(), limits::TCP_REPLIES);
     assert_eq!(t.dropped(crate::counters::DropReason::TxQueueFull), 2000 - 1024);
 }
 
