@@ -11,6 +11,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 use super::announce::{Announcer, Step};
 use super::fragment::{FragmentIds, Fragments, write_header};
 use super::neighbor::{Due, Neighbors};
+use super::path_mtu::{PathMtu, PathMtus, Witness};
 use super::route::{NextHop, Routes};
 use super::{Heard, arp, ndp};
 use crate::counters::{Counters, DropReason};
@@ -41,7 +42,12 @@ pub(crate) struct Output {
     pub(crate) counters: Counters,
     ids: FragmentIds,
     pool: PacketPool,
+    /// The link's.
     mtu: usize,
+    /// Of paths, as connections learned.
+    path_mtus: PathMtus,
+    /// The same as UDP sockets were told.
+    datagram_mtus: PathMtus,
     backlog: PacketBatch,
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
@@ -83,6 +89,8 @@ impl Output {
         ids: FragmentIds,
         now: Instant,
     ) -> Self {
+        let (path_mtus, datagram_mtus) =
+            (PathMtus::new(neighbors.hasher()), PathMtus::new(neighbors.hasher()));
         Self {
             mac,
             routes: Routes::default(),
@@ -91,6 +99,8 @@ impl Output {
             ids,
             pool,
             mtu,
+            path_mtus,
+            datagram_mtus,
             backlog: PacketBatch::new(),
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
@@ -104,7 +114,39 @@ impl Output {
     pub(crate) fn set_routes(&mut self, routes: Routes) {
         self.routes = routes;
         self.last_hop = None;
+        self.path_mtus.clear();
+        self.datagram_mtus.clear();
         self.neighbors.clear(&mut self.counters);
+    }
+
+    /// Takes in what a path carries; whether that is news.
+    pub(crate) fn learn_path_mtu(&mut self, now: Instant, told: PathMtu) -> bool {
+        let PathMtu { dst, mtu, witness } = told;
+        // RFC 8200 section 5 and Linux's `min_pmtu`.
+        let least = if dst.is_ipv6() { IPV6_MTU_MIN } else { limits::PATH_MTU_MIN_IPV4.into() };
+        if usize::from(mtu) < least || usize::from(mtu) >= self.mtu {
+            return false;
+        }
+        match witness {
+            Witness::Connection => self.path_mtus.learn(now, dst, mtu),
+            Witness::Datagram => self.datagram_mtus.learn(now, dst, mtu),
+        }
+    }
+
+    /// Forgets what was learned too long ago.
+    pub(crate) fn expire_path_mtus(&mut self, now: Instant) {
+        self.path_mtus.expire(now);
+        self.datagram_mtus.expire(now);
+    }
+
+    /// The longest IP packet that goes out whole: the path's MTU as far as it is known. Of IPv6 beyond a router, what no
+    /// socket sends keeps to the minimum that every link carries (RFC 8200 section 5): nobody could tell a true Packet Too
+    /// Big about it from a forged one.
+    fn packet_mtu(&self, dst: IpAddr, hop: NextHop, protocol: u8) -> usize {
+        let known = [self.path_mtus.get(dst), self.datagram_mtus.get(dst)];
+        let mtu = known.into_iter().flatten().map(usize::from).fold(self.mtu, usize::min);
+        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
+        if dst.is_ipv6() && beyond_router && protocol != protocol::UDP { mtu.min(IPV6_MTU_MIN) } else { mtu }
     }
 
     /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.
@@ -120,10 +162,10 @@ impl Output {
     /// Sends a whole IP packet (header and transport checksum set, no IPv4 options), in fragments where it must be. What
     /// cannot be sent is dropped and counted.
     pub(crate) fn send_ip(&mut self, now: Instant, packet: &mut [u8]) {
-        let (dst, ethertype) = if packet[0] >> 4 == 4 {
-            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4)
+        let (dst, ethertype, number) = if packet[0] >> 4 == 4 {
+            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4, packet[9])
         } else {
-            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6)
+            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6, packet[6])
         };
         let Some(hop) = self.routes.next_hop(dst) else {
             self.counters.drop(DropReason::NoRoute);
@@ -133,9 +175,7 @@ impl Output {
             self.counters.drop(DropReason::TxQueueFull);
             return;
         }
-        // RFC 8200 section 5: without path MTU discovery, only the minimum is safe beyond a router.
-        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
-        let mtu = if dst.is_ipv6() && beyond_router { self.mtu.min(IPV6_MTU_MIN) } else { self.mtu };
+        let mtu = self.packet_mtu(dst, hop, number);
         let mut fragments = Fragments::new(packet, mtu, &mut self.ids);
         let cut = fragments.is_cut();
         while let Some((header, payload)) = fragments.next() {
@@ -310,8 +350,22 @@ impl Output {
 }
 
 impl tcp::Egress for Output {
-    fn path_mtu(&self, _dst: IpAddr) -> usize {
+    fn path_mtu(&self, dst: IpAddr) -> usize {
+        self.path_mtus.get(dst).map_or(self.mtu, |mtu| self.mtu.min(mtu.into()))
+    }
+
+    fn link_mtu(&self, _dst: IpAddr) -> usize {
         self.mtu
+    }
+
+    /// As Linux's negative advice: the first hop is asked whether it is there, and the path's MTU is tried anew.
+    /// RFC 9293 section 3.8.3, MUST-20.
+    fn doubt(&mut self, now: Instant, dst: IpAddr) {
+        self.last_hop = None;
+        self.path_mtus.forget(dst);
+        if let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) {
+            self.neighbors.doubt(now, addr);
+        }
     }
 
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {

@@ -36,12 +36,24 @@ pub(super) struct UdpEntry {
     reader: Option<Waker>,
 }
 
-/// What became of a datagram of ours, for the connected socket that sent it.
+/// What became of a datagram of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct UdpFault {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
-    pub(crate) error: NetError,
+    pub(crate) what: UdpTrouble,
+}
+
+/// What is the matter with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum UdpTrouble {
+    /// The connected socket that sent it is to be told.
+    Error(NetError),
+    /// It does not fit the path: those that follow are cut to size, and nobody is told, as in Linux without `IP_RECVERR`.
+    TooBig {
+        /// The next hop's MTU, bytes.
+        mtu: u16,
+    },
 }
 
 impl UdpEntry {
@@ -117,13 +129,16 @@ impl Iface {
         Ok(())
     }
 
-    /// Tells the socket that is connected so; `false`: there is none.
+    /// Tells the socket that is connected so; `false`: no socket of this shard can have sent the datagram.
     pub(crate) fn udp_fault(&mut self, fault: &UdpFault) -> bool {
+        let UdpTrouble::Error(error) = fault.what else {
+            return self.udp_socket(fault.local.ip(), fault.local.port(), true).is_some();
+        };
         let sent_it = |entry: &UdpEntry| {
             entry.peer == Some(fault.remote) && entry.takes(fault.local.ip(), fault.local.port(), true)
         };
         let Some((_, entry)) = self.udp.iter_mut().find(|(_, entry)| sent_it(entry)) else { return false };
-        entry.fault = Some(fault.error);
+        entry.fault = Some(error);
         if let Some(reader) = entry.reader.take() {
             reader.wake();
         }

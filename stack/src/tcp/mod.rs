@@ -65,6 +65,7 @@ use core::net::{IpAddr, SocketAddr};
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
+pub use fastopen::FastOpenNews;
 pub use info::{FastOpenFailure, TcpInfo};
 pub use path_mtu::MtuProbing;
 pub use readiness::Readiness;
@@ -259,8 +260,14 @@ pub enum EgressError {
 
 /// Where segments go: implemented by the network layer of the shard.
 pub trait Egress {
-    /// Largest IP packet towards `dst`, bytes.
+    /// Largest IP packet that the path to `dst` is known to carry, bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
+    /// Largest IP packet that the link towards `dst` carries, bytes: what the MSS option goes by (RFC 9293 section 3.7.1).
+    fn link_mtu(&self, dst: IpAddr) -> usize {
+        self.path_mtu(dst)
+    }
+    /// What goes to `dst` is not answered (RFC 9293 section 3.8.3, R1): what is remembered of the way there may be wrong.
+    fn doubt(&mut self, _now: Instant, _dst: IpAddr) {}
     /// Sends one segment.
     ///
     /// # Errors
@@ -277,6 +284,17 @@ pub struct IcmpError {
     pub seq: SeqNumber,
     /// What happened to that segment.
     pub kind: IcmpErrorKind,
+}
+
+/// What an ICMP error came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IcmpVerdict {
+    /// It quotes no connection of this shard.
+    NotOurs,
+    /// It was taken note of, or dropped and counted because it quotes nothing outstanding.
+    Taken,
+    /// It is believed that the path carries no larger IP packet than this, bytes.
+    PathMtu(u16),
 }
 
 /// Kinds of ICMP errors, as RFC 9293 section 3.9.2.2 sorts them.

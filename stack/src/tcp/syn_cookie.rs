@@ -220,7 +220,8 @@ impl Tcp {
             sack: settled.sack && self.config.sack,
             ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept),
             peer_mss,
-            our_mss: None,
+            our_mss: 0,
+            mtu: 0,
             syn_ack_sent_at: None,
             timed_out: false,
         };

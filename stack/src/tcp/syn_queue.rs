@@ -37,6 +37,7 @@ pub(super) struct HalfOpen {
     expires: CompactInstant,
     peer_mss: u16,
     our_mss: u16,
+    mtu: u16,
     /// Shift of the peer's windows, or [`NO_SCALE`].
     wscale: u8,
     ts_enabled: bool,
@@ -87,6 +88,7 @@ impl HalfOpen {
             expires: Instant::FAR_FUTURE.into(),
             peer_mss: syn.options.mss.unwrap_or(default_mss),
             our_mss: 0,
+            mtu: 0,
             wscale: syn.options.window_scale.filter(|_| config.window_scaling).unwrap_or(NO_SCALE),
             ts_enabled: timestamps.is_some(),
             cookie_wanted: None,
@@ -221,15 +223,16 @@ impl HalfOpen {
         }
     }
 
-    /// The SYN-ACK: sequence number, acknowledgment, flags, options. `our_mss` goes into it and is kept for the connection.
+    /// The SYN-ACK: sequence number, acknowledgment, flags, options. `our_mss` goes into it; it and the path's `mtu` are kept
+    /// for the connection.
     pub(super) fn syn_ack(
         &mut self,
-        our_mss: u16,
+        (our_mss, mtu): (u16, u16),
         our_shift: u8,
         ts_now: u32,
         fastopen: Option<FastOpenOption>,
     ) -> (SeqNumber, SeqNumber, Flags, TcpOptions) {
-        self.our_mss = our_mss;
+        (self.our_mss, self.mtu) = (our_mss, mtu);
         let options = TcpOptions {
             mss: Some(our_mss),
             window_scale: (self.wscale != NO_SCALE).then_some(our_shift),
@@ -259,7 +262,8 @@ impl HalfOpen {
             sack: self.sack,
             ecn: self.ecn,
             peer_mss: self.peer_mss,
-            our_mss: (self.our_mss > 0).then_some(self.our_mss),
+            our_mss: self.our_mss,
+            mtu: self.mtu,
             syn_ack_sent_at: (!self.resent && !self.pending)
                 .then(|| Instant::from(self.expires) - initial_rto),
             timed_out: self.timeouts > 0,

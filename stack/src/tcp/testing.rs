@@ -175,6 +175,10 @@ pub(crate) struct Wire {
     pub(crate) sent: VecDeque<Sent>,
     pub(crate) room: usize,
     pub(crate) mtu: usize,
+    /// MTU of the path, where it is less than the link's.
+    pub(crate) path_mtu: Option<usize>,
+    /// When it was told that the way to the peer may be wrong.
+    pub(crate) doubted_at: Vec<Instant>,
     /// MTU by which segments are refused, as the interface's would.
     pub(crate) too_big: Option<usize>,
     pub(crate) no_route: bool,
@@ -184,7 +188,15 @@ pub(crate) struct Wire {
 
 impl Egress for Wire {
     fn path_mtu(&self, _dst: IpAddr) -> usize {
+        self.path_mtu.unwrap_or(self.mtu)
+    }
+
+    fn link_mtu(&self, _dst: IpAddr) -> usize {
         self.mtu
+    }
+
+    fn doubt(&mut self, now: Instant, _dst: IpAddr) {
+        self.doubted_at.push(now);
     }
 
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
@@ -249,6 +261,8 @@ impl Harness {
                 sent: VecDeque::new(),
                 room: usize::MAX,
                 mtu: 1500,
+                path_mtu: None,
+                doubted_at: Vec::new(),
                 too_big: None,
                 no_route: false,
                 isns: HashMap::new(),

@@ -182,22 +182,32 @@ fn a_segment_waits_for_its_neighbor_and_follows_it_when_it_moves() {
 }
 
 #[test]
-fn a_datagram_beyond_a_router_keeps_to_the_minimum_mtu() {
+fn beyond_a_router_what_no_socket_sends_keeps_to_the_minimum_mtu() {
     let (mut output, mut sink) = bench(LAYOUT, 1500);
     let links = vec!["2001:db8::1/64".parse().unwrap()];
     let destination = "::/0".parse().unwrap();
     let gateway: IpAddr = "2001:db8::2".parse().unwrap();
     output.set_routes(Routes::new(links, vec![crate::config::Route { destination, gateway }]));
     output.heard(Instant::ZERO, Heard { addr: gateway, mac: THEM, claim: Claim::Asked });
-    for (dst, packets) in [("2001:db8::2", 1), ("2001:db8:1::2", 2)] {
+    let (near, far): (IpAddr, IpAddr) = ("2001:db8::2".parse().unwrap(), "2001:db8:1::2".parse().unwrap());
+    let mut longest = |output: &mut Output, dst: IpAddr, number: u8| {
         let mut packet = vec![0; 1500];
-        let src = "2001:db8::1".parse().unwrap();
-        write_header(&mut packet, src, dst.parse().unwrap(), protocol::UDP, 1460, 0, 64);
+        write_header(&mut packet, "2001:db8::1".parse().unwrap(), dst, number, 1460, 0, 64);
         output.send_ip(Instant::ZERO, &mut packet);
         output.flush(&mut sink);
-        assert_eq!(sink.sent.len(), packets, "{dst}");
-        assert!(sink.sent.drain(..).all(|packet| packets == 1 || packet.len() <= 14 + 1280));
+        sink.sent.drain(..).map(|packet| packet.len() - 14).max().unwrap()
+    };
+    // RFC 8200 section 5.
+    assert_eq!(longest(&mut output, near, protocol::ICMPV6), 1500);
+    assert_eq!(longest(&mut output, far, protocol::ICMPV6), 1280);
+    assert_eq!(longest(&mut output, far, protocol::UDP), 1500);
+    for (witness, mtu) in [(Witness::Datagram, 1400), (Witness::Connection, 1304)] {
+        assert!(output.learn_path_mtu(Instant::ZERO, PathMtu { dst: far, mtu, witness }));
+        let longest = longest(&mut output, far, protocol::UDP);
+        assert!((usize::from(mtu) - 8..=mtu.into()).contains(&longest), "{longest}");
     }
+    let too_low = PathMtu { dst: near, mtu: 1279, witness: Witness::Connection };
+    assert!(!output.learn_path_mtu(Instant::ZERO, too_low));
 }
 
 #[test]

@@ -463,9 +463,9 @@ fn an_icmp_error_counts_only_for_what_is_in_flight() {
         kind: IcmpErrorKind::Refused,
     };
     let now = pair.now();
-    assert!(pair.a.tcp.icmp_error(now, &error(iss + 1), &mut pair.a.counters));
+    assert_eq!(pair.a.tcp.icmp_error(now, &error(iss + 1), &mut pair.a.counters), IcmpVerdict::Taken);
     assert!(pair.a.tcp.poll_connected(a, Waker::noop()).is_pending());
-    assert!(pair.a.tcp.icmp_error(now, &error(iss), &mut pair.a.counters));
+    assert_eq!(pair.a.tcp.icmp_error(now, &error(iss), &mut pair.a.counters), IcmpVerdict::Taken);
     assert_eq!(pair.a.tcp.poll_connected(a, Waker::noop()), Poll::Ready(Err(TcpError::ConnectionRefused)));
 }
 
