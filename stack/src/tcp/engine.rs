@@ -607,8 +607,7 @@ impl Connection {
                 self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
             }
             IcmpErrorKind::PacketTooBig { mtu } => {
-                self.believe_mtu(cx.now, mtu);
-                return Some(self.mtu()).filter(|mtu| *mtu > 0);
+                return Some(self.believe_mtu(cx.now, mtu));
             }
         }
         None

@@ -105,11 +105,14 @@ impl Connection {
         }));
     }
 
-    /// ICMP told of a lower MTU, and it is believed: for ten minutes (RFC 1191 section 6.3, RFC 8201 section 4).
-    pub(super) fn believe_mtu(&mut self, now: Instant, mtu: u32) {
-        if self.lower_mtu(mtu as usize) {
+    /// ICMP told of an MTU, and it is believed, as far as it is above the minimum: for ten minutes (RFC 1191 section 6.3, RFC
+    /// 8201 section 4). Returns it.
+    pub(super) fn believe_mtu(&mut self, now: Instant, mtu: u32) -> u16 {
+        let mtu = mtu.clamp(self.path_mtu_min().into(), u16::MAX.into()) as u16;
+        if self.lower_mtu(mtu.into()) {
             self.cold_mut().mtu_told_at = Some(now);
         }
+        mtu
     }
 
     /// Lets go of what ICMP told too long ago: the egress is asked again, which remembers what others were told.
