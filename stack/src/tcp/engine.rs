@@ -593,12 +593,15 @@ impl Connection {
             cx.counters.drop(DropReason::BadIcmp);
             return None;
         }
+        // What a SYN's data opened has delivered it: as good as established, and as in Linux not to be undone, or the SYN sent
+        // again would deliver it again.
+        let opening = !self.syn_acked() && !self.was_opened_with_data();
         match error.kind {
-            IcmpErrorKind::Refused if !self.syn_acked() => {
+            IcmpErrorKind::Refused if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::ConnectionRefused));
             }
-            IcmpErrorKind::NeighborFailed if !self.syn_acked() => {
+            IcmpErrorKind::NeighborFailed if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::HostUnreachable));
             }
