@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bywash::config::{Cidr, PartialChecksums, Route};
 use bywash::tcp::EcnConfig;
+use bywash::tcp::congestion::Algorithm;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::units::{CpuList, QueueSet, cpu_list, duration, size, size_usize};
@@ -158,6 +159,9 @@ pub struct StackArgs {
     /// Linux's tcp_ecn number
     #[arg(long, value_name = "SETTING", default_value_t)]
     pub ecn: EcnConfig,
+    /// Congestion control of all connections: cubic, newreno or bbr
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub congestion: Algorithm,
     /// Largest IP packet, in bytes; the NIC's MTU unless given
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,

@@ -41,7 +41,7 @@ pub fn run(args: &EchoArgs) -> Result<(), AppError> {
         udp: !args.tcp,
         backlog: args.tcp_options.backlog,
         connections_max: args.max_connections,
-        options: stack::socket_options(&args.tcp_options),
+        options: stack::socket_options(&args.stack, &args.tcp_options),
     };
     let protocols = match (plan.tcp, plan.udp) {
         (true, true) => "TCP and UDP",

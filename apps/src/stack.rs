@@ -282,6 +282,7 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     config.tcp.ecn = args.ecn;
     config.gro = args.gro == SwitchArg::On;
     config.gso = args.gso == SwitchArg::On;
+    config.tcp.options.congestion = args.congestion;
     config.dns_servers.clone_from(&args.dns);
     config.routes = args.gateway.iter().map(|&gateway| default_route(gateway)).collect();
     config.routes.extend(&args.route);
@@ -336,9 +337,13 @@ fn default_route(gateway: std::net::IpAddr) -> Route {
 
 /// A listener's options from the command line.
 #[must_use]
-pub fn socket_options(args: &TcpArgs) -> SocketOptions {
-    let mut options =
-        SocketOptions { nodelay: true, user_timeout: args.user_timeout, ..SocketOptions::default() };
+pub fn socket_options(stack: &StackArgs, args: &TcpArgs) -> SocketOptions {
+    let mut options = SocketOptions {
+        nodelay: true,
+        user_timeout: args.user_timeout,
+        congestion: stack.congestion,
+        ..SocketOptions::default()
+    };
     if let Some(keepalive) = args.keepalive {
         options.keepalive = true;
         options.keepalive_idle = keepalive.idle;
@@ -470,7 +475,9 @@ mod tests {
             send_buffer: None,
             fastopen: Some(9),
         };
-        let options = socket_options(&tcp);
+        let stack = args(&["--congestion", "bbr"]);
+        let options = socket_options(&stack, &tcp);
+        assert_eq!(options.congestion.name(), "bbr");
         assert!(options.keepalive && options.nodelay);
         assert_eq!((options.keepalive_idle.as_secs(), options.keepalive_count), (2, 3));
         assert_eq!((options.user_timeout, options.receive_buffer_bytes), (tcp.user_timeout, 65_536));

@@ -32,6 +32,10 @@ pub const TX_RESERVE_FRAMES: u32 = 64;
 /// How soon a shard that could not send (no frame, no room in the ring) tries again if the device does not wake it before.
 pub const TX_RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Time to live and hop limit of what is sent, unless a socket chooses another (RFC 1122 section 3.2.1.7, IANA's recommended
+/// default).
+pub const HOP_LIMIT: u8 = 64;
+
 /// Extension headers in one IPv6 packet before the transport header (RFC 8504 section 5.3 allows such a bound); a packet
 /// with more is dropped and counted.
 pub const IPV6_EXTENSION_HEADERS: usize = 8;
@@ -71,6 +75,14 @@ pub const ADDRESS_ANNOUNCEMENTS: u8 = 2;
 pub const ADDRESS_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
 pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Destinations whose path's MTU a shard remembers, in about 100 KiB; the one learned longest ago goes first, and costs the
+/// next connection there a packet to learn it again.
+pub const PATH_MTU_ENTRIES: usize = 1024;
+/// The least path MTU believed from ICMP over IPv4, bytes (Linux's `min_pmtu`); lower ones count as this.
+pub const PATH_MTU_MIN_IPV4: u16 = 552;
+/// How long it is remembered (RFC 1191 section 6.3, RFC 8201 section 5.3; Linux's `mtu_expires`).
+pub const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Addresses on one interface: smoltcp's fixed table. More is a configuration error.
 pub const INTERFACE_ADDRESSES: usize = 8;
@@ -134,6 +146,12 @@ pub const TCP_BYTES_KEPT_MIN: usize = 4 << 10;
 pub const TCP_CHUNK_KEPT_MIN: usize = 1 << 10;
 /// Most bytes a connection's send buffer may be given; a higher setting is an error to the caller.
 pub const TCP_SEND_BUFFER_MAX: usize = 1 << 30;
+/// Retransmissions in vain after which IP is told that the way to the peer may be wrong: RFC 9293 section 3.8.3's R1, Linux's
+/// `tcp_retries1`.
+pub const TCP_R1: u8 = 3;
+/// What a shard tells the others at a time of Fast Open's servers; further news stays with it, and the others learn it by
+/// themselves.
+pub const TCP_FASTOPEN_NEWS: usize = 64;
 /// Entries that any of TCP's tables may be configured for: indices are 30 bits wide.
 pub const TCP_TABLE_MAX: usize = 1 << 30;
 /// What a connection may still buffer in each direction when all connections together use what they may: enough to make

@@ -75,6 +75,8 @@ pub struct Parsed {
     pub end: u32,
     /// The two ECN bits of the IP header (RFC 3168 section 5).
     pub ecn: u8,
+    /// The six bits of the Diffserv field beside them (RFC 2474 section 3).
+    pub dscp: u8,
     /// Time to live or hop limit.
     pub hop_limit: u8,
     /// The sender left the transport checksum to the device (only the pseudo-header's sum is in the field).
@@ -83,6 +85,14 @@ pub struct Parsed {
     pub flow: FlowKey,
     /// Hash of the flow, the same for a flow's every packet in one direction; 0 where there is no flow.
     pub hash: u32,
+}
+
+impl Parsed {
+    /// The whole octet that IPv4 called type of service and IPv6 calls traffic class.
+    #[must_use]
+    pub fn tos(&self) -> u8 {
+        self.dscp << 2 | self.ecn
+    }
 }
 
 /// What a parser must know of the interface to tell which packets are for it. Addresses and groups are few (bounded by
@@ -287,6 +297,7 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         payload: (l3 + header_len) as u16,
         end: end as u32,
         ecn: header.ecn(),
+        dscp: header.dscp(),
         hop_limit: header.hop_limit(),
         flow: FlowKey { src: src.into(), dst: dst.into(), protocol: number, ..FlowKey::default() },
         ..Parsed::default()
@@ -367,6 +378,7 @@ fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         l3: l3 as u16,
         end: end as u32,
         ecn: header.traffic_class() & 3,
+        dscp: header.traffic_class() >> 2,
         hop_limit: header.hop_limit(),
         flow: FlowKey { src: src.into(), dst: dst.into(), protocol: first, ..FlowKey::default() },
         ..Parsed::default()

@@ -35,7 +35,7 @@ use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
-use crate::net::udp::UdpFault;
+use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::offload::gro::Gro;
 use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
@@ -194,6 +194,9 @@ impl Shard {
         }
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
+        for news in self.tcp.take_fastopen_news() {
+            self.tell_others(&Message::FastOpen(news));
+        }
         self.ask_neighbors(now);
         self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
@@ -377,6 +380,7 @@ impl Shard {
     fn poll_timers(&mut self, now: Instant) {
         self.expire_fragments(now);
         self.poll_dhcp(now);
+        self.output.expire_path_mtus(now);
         self.links.settle(self.lease.as_ref());
         self.tcp.poll_timers(now, &mut self.counters);
     }
@@ -393,7 +397,8 @@ impl Shard {
                     self.tcp.icmp_error(now, &error, &mut self.counters);
                 }
                 Some(icmp::Sender::Udp(Tuple { local, remote })) => {
-                    self.iface.udp_fault(&UdpFault { local, remote, error: NetError::HostUnreachable });
+                    let what = UdpTrouble::Error(NetError::HostUnreachable);
+                    self.iface.udp_fault(&UdpFault { local, remote, what });
                 }
                 None => {}
             }
@@ -472,6 +477,10 @@ impl Shard {
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
                 Message::UdpFault(visit, fault) => self.udp_fault(visit, &fault),
                 Message::Lease(lease) => self.use_lease(lease),
+                Message::PathMtu(told) => {
+                    self.output.learn_path_mtu(now, told);
+                }
+                Message::FastOpen(news) => self.tcp.hear_of_fastopen(now, &news),
             }
         }
         taken > 0

@@ -60,7 +60,7 @@ pub fn run(args: &HttpArgs) -> Result<(), AppError> {
     let plan = Plan {
         port: args.port,
         backlog: args.tcp_options.backlog,
-        options: stack::socket_options(&args.tcp_options),
+        options: stack::socket_options(&args.stack, &args.tcp_options),
         timeouts: Timeouts {
             idle: args.idle_timeout,
             header: args.header_timeout,

@@ -1,14 +1,15 @@
-//! What shards of one interface tell each other: packets whose connection another shard may have, neighbours, ICMP errors and
-//! the DHCP lease. Bounded channels, copied bytes; what does not fit is dropped and counted (the lease: sent again).
+//! What shards of one interface tell each other: packets whose connection another shard may have, neighbours, ICMP errors,
+//! what paths carry, how servers take Fast Open, and the DHCP lease. Bounded channels, copied bytes; what does not fit is dropped and counted (the lease: sent again).
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::limits;
 use crate::net::Heard;
 use crate::net::dhcp::Lease;
+use crate::net::path_mtu::PathMtu;
 use crate::net::udp::UdpFault;
 use crate::parse::Parsed;
-use crate::tcp::IcmpError;
+use crate::tcp::{FastOpenNews, IcmpError};
 
 /// One shard's ends of the channels between all shards of an interface; made in one place and sent to the shards' threads.
 pub struct ShardLinks {
@@ -40,6 +41,10 @@ pub(super) enum Message {
     UdpFault(Visit, UdpFault),
     /// The lease that all use from now on.
     Lease(Option<Lease>),
+    /// What a path carries.
+    PathMtu(PathMtu),
+    /// How a server takes Fast Open.
+    FastOpen(FastOpenNews),
 }
 
 /// The round of something that looks for its shard: first to the owner (the shard of the local port), then to the others in

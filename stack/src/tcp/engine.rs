@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
 use super::connection::{Connection, Context, timestamp};
-use super::fastopen::{ClientCache, CookieMaker};
+use super::fastopen::{ClientCache, CookieMaker, FastOpenNews};
 use super::input::Segment;
 use super::isn::IsnSecret;
 use super::listener::Listeners;
@@ -21,8 +21,9 @@ use super::syn_cookie::SynCookies;
 use super::syn_queue::{HalfOpen, SynQueue};
 use super::table::{List, Slab, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
-use super::{Census, ConnId, IcmpError, IcmpErrorKind, Received, State, TcpError, Tuple};
+use super::{Census, ConnId, IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError, Tuple};
 use crate::counters::{Counters, DropReason};
+use crate::limits;
 use crate::packet::Packet;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -39,6 +40,9 @@ pub struct Tcp {
     pub(super) syn_cookies: SynCookies,
     pub(super) fastopen_cookies: CookieMaker,
     pub(super) fastopen_cache: ClientCache,
+    /// What it learned and the other shards do not know yet.
+    pub(super) fastopen_news: Vec<FastOpenNews>,
+    pub(super) fastopen_news_max: usize,
     /// Connections with something to send, in turn.
     pub(super) ready: List,
     wheel: TimerWheel<u32>,
@@ -172,6 +176,8 @@ impl Tcp {
                 config.fastopen.key_lifetime,
                 config.fastopen.keys.as_ref(),
             ),
+            fastopen_news: Vec::new(),
+            fastopen_news_max: if shards > 1 { limits::TCP_FASTOPEN_NEWS } else { 0 },
             fastopen_cache: ClientCache::new(
                 SipHasher13::new_with_keys(secret.hash(b"2"), secret.hash(b"3")),
                 config.fastopen.cache_entries,
@@ -309,25 +315,28 @@ impl Tcp {
         }
     }
 
-    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
+    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2).
     ///
     /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
     /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
     /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
     /// reason given if it times out.
     /// RFC 9293 section 3.9.2.2, MUST-54, SHLD-26.
-    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
+    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> IcmpVerdict {
         let key = TupleKey::new(error.tuple.local, error.tuple.remote);
+        let mut path_mtu = None;
         match self.tables.find(&key) {
-            None => return false,
+            None => return IcmpVerdict::NotOurs,
             Some(Kind::Connection(index)) => {
-                self.with_connection(now, index, counters, |connection, cx| connection.icmp_error(error, cx));
+                self.with_connection(now, index, counters, |connection, cx| {
+                    path_mtu = connection.icmp_error(error, cx);
+                });
             }
             // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
             Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
         }
         counters.icmp_errors_rx += u64::from(error.kind != IcmpErrorKind::NeighborFailed);
-        true
+        path_mtu.map_or(IcmpVerdict::Taken, IcmpVerdict::PathMtu)
     }
 
     /// Lets time pass: fires what is due at `now`.
@@ -593,18 +602,22 @@ impl Tcp {
 }
 
 impl Connection {
-    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) {
+    /// Takes in an ICMP error; the path's MTU, if that is what it told and it is believed.
+    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) -> Option<u16> {
         let outstanding = self.outstanding();
         if outstanding == 0 || !error.seq.in_window(self.snd_una, outstanding) {
             cx.counters.drop(DropReason::BadIcmp);
-            return;
+            return None;
         }
+        // What a SYN's data opened has delivered it: as good as established, and as in Linux not to be undone, or the SYN sent
+        // again would deliver it again.
+        let opening = !self.syn_acked() && !self.was_opened_with_data();
         match error.kind {
-            IcmpErrorKind::Refused if !self.syn_acked() => {
+            IcmpErrorKind::Refused if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::ConnectionRefused));
             }
-            IcmpErrorKind::NeighborFailed if !self.syn_acked() => {
+            IcmpErrorKind::NeighborFailed if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::HostUnreachable));
             }
@@ -613,11 +626,10 @@ impl Connection {
                 self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
             }
             IcmpErrorKind::PacketTooBig { mtu } => {
-                if self.lower_mtu(mtu as usize) {
-                    self.resend_smaller();
-                }
+                return Some(self.believe_mtu(cx.now, mtu));
             }
         }
+        None
     }
 }
 

@@ -112,7 +112,8 @@ impl Segment {
 
     /// The RST that answers it when its ACK is wrong (RFC 9293 sections 3.10.7.3 and 3.10.7.4).
     pub(super) fn reset(&self, key: TupleKey) -> Option<Reply> {
-        Reply::reset_for(key, self.flags, self.ack, self.seq + self.len(), self.options.timestamps)
+        let (end, tos) = (self.seq + self.len(), self.packet.parsed.tos());
+        Reply::reset_for(key, self.flags, self.ack, end, self.options.timestamps, tos)
     }
 
     /// Cuts off payload and FIN.
@@ -696,5 +697,6 @@ pub(super) fn reset_for_packet(packet: &Packet) -> Option<Reply> {
     let controls =
         u32::from(header.flags.contains(Flags::SYN)) + u32::from(header.flags.contains(Flags::FIN));
     let end = header.seq + (payload.len() as u32 + controls);
-    Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps)
+    let tos = packet.parsed.tos();
+    Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps, tos)
 }

@@ -65,11 +65,13 @@ use core::net::{IpAddr, SocketAddr};
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
+pub use fastopen::FastOpenNews;
 pub use info::{FastOpenFailure, TcpInfo};
 pub use path_mtu::MtuProbing;
 pub use readiness::Readiness;
 pub use state::State;
 
+use crate::limits;
 use crate::offload::gso;
 use crate::packet::{Packet, PacketSlice};
 use crate::time::Instant;
@@ -223,6 +225,32 @@ pub struct SegmentOut<'a> {
     /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
     /// data.
     pub ecn: u8,
+    /// What the socket chooses of the IP header.
+    pub ip: IpFields,
+}
+
+/// What a socket chooses of the IP header of all it sends; or what a datagram came with.
+/// RFC 9293 section 3.9.1.9, MUST-48; RFC 9293 section 3.9.2, MUST-49.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpFields {
+    /// `IP_TOS`, `IPV6_TCLASS`: the Diffserv field (RFC 2474 section 3) in the upper six bits, the ECN field (RFC 3168) in
+    /// the lower two. TCP sets the ECN field itself and does not look at what is here; UDP sends it as it is.
+    pub tos: u8,
+    /// `IP_TTL`, `IPV6_UNICAST_HOPS`: time to live or hop limit; 64, at least 1.
+    pub hop_limit: u8,
+}
+
+impl Default for IpFields {
+    fn default() -> Self {
+        Self { tos: 0, hop_limit: limits::HOP_LIMIT }
+    }
+}
+
+impl IpFields {
+    /// The whole octet of the IP header, with the ECN bits `ecn`.
+    pub(crate) fn traffic_class(self, ecn: u8) -> u8 {
+        self.tos & 0xfc | ecn & 3
+    }
 }
 
 impl SegmentOut<'_> {
@@ -282,8 +310,14 @@ pub enum EgressError {
 
 /// Where segments go: implemented by the network layer of the shard.
 pub trait Egress {
-    /// Largest IP packet towards `dst`, bytes.
+    /// Largest IP packet that the path to `dst` is known to carry, bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
+    /// Largest IP packet that the link towards `dst` carries, bytes: what the MSS option goes by (RFC 9293 section 3.7.1).
+    fn link_mtu(&self, dst: IpAddr) -> usize {
+        self.path_mtu(dst)
+    }
+    /// What goes to `dst` is not answered (RFC 9293 section 3.8.3, R1): what is remembered of the way there may be wrong.
+    fn doubt(&mut self, _now: Instant, _dst: IpAddr) {}
     /// Most payload that [`Egress::send`] takes at a time to cut it into several segments, bytes; 0: it gets them one by one.
     fn super_segment_max(&self) -> usize;
     /// Sends a segment, or of a super-segment as many segments from its front as there is room for now. Returns the bytes of
@@ -303,6 +337,17 @@ pub struct IcmpError {
     pub seq: SeqNumber,
     /// What happened to that segment.
     pub kind: IcmpErrorKind,
+}
+
+/// What an ICMP error came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IcmpVerdict {
+    /// It quotes no connection of this shard.
+    NotOurs,
+    /// It was taken note of, or dropped and counted because it quotes nothing outstanding.
+    Taken,
+    /// It is believed that the path carries no larger IP packet than this, bytes.
+    PathMtu(u16),
 }
 
 /// Kinds of ICMP errors, as RFC 9293 section 3.9.2.2 sorts them.

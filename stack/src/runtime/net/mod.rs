@@ -20,7 +20,7 @@ pub use tcp::{
 };
 pub use udp::UdpSocket;
 
-pub use crate::tcp::{Chunk, FastOpenFailure, Shutdown, SocketOptions, TcpInfo};
+pub use crate::tcp::{Chunk, FastOpenFailure, IpFields, Shutdown, SocketOptions, TcpInfo};
 
 use std::io;
 

@@ -18,7 +18,7 @@ use super::waiters::Waiters;
 use crate::limits;
 use crate::runtime::local::{self, Local};
 use crate::runtime::time::{Sleep, sleep};
-use crate::tcp::{Chunk, ConnId, ListenerId, Shutdown, SocketOptions, Tcp, TcpError, TcpInfo};
+use crate::tcp::{Chunk, ConnId, IpFields, ListenerId, Shutdown, SocketOptions, Tcp, TcpError, TcpInfo};
 use crate::time::{Duration, Instant};
 
 /// A listening socket of one shard. Listeners on the same port of different shards share it, as with `SO_REUSEPORT`:
@@ -326,6 +326,14 @@ impl TcpStream {
     /// As [`TcpStream::set_options`].
     pub fn set_user_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.edit_options(|options| options.user_timeout = timeout)
+    }
+
+    /// `IP_TOS` and `IP_TTL`, or `IPV6_TCLASS` and `IPV6_UNICAST_HOPS`, from the next segment on.
+    ///
+    /// # Errors
+    /// As [`TcpStream::set_options`].
+    pub fn set_ip_fields(&self, ip: IpFields) -> io::Result<()> {
+        self.edit_options(|options| options.ip = ip)
     }
 
     /// How long one read waits for data before it fails with `TimedOut`; the stream stays usable. `None`: for ever.
