@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,10 @@ pub struct Bed {
 impl Bed {
     /// A pair of this MTU. `offloads`: checksums, TSO, GSO and GRO of both ends, which veth has on by default.
     pub fn new(mtu: usize, offloads: bool) -> Result<Self> {
+        let allowed = sched_getaffinity(None)?;
+        let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+        let first = cpus.next().ok_or("no CPU to run on")?;
+        let last = cpus.last().unwrap_or(first);
         let pair = VethPair::new(VethOptions { queues: 1, mtu, peer_offloads: offloads });
         if !offloads {
             pair.stack.sh("ethtool", &format!("-K {} tx off tso off gso off gro off", pair.stack_interface));
@@ -55,10 +59,7 @@ impl Bed {
         pair.peer.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
         pair.peer.sysctl("net/ipv4/tcp_tw_reuse", "1");
         pair.stack.sysctl("net/core/somaxconn", "8192");
-        let allowed = sched_getaffinity(None)?;
-        let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
-        let first = cpus.next().ok_or("no CPU to run on")?;
-        Ok(Self { pair, cores: [first, cpus.last().unwrap_or(first)] })
+        Ok(Self { pair, cores: [first, last] })
     }
 
     fn namespace(&self, side: Side) -> &Namespace {
@@ -150,6 +151,11 @@ impl Server {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// What it says, if that is piped.
+    pub fn stdout(&mut self) -> Option<&mut ChildStdout> {
+        self.0.stdout.as_mut()
     }
 }
 

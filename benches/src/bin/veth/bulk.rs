@@ -1,6 +1,8 @@
 //! Bulk data between a client on the kernel's sockets and a server: iperf3 and a plain loop on the kernel's TCP, and
 //! Bywash. With the kernel's offloads off at both ends, and on.
 
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -83,9 +85,10 @@ fn by_kernel(bed: &Arc<Bed>, plan: &Plan, what: Bulk) -> Result<f64> {
     rate
 }
 
-fn by_iperf3(bed: &Bed, plan: &Plan, what: Bulk, iperf3: &std::path::Path) -> Result<f64> {
+fn by_iperf3(bed: &Bed, plan: &Plan, what: Bulk, iperf3: &Path) -> Result<f64> {
     let mut server = bed.command(Side::Server, iperf3);
-    server.args(["--server", "--one-off", "--bind", &KERNEL.to_string()]).stdout(std::process::Stdio::null());
+    server.args(["--server", "--one-off", "--bind", &KERNEL.to_string()]);
+    server.stdout(Stdio::null()).stderr(Stdio::null());
     let server = bed::start(&mut server)?;
     thread::sleep(Duration::from_millis(100));
     let mut client = bed.command(Side::Client, iperf3);

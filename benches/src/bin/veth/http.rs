@@ -10,8 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bywash::runtime::net::TcpListener;
+use bywash::runtime::{BoxError, Context, spawn};
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -19,20 +22,23 @@ use hyper_util::rt::TokioIo;
 use super::bed::{self, Bed, KERNEL, STACK, Server, Side};
 use super::kernel::Background;
 use super::meter::Meter;
-use super::{Plan, Result};
+use super::{Plan, Result, ours};
 use bywash_benches::results::{Benchmark, Better, Target};
 
 const PORT: u16 = 80;
-/// nginx and the client's other rival are at one address.
+/// nginx and hyper on the kernel's sockets are at one address.
 const HYPER_PORT: u16 = 8080;
 const PAGE: &str =
     "<!doctype html><title>Bywash</title><p>This page came through a TCP/IP stack in user space.</p>\n";
 
+/// Ours and the rival that does the same on the kernel's TCP: files, and a page from memory by the same service.
+const PAIRS: [(&str, &str); 2] = [("bywash", "nginx"), ("hyper on bywash", "hyper on tokio")];
+
 const TITLE: &str = "HTTP against the kernel";
 const ABOUT: &str = "\
 A page of 97 bytes, asked for by `wrk` with one thread on one core; the servers run on the other: `bywash http` (files below a
-directory), `nginx` (one worker, files, sendfile), and `hyper` (tokio and hyper on the kernel's sockets, one thread, the page
-from memory). The kernel's offloads are at veth's default (on); MTU 1500. *New connections*: `Connection: close`, 64 at a time. Latencies are wrk's, from
+directory) beside `nginx` (one worker, files, sendfile); and one hyper service that answers from memory, on our sockets (`hyper on
+bywash`) beside the kernel's (`hyper on tokio`, one thread). The kernel's offloads are at veth's default (on); MTU 1500. *New connections*: `Connection: close`, 64 at a time. Latencies are wrk's, from
 request to whole answer, under the load that the server bears: a faster server is measured under a higher one.";
 
 /// Runs it.
@@ -49,7 +55,7 @@ pub fn run(plan: &Plan) -> Result<Benchmark> {
     }
     let counts: &[usize] = if plan.quick { &[1, 64] } else { &[1, 64, 256, 1024] };
     for round in 0..plan.rounds {
-        plan.tell(&benchmark, round, "bywash, nginx, hyper");
+        plan.tell(&benchmark, round, "bywash http, nginx, hyper");
         let mut all = |who: &str, address: Ipv4Addr, port: u16| -> Result<()> {
             for &count in counts {
                 let case = if count == 1 {
@@ -73,9 +79,13 @@ pub fn run(plan: &Plan) -> Result<Benchmark> {
             all("nginx", KERNEL, PORT)?;
             drop(server);
         }
-        let server = Background::start(&bed, Side::Server, serve_hyper);
+        let server = ours::start(&bed, Side::Server, STACK, hyper_on_bywash)?;
+        bed.await_port(STACK, HYPER_PORT)?;
+        all("hyper on bywash", STACK, HYPER_PORT)?;
+        drop(server);
+        let server = Background::start(&bed, Side::Server, hyper_on_kernel);
         bed.await_port(KERNEL, HYPER_PORT)?;
-        all("hyper", KERNEL, HYPER_PORT)?;
+        all("hyper on tokio", KERNEL, HYPER_PORT)?;
         drop(server);
     }
     Ok(benchmark)
@@ -90,22 +100,27 @@ struct Figures {
 
 fn record(benchmark: &mut Benchmark, case: &str, who: &str, figures: &Figures, loaded: bool) {
     benchmark.add(case, who, "requests/s", Better::More, figures.rate);
-    for rival in ["nginx", "hyper"] {
+    for (ours, rival) in PAIRS {
         let target = (loaded && rival == "nginx").then_some(Target::AtLeast(1.5));
-        benchmark.compare(case, "requests/s", "bywash", rival, target);
+        benchmark.compare(case, "requests/s", ours, rival, target);
     }
     for (unit, micros) in ["p50, us", "p99, us", "p999, us"].into_iter().zip(figures.latency) {
         benchmark.add(case, who, unit, Better::Less, micros);
-        let target = (loaded && unit.starts_with("p99,")).then_some(Target::AtMost(1.0));
-        benchmark.compare(case, unit, "bywash", "nginx", target);
+        for (ours, rival) in PAIRS {
+            let target =
+                (loaded && rival == "nginx" && unit.starts_with("p99,")).then_some(Target::AtMost(1.0));
+            benchmark.compare(case, unit, ours, rival, target);
+        }
     }
 }
 
 fn record_connections(benchmark: &mut Benchmark, who: &str, figures: &Figures) {
     let case = "new connections, 64 at a time";
     benchmark.add(case, who, "connections/s", Better::More, figures.rate);
-    benchmark.compare(case, "connections/s", "bywash", "nginx", Some(Target::AtLeast(2.0)));
-    benchmark.compare(case, "connections/s", "bywash", "hyper", None);
+    for (ours, rival) in PAIRS {
+        let target = (rival == "nginx").then_some(Target::AtLeast(2.0));
+        benchmark.compare(case, "connections/s", ours, rival, target);
+    }
 }
 
 fn wrk(
@@ -159,8 +174,24 @@ fn start_nginx(bed: &Bed, work: &Path, nginx: &Path) -> Result<Server> {
     Ok(server)
 }
 
+/// The same service on our stack.
+async fn hyper_on_bywash(context: Context) -> core::result::Result<(), BoxError> {
+    let listener = TcpListener::bind_with(([0, 0, 0, 0], HYPER_PORT).into(), 4096, ours::options())?;
+    spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            spawn(async move {
+                let _ = http1::Builder::new().serve_connection(stream, service_fn(page)).await;
+            })
+            .detach();
+        }
+    })
+    .detach();
+    context.shutdown().await;
+    Ok(())
+}
+
 /// tokio and hyper on the kernel's sockets, on this thread.
-fn serve_hyper(meter: &Meter) -> Result<()> {
+fn hyper_on_kernel(meter: &Meter) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -172,8 +203,8 @@ fn serve_hyper(meter: &Meter) -> Result<()> {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
                 tokio::task::spawn_local(async move {
-                    let http = hyper::server::conn::http1::Builder::new();
-                    let _ = http.serve_connection(TokioIo::new(stream), service_fn(page)).await;
+                    let io = TokioIo::new(stream);
+                    let _ = http1::Builder::new().serve_connection(io, service_fn(page)).await;
                 });
             }
         });

@@ -238,17 +238,13 @@ pub fn ask(
     Ok(Asked { rate: answers as f64 / seconds.as_secs_f64(), latency })
 }
 
-/// Opens `count` connections to `server` and keeps them; each of `sources` gives as many local ports as it has. To be
-/// called on the client's side.
-pub fn hold(server: SocketAddr, count: usize, sources: &[Ipv4Addr]) -> Result<Vec<TcpStream>> {
+/// Opens `count` connections to `server` from the ports of `source` from 10,000 on.
+pub fn connect_from(source: Ipv4Addr, server: SocketAddr, count: u16) -> Result<Vec<TcpStream>> {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-    /// Ports of one source address, from 10,000 on.
-    const PORTS: usize = 50_000;
-    let mut held = Vec::with_capacity(count);
+    let mut held = Vec::with_capacity(count.into());
     for i in 0..count {
-        let source = sources.get(i / PORTS).ok_or("too few addresses for so many connections")?;
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        bind(&socket, &SocketAddr::from((*source, 10_000 + (i % PORTS) as u16)))?;
+        bind(&socket, &SocketAddr::from((source, 10_000 + i)))?;
         connect(&socket, &server).map_err(|error| format!("connection {i}: {error}"))?;
         held.push(socket.into());
     }

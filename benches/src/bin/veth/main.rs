@@ -81,6 +81,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    // As many files as are allowed without a privilege for more.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: files.maximum, ..files };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
+    if std::env::args().nth(1).as_deref() == Some(memory::HOLD) {
+        return memory::hold(std::env::args().skip(2).collect());
+    }
     let mut plan = Plan { quick: false, rounds: 0, started: Instant::now() };
     let mut directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
     let mut names = Vec::new();
@@ -100,8 +107,6 @@ fn run() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err("network namespaces and AF_XDP need root".into());
     }
-    let files = rustix::process::Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, files)?;
     for (name, run) in
         BENCHMARKS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name))
     {

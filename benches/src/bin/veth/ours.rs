@@ -36,7 +36,8 @@ impl Drop for Stack {
     }
 }
 
-fn start<F, Fut>(bed: &Bed, side: Side, address: Ipv4Addr, app: F) -> Result<Stack>
+/// Starts a stack with one address on a side's interface and runs `app` on its shard.
+pub fn start<F, Fut>(bed: &Bed, side: Side, address: Ipv4Addr, app: F) -> Result<Stack>
 where
     F: Fn(Context) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = core::result::Result<(), BoxError>> + 'static,
@@ -55,7 +56,8 @@ where
     })
 }
 
-fn options() -> SocketOptions {
+/// Nagle off.
+pub fn options() -> SocketOptions {
     SocketOptions { nodelay: true, ..SocketOptions::default() }
 }
 
