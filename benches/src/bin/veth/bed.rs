@@ -59,6 +59,10 @@ impl Bed {
         pair.peer.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
         pair.peer.sysctl("net/ipv4/tcp_tw_reuse", "1");
         pair.stack.sysctl("net/core/somaxconn", "8192");
+        // Ours and Linux's own default, whatever this machine's is.
+        for namespace in [&pair.stack, &pair.peer] {
+            namespace.sysctl("net/ipv4/tcp_congestion_control", "cubic");
+        }
         Ok(Self { pair, cores: [first, last] })
     }
 

@@ -41,10 +41,13 @@ pub fn run(plan: &Plan) -> Result<Benchmark> {
 }
 
 fn measure(benchmark: &mut Benchmark, bed: &Bed, plan: &Plan, who: &str, count: usize) -> Result<()> {
+    let case = if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") };
+    if !plan.wants(&case, who) {
+        return Ok(());
+    }
     let address = if who == "bywash" { STACK } else { KERNEL };
     let ask = || kernel::ask((address, PORT).into(), count, BYTES, plan.warm_up(), plan.seconds());
     let asked = bed.on(Side::Client, ask).map_err(|error| format!("{who}, {count} connections: {error}"))?;
-    let case = if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") };
     benchmark.add(&case, who, "answers/s", Better::More, asked.rate);
     benchmark.compare(&case, "answers/s", "bywash", "epoll", Some(Target::AtLeast(1.0)));
     for (unit, quantile) in [("p50, us", 0.5), ("p99, us", 0.99), ("p999, us", 0.999)] {

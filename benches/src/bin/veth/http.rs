@@ -34,10 +34,11 @@ const PAGE: &str =
 /// Ours and the rival that does the same on the kernel's TCP: files, and a page from memory by the same service.
 const PAIRS: [(&str, &str); 2] = [("bywash", "nginx"), ("hyper on bywash", "hyper on tokio")];
 
+const NEW_CONNECTIONS: &str = "new connections, 64 at a time";
 const TITLE: &str = "HTTP against the kernel";
 const ABOUT: &str = "\
 A page of 97 bytes, asked for by `wrk` with one thread on one core; the servers run on the other: `bywash http` (files below a
-directory) beside `nginx` (one worker, files, sendfile); and one hyper service that answers from memory, on our sockets (`hyper on
+directory) beside `nginx` (one process, files, sendfile); and one hyper service that answers from memory, on our sockets (`hyper on
 bywash`) beside the kernel's (`hyper on tokio`, one thread). The kernel's offloads are at veth's default (on); MTU 1500. *New connections*: `Connection: close`, 64 at a time. Latencies are wrk's, from
 request to whole answer, under the load that the server bears: a faster server is measured under a higher one.";
 
@@ -45,15 +46,16 @@ request to whole answer, under the load that the server bears: a faster server i
 pub fn run(plan: &Plan) -> Result<Benchmark> {
     let mut benchmark = Benchmark::new("veth-http", 3, TITLE, ABOUT, plan.command());
     let bed = Arc::new(Bed::new(1500, true)?);
-    let work = tempfile::tempdir()?;
-    fs::write(work.path().join("index.html"), PAGE)?;
-    let script = work.path().join("latency.lua");
+    let work = std::env::current_exe()?.with_file_name("bench-veth-work");
+    fs::create_dir_all(&work)?;
+    fs::write(work.join("index.html"), PAGE)?;
+    let script = work.join("latency.lua");
     fs::write(&script, include_str!("latency.lua"))?;
     let nginx = bed::tool("nginx");
     if nginx.is_none() {
         eprintln!("nginx cannot be had: without it");
     }
-    let counts: &[usize] = if plan.quick { &[1, 64] } else { &[1, 64, 256, 1024] };
+    let counts: &[usize] = if plan.quick { &[64] } else { &[1, 64, 256, 1024] };
     for round in 0..plan.rounds {
         plan.tell(&benchmark, round, "bywash http, nginx, hyper");
         let mut all = |who: &str, address: Ipv4Addr, port: u16| -> Result<()> {
@@ -63,19 +65,23 @@ pub fn run(plan: &Plan) -> Result<Benchmark> {
                 } else {
                     format!("keep-alive, {count} connections")
                 };
-                let figures = wrk(&bed, plan, &script, (address, port), count, true)?;
-                record(&mut benchmark, &case, who, &figures, count >= 64);
+                if plan.wants(&case, who) {
+                    let figures = wrk(&bed, plan, &script, (address, port), count, true)?;
+                    record(&mut benchmark, &case, who, &figures, count >= 64);
+                }
             }
-            let figures = wrk(&bed, plan, &script, (address, port), 64, false)?;
-            record_connections(&mut benchmark, who, &figures);
+            if plan.wants(NEW_CONNECTIONS, who) {
+                let figures = wrk(&bed, plan, &script, (address, port), 64, false)?;
+                record_connections(&mut benchmark, who, &figures);
+            }
             Ok(())
         };
-        let root = work.path().display().to_string();
+        let root = work.display().to_string();
         let server = bed.bywash("http", &["--root", &root], PORT)?;
         all("bywash", STACK, PORT)?;
         drop(server);
         if let Some(nginx) = &nginx {
-            let server = start_nginx(&bed, work.path(), nginx)?;
+            let server = start_nginx(&bed, &work, nginx)?;
             all("nginx", KERNEL, PORT)?;
             drop(server);
         }
@@ -115,7 +121,7 @@ fn record(benchmark: &mut Benchmark, case: &str, who: &str, figures: &Figures, l
 }
 
 fn record_connections(benchmark: &mut Benchmark, who: &str, figures: &Figures) {
-    let case = "new connections, 64 at a time";
+    let case = NEW_CONNECTIONS;
     benchmark.add(case, who, "connections/s", Better::More, figures.rate);
     for (ours, rival) in PAIRS {
         let target = (rival == "nginx").then_some(Target::AtLeast(2.0));
@@ -156,7 +162,7 @@ fn figures(text: &str) -> Option<Figures> {
 fn start_nginx(bed: &Bed, work: &Path, nginx: &Path) -> Result<Server> {
     let at = work.display();
     let config = format!(
-        "daemon off; pid {at}/nginx.pid; error_log {at}/nginx.log; worker_processes 1; user root;
+        "daemon off; master_process off; pid {at}/nginx.pid; error_log {at}/nginx.log; user root;
         events {{ worker_connections 8192; }}
         http {{
             access_log off; sendfile on; keepalive_requests 1000000000; types {{ text/html html; }}

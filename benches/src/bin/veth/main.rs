@@ -2,7 +2,9 @@
 //! against the kernel's TCP (`bulk`, `echo`, `http`), and the memory of idle connections (`memory`). Rivals take turns in
 //! every round. Writes a JSON file each (`bywash_benches::results`), which the bin `report` shows.
 //!
-//! usage: veth [--quick] [--rounds N] [--results DIRECTORY] [NAME...]
+//! usage: veth [--quick] [--rounds N] [--only TEXT] [--results DIRECTORY] [NAME...]
+//!
+//! `--only` is for a profiler: it leaves out what does not have TEXT in its `CASE: RIVAL`, such as `64 B: bywash`.
 
 mod bed;
 mod bulk;
@@ -27,7 +29,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// Of anything here.
 pub type Result<T> = core::result::Result<T, Error>;
 
-const USAGE: &str = "usage: veth [--quick] [--rounds N] [--results DIRECTORY] [NAME...]";
+const USAGE: &str = "usage: veth [--quick] [--rounds N] [--only TEXT] [--results DIRECTORY] [NAME...]";
 
 /// How long and how often is measured.
 pub struct Plan {
@@ -35,6 +37,7 @@ pub struct Plan {
     pub quick: bool,
     /// Rounds of each benchmark.
     pub rounds: usize,
+    only: Option<String>,
     started: Instant,
 }
 
@@ -47,6 +50,11 @@ impl Plan {
     /// What is not measured before it.
     pub fn warm_up(&self) -> Duration {
         Duration::from_millis(if self.quick { 150 } else { 300 })
+    }
+
+    /// Whether this is to be measured.
+    pub fn wants(&self, case: &str, who: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| format!("{case}: {who}").contains(only))
     }
 
     /// What a reader is to type.
@@ -88,7 +96,7 @@ fn run() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some(memory::HOLD) {
         return memory::hold(std::env::args().skip(2).collect());
     }
-    let mut plan = Plan { quick: false, rounds: 0, started: Instant::now() };
+    let mut plan = Plan { quick: false, rounds: 0, only: None, started: Instant::now() };
     let mut directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
     let mut names = Vec::new();
     let mut arguments = std::env::args().skip(1);
@@ -96,6 +104,7 @@ fn run() -> Result<()> {
         match argument.as_str() {
             "--quick" => plan.quick = true,
             "--rounds" => plan.rounds = arguments.next().ok_or(USAGE)?.parse()?,
+            "--only" => plan.only = Some(arguments.next().ok_or(USAGE)?),
             "--results" => directory = PathBuf::from(arguments.next().ok_or(USAGE)?),
             name if BENCHMARKS.iter().any(|(known, _)| *known == name) => names.push(argument),
             _ => return Err(USAGE.into()),
