@@ -1,9 +1,14 @@
-//! What the micro-benchmarks share: two stacks joined by a wire in memory ([`ours`] and [`theirs`], smoltcp's), and the
-//! [`report`] of medians and ratios. `cargo bench -p bywash-benches` runs everything and prints it.
+//! What the benchmarks share: [`results`] (samples, medians, ratios, JSON), shown by [`table`] and [`chart`]; and what the
+//! micro-benchmarks share: two stacks joined by a wire in memory ([`ours`] and [`theirs`], smoltcp's), and the [`report`] of
+//! criterion's medians. `cargo bench -p bywash-benches` runs the latter and prints it.
 
+pub mod chart;
 pub mod idle;
+pub mod machine;
 pub mod ours;
 pub mod report;
+pub mod results;
+pub mod table;
 pub mod theirs;
 
 /// Bytes of one bulk transfer.
