@@ -211,8 +211,7 @@ mod tests {
             (flags::ACK, Some((2, 3)), 1448),
             (flags::ACK | flags::FIN, None, 7),
         ] {
-            let segment =
-                Segment { number: 60_001, seq: 5, ack: 6, flags, window: 512, timestamps, len };
+            let segment = Segment { number: 60_001, seq: 5, ack: 6, flags, window: 512, timestamps, len };
             let mut frame = Vec::new();
             write(&segment, &mut frame);
             let packet = Packet::copy_from(&pool, &frame).unwrap();

@@ -28,6 +28,20 @@ pub enum Load {
 }
 
 impl Load {
+    /// The loads that all stacks bear.
+    pub const COMPARED: [Self; 7] = [
+        Self::BulkReceive,
+        Self::BulkSend,
+        Self::RequestResponse,
+        Self::ConnectAcceptClose,
+        Self::Requests(1_000),
+        Self::Demux(1),
+        Self::Demux(1_000),
+    ];
+    /// Those for stacks that find a connection without looking at all others.
+    pub const LARGE: [Self; 4] =
+        [Self::Demux(100_000), Self::Demux(1_000_000), Self::Requests(100_000), Self::Requests(1_000_000)];
+
     /// Its name in results.
     #[must_use]
     pub fn name(self) -> String {
@@ -38,16 +52,6 @@ impl Load {
             Self::Requests(connections) => format!("requests-{}", short(connections)),
             Self::ConnectAcceptClose => "connect-accept-close".into(),
             Self::Demux(connections) => format!("demux-{}", short(connections)),
-        }
-    }
-
-    /// What one operation is.
-    #[must_use]
-    pub fn operation(self) -> &'static str {
-        match self {
-            Self::BulkReceive | Self::BulkSend | Self::Demux(_) => "segment",
-            Self::RequestResponse | Self::Requests(_) => "request",
-            Self::ConnectAcceptClose => "connection",
         }
     }
 }
@@ -85,7 +89,20 @@ impl<S: Stack> Running<S> {
             Load::BulkReceive | Load::BulkSend => 4_000,
             _ => 500,
         });
+        running.bench.measure();
         running
+    }
+
+    /// The load.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.load
+    }
+
+    /// Payload of a full segment, in bytes.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u32 {
+        self.bench.mss(0)
     }
 
     /// Runs at least `operations` operations; returns how many and the time that the stack took for them.
@@ -131,7 +148,13 @@ impl<S: Stack> Running<S> {
     fn bulk_send(&mut self) -> u64 {
         let mut stalled = 0;
         loop {
-            let data: Vec<u32> = self.bench.answers().iter().filter(|answer| answer.len > 0).map(|answer| answer.seq.wrapping_add(answer.len)).collect();
+            let data: Vec<u32> = self
+                .bench
+                .answers()
+                .iter()
+                .filter(|answer| answer.len > 0)
+                .map(|answer| answer.seq.wrapping_add(answer.len))
+                .collect();
             for pair in data.chunks(2) {
                 self.bench.send(0, 0, 0, pair[pair.len() - 1]);
             }
@@ -173,7 +196,8 @@ impl<S: Stack> Running<S> {
 
     fn connect_accept_close(&mut self) -> u64 {
         let first = self.next;
-        self.next = (self.next + BURST as u32) % (crate::frames::PORTS_PER_PEER / BURST as u32 * BURST as u32);
+        self.next =
+            (self.next + BURST as u32) % (crate::frames::PORTS_PER_PEER / BURST as u32 * BURST as u32);
         let numbers: [u32; BURST] = core::array::from_fn(|place| first + place as u32);
         self.bench.connect(&numbers);
         for number in numbers {

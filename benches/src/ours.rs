@@ -108,15 +108,13 @@ impl Bywash {
                 while let Poll::Ready(Ok(1..)) = tcp.poll_send(now, id, &self.buffer, Waker::noop()) {}
             }
             App::Sink => {
-                while let Poll::Ready(Ok(len @ 1..)) =
-                    tcp.poll_recv(now, id, &mut self.buffer, Waker::noop())
+                while let Poll::Ready(Ok(len @ 1..)) = tcp.poll_recv(now, id, &mut self.buffer, Waker::noop())
                 {
                     self.bytes_read += len as u64;
                 }
             }
             App::Echo => {
-                while let Poll::Ready(Ok(len @ 1..)) =
-                    tcp.poll_recv(now, id, &mut self.buffer, Waker::noop())
+                while let Poll::Ready(Ok(len @ 1..)) = tcp.poll_recv(now, id, &mut self.buffer, Waker::noop())
                 {
                     self.bytes_read += len as u64;
                     let answer = &self.buffer[..len / REQUEST_BYTES * REQUEST_BYTES];

@@ -149,7 +149,9 @@ impl Smoltcp {
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
         match self.app {
             App::Idle => {}
-            App::Source => while socket.can_send() && socket.send_slice(&self.buffer).is_ok_and(|len| len > 0) {},
+            App::Source => {
+                while socket.can_send() && socket.send_slice(&self.buffer).is_ok_and(|len| len > 0) {}
+            }
             App::Sink => {
                 while let Ok(len @ 1..) = socket.recv_slice(&mut self.buffer) {
                     self.bytes_read += len as u64;
