@@ -531,7 +531,7 @@ fn icmp(packet: &Packet, parsed: Parsed, bytes: &[u8], kind: Kind) -> Result<Par
         return Err(DropReason::Truncated);
     }
     let mut sum = if kind == Kind::Icmpv6 { pseudo_header(&parsed) } else { Sum::ZERO };
-    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
+    add_transport(&mut sum, packet, &parsed);
     if sum.is_valid() { Ok(Parsed { kind, ..parsed }) } else { Err(DropReason::BadIcmp) }
 }
 
@@ -555,8 +555,17 @@ fn checksum(packet: &Packet, parsed: &Parsed, field: u16, accept_partial: bool) 
     if accept_partial && field == sum.folded() {
         return Some(true);
     }
-    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
+    add_transport(&mut sum, packet, parsed);
     sum.is_valid().then_some(false)
+}
+
+/// Adds the transport header and what follows it, over all frames.
+fn add_transport(sum: &mut Sum, packet: &Packet, parsed: &Parsed) {
+    let (start, end) = (usize::from(parsed.l4), parsed.end as usize);
+    match packet.head().get(start..end) {
+        Some(bytes) => sum.add(bytes),
+        None => packet.pieces(start..end).for_each(|piece| sum.add(piece)),
+    }
 }
 
 /// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard.

@@ -239,6 +239,13 @@ impl TcpOptions {
     #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
+        // What nearly every segment has, in the layout that RFC 7323 appendix A suggests.
+        if let [KIND_NOP, KIND_NOP, KIND_TIMESTAMPS, 10, rest @ ..] = bytes
+            && rest.len() == 8
+        {
+            options.timestamps = Some(Timestamps { val: be32(rest), ecr: be32(&rest[4..]) });
+            return options;
+        }
         while let Some((&kind, rest)) = bytes.split_first() {
             match kind {
                 KIND_END => break,

@@ -38,7 +38,11 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn earliest(&self) -> Option<Instant> {
         let Self { retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death, .. } = *self;
-        [retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
+        // Without branches: this runs after everything that happens to a connection.
+        let deadlines = [retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death];
+        let nanos = deadlines.map(|deadline| deadline.map_or(u64::MAX, Instant::as_nanos));
+        let earliest = nanos.into_iter().fold(u64::MAX, u64::min);
+        (earliest < u64::MAX).then(|| Instant::from_nanos(earliest))
     }
 }
 
