@@ -6,7 +6,7 @@ SETUP := apps/scripts/setup.sh
 # Seconds that `make fuzz` gives to each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint compliance bench plots fuzz test-zerocopy clean
+.PHONY: help demo test lint compliance bench bench-instructions plots fuzz test-zerocopy clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -30,6 +30,10 @@ bench: ## Micro-benchmarks beside smoltcp; as root, bywash http beside nginx on 
 	@$(SETUP) build bench
 	cargo bench --package bywash-benches
 	@apps/scripts/bench.sh
+
+bench-instructions: ## Instructions per segment, request and connection in memory, beside those on record (RECORD=1: record them)
+	@$(SETUP) build bench
+	cargo run --release -p bywash-benches --features lwip --bin instructions -- $(if $(RECORD),--record)
 
 plots: ## Congestion control and recovery in the simulator: benches/CONGESTION.md, SVG and JSON in benches/results/
 	@$(SETUP) build bench

@@ -2,6 +2,8 @@
 //! what the stack under test and its server do is counted, as in the timings. `--bin instructions` runs this, divides the
 //! counts by the operations and compares them with those on record.
 
+#![allow(missing_docs)] // of what the macros make
+
 use std::fs;
 use std::path::Path;
 

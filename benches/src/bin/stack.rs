@@ -124,11 +124,14 @@ fn at(stack: &str, connections: u32) -> String {
     }
 }
 
-/// Nanoseconds per operation: as many operations as take about `sample`.
+/// Nanoseconds per operation: the least of some runs that together take about `sample`, as whatever else the machine does only
+/// slows them.
 fn nanos(sample: Duration, mut run: impl FnMut(u64) -> (u64, Duration)) -> f64 {
+    const RUNS: u32 = 5;
     let each = |(done, took): (u64, Duration)| took.as_nanos() as f64 / done as f64;
     let first = each(run(200));
-    each(run((sample.as_nanos() as f64 / first.max(1.0)) as u64 + 1))
+    let operations = ((sample / RUNS).as_nanos() as f64 / first.max(1.0)) as u64 + 1;
+    (0..RUNS).map(|_| each(run(operations))).fold(f64::INFINITY, f64::min)
 }
 
 fn compare(benchmark: &mut Benchmark, settings: &Settings) {

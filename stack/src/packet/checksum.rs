@@ -226,6 +226,24 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn what_runs_without_simd_sums_and_copies_alike(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+            let whole = &bytes[..bytes.len() - bytes.len() % BLOCK];
+            prop_assert_eq!(fold(sum_blocks_portable(whole)), fold(sum_blocks(whole)));
+            let mut copy = vec![0; whole.len()];
+            prop_assert_eq!(copy_blocks_portable(&mut copy, whole), copy_blocks(&mut vec![0; whole.len()], whole));
+            prop_assert_eq!(&copy, whole);
+        }
+    }
+
+    #[test]
+    fn the_largest_sums_lose_no_carry() {
+        assert_eq!(fold(u64::MAX), 0xffff);
+        assert_eq!(fold(0x1_0000_0000_0000), 1);
+        assert_eq!(fold(0xffff_ffff_0000_0001), 1);
+    }
+
     #[test]
     fn a_packet_with_its_checksum_sums_to_all_ones() {
         let mut bytes =

@@ -452,6 +452,21 @@ mod tests {
     }
 
     #[test]
+    fn timestamps_are_read_in_the_usual_layout_and_in_others() {
+        let expected = Some(Timestamps { val: 0x0102_0304, ecr: 0x0506_0708 });
+        let usual = [1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+        let behind = [8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
+        let longer = [&usual[..], &[1, 1, 1, 1]].concat();
+        for bytes in [&usual[..], &behind, &longer] {
+            assert_eq!(
+                TcpOptions::parse(bytes),
+                TcpOptions { timestamps: expected, ..TcpOptions::default() }
+            );
+        }
+        assert_eq!(TcpOptions::parse(&usual[..11]), TcpOptions::default());
+    }
+
+    #[test]
     fn three_sack_blocks_fit_beside_timestamps_and_four_without() {
         let sack: SackBlocks = (0..4).map(|i| (SeqNumber(i * 10), SeqNumber(i * 10 + 5))).collect();
         let mut options =

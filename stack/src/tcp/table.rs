@@ -254,6 +254,35 @@ mod tests {
     use std::collections::VecDeque;
 
     #[test]
+    fn every_part_of_a_tuple_counts_in_its_hash() {
+        let hasher = SipHasher13::new_with_keys(1, 2);
+        let hash = |local: &str, remote: &str| {
+            TupleKey::new(local.parse().unwrap(), remote.parse().unwrap()).hash(&hasher)
+        };
+        let four = ("10.0.0.1:80", "10.0.0.2:1024");
+        let six = ("[2001:db8::1]:80", "[2001:db8::2]:1024");
+        assert_eq!(hash(four.0, four.1), hash(four.0, four.1));
+        for (local, remote) in [
+            ("10.0.0.3:80", four.1),
+            ("10.0.0.1:81", four.1),
+            (four.0, "10.0.0.3:1024"),
+            (four.0, "10.0.0.2:1025"),
+            (four.1, four.0),
+        ] {
+            assert_ne!(hash(local, remote), hash(four.0, four.1), "{local} {remote}");
+        }
+        for (local, remote) in [
+            ("[2001:db8::3]:80", six.1),
+            ("[2001:db8::1]:81", six.1),
+            (six.0, "[2001:db8::3]:1024"),
+            (six.0, "[2001:db8::2]:1025"),
+            (six.1, six.0),
+        ] {
+            assert_ne!(hash(local, remote), hash(six.0, six.1), "{local} {remote}");
+        }
+    }
+
+    #[test]
     fn tuples_survive_packing() {
         for (local, remote) in [("192.0.2.1:80", "198.51.100.7:40000"), ("[2001:db8::1]:443", "[fe80::2]:1")]
         {

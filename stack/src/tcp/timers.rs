@@ -214,3 +214,37 @@ impl Connection {
         self.finish(Some(super::TcpError::ConnectionAborted));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_deadline_is_found_wherever_it_is() {
+        assert_eq!(Timers::default().earliest(), None);
+        let (soon, later) = (Some(Instant::from_millis(1)), Some(Instant::from_millis(2)));
+        let all = || Timers {
+            retransmit: later,
+            probe: later,
+            reorder: later,
+            pace: later,
+            hold: later,
+            delayed_ack: later,
+            keepalive: later,
+            death: later,
+            armed: None,
+        };
+        for timers in [
+            Timers { retransmit: soon, ..all() },
+            Timers { probe: soon, ..all() },
+            Timers { reorder: soon, ..all() },
+            Timers { pace: soon, ..all() },
+            Timers { hold: soon, ..all() },
+            Timers { delayed_ack: soon, ..all() },
+            Timers { keepalive: soon, ..all() },
+            Timers { death: soon, ..all() },
+        ] {
+            assert_eq!(timers.earliest(), soon);
+        }
+    }
+}
