@@ -30,7 +30,7 @@ packages() {
             ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++
-        bench) echo iproute2 curl wrk procps valgrind liblwip-dev ;;
+        bench) echo iproute2 ethtool util-linux wrk iperf3 dpkg valgrind liblwip-dev ;;
         zerocopy) ;;
         *) fail "unknown purpose '$purpose': use build, test, demo, bench, fuzz or zerocopy" ;;
         esac
@@ -150,6 +150,17 @@ install_gungraun_runner() {
     [[ $(gungraun-runner --version 2>/dev/null) != *" $wanted" ]] || return 0
     say "installing gungraun-runner $wanted"
     cargo install --quiet --locked --version "$wanted" gungraun-runner >&2 || fail "cargo could not install gungraun-runner"
+# nginx, unpacked below the target directory and not installed: as a package it would start to serve this machine's port 80.
+# Without it the benchmarks do without. Its libraries come with curl and libselinux.
+unpack_nginx() {
+    local directory=target/bench-nginx
+    if command -v nginx >/dev/null || [[ -x $directory/usr/sbin/nginx ]]; then
+        return
+    fi
+    say "unpacking nginx into $directory"
+    mkdir -p "$directory"
+    (cd "$directory" && apt-get -qq -o APT::Sandbox::User=root download nginx && dpkg-deb --extract ./nginx_*.deb .) >&2 ||
+        say "nginx cannot be had (apt-get download nginx): benchmarks go without"
 }
 
 main() {
@@ -161,7 +172,10 @@ main() {
         build) install_rust ;;
         test) install_components ;;
         fuzz) install_fuzzer ;;
-        bench) install_gungraun_runner ;;
+        bench)
+            unpack_nginx
+            install_gungraun_runner
+            ;;
         esac
     done
 }
