@@ -150,6 +150,8 @@ install_gungraun_runner() {
     [[ $(gungraun-runner --version 2>/dev/null) != *" $wanted" ]] || return 0
     say "installing gungraun-runner $wanted"
     cargo install --quiet --locked --version "$wanted" gungraun-runner >&2 || fail "cargo could not install gungraun-runner"
+}
+
 # nginx, unpacked below the target directory and not installed: as a package it would start to serve this machine's port 80.
 # Without it the benchmarks do without. Its libraries come with curl and libselinux.
 unpack_nginx() {
