@@ -540,7 +540,7 @@ fn icmp(packet: &Packet, parsed: Parsed, bytes: &[u8], kind: Kind) -> Result<Par
         return Err(DropReason::Truncated);
     }
     let mut sum = if kind == Kind::Icmpv6 { pseudo_header(&parsed) } else { Sum::ZERO };
-    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
+    add_transport(&mut sum, packet, &parsed);
     if sum.is_valid() { Ok(Parsed { kind, ..parsed }) } else { Err(DropReason::BadIcmp) }
 }
 
@@ -571,11 +571,20 @@ fn checksum(
     if is_partial && policy.partial_checksums {
         return Ok(true);
     }
-    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
+    add_transport(&mut sum, packet, parsed);
     match sum.is_valid() {
         true => Ok(false),
         false if is_partial => Err(DropReason::PartialChecksum),
         false => Err(wrong),
+    }
+}
+
+/// Adds the transport header and what follows it, over all frames.
+fn add_transport(sum: &mut Sum, packet: &Packet, parsed: &Parsed) {
+    let (start, end) = (usize::from(parsed.l4), parsed.end as usize);
+    match packet.head().get(start..end) {
+        Some(bytes) => sum.add(bytes),
+        None => packet.pieces(start..end).for_each(|piece| sum.add(piece)),
     }
 }
 

@@ -205,7 +205,7 @@ impl Shard {
         self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);
-        self.counters.add(&core::mem::take(&mut self.output.counters));
+        self.counters.take_over(&mut self.output.counters);
         busy
     }
 

@@ -15,7 +15,7 @@ use super::neighbor::{Due, Neighbors};
 use super::path_mtu::{PathMtu, PathMtus, Witness};
 use super::route::{NextHop, Routes};
 use super::{Heard, arp, ndp};
-use crate::counters::{Counters, DropReason};
+use crate::counters::{DropReason, Fresh};
 use crate::device::Device;
 use crate::limits;
 use crate::offload::gso::{self, Template};
@@ -42,7 +42,7 @@ pub(crate) struct Output {
     pub(crate) routes: Routes,
     pub(crate) neighbors: Neighbors,
     /// Counts of everything below TCP; the shard adds them to its own.
-    pub(crate) counters: Counters,
+    pub(crate) counters: Fresh,
     ids: FragmentIds,
     pool: PacketPool,
     /// The link's.
@@ -101,7 +101,7 @@ impl Output {
             mac,
             routes: Routes::default(),
             neighbors,
-            counters: Counters::default(),
+            counters: Fresh::default(),
             ids,
             pool,
             mtu,
@@ -287,8 +287,7 @@ impl Output {
         let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
         let before = bytes(&self.backlog);
         let packets = device.transmit(&mut self.backlog);
-        self.counters.tx_packets += packets as u64;
-        self.counters.tx_bytes += (before - bytes(&self.backlog)) as u64;
+        self.counters.sent(packets as u64, (before - bytes(&self.backlog)) as u64);
         packets > 0
     }
 

@@ -32,8 +32,8 @@ impl Sum {
         let mut sum = Self::ZERO;
         match (src, dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                sum.add(&src.octets());
-                sum.add(&dst.octets());
+                sum.total += u64::from(u32::from_ne_bytes(src.octets()));
+                sum.total += u64::from(u32::from_ne_bytes(dst.octets()));
             }
             (src, dst) => {
                 for addr in [src, dst] {
@@ -44,8 +44,7 @@ impl Sum {
                 }
             }
         }
-        sum.add(&len.to_be_bytes());
-        sum.add(&[0, protocol]);
+        sum.total += u64::from(len.to_be()) + u64::from(u16::from(protocol).to_be());
         sum
     }
 
@@ -160,12 +159,19 @@ fn portable_sum(bytes: &[u8]) -> u64 {
     let blocks = bytes.chunks_exact(64);
     let tail = blocks.remainder();
     let mut total: u64 = blocks.map(sum_block).sum();
-    let words = tail.chunks_exact(2);
-    if let [last] = words.remainder() {
-        total += u64::from(u16::from_ne_bytes([*last, 0]));
+    // One's-complement addition does not care how many of its 16-bit words are added at a time.
+    let words = tail.chunks_exact(4);
+    let rest = words.remainder();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     }
-    total += words.map(|word| u64::from(u16::from_ne_bytes([word[0], word[1]]))).sum::<u64>();
     total
+        + match *rest {
+            [a, b, c] => u64::from(u16::from_ne_bytes([a, b])) + u64::from(u16::from_ne_bytes([c, 0])),
+            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+            [a] => u64::from(u16::from_ne_bytes([a, 0])),
+            _ => 0,
+        }
 }
 
 /// Folds a sum to 16 bits with end-around carry.

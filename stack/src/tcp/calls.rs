@@ -633,7 +633,6 @@ impl Tcp {
         let mut counters = self.calls_counters.take().unwrap_or_default();
         act(self, &mut counters);
         self.calls_counters = Some(counters);
-        self.calls_counted = true;
     }
 
     /// Checks options and shares the defaults.

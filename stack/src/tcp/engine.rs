@@ -22,7 +22,7 @@ use super::syn_queue::{HalfOpen, SynQueue};
 use super::table::{List, Slab, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
 use super::{Census, ConnId, IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError, Tuple};
-use crate::counters::{Counters, DropReason};
+use crate::counters::{Counters, DropReason, Fresh};
 use crate::limits;
 use crate::packet::Packet;
 use crate::time::Instant;
@@ -52,8 +52,7 @@ pub struct Tcp {
     /// Connections that are over and whose handle is still held.
     ended: usize,
     /// What user calls counted, until the next call with the shard's counters.
-    pub(super) calls_counters: Option<Box<Counters>>,
-    pub(super) calls_counted: bool,
+    pub(super) calls_counters: Option<Box<Fresh>>,
 }
 
 /// What a tuple leads to: a kind in the two upper bits, a place below.
@@ -89,9 +88,22 @@ impl From<Place> for Kind {
     }
 }
 
+/// An entry of the hash table. It keeps its hash, so that the table grows, and a search passes others by, without a look at
+/// their tuples.
+#[derive(Clone, Copy)]
+struct Led {
+    hash: u32,
+    place: Place,
+}
+
+/// A hash as the table wants it: it takes a bucket from the low bits and a tag from the high ones.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 /// All that has a tuple, and the hash table from tuples to it, keyed with a secret so that nobody can aim for collisions.
 pub(super) struct Tables {
-    by_tuple: HashTable<Place>,
+    by_tuple: HashTable<Led>,
     hasher: SipHasher13,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) syn_queue: SynQueue,
@@ -107,13 +119,14 @@ impl Tables {
         }
     }
 
-    fn hash(&self, key: &TupleKey) -> u64 {
-        self.hasher.hash(&key.bytes())
+    fn hash(&self, key: &TupleKey) -> u32 {
+        key.hash(&self.hasher)
     }
 
     pub(super) fn find(&self, key: &TupleKey) -> Option<Kind> {
-        let found = self.by_tuple.find(self.hash(key), |place| self.key_of(*place).as_ref() == Some(key));
-        found.map(|place| (*place).into())
+        let hash = self.hash(key);
+        let is_it = |led: &Led| led.hash == hash && self.key_of(led.place).as_ref() == Some(key);
+        self.by_tuple.find(spread(hash), is_it).map(|led| led.place.into())
     }
 
     /// Leads the tuple of `kind` to it. Nothing else may have that tuple.
@@ -121,9 +134,7 @@ impl Tables {
         let place = Place::from(kind);
         let Some(key) = self.key_of(place) else { return };
         let hash = self.hash(&key);
-        let mut by_tuple = core::mem::take(&mut self.by_tuple);
-        by_tuple.insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
-        self.by_tuple = by_tuple;
+        self.by_tuple.insert_unique(spread(hash), Led { hash, place }, |other| spread(other.hash));
     }
 
     /// Whether a connection may be opened with this tuple; `reuse`: also in place of a TIME-WAIT entry that allows it.
@@ -143,7 +154,8 @@ impl Tables {
     pub(super) fn detach(&mut self, kind: Kind) {
         let place = Place::from(kind);
         let Some(key) = self.key_of(place) else { return };
-        if let Ok(entry) = self.by_tuple.find_entry(self.hasher.hash(&key.bytes()), |other| *other == place) {
+        let hash = spread(self.hash(&key));
+        if let Ok(entry) = self.by_tuple.find_entry(hash, |other| other.place == place) {
             entry.remove();
         }
     }
@@ -190,7 +202,6 @@ impl Tcp {
             buffered_bytes: 0,
             ended: 0,
             calls_counters: None,
-            calls_counted: false,
             config,
         }
     }
@@ -368,10 +379,8 @@ impl Tcp {
 
     /// What user calls counted.
     pub(super) fn hand_over_counters(&mut self, counters: &mut Counters) {
-        if let Some(counted) = self.calls_counters.as_deref_mut().filter(|_| self.calls_counted) {
-            counters.add(counted);
-            *counted = Counters::default();
-            self.calls_counted = false;
+        if let Some(counted) = self.calls_counters.as_deref_mut() {
+            counters.take_over(counted);
         }
     }
 

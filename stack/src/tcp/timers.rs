@@ -39,7 +39,11 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn earliest(&self) -> Option<Instant> {
         let Self { retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death, .. } = *self;
-        [retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
+        // Without branches: this runs after everything that happens to a connection.
+        let deadlines = [retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death];
+        let nanos = deadlines.map(|deadline| deadline.map_or(u64::MAX, Instant::as_nanos));
+        let earliest = nanos.into_iter().fold(u64::MAX, u64::min);
+        (earliest < u64::MAX).then(|| Instant::from_nanos(earliest))
     }
 }
 
@@ -224,5 +228,39 @@ impl Connection {
             cx.replies.push(reset, cx.counters);
         }
         self.finish(Some(super::TcpError::ConnectionAborted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_deadline_is_found_wherever_it_is() {
+        assert_eq!(Timers::default().earliest(), None);
+        let (soon, later) = (Some(Instant::from_millis(1)), Some(Instant::from_millis(2)));
+        let all = || Timers {
+            retransmit: later,
+            probe: later,
+            reorder: later,
+            pace: later,
+            hold: later,
+            delayed_ack: later,
+            keepalive: later,
+            death: later,
+            armed: None,
+        };
+        for timers in [
+            Timers { retransmit: soon, ..all() },
+            Timers { probe: soon, ..all() },
+            Timers { reorder: soon, ..all() },
+            Timers { pace: soon, ..all() },
+            Timers { hold: soon, ..all() },
+            Timers { delayed_ack: soon, ..all() },
+            Timers { keepalive: soon, ..all() },
+            Timers { death: soon, ..all() },
+        ] {
+            assert_eq!(timers.earliest(), soon);
+        }
     }
 }
