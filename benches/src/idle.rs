@@ -67,7 +67,7 @@ impl Crowd {
     /// When it does not open.
     pub fn open(&mut self, number: u32) {
         if number.is_multiple_of(PORTS_PER_PEER) {
-            self.device.arrive(&crate::ours::arp_request(peer(number)));
+            self.device.arrive(&crate::frames::arp_request_of(peer(number)));
             self.poll();
         }
         self.device.arrive(&segment(number, PEER_FIRST - 1, 0, SYN, &[]));

@@ -209,6 +209,13 @@ pub const FINAL_TURNS: usize = 64;
 /// How long a shard sleeps that has something to send but found no room in the device; the device ends the sleep when it has
 /// room, so that the bound matters only with devices that cannot.
 pub const STALLED_WAIT: Duration = Duration::from_millis(1);
+/// Least time an idle shard spins that spins at all ([`crate::runtime::Spin::Adaptive`]): a few looks. Less is none.
+pub const SPIN_MIN: Duration = Duration::from_micros(5);
+/// Most time between two looks of a spinning shard: a hundred times what one takes. After more, another thread had the CPU.
+pub const SPIN_LOOK_MAX: Duration = Duration::from_micros(100);
+/// How long a shard then sleeps when it is idle, rather than spin: what spinning took from the other thread the scheduler takes
+/// from the shard when packets wait, milliseconds at a time.
+pub const SPIN_HOLD: Duration = Duration::from_secs(1);
 /// A busy shard publishes its figures no more often than this (a snapshot costs microseconds and a system call); an idle
 /// one not at all.
 pub const METRICS_INTERVAL: Duration = Duration::from_millis(100);

@@ -87,7 +87,7 @@ async fn connection(port: u16, mut stream: TcpStream) -> io::Result<()> {
     match port {
         ECHO => {
             while let Some(chunk) = stream.read_chunk().await? {
-                stream.write_bytes(&*chunk).await?;
+                stream.write_chunk(chunk).await?;
             }
         }
         DISCARD => while stream.read_chunk().await?.is_some() {},
