@@ -241,7 +241,8 @@ impl Connection {
     /// Whether a packet that several segments were merged into may be processed as one. Payload may: all of the segments have
     /// the same acknowledgment and options. Of acknowledgments the last may stand for all while nothing is amiss: whatever
     /// the others say about what arrived, it says too, and they say it in the same burst, that is at the same time. What is
-    /// lost by it: rate samples, of which the last covers the most, and the smaller steps in which the window would have
+    /// lost by it: rate samples, of which the last covers the most, the second sample of SRTT where a round trip ends within the
+    /// burst, and the smaller steps in which the window would have
     /// grown; how many ACKs there were is told to congestion control, so that HyStart++ and the limits of slow start count as
     /// before. In recovery, where single ACKs decide (F-RTO, proportional rate reduction, the probe of a tail), each is
     /// processed.
