@@ -16,6 +16,7 @@ pub mod runtime;
 pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod spares;
 pub mod tcp;
 pub mod time;
 pub mod timer_wheel;

@@ -21,7 +21,7 @@ pub use links::ShardLinks;
 pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
 pub use steering::SteeringChange;
 
-use crate::config::{AddressUse, Cidr, ConfigError, PartialChecksums, Route, StackConfig};
+use crate::config::{AddressUse, Cidr, ConfigError, Route, StackConfig};
 use crate::counters::Counters;
 use crate::device::{Device, Protocol};
 use crate::limits;
@@ -35,7 +35,7 @@ use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
-use crate::net::udp::UdpFault;
+use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::offload::gro::Gro;
 use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
@@ -112,11 +112,7 @@ impl Shard {
         let mut output = Output::new(capabilities.mac, mtu, config.gso, pool.clone(), neighbors, ids, now);
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
-        let partial_checksums = match config.partial_checksums {
-            PartialChecksums::Auto => capabilities.partial_checksums,
-            PartialChecksums::Accept => true,
-            PartialChecksums::Refuse => false,
-        };
+        let partial_checksums = config.partial_checksums.accepts(capabilities.partial_checksums);
         let policy = Policy {
             mac: capabilities.mac,
             addresses: Vec::new(),
@@ -198,6 +194,9 @@ impl Shard {
         }
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
+        for news in self.tcp.take_fastopen_news() {
+            self.tell_others(&Message::FastOpen(news));
+        }
         self.ask_neighbors(now);
         self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
@@ -206,7 +205,7 @@ impl Shard {
         self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);
-        self.counters.add(&core::mem::take(&mut self.output.counters));
+        self.counters.take_over(&mut self.output.counters);
         busy
     }
 
@@ -381,6 +380,7 @@ impl Shard {
     fn poll_timers(&mut self, now: Instant) {
         self.expire_fragments(now);
         self.poll_dhcp(now);
+        self.output.expire_path_mtus(now);
         self.links.settle(self.lease.as_ref());
         self.tcp.poll_timers(now, &mut self.counters);
     }
@@ -397,7 +397,8 @@ impl Shard {
                     self.tcp.icmp_error(now, &error, &mut self.counters);
                 }
                 Some(icmp::Sender::Udp(Tuple { local, remote })) => {
-                    self.iface.udp_fault(&UdpFault { local, remote, error: NetError::HostUnreachable });
+                    let what = UdpTrouble::Error(NetError::HostUnreachable);
+                    self.iface.udp_fault(&UdpFault { local, remote, what });
                 }
                 None => {}
             }
@@ -468,11 +469,18 @@ impl Shard {
         {
             taken += 1;
             match message {
-                Message::Packet(visit, bytes, parsed) => self.take_over(now, visit, &bytes, parsed),
+                Message::Packet(visit, bytes, parsed) => {
+                    self.take_over(now, visit, &bytes, parsed);
+                    self.links.give_back(bytes);
+                }
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
                 Message::UdpFault(visit, fault) => self.udp_fault(visit, &fault),
                 Message::Lease(lease) => self.use_lease(lease),
+                Message::PathMtu(told) => {
+                    self.output.learn_path_mtu(now, told);
+                }
+                Message::FastOpen(news) => self.tcp.hear_of_fastopen(now, &news),
             }
         }
         taken > 0

@@ -12,9 +12,10 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 use super::announce::{Announcer, Step};
 use super::fragment::{FragmentIds, Fragments, write_header};
 use super::neighbor::{Due, Neighbors};
+use super::path_mtu::{PathMtu, PathMtus, Witness};
 use super::route::{NextHop, Routes};
 use super::{Heard, arp, ndp};
-use crate::counters::{Counters, DropReason};
+use crate::counters::{DropReason, Fresh};
 use crate::device::Device;
 use crate::limits;
 use crate::offload::gso::{self, Template};
@@ -31,8 +32,6 @@ pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
 /// Ethernet, IPv6 and TCP with all its options: these are always in one frame.
 const HEADERS_MAX: usize = ETHERNET_HEADER + IPV6_HEADER + 60;
-/// Hop limit of what we send (RFC 1122 section 3.2.1.7).
-pub(crate) const HOP_LIMIT: u8 = 64;
 /// What every IPv6 link carries (RFC 8200 section 5).
 const IPV6_MTU_MIN: usize = 1280;
 
@@ -43,12 +42,17 @@ pub(crate) struct Output {
     pub(crate) routes: Routes,
     pub(crate) neighbors: Neighbors,
     /// Counts of everything below TCP; the shard adds them to its own.
-    pub(crate) counters: Counters,
+    pub(crate) counters: Fresh,
     ids: FragmentIds,
     pool: PacketPool,
+    /// The link's.
     mtu: usize,
     /// TCP may send super-segments.
     gso: bool,
+    /// Of paths, as connections learned.
+    path_mtus: PathMtus,
+    /// The same as UDP sockets were told.
+    datagram_mtus: PathMtus,
     backlog: PacketBatch,
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
@@ -91,15 +95,19 @@ impl Output {
         ids: FragmentIds,
         now: Instant,
     ) -> Self {
+        let (path_mtus, datagram_mtus) =
+            (PathMtus::new(neighbors.hasher()), PathMtus::new(neighbors.hasher()));
         Self {
             mac,
             routes: Routes::default(),
             neighbors,
-            counters: Counters::default(),
+            counters: Fresh::default(),
             ids,
             pool,
             mtu,
             gso,
+            path_mtus,
+            datagram_mtus,
             backlog: PacketBatch::new(),
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
@@ -113,7 +121,39 @@ impl Output {
     pub(crate) fn set_routes(&mut self, routes: Routes) {
         self.routes = routes;
         self.last_hop = None;
+        self.path_mtus.clear();
+        self.datagram_mtus.clear();
         self.neighbors.clear(&mut self.counters);
+    }
+
+    /// Takes in what a path carries; whether that is news.
+    pub(crate) fn learn_path_mtu(&mut self, now: Instant, told: PathMtu) -> bool {
+        let PathMtu { dst, mtu, witness } = told;
+        // RFC 8200 section 5 and Linux's `min_pmtu`.
+        let least = if dst.is_ipv6() { IPV6_MTU_MIN } else { limits::PATH_MTU_MIN_IPV4.into() };
+        if usize::from(mtu) < least || usize::from(mtu) >= self.mtu {
+            return false;
+        }
+        match witness {
+            Witness::Connection => self.path_mtus.learn(now, dst, mtu),
+            Witness::Datagram => self.datagram_mtus.learn(now, dst, mtu),
+        }
+    }
+
+    /// Forgets what was learned too long ago.
+    pub(crate) fn expire_path_mtus(&mut self, now: Instant) {
+        self.path_mtus.expire(now);
+        self.datagram_mtus.expire(now);
+    }
+
+    /// The longest IP packet that goes out whole: the path's MTU as far as it is known. Of IPv6 beyond a router, what no
+    /// socket sends keeps to the minimum that every link carries (RFC 8200 section 5): nobody could tell a true Packet Too
+    /// Big about it from a forged one.
+    fn packet_mtu(&self, dst: IpAddr, hop: NextHop, protocol: u8) -> usize {
+        let known = [self.path_mtus.get(dst), self.datagram_mtus.get(dst)];
+        let mtu = known.into_iter().flatten().map(usize::from).fold(self.mtu, usize::min);
+        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
+        if dst.is_ipv6() && beyond_router && protocol != protocol::UDP { mtu.min(IPV6_MTU_MIN) } else { mtu }
     }
 
     /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.
@@ -129,10 +169,10 @@ impl Output {
     /// Sends a whole IP packet (header and transport checksum set, no IPv4 options), in fragments where it must be. What
     /// cannot be sent is dropped and counted.
     pub(crate) fn send_ip(&mut self, now: Instant, packet: &mut [u8]) {
-        let (dst, ethertype) = if packet[0] >> 4 == 4 {
-            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4)
+        let (dst, ethertype, number) = if packet[0] >> 4 == 4 {
+            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4, packet[9])
         } else {
-            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6)
+            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6, packet[6])
         };
         let Some(hop) = self.routes.next_hop(dst) else {
             self.counters.drop(DropReason::NoRoute);
@@ -142,9 +182,7 @@ impl Output {
             self.counters.drop(DropReason::TxQueueFull);
             return;
         }
-        // RFC 8200 section 5: without path MTU discovery, only the minimum is safe beyond a router.
-        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
-        let mtu = if dst.is_ipv6() && beyond_router { self.mtu.min(IPV6_MTU_MIN) } else { self.mtu };
+        let mtu = self.packet_mtu(dst, hop, number);
         let mut fragments = Fragments::new(packet, mtu, &mut self.ids);
         let cut = fragments.is_cut();
         while let Some((header, payload)) = fragments.next() {
@@ -249,8 +287,7 @@ impl Output {
         let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
         let before = bytes(&self.backlog);
         let packets = device.transmit(&mut self.backlog);
-        self.counters.tx_packets += packets as u64;
-        self.counters.tx_bytes += (before - bytes(&self.backlog)) as u64;
+        self.counters.sent(packets as u64, (before - bytes(&self.backlog)) as u64);
         packets > 0
     }
 
@@ -302,15 +339,30 @@ impl Output {
         write_ethernet(headers, self.mac, ethertype);
         EthernetFrame::new_unchecked(&mut *headers).set_dst_addr(to);
         let ip = &mut headers[ETHERNET_HEADER..];
-        write_header(ip, src, dst, protocol::TCP, tcp_header, segment.ecn, HOP_LIMIT);
+        let tos = segment.ip.traffic_class(segment.ecn);
+        write_header(ip, src, dst, protocol::TCP, tcp_header, tos, segment.ip.hop_limit);
         write_tcp(&mut ip[ip_header..], segment);
         Template::new(headers, ETHERNET_HEADER, ETHERNET_HEADER + ip_header, Flags(segment.first_flags))
     }
 }
 
 impl tcp::Egress for Output {
-    fn path_mtu(&self, _dst: IpAddr) -> usize {
+    fn path_mtu(&self, dst: IpAddr) -> usize {
+        self.path_mtus.get(dst).map_or(self.mtu, |mtu| self.mtu.min(mtu.into()))
+    }
+
+    fn link_mtu(&self, _dst: IpAddr) -> usize {
         self.mtu
+    }
+
+    /// As Linux's negative advice: the first hop is asked whether it is there, and the path's MTU is tried anew.
+    /// RFC 9293 section 3.8.3, MUST-20.
+    fn doubt(&mut self, now: Instant, dst: IpAddr) {
+        self.last_hop = None;
+        self.path_mtus.forget(dst);
+        if let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) {
+            self.neighbors.doubt(now, addr);
+        }
     }
 
     fn super_segment_max(&self) -> usize {

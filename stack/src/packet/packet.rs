@@ -330,6 +330,12 @@ impl PacketSlice {
     pub fn frame_bytes(&self) -> usize {
         self.frame.bytes().len()
     }
+
+    /// Whether so many of the pool's frames are held by readers that payload should be copied out instead.
+    #[must_use]
+    pub fn is_pool_short(&self) -> bool {
+        self.frame.is_pool_short()
+    }
 }
 
 impl core::ops::Deref for PacketSlice {

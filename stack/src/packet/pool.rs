@@ -199,6 +199,13 @@ impl PacketPool {
         self.inner.shared.get()
     }
 
+    /// Whether so many frames are held by readers that payload should be copied out of frames, or the NIC would find none:
+    /// more than 1/[`SHARED_FRAMES_FRACTION`] of them.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.inner.is_short()
+    }
+
     /// The pool's shape.
     #[must_use]
     pub fn layout(&self) -> PoolLayout {
@@ -237,6 +244,10 @@ impl fmt::Debug for PacketPool {
 }
 
 impl PoolInner {
+    fn is_short(&self) -> bool {
+        self.shared.get() > self.layout.frames / limits::SHARED_FRAMES_FRACTION
+    }
+
     fn lent(&self, ring: Ring) -> &Cell<u32> {
         match ring {
             Ring::Fill => &self.lent_fill,
@@ -368,6 +379,12 @@ pub struct FrameRef {
 }
 
 impl FrameRef {
+    /// As [`PacketPool::is_short`], for the pool of this frame.
+    #[must_use]
+    pub fn is_pool_short(&self) -> bool {
+        self.pool.is_short()
+    }
+
     /// All bytes of the frame.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

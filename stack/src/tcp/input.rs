@@ -112,7 +112,8 @@ impl Segment {
 
     /// The RST that answers it when its ACK is wrong (RFC 9293 sections 3.10.7.3 and 3.10.7.4).
     pub(super) fn reset(&self, key: TupleKey) -> Option<Reply> {
-        Reply::reset_for(key, self.flags, self.ack, self.seq + self.len(), self.options.timestamps)
+        let (end, tos) = (self.seq + self.len(), self.packet.parsed.tos());
+        Reply::reset_for(key, self.flags, self.ack, end, self.options.timestamps, tos)
     }
 
     /// Cuts off payload and FIN.
@@ -521,7 +522,7 @@ impl Connection {
         let echo = segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr);
         self.measure_receive_rtt(cx.now, echo, unmerged_len);
         let had_gap = self.receive.has_gap();
-        let copy = cx.config.copy_received || is_pool_low(&segment.packet);
+        let copy = cx.config.copy_received || segment.packet.pool().is_short();
         // What lies behind the window's edge is cut off.
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
         let payload = segment.payload.start..segment.payload.end - beyond as usize;
@@ -696,11 +697,6 @@ pub(super) fn reset_for_packet(packet: &Packet) -> Option<Reply> {
     let controls =
         u32::from(header.flags.contains(Flags::SYN)) + u32::from(header.flags.contains(Flags::FIN));
     let end = header.seq + (payload.len() as u32 + controls);
-    Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps)
-}
-
-/// Whether so many frames are held by readers that payload must be copied out (see [`limits::SHARED_FRAMES_FRACTION`]).
-fn is_pool_low(packet: &Packet) -> bool {
-    let pool = packet.pool();
-    pool.shared_frames() > pool.layout().frames / limits::SHARED_FRAMES_FRACTION
+    let tos = packet.parsed.tos();
+    Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps, tos)
 }

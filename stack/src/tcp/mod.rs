@@ -65,11 +65,13 @@ use core::net::{IpAddr, SocketAddr};
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
+pub use fastopen::FastOpenNews;
 pub use info::{FastOpenFailure, TcpInfo};
 pub use path_mtu::MtuProbing;
 pub use readiness::Readiness;
 pub use state::State;
 
+use crate::limits;
 use crate::offload::gso;
 use crate::packet::{Packet, PacketSlice};
 use crate::time::Instant;
@@ -223,6 +225,32 @@ pub struct SegmentOut<'a> {
     /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
     /// data.
     pub ecn: u8,
+    /// What the socket chooses of the IP header.
+    pub ip: IpFields,
+}
+
+/// What a socket chooses of the IP header of all it sends; or what a datagram came with.
+/// RFC 9293 section 3.9.1.9, MUST-48; RFC 9293 section 3.9.2, MUST-49.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpFields {
+    /// `IP_TOS`, `IPV6_TCLASS`: the Diffserv field (RFC 2474 section 3) in the upper six bits, the ECN field (RFC 3168) in
+    /// the lower two. TCP sets the ECN field itself and does not look at what is here; UDP sends it as it is.
+    pub tos: u8,
+    /// `IP_TTL`, `IPV6_UNICAST_HOPS`: time to live or hop limit; 64, at least 1.
+    pub hop_limit: u8,
+}
+
+impl Default for IpFields {
+    fn default() -> Self {
+        Self { tos: 0, hop_limit: limits::HOP_LIMIT }
+    }
+}
+
+impl IpFields {
+    /// The whole octet of the IP header, with the ECN bits `ecn`.
+    pub(crate) fn traffic_class(self, ecn: u8) -> u8 {
+        self.tos & 0xfc | ecn & 3
+    }
 }
 
 impl SegmentOut<'_> {
@@ -282,8 +310,14 @@ pub enum EgressError {
 
 /// Where segments go: implemented by the network layer of the shard.
 pub trait Egress {
-    /// Largest IP packet towards `dst`, bytes.
+    /// Largest IP packet that the path to `dst` is known to carry, bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
+    /// Largest IP packet that the link towards `dst` carries, bytes: what the MSS option goes by (RFC 9293 section 3.7.1).
+    fn link_mtu(&self, dst: IpAddr) -> usize {
+        self.path_mtu(dst)
+    }
+    /// What goes to `dst` is not answered (RFC 9293 section 3.8.3, R1): what is remembered of the way there may be wrong.
+    fn doubt(&mut self, _now: Instant, _dst: IpAddr) {}
     /// Most payload that [`Egress::send`] takes at a time to cut it into several segments, bytes; 0: it gets them one by one.
     fn super_segment_max(&self) -> usize;
     /// Sends a segment, or of a super-segment as many segments from its front as there is room for now. Returns the bytes of
@@ -305,6 +339,17 @@ pub struct IcmpError {
     pub kind: IcmpErrorKind,
 }
 
+/// What an ICMP error came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IcmpVerdict {
+    /// It quotes no connection of this shard.
+    NotOurs,
+    /// It was taken note of, or dropped and counted because it quotes nothing outstanding.
+    Taken,
+    /// It is believed that the path carries no larger IP packet than this, bytes.
+    PathMtu(u16),
+}
+
 /// Kinds of ICMP errors, as RFC 9293 section 3.9.2.2 sorts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IcmpErrorKind {
@@ -323,12 +368,16 @@ pub enum IcmpErrorKind {
 }
 
 /// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until dropped.
+///
+/// Frames belong to the shard's thread, so that they are counted without atomics. A [`bytes::Bytes`] may go to any thread:
+/// a chunk only becomes one by a copy (`Bytes::copy_from_slice`). To send a chunk on as it is, there is
+/// [`Tcp::poll_send_chunk`].
 #[derive(Clone, Debug)]
 pub enum Chunk {
     /// In the frame it arrived in.
     Frame(PacketSlice),
     /// In a heap block shared with other chunks.
-    Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
+    Heap(receive_queue::Block, core::ops::Range<usize>),
 }
 
 impl core::ops::Deref for Chunk {
@@ -337,6 +386,34 @@ impl core::ops::Deref for Chunk {
         match self {
             Self::Frame(slice) => slice,
             Self::Heap(block, range) => &block[range.clone()],
+        }
+    }
+}
+
+impl Chunk {
+    /// Drops the first `len` bytes from view (all of them when there are fewer).
+    pub fn advance(&mut self, len: usize) {
+        match self {
+            Self::Frame(slice) => slice.advance(len),
+            Self::Heap(_, range) => range.start += len.min(range.len()),
+        }
+    }
+
+    /// Bytes of memory it keeps from others, however short it is: a whole frame or block.
+    #[must_use]
+    pub fn backing_bytes(&self) -> usize {
+        match self {
+            Self::Frame(slice) => slice.frame_bytes(),
+            Self::Heap(block, _) => block.len(),
+        }
+    }
+
+    /// Whether it is in a frame of a pool of which readers hold too much (see
+    /// [`limits::SHARED_FRAMES_FRACTION`](crate::limits::SHARED_FRAMES_FRACTION)).
+    pub(crate) fn is_scarce(&self) -> bool {
+        match self {
+            Self::Frame(slice) => slice.is_pool_short(),
+            Self::Heap(..) => false,
         }
     }
 }

@@ -288,6 +288,7 @@ impl Connection {
     fn send_syn(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         let remote = self.key.remote();
         self.learn_mtu(|| out.egress.path_mtu(remote.ip()));
+        self.set_our_mss(out.egress.link_mtu(remote.ip()));
         let (fastopen, len) = self.fastopen_syn();
         let ack = self.state != State::SynSent;
         let again = self.snd_nxt.gt(self.iss);
@@ -562,6 +563,7 @@ impl Connection {
                     payload,
                     mss,
                     ecn,
+                    ip: self.options.ip,
                 },
             )
         });

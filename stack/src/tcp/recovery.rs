@@ -347,6 +347,9 @@ impl Connection {
         }
         // A partial ACK that answers an original: what was sent again was only late.
         let late = feedback.acked > 0 && self.undo().is_some() && self.answers_original(feedback);
+        if late {
+            self.rack.original_was_late();
+        }
         if late && self.sent.resent().segments == 0 {
             self.undo_reduction(true, cx);
             self.leave_recovery();
@@ -372,6 +375,9 @@ impl Connection {
             self.sent.forget_duplicates();
         }
         if self.may_undo(feedback) {
+            if self.loss.state == Recovery::Fast && self.answers_original(feedback) {
+                self.rack.original_was_late();
+            }
             self.undo_reduction(false, cx);
         } else {
             self.rack.recovery_ended();
@@ -430,6 +436,7 @@ impl Connection {
         self.loss.probe_tail = false;
         self.rack.forget_probe();
         self.retransmits = self.retransmits.saturating_add(1);
+        self.note_unanswered();
         self.rtt.back_off();
         (self.timers.retransmit, self.timers.probe, self.timers.reorder) = (None, None, None);
         self.restart_retransmit_timer(cx.now);

@@ -8,7 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::delivery_rate::Snapshot;
+use crate::spares::Shelf;
 use crate::time::{Duration, Instant};
+
+thread_local! {
+    static BOOKS: Shelf<VecDeque<Sent>> = const { Shelf::new() };
+}
 
 /// A segment that was sent and is not acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -183,6 +188,7 @@ impl Scoreboard {
             self.settled = start;
         }
         self.outstanding += len;
+        BOOKS.with(|books| books.make_room(&mut self.segments, count as usize));
         self.segments.extend((0..count).map(|index| {
             let before = index * each;
             Sent {
@@ -471,7 +477,9 @@ impl Scoreboard {
 
     /// Everything outstanding is void: nothing was sent.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        let mut old = core::mem::take(self);
+        old.segments.clear();
+        let _ = BOOKS.try_with(|books| books.trim(&mut old.segments));
     }
 
     // ---- helpers
@@ -529,12 +537,11 @@ impl Scoreboard {
     /// Frees what is no longer needed when everything before `una` is gone.
     fn tidy(&mut self, una: u64) {
         if self.segments.is_empty() {
-            *self = Self { settled: una, ..Self::default() };
+            self.clear();
+            self.settled = una;
             return;
         }
-        if self.segments.len() < self.segments.capacity() / 4 {
-            self.segments.shrink_to(self.segments.len() * 2);
-        }
+        let _ = BOOKS.try_with(|books| books.trim(&mut self.segments));
         let Some(trouble) = &mut self.trouble else { return };
         while let Some(run) = trouble.sacked.first_entry().filter(|run| *run.get() <= una) {
             run.remove();

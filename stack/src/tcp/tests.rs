@@ -12,6 +12,7 @@ mod ecn;
 mod fastopen;
 mod gso;
 mod info;
+mod ip_fields;
 mod open;
 mod pair;
 mod path_mtu;

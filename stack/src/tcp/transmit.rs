@@ -59,14 +59,17 @@ impl Tcp {
             let listener = self.listeners.slab.get(entry.listener);
             let options = listener.map_or(&self.default_options, |listener| &listener.options);
             let (buffer, limit) = (options.receive_buffer_start(), options.receive_buffer_limit());
+            let ip = options.ip;
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
+            let mtu = egress.path_mtu(tuple.remote.ip()).min(usize::from(u16::MAX)) as u16;
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
             let cookie = entry.cookie_wanted().map(|experimental| {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
                 self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
-            let (seq, ack, flags, options) = entry.syn_ack(our_mss, window_scale_for(limit), ts_now, cookie);
+            let (seq, ack, flags, options) =
+                entry.syn_ack((our_mss, mtu), window_scale_for(limit), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -82,6 +85,7 @@ impl Tcp {
                 payload: &[],
                 mss: 1,
                 ecn: 0,
+                ip,
             };
             match egress.send(now, &segment) {
                 Err(EgressError::Full) => return false,
@@ -128,7 +132,11 @@ impl Tcp {
         let pressure = self.is_under_pressure();
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
         let remote = connection.key.remote().ip();
+        connection.forget_old_mtu(now);
         connection.learn_mtu(|| egress.path_mtu(remote));
+        if connection.take_advice() {
+            egress.doubt(now, remote);
+        }
         let mut out = Output {
             now,
             egress,
@@ -162,5 +170,5 @@ impl Tcp {
 /// The MSS option for a SYN to `remote` (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers.
 fn mss_for(egress: &dyn Egress, remote: IpAddr) -> u16 {
     let fixed = if remote.is_ipv4() { 40 } else { 60 };
-    (egress.path_mtu(remote).saturating_sub(fixed)).clamp(1, usize::from(u16::MAX)) as u16
+    (egress.link_mtu(remote).saturating_sub(fixed)).clamp(1, usize::from(u16::MAX)) as u16
 }

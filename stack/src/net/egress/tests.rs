@@ -9,8 +9,8 @@ use smoltcp::wire::{TcpOption, TcpPacket, TcpRepr};
 use super::*;
 use crate::device::Capabilities;
 use crate::net::neighbor::Claim;
-use crate::tcp::Egress;
 use crate::tcp::seq::SeqNumber;
+use crate::tcp::{Egress, IpFields};
 
 const US: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
 const THEM: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
@@ -73,6 +73,7 @@ fn segment<'a>(six: bool, options: &'a [u8], payload: &'a [&'a [u8]]) -> Segment
         payload,
         mss: usize::MAX,
         ecn: 2,
+        ip: IpFields { tos: 0xb9, hop_limit: 7 },
     }
 }
 
@@ -99,12 +100,12 @@ proptest! {
         let checksums = ChecksumCapabilities::default();
         let (src, dst, ip_payload) = if six {
             let ip = Ipv6Packet::new_checked(ethernet.payload()).unwrap();
-            prop_assert_eq!((ip.hop_limit(), ip.traffic_class(), ip.flow_label()), (64, 2, 0));
+            prop_assert_eq!((ip.hop_limit(), ip.traffic_class(), ip.flow_label()), (7, 0xba, 0));
             (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
         } else {
             let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
             prop_assert!(ip.verify_checksum() && ip.dont_frag() && !ip.more_frags());
-            prop_assert_eq!((ip.hop_limit(), ip.ecn(), ip.dscp()), (64, 2, 0));
+            prop_assert_eq!((ip.hop_limit(), ip.ecn(), ip.dscp()), (7, 2, 46));
             (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
         };
         let tcp = TcpPacket::new_checked(&ip_payload[..]).unwrap();
@@ -245,22 +246,32 @@ fn a_segment_waits_for_its_neighbor_and_follows_it_when_it_moves() {
 }
 
 #[test]
-fn a_datagram_beyond_a_router_keeps_to_the_minimum_mtu() {
+fn beyond_a_router_what_no_socket_sends_keeps_to_the_minimum_mtu() {
     let (mut output, mut sink) = bench(LAYOUT, 1500);
     let links = vec!["2001:db8::1/64".parse().unwrap()];
     let destination = "::/0".parse().unwrap();
     let gateway: IpAddr = "2001:db8::2".parse().unwrap();
     output.set_routes(Routes::new(links, vec![crate::config::Route { destination, gateway }]));
     output.heard(Instant::ZERO, Heard { addr: gateway, mac: THEM, claim: Claim::Asked });
-    for (dst, packets) in [("2001:db8::2", 1), ("2001:db8:1::2", 2)] {
+    let (near, far): (IpAddr, IpAddr) = ("2001:db8::2".parse().unwrap(), "2001:db8:1::2".parse().unwrap());
+    let mut longest = |output: &mut Output, dst: IpAddr, number: u8| {
         let mut packet = vec![0; 1500];
-        let src = "2001:db8::1".parse().unwrap();
-        write_header(&mut packet, src, dst.parse().unwrap(), protocol::UDP, 1460, 0, 64);
+        write_header(&mut packet, "2001:db8::1".parse().unwrap(), dst, number, 1460, 0, 64);
         output.send_ip(Instant::ZERO, &mut packet);
         output.flush(&mut sink);
-        assert_eq!(sink.sent.len(), packets, "{dst}");
-        assert!(sink.sent.drain(..).all(|packet| packets == 1 || packet.len() <= 14 + 1280));
+        sink.sent.drain(..).map(|packet| packet.len() - 14).max().unwrap()
+    };
+    // RFC 8200 section 5.
+    assert_eq!(longest(&mut output, near, protocol::ICMPV6), 1500);
+    assert_eq!(longest(&mut output, far, protocol::ICMPV6), 1280);
+    assert_eq!(longest(&mut output, far, protocol::UDP), 1500);
+    for (witness, mtu) in [(Witness::Datagram, 1400), (Witness::Connection, 1304)] {
+        assert!(output.learn_path_mtu(Instant::ZERO, PathMtu { dst: far, mtu, witness }));
+        let longest = longest(&mut output, far, protocol::UDP);
+        assert!((usize::from(mtu) - 8..=mtu.into()).contains(&longest), "{longest}");
     }
+    let too_low = PathMtu { dst: near, mtu: 1279, witness: Witness::Connection };
+    assert!(!output.learn_path_mtu(Instant::ZERO, too_low));
 }
 
 #[test]

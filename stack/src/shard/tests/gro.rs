@@ -10,8 +10,7 @@ use crate::config::AddressUse;
 use crate::offload::testing::{Spec, timestamps};
 use crate::tcp::{State, TcpInfo};
 
-/// The least that the stack sends, so that ours and its segments have one length.
-const MSS: usize = 200;
+const MSS: usize = 100;
 
 fn unmerged() -> StackConfig {
     // The peer is learned from its packets.
@@ -75,6 +74,7 @@ impl End {
             seq: 0xffff_ff00,
             ack: 0,
             flags: 2,
+            window: 8000,
             options: syn_options,
             payload: Vec::new(),
             ..Spec::default()
@@ -235,6 +235,24 @@ fn who_has_no_sack_gets_a_duplicate_ack_for_each_segment_ahead_of_a_gap() {
         assert_eq!(end.heard.len(), expected, "SACK: {sack}");
         assert!(end.heard.iter().all(|told| told.ack == missing.seq));
         assert_eq!(end.info().rcv_ooopack, 4);
+    }
+}
+
+#[test]
+fn payload_of_merged_frames_stays_there_or_is_copied_out_as_is_asked_for() {
+    for (copied, held) in [(false, 3), (true, 0)] {
+        let mut config = merging();
+        config.tcp.copy_received = copied;
+        let mut end = End::new(&config, false, &[]);
+        let first = Spec { payload: pattern(1000), ..end.next.clone() };
+        let specs = [first.clone(), first.next(), first.next().next()];
+        end.host.device.rx.extend(specs.iter().map(Spec::frame));
+        end.host.poll(end.now);
+        assert_eq!(end.host.shard.counters().gro_packets, 1);
+        assert_eq!(end.host.device.pool().shared_frames(), held, "copied: {copied}");
+        end.burst(&[], 0);
+        assert_eq!(end.received, specs.map(|spec| spec.payload).concat());
+        assert_eq!(end.host.device.pool().shared_frames(), 0);
     }
 }
 
