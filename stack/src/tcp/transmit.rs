@@ -1,6 +1,5 @@
-//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a
-//! super-segment or a few segments, until nothing is
-//! left or the egress is full. What was next then is next again.
+//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a super-segment or a few segments,
+//! until nothing is left or the egress is full. What was next then is next again.
 
 use core::net::IpAddr;
 
