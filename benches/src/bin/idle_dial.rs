@@ -173,7 +173,7 @@ fn serve(interface: &str, spin: Spin) -> Result<Runtime, BoxError> {
             while let Ok((mut stream, _)) = listener.accept().await {
                 spawn(async move {
                     while let Ok(Some(chunk)) = stream.read_chunk().await {
-                        if stream.write_bytes(&*chunk).await.is_err() {
+                        if stream.write_chunk(chunk).await.is_err() {
                             break;
                         }
                     }
