@@ -1,8 +1,11 @@
-//! Runs the scripts of `tests/packetdrill` against the shared object, each in a process of its own, with a runner that keeps
-//! to packetdrill's language and to its use of the interface; where `packetdrill` itself is installed, with that, too.
+//! Runs packetdrill scripts against the shared object, each in a process of its own, with a reader and player that keep to
+//! packetdrill's language and to its use of the interface; where `packetdrill` itself is installed, with that, too.
 //!
-//! `cargo test -p bywash-capi --test packetdrill -- FILE_OR_DIRECTORY...` runs other scripts; `IP_VERSION` chooses `ipv4` (the
-//! default), `ipv6` or `ipv4-mapped-ipv6`.
+//! `cargo run -p bywash-capi -- [--ip-version=VERSION] FILE_OR_DIRECTORY...` runs any scripts and counts what passed; without
+//! a path it runs those of `tests/packetdrill`. VERSION is `ipv4` (the default), `ipv6`, `ipv4-mapped-ipv6`, or `all` for
+//! the three one after the other; a script may name its own. Scripts that run commands get a network namespace of their own
+//! with a device `tun0` when the user is root, so that they can set sysctls. It also speaks the test harness's language
+//! (`--list`, `--exact`, a filter), as the test `packetdrill` hands its arguments over.
 
 mod assertions;
 mod call;
@@ -21,12 +24,15 @@ use run::Network;
 /// A script that takes longer in real time hangs.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
+/// IP versions of scripts that name none of their own, by `--ip-version`.
+const VERSIONS: [&str; 3] = ["ipv4", "ipv6", "ipv4-mapped-ipv6"];
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [one, path] = &args[..]
+    if let [one, version, path] = &args[..]
         && one == "--one"
     {
-        return match run_one(Path::new(path)) {
+        return match run_one(Path::new(path), version) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
@@ -35,7 +41,13 @@ fn main() -> ExitCode {
         };
     }
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
-    let is_path = |arg: &String| arg.contains('/') || arg.ends_with(".pkt");
+    let is_path = |arg: &String| arg.contains('/') || arg.ends_with(".pkt") || Path::new(arg).is_dir();
+    let wanted = args.iter().find_map(|arg| arg.strip_prefix("--ip-version=")).unwrap_or("ipv4");
+    let versions: Vec<&str> = VERSIONS.into_iter().filter(|version| [version, "all"].contains(&wanted)).collect();
+    if versions.is_empty() {
+        eprintln!("unknown IP version {wanted}: choose one of {}, all", VERSIONS.join(", "));
+        return ExitCode::FAILURE;
+    }
     let mut paths: Vec<PathBuf> = args.iter().filter(|arg| is_path(arg)).map(PathBuf::from).collect();
     if paths.is_empty() {
         paths.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/packetdrill"));
@@ -49,7 +61,8 @@ fn main() -> ExitCode {
         scripts.iter().for_each(|script| println!("{}: test", name(script)));
         return ExitCode::SUCCESS;
     }
-    if let Some(filter) = args.iter().find(|arg| !arg.starts_with('-') && !is_path(arg)) {
+    let filter = args.iter().find(|arg| !arg.starts_with('-') && !is_path(arg) && *arg != "terse");
+    if let Some(filter) = filter {
         let wanted =
             |name: &str| if has("--exact") { name == filter } else { name.contains(filter.as_str()) };
         scripts.retain(|script| wanted(&name(script)));
@@ -57,7 +70,7 @@ fn main() -> ExitCode {
     println!("\nrunning {} tests", scripts.len());
     let mut failed = 0;
     for script in &scripts {
-        failed += usize::from(!report(script, "", &own_runner(script)));
+        failed += usize::from(!report(script, "", &own_runner(script, &versions)));
     }
     let outer = packetdrill(&scripts);
     println!(
@@ -109,10 +122,16 @@ fn scripts_in(path: &Path) -> Vec<PathBuf> {
     scripts
 }
 
-fn own_runner(script: &Path) -> Result<(), String> {
-    let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
-    command.arg("--one").arg(script);
-    outcome(command)
+/// Runs a script over each of the versions, or over its own; the first failure.
+fn own_runner(script: &Path, versions: &[&str]) -> Result<(), String> {
+    let text = std::fs::read_to_string(script).unwrap_or_default();
+    let own = text.lines().find_map(|line| line.strip_prefix("--ip_version=")).map(str::trim);
+    for version in own.as_slice().iter().chain(if own.is_none() { versions } else { &[] }) {
+        let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
+        command.arg("--one").arg(version).arg(script);
+        outcome(command).map_err(|error| format!("{version}: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Runs a command with a limit on its time; what it said when it failed.
@@ -137,17 +156,72 @@ fn outcome(mut command: Command) -> Result<(), String> {
     Err(format!("hangs for {TIME_MAX:?}"))
 }
 
-/// The shared object: built along with this test, beside it.
+/// The shared object: built along with this program, beside it or where cargo puts what others depend on.
 fn object() -> PathBuf {
+    if let Some(path) = std::env::var_os("BYWASH_PACKETDRILL_SO") {
+        return path.into();
+    }
     let exe = std::env::current_exe().unwrap_or_default();
-    let beside = exe.parent().unwrap_or(Path::new(".")).join("libbywash_packetdrill.so");
-    std::env::var_os("BYWASH_PACKETDRILL_SO").map_or(beside, PathBuf::from)
+    let directory = exe.parent().unwrap_or(Path::new("."));
+    let places = [directory.join("deps"), directory.to_owned()].map(|place| place.join("libbywash_packetdrill.so"));
+    // The one built last.
+    let built = |path: &&PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+    places.iter().max_by_key(built).cloned().unwrap_or_default()
 }
 
-fn run_one(path: &Path) -> Result<(), String> {
+/// Names that Linux's runner of its own scripts gives them for each IP version: a cookie for its usual key and one for a key
+/// of zeros, and where queued errors come from.
+fn usual_names(version: &str) -> HashMap<String, String> {
+    let (cookie, zero_key_cookie, family) = match version {
+        "ipv6" => ("c1d1e9742a47a9bc", "82af1a8f9a205c34", "IPV6"),
+        "ipv4" => ("3021b9d889017eeb", "b7c12350a90dc8f5", "IP"),
+        _ => ("3021b9d889017eeb", "b7c12350a90dc8f5", "IPV6"),
+    };
+    let level = format!("SOL_{family}");
+    let recverr = format!("{family}_RECVERR");
+    [
+        ("TFO_COOKIE", cookie),
+        ("TFO_COOKIE_ZERO", zero_key_cookie),
+        ("CMSG_LEVEL_IP", &level),
+        ("CMSG_TYPE_RECVERR", &recverr),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Makes the device that scripts know, and puts private copies of the namespace's sysctls in their place: what this kernel does
+/// not know, or keeps from namespaces, can be set all the same, and the shared object reads it there.
+const SCENERY: &str = "
+ip link set lo up
+ip tuntap add mode tun dev tun0 && ip link set tun0 up
+mount --make-rprivate / || exit
+copies=$(mktemp -d) && mount -t tmpfs none $copies || exit
+for place in ipv4 core; do
+    mkdir $copies/$place
+    (cd /proc/sys/net/$place && for file in *; do [ -f $file ] && cat $file > $copies/$place/$file; done)
+done
+for file in tcp_ecn_option=2 tcp_ecn_option_beacon=3 tcp_fack=0 tcp_min_tso_segs=2 tcp_rto_max_ms=120000 tcp_shrink_window=0; do
+    [ -e $copies/ipv4/${file%=*} ] || echo ${file#*=} > $copies/ipv4/${file%=*}
+done
+mount --bind $copies/ipv4 /proc/sys/net/ipv4
+mount --bind $copies/core /proc/sys/net/core
+umount -l $copies && rmdir $copies
+";
+
+/// Puts this process into namespaces of its own with that scenery, if it may.
+fn enter_namespace() {
+    // SAFETY: no other thread runs yet, and no memory is touched.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) } != 0 {
+        return;
+    }
+    if let Err(error) = run::shell(SCENERY, Path::new("/")) {
+        eprintln!("  some commands of the script may fail: {error}");
+    }
+}
+
+fn run_one(path: &Path, version: &str) -> Result<(), String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let version = std::env::var("IP_VERSION").unwrap_or_else(|_| "ipv4".into());
-    let mut defines = HashMap::new();
+    let mut defines = usual_names(version);
     for (name, value) in std::env::vars() {
         if let Some(name) = name.strip_prefix("DEFINE_") {
             defines.insert(name.to_owned(), value);
@@ -155,7 +229,6 @@ fn run_one(path: &Path) -> Result<(), String> {
     }
     let script = script::parse(&text, &defines)?;
     let option = |name: &str| script.options.get(name).map(String::as_str);
-    let version = option("ip_version").unwrap_or(&version);
     let (local, remote, domain) = match version {
         "ipv4" => ("192.168.0.1", "192.0.2.1", libc::AF_INET),
         "ipv6" => ("fd3d:0a0b:17d6::1", "fd3d:fa7b:d17d::1", libc::AF_INET6),
@@ -163,12 +236,17 @@ fn run_one(path: &Path) -> Result<(), String> {
         other => return Err(format!("unknown IP version {other}")),
     };
     let address = |text: &str| text.parse().map_err(|error| format!("{text}: {error}"));
+    let micros = |name: &str| option(name).and_then(|value| value.parse().ok());
     let network = Network {
         local: address(local)?,
         remote: address(remote)?,
         domain,
-        tolerance: option("tolerance_usecs").and_then(|value| value.parse().ok()).unwrap_or(4000),
+        tolerance: micros("tolerance_usecs").unwrap_or(4000),
+        timestamp_tick: micros("tcp_ts_tick_usecs").filter(|tick| *tick > 0),
     };
+    if script.events.iter().any(|event| matches!(event.action, script::Action::Shell(_))) {
+        enter_namespace();
+    }
     let interface = interface::Interface::load(&object(), option("so_flags").unwrap_or(""))?;
     run::run(&script, interface, network, path.parent().unwrap_or(Path::new(".")))
 }

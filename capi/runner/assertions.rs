@@ -61,6 +61,13 @@ const FIELDS: &[(&str, usize)] = &[
     ("total_rto", 2),
     ("total_rto_recoveries", 2),
     ("total_rto_time", 4),
+    ("received_ce", 4),
+    ("delivered_e1_bytes", 4),
+    ("delivered_e0_bytes", 4),
+    ("delivered_ce_bytes", 4),
+    ("received_e1_bytes", 4),
+    ("received_e0_bytes", 4),
+    ("received_ce_bytes", 4),
 ];
 
 const BYTES: &[&str] = &["state", "ca_state", "retransmits", "probes", "backoff", "options"];
