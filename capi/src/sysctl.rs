@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use bywash::tcp::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig};
+use bywash::tcp::{AccurateEcnConfig, AccurateEcnOption, EcnConfig, FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig};
 use bywash::time::Duration;
 
 use crate::flags::Flags;
@@ -156,6 +156,20 @@ impl<'a> Sysctls<'a> {
             fin_wait2_timeout: seconds("tcp_fin_timeout", default.fin_wait2_timeout),
             time_wait_reuse: self.flag("tcp_tw_reuse", true),
             syn_cookies: self.flag("tcp_syncookies", true),
+            ecn: self
+                .number("tcp_ecn")
+                .and_then(|number| EcnConfig::from_sysctl(u8::try_from(number).ok()?))
+                .unwrap_or(default.ecn),
+            accurate_ecn: AccurateEcnConfig {
+                option: match self.number("tcp_ecn_option") {
+                    Some(0) => AccurateEcnOption::Never,
+                    Some(1) => AccurateEcnOption::OnChange,
+                    _ => AccurateEcnOption::Always,
+                },
+                control_packets: true,
+                check_path: self.flag("tcp_ecn_fallback", true),
+            },
+            syn_linear_timeouts: count("tcp_syn_linear_timeouts", 4),
             fastopen: self.fastopen_config(),
             ..default
         };

@@ -5,7 +5,7 @@ use core::ops::RangeInclusive;
 
 use super::MtuProbing;
 use super::congestion::Algorithm;
-use super::ecn::EcnConfig;
+use super::ecn::{AccurateEcnConfig, EcnConfig};
 use crate::limits;
 use crate::time::Duration;
 
@@ -137,6 +137,9 @@ pub struct TcpConfig {
     pub min_rto: Duration,
     /// Largest retransmission timeout; 120 s (RFC 6298 section 2.5 asks for at least 60 s).
     pub max_rto: Duration,
+    /// SYNs that time out before the timeout begins to double: Linux's `tcp_syn_linear_timeouts`, 4 there. 0, as RFC 6298 section
+    /// 5.5 asks.
+    pub syn_linear_timeouts: u8,
     /// SYNs sent again before an active open fails; 7. With Linux's 6 the last one would go out after 63 s and the end come
     /// after 127 s, less than the 3 minutes of RFC 9293 section 3.8.3 (MUST-23).
     pub syn_retries: u8,
@@ -182,6 +185,8 @@ pub struct TcpConfig {
     pub fastopen: FastOpenConfig,
     /// Explicit congestion notification (RFC 3168), Linux's `tcp_ecn`; agreed to, not asked for.
     pub ecn: EcnConfig,
+    /// What accurate ECN does where it is agreed on.
+    pub accurate_ecn: AccurateEcnConfig,
 }
 
 /// Fast Open's settings (RFC 7413), Linux's sysctls of the same subject.
@@ -248,6 +253,7 @@ impl Default for TcpConfig {
             initial_rto: Duration::from_secs(1),
             min_rto: Duration::from_millis(200),
             max_rto: Duration::from_secs(120),
+            syn_linear_timeouts: 0,
             syn_retries: 7,
             syn_give_up_after: Duration::from_secs(180),
             syn_ack_retries: 5,
@@ -265,6 +271,7 @@ impl Default for TcpConfig {
             syn_cookies: true,
             fastopen: FastOpenConfig::default(),
             ecn: EcnConfig::default(),
+            accurate_ecn: AccurateEcnConfig::default(),
         }
     }
 }

@@ -246,7 +246,7 @@ impl Connection {
         connection.state = State::SynSent;
         connection.ts_enabled = config.timestamps;
         connection.sack_enabled = config.sack;
-        connection.ecn = Ecn::requesting(config.ecn.request);
+        connection.ecn = Ecn::requesting(config.ecn.request, config.accurate_ecn);
         connection.ts_offset = ts_offset;
         if config.window_scaling {
             connection.wscale_enabled = true;
@@ -485,7 +485,7 @@ impl Connection {
 
     /// RFC 9293 section 3.7.1: the smaller of what the peer and what the path takes, less our options.
     /// RFC 9293 section 3.7.1, MUST-16.
-    fn update_mss(&mut self) {
+    pub(super) fn update_mss(&mut self) {
         self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
     }
 
@@ -526,7 +526,7 @@ impl Connection {
 
     /// Payload of a full segment in a packet of `mtu` bytes: the effective send MSS (RFC 9293 section 3.7.1).
     pub(super) fn payload_of(&self, mtu: u16) -> u16 {
-        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 };
+        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 } + self.ecn.option_len();
         self.peer_mss.min(mtu.saturating_sub(self.fixed_headers())).saturating_sub(options).max(MSS_MIN)
     }
 

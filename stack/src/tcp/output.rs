@@ -445,6 +445,9 @@ impl Connection {
         if duplicate.is_some() && options.sack.first().copied() == duplicate {
             self.cold_mut().duplicate_block = None;
             counters.tcp_dsacks_tx += 1;
+            if let Some((start, _)) = duplicate.filter(|_| options.accurate_ecn.is_some()) {
+                self.ecn.note_duplicate_told(start);
+            }
         }
         let rcv_nxt = self.rcv_nxt();
         self.rcv_edge = self.rcv_edge.max(rcv_nxt + (u32::from(window) << self.rcv_wscale));

@@ -413,6 +413,7 @@ impl Connection {
         self.congestion.on_timeout(cx.now, in_flight);
         self.ecn.note_reduced();
         self.ecn.note_timeout(self.una_offset == 1);
+        self.update_mss();
         self.loss.state = Recovery::Loss;
         self.loss.recover = self.nxt_offset();
         self.loss.frto = if first_timeout || self.retransmits > 0 { Frto::Resent } else { Frto::Off };

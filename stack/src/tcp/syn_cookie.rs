@@ -216,7 +216,7 @@ impl Tcp {
             ts_recent: timestamps.map(|theirs| theirs.val),
             wscale: settled.wscale.filter(|_| self.config.window_scaling),
             sack: settled.sack && self.config.sack,
-            ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept),
+            ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept).with(self.config.accurate_ecn),
             peer_mss,
             our_mss: None,
             syn_ack_sent_at: None,

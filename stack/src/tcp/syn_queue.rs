@@ -91,7 +91,7 @@ impl HalfOpen {
             ts_enabled: timestamps.is_some(),
             cookie_wanted: None,
             sack: config.sack && syn.options.sack_permitted,
-            ecn: ecn::Agreed::from_syn(syn.flags, syn.ecn, config.ecn.accept),
+            ecn: ecn::Agreed::from_syn(syn.flags, syn.ecn, config.ecn.accept).with(config.accurate_ecn),
             timeouts: 0,
             resent: false,
             pending: true,

@@ -167,7 +167,9 @@ impl Connection {
         self.timed_out_at = cx.now;
         self.retransmits += 1;
         self.ecn.note_syn_lost(self.retransmits);
-        self.rtt.back_off();
+        if self.state != State::SynSent || self.retransmits > cx.config.syn_linear_timeouts {
+            self.rtt.back_off();
+        }
         self.syn_sent_at = None;
         self.syn_due = true;
         self.restart_retransmit_timer(cx.now);
