@@ -168,7 +168,6 @@ pub(super) struct Agreed {
     pub(super) may_send: bool,
     /// The ECN field with which the last SYN arrived: accurate ECN's SYN-ACK tells.
     syn_ecn: u8,
-    accurate: AccurateEcnConfig,
 }
 
 impl Agreed {
@@ -182,11 +181,7 @@ impl Agreed {
             flags if flags.contains(CLASSIC_SYN) => accept.min(EcnMode::Classic),
             _ => EcnMode::Off,
         };
-        Self { mode, may_send: mode != EcnMode::Off, syn_ecn, accurate: AccurateEcnConfig::default() }
-    }
-
-    pub(super) fn with(self, accurate: AccurateEcnConfig) -> Self {
-        Self { accurate, ..self }
+        Self { mode, may_send: mode != EcnMode::Off, syn_ecn }
     }
 
     /// The SYN came again; `false`: it asks for what contradicts the first (RFC 9768 section 3.1.5), and the connection
@@ -221,8 +216,7 @@ impl Agreed {
 
     /// Accurate ECN's option for the first SYN-ACK (RFC 9768 section 3.2.3.2.1).
     pub(super) fn syn_ack_option(self) -> Option<AccurateEcn> {
-        let sends = self.mode == EcnMode::Accurate && self.accurate.option != AccurateEcnOption::Never;
-        sends.then(|| Accurate::default().whole_option())
+        (self.mode == EcnMode::Accurate).then(|| Accurate::default().whole_option())
     }
 
     /// What an ACK says that is sent before there is a connection.
@@ -238,8 +232,7 @@ impl Agreed {
             _ if classic => accept.min(EcnMode::Classic),
             _ => EcnMode::Off,
         };
-        let accurate = AccurateEcnConfig::default();
-        Self { mode, may_send: mode != EcnMode::Off, syn_ecn: NOT_ECT, accurate }
+        Self { mode, may_send: mode != EcnMode::Off, syn_ecn: NOT_ECT }
     }
 }
 
@@ -254,6 +247,7 @@ struct Live {
     request: EcnMode,
     /// What both ends agreed on, and whether new data is sent ECN-capable.
     agreed: Agreed,
+    config: AccurateEcnConfig,
     /// A SYN of ours was sent without asking.
     fell_back: bool,
     /// Classic: every ACK says that a mark was met, until the peer says that it reduced its window.
@@ -269,14 +263,13 @@ struct Live {
 
 impl Ecn {
     /// Of a connection that begins with our SYN.
-    pub(super) fn requesting(request: EcnMode, accurate: AccurateEcnConfig) -> Self {
-        let agreed = Agreed::default().with(accurate);
-        Self((request != EcnMode::Off).then(|| Box::new(Live { request, agreed, ..Live::default() })))
+    pub(super) fn requesting(request: EcnMode, config: AccurateEcnConfig) -> Self {
+        Self((request != EcnMode::Off).then(|| Box::new(Live { request, config, ..Live::default() })))
     }
 
     /// Of a connection whose SYN-ACK a listener sent.
-    pub(super) fn agreed(agreed: Agreed) -> Self {
-        Self((agreed.mode != EcnMode::Off).then(|| Box::new(Live { agreed, ..Live::default() })))
+    pub(super) fn agreed(agreed: Agreed, config: AccurateEcnConfig) -> Self {
+        Self((agreed.mode != EcnMode::Off).then(|| Box::new(Live { agreed, config, ..Live::default() })))
     }
 
     /// What both ends agreed on.
@@ -348,7 +341,8 @@ impl Ecn {
     /// sent before.
     pub(super) fn syn_ack(&mut self, timeouts: u8, again: bool) -> (Flags, Option<AccurateEcn>) {
         let Some(live) = &mut self.0 else { return (Flags::NONE, None) };
-        (live.agreed.syn_ack_flags(timeouts), live.agreed.syn_ack_option().filter(|_| !again))
+        let sends = !again && live.config.option != AccurateEcnOption::Never;
+        (live.agreed.syn_ack_flags(timeouts), live.agreed.syn_ack_option().filter(|_| sends))
     }
 
     /// The peer's SYN in a simultaneous open. What the peer makes of our SYN is what we make of its (RFC 9768 section
@@ -356,7 +350,7 @@ impl Ecn {
     pub(super) fn take_simultaneous_syn(&mut self, syn: &Segment, accept: EcnMode) {
         let Some(live) = &self.0 else { return };
         let accept = if live.fell_back { EcnMode::Off } else { accept.min(live.request) };
-        *self = Self::agreed(Agreed::from_syn(syn.flags, syn.ecn, accept).with(live.agreed.accurate));
+        *self = Self::agreed(Agreed::from_syn(syn.flags, syn.ecn, accept), live.config);
     }
 
     /// As [`Agreed::note_syn_again`].
@@ -381,9 +375,9 @@ impl Ecn {
         };
         // Classic: what sent a plain SYN sends nothing ECN-capable (RFC 3168 section 6.1.1). Accurate: our SYN was not
         // ECN-capable; if it arrived otherwise the path changes what it should not (RFC 9768 section 3.2.2.3).
-        let unchanged = [0b010, 0b101].contains(&answer) || !live.agreed.accurate.check_path;
+        let unchanged = [0b010, 0b101].contains(&answer) || !live.config.check_path;
         let may_send = if mode == EcnMode::Classic { !live.fell_back } else { unchanged };
-        live.agreed = Agreed { mode, may_send, syn_ecn: NOT_ECT, ..live.agreed };
+        live.agreed = Agreed { mode, may_send, syn_ecn: NOT_ECT };
         if mode != EcnMode::Accurate {
             return false;
         }
@@ -418,7 +412,7 @@ impl Ecn {
             1 | 2 | 5 | 7 => {}
             answer => {
                 let marked = answer == handshake_encoding(CE);
-                live.agreed.may_send &= !live.agreed.accurate.check_path;
+                live.agreed.may_send &= !live.config.check_path;
                 live.accurate.delivered.cep += u32::from(marked);
                 live.delivered_ce += u32::from(marked);
                 return marked;
@@ -453,7 +447,7 @@ impl Ecn {
     /// send all so, as its counters tell of marked ACKs, too.
     pub(super) fn codepoint(&self, new: bool) -> u8 {
         let Some(live) = &self.0 else { return NOT_ECT };
-        let all = live.agreed.mode == EcnMode::Accurate && live.agreed.accurate.control_packets;
+        let all = live.agreed.mode == EcnMode::Accurate && live.config.control_packets;
         if live.agreed.may_send && (new || all) { ECT0 } else { NOT_ECT }
     }
 
@@ -464,7 +458,7 @@ impl Ecn {
 
     /// The counters, if the option goes on every segment: to a peer that sends it, too.
     fn always_option(&self) -> Option<&Accurate> {
-        let live = self.0.as_deref().filter(|live| live.agreed.accurate.option == AccurateEcnOption::Always)?;
+        let live = self.0.as_deref().filter(|live| live.config.option == AccurateEcnOption::Always)?;
         self.accurate().filter(|_| live.accurate.is_heard() && !live.accurate.mute)
     }
 
@@ -625,8 +619,10 @@ impl Connection {
             }
             return;
         }
-        let live = self.ecn.0.as_deref().filter(|live| live.agreed.accurate.option == AccurateEcnOption::OnChange);
-        let Some(option) = live.and(self.ecn.accurate()).and_then(|accurate| accurate.option(new)) else { return };
+        let live = self.ecn.0.as_deref().filter(|live| live.config.option == AccurateEcnOption::OnChange);
+        let Some(option) = live.and(self.ecn.accurate()).and_then(|accurate| accurate.option(new)) else {
+            return;
+        };
         let blocks_len = if blocks == 0 { 0 } else { (4 + 8 * blocks).min(TWO_BLOCKS_LEN) };
         let total = options.emitted_len(false) + option.emitted_len() + blocks_len;
         if total <= OPTIONS_LEN_MAX && total + len as usize <= room {

@@ -131,8 +131,8 @@ impl Tcp {
     ) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         listener.cookies_until = now + LIFETIME;
-        let (buffer, limit) =
-            (listener.options.receive_buffer_start(), listener.options.receive_buffer_limit());
+        let window = syn_window(listener.options.receive_buffer_start(), &listener.options);
+        let (shift, maxseg) = (window_scale_for(&listener.options), listener.options.maxseg);
         let key = syn.key();
         let default_mss = if key.is_ipv4() { 536 } else { 1220 };
         let timestamps = syn.options.timestamps.filter(|_| self.config.timestamps);
@@ -156,10 +156,11 @@ impl Tcp {
                 seq: self.syn_cookies.encode(now, &key, syn.seq, syn.options.mss.unwrap_or(default_mss)),
                 ack: syn.seq + 1,
                 flags: Flags::SYN | Flags::ACK | ecn_flags,
-                window: syn_window(buffer),
+                window,
                 timestamps: timestamps.map(|theirs| Timestamps { val, ecr: theirs.val }),
                 syn_ack: Some(SynAckOptions {
-                    window_scale: options.wscale.map(|_| window_scale_for(limit)),
+                    maxseg: maxseg.unwrap_or(u16::MAX),
+                    window_scale: options.wscale.map(|_| shift),
                     sack_permitted: options.sack,
                 }),
             },
@@ -216,7 +217,7 @@ impl Tcp {
             ts_recent: timestamps.map(|theirs| theirs.val),
             wscale: settled.wscale.filter(|_| self.config.window_scaling),
             sack: settled.sack && self.config.sack,
-            ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept).with(self.config.accurate_ecn),
+            ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept),
             peer_mss,
             our_mss: None,
             syn_ack_sent_at: None,

@@ -157,8 +157,10 @@ impl Connection {
     /// RFC 9293 section 3.8.3 for SYNs.
     /// RFC 9293 section 3.8.3, MUST-22.
     fn syn_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
-        let retries =
-            if self.state == State::SynSent { cx.config.syn_retries } else { cx.config.syn_ack_retries };
+        let retries = match self.state {
+            State::SynSent => self.options.syn_count.unwrap_or(cx.config.syn_retries),
+            _ => cx.config.syn_ack_retries,
+        };
         if self.retransmits >= retries || self.options.user_timeout.is_some_and(|limit| stalled >= limit) {
             return self.time_out(cx);
         }
