@@ -43,7 +43,8 @@ fn main() -> ExitCode {
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     let is_path = |arg: &String| arg.contains('/') || arg.ends_with(".pkt") || Path::new(arg).is_dir();
     let wanted = args.iter().find_map(|arg| arg.strip_prefix("--ip-version=")).unwrap_or("ipv4");
-    let versions: Vec<&str> = VERSIONS.into_iter().filter(|version| [version, "all"].contains(&wanted)).collect();
+    let versions: Vec<&str> =
+        VERSIONS.into_iter().filter(|version| [version, "all"].contains(&wanted)).collect();
     if versions.is_empty() {
         eprintln!("unknown IP version {wanted}: choose one of {}, all", VERSIONS.join(", "));
         return ExitCode::FAILURE;
@@ -163,7 +164,8 @@ fn object() -> PathBuf {
     }
     let exe = std::env::current_exe().unwrap_or_default();
     let directory = exe.parent().unwrap_or(Path::new("."));
-    let places = [directory.join("deps"), directory.to_owned()].map(|place| place.join("libbywash_packetdrill.so"));
+    let places =
+        [directory.join("deps"), directory.to_owned()].map(|place| place.join("libbywash_packetdrill.so"));
     // The one built last.
     let built = |path: &&PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();
     places.iter().max_by_key(built).cloned().unwrap_or_default()

@@ -105,6 +105,8 @@ pub fn run(script: &Script, interface: Interface, network: Network, directory: &
             bind_to: any(network.local, LISTEN_PORT),
             connect_to: any(network.remote, LISTEN_PORT),
             domain: network.domain,
+            start: interface.now(),
+            tolerance: network.tolerance,
         },
         interface,
         network,
@@ -200,9 +202,6 @@ impl Run<'_> {
             "connect" => self.connecting = true,
             "sendto" | "sendmsg" if is_fastopen(call) => self.connecting = true,
             _ => {}
-        }
-        if call.name == "open" || call.name == "sendfile" {
-            return Err(format!("{} is not part of the interface", call.name));
         }
         let Some(until) = until else {
             let outcome = perform(&self.interface, &self.scene, call);
