@@ -58,8 +58,8 @@ pub struct SocketOptions {
     /// `TCP_SYNCNT`: SYNs sent again before an active open fails, 1 to 127; `None`: [`TcpConfig::syn_retries`].
     pub syn_count: Option<u8>,
     /// `TCP_DEFER_ACCEPT` of a listener: accept a connection only when its first data has arrived. The handshake's ACK by
-    /// itself is not taken; when the time is over the SYN-ACK is sent again, and an ACK of that one is. `None`, the default:
-    /// accept at once.
+    /// itself is not taken; when the time is over the SYN-ACK is sent again, and an ACK of that one is. A SYN cookie's ACK is
+    /// taken at once. `None`, the default: accept at once.
     pub defer_accept: Option<Duration>,
     /// `TCP_WINDOW_CLAMP`: bound on the receive window that is announced, bytes, at least 1152; `None`: what the receive buffer
     /// allows. What was announced before is not taken back.
