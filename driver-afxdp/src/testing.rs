@@ -5,6 +5,10 @@
 //! one by [`Namespace::run`] (a closure on a thread of its own that entered the namespace) or [`Namespace::command`].
 //! Takes root, and `ip` of iproute2.
 
+mod plain;
+
+pub use plain::PlainSocket;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};

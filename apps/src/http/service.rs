@@ -147,6 +147,15 @@ where
 /// What is at a path of the served directory.
 async fn path_answer(site: &Site, method: &Method, headers: &HeaderMap, target: &Target) -> Response<Body> {
     let path = target.file_path();
+    if target.directory {
+        // The index first: it is there more often than not, and then the directory need not be opened.
+        let index = path.join(&site.index);
+        match site.root.open_path(&index).await {
+            Ok(Opened::File(file)) => return file_answer(site, method, headers, file, &index),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return io_failure(&error),
+            Ok(Opened::Directory(_)) | Err(_) => {}
+        }
+    }
     match site.root.open_path(&path).await {
         Ok(Opened::File(_)) if target.directory => not_found(),
         Ok(Opened::File(file)) => file_answer(site, method, headers, file, &path),
@@ -156,24 +165,12 @@ async fn path_answer(site: &Site, method: &Method, headers: &HeaderMap, target: 
             response.headers_mut().insert(LOCATION, location);
             response
         }
-        Ok(Opened::Directory(directory)) => directory_answer(site, method, headers, target, directory).await,
+        Ok(Opened::Directory(directory)) => directory_answer(site, target, directory).await,
         Err(error) => io_failure(&error),
     }
 }
 
-async fn directory_answer(
-    site: &Site,
-    method: &Method,
-    headers: &HeaderMap,
-    target: &Target,
-    directory: OwnedFd,
-) -> Response<Body> {
-    let index = target.file_path().join(&site.index);
-    match site.root.open_path(&index).await {
-        Ok(Opened::File(file)) => return file_answer(site, method, headers, file, &index),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return io_failure(&error),
-        Ok(Opened::Directory(_)) | Err(_) => {}
-    }
+async fn directory_answer(site: &Site, target: &Target, directory: OwnedFd) -> Response<Body> {
     if !site.listing {
         return not_found();
     }

@@ -40,7 +40,7 @@ const DEFAULT_MSS_IPV6: u16 = 1220;
 /// (Linux's `tcp_min_snd_mss`).
 const MSS_MIN: u16 = 48;
 /// Least path MTU believed from ICMP: Linux's `min_pmtu` for IPv4, RFC 8200 section 5 for IPv6.
-const PATH_MTU_MIN_IPV4: u16 = 552;
+const PATH_MTU_MIN_IPV4: u16 = crate::limits::PATH_MTU_MIN_IPV4;
 const PATH_MTU_MIN_IPV6: u16 = 1280;
 /// Bytes that timestamps take in every segment.
 const TIMESTAMPS_LEN: u16 = 12;
@@ -102,6 +102,8 @@ pub(super) struct Connection {
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
     pub(super) mss: u16,
     peer_mss: u16,
+    /// MSS option that we sent; 0: not known here.
+    our_mss: u16,
     /// MTU towards the peer; 0 until the egress was asked.
     mtu: u16,
     pub(super) snd_wscale: u8,
@@ -203,6 +205,10 @@ pub(super) struct Cold {
     pub(super) urgent: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    /// When ICMP last lowered the path's MTU.
+    pub(super) mtu_told_at: Option<Instant>,
+    /// IP is to be told that the peer does not answer.
+    pub(super) advises_ip: bool,
     /// A search for the path's MTU.
     pub(super) mtu_search: Option<Box<MtuSearch>>,
     pub(super) receive_rate: Option<Box<ReceiveRate>>,
@@ -232,8 +238,9 @@ pub(super) struct Handshake {
     pub(super) sack: bool,
     pub(super) ecn: ecn::Agreed,
     pub(super) peer_mss: u16,
-    /// MSS option that we sent; `None`: not known here.
-    pub(super) our_mss: Option<u16>,
+    /// MSS option that we sent and MTU of the path; 0: not known here.
+    pub(super) our_mss: u16,
+    pub(super) mtu: u16,
     /// When the SYN-ACK was sent, if it was sent once only.
     pub(super) syn_ack_sent_at: Option<Instant>,
     /// A SYN-ACK counts as lost.
@@ -284,9 +291,7 @@ impl Connection {
             connection.snd_wscale = shift;
             connection.rcv_wscale = window_scale_for(&connection.options);
         }
-        if let Some(our_mss) = handshake.our_mss {
-            connection.mtu = our_mss.saturating_add(connection.fixed_headers());
-        }
+        (connection.our_mss, connection.mtu) = (handshake.our_mss, handshake.mtu);
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
@@ -327,6 +332,7 @@ impl Connection {
             fin_sent: false,
             mss: default_mss,
             peer_mss: default_mss,
+            our_mss: 0,
             mtu: 0,
             snd_wscale: 0,
             rcv_wscale: 0,
@@ -500,12 +506,16 @@ impl Connection {
         self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
     }
 
-    /// The MTU that the egress states, asked once a connection.
+    /// The MTU that the egress states, asked once a connection and when what ICMP told since is old.
     pub(super) fn learn_mtu(&mut self, path_mtu: impl FnOnce() -> usize) {
         if self.mtu == 0 {
             self.mtu = path_mtu().clamp(usize::from(self.path_mtu_min()), usize::from(u16::MAX)) as u16;
             self.update_mss();
         }
+    }
+
+    pub(super) fn forget_mtu(&mut self) {
+        self.mtu = 0;
     }
 
     pub(super) fn path_mtu_min(&self) -> u16 {
@@ -542,11 +552,18 @@ impl Connection {
         self.peer_mss.min(most).saturating_sub(options).max(MSS_MIN)
     }
 
-    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): the MTU less the fixed headers, or what the application
-    /// chose.
+    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers, or what the
+    /// application chose. What the path carries towards the peer says nothing of the way back.
     /// RFC 9293 section 3.7.1, SHLD-6, MUST-67.
     pub(super) fn our_mss(&self) -> u16 {
-        self.mtu.saturating_sub(self.fixed_headers()).min(self.options.maxseg.unwrap_or(u16::MAX))
+        let of_link =
+            if self.our_mss > 0 { self.our_mss } else { self.mtu.saturating_sub(self.fixed_headers()) };
+        of_link.min(self.options.maxseg.unwrap_or(u16::MAX))
+    }
+
+    pub(super) fn set_our_mss(&mut self, link_mtu: usize) {
+        let mtu = link_mtu.clamp(usize::from(self.path_mtu_min()), usize::from(u16::MAX)) as u16;
+        self.our_mss = mtu.saturating_sub(self.fixed_headers());
     }
 
     // ---- receive window
@@ -637,6 +654,7 @@ impl Connection {
             window: self.select_window(false),
             timestamps: self.timestamps(now),
             syn_ack: None,
+            ip: self.options.ip,
         }
     }
 

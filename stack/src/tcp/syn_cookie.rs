@@ -133,6 +133,7 @@ impl Tcp {
         listener.cookies_until = now + LIFETIME;
         let window = syn_window(listener.options.receive_buffer_start(), &listener.options);
         let (shift, maxseg) = (window_scale_for(&listener.options), listener.options.maxseg);
+        let ip = listener.options.ip;
         let key = syn.key();
         let default_mss = if key.is_ipv4() { 536 } else { 1220 };
         let timestamps = syn.options.timestamps.filter(|_| self.config.timestamps);
@@ -163,6 +164,7 @@ impl Tcp {
                     window_scale: options.wscale.map(|_| shift),
                     sack_permitted: options.sack,
                 }),
+                ip,
             },
             counters,
         );
@@ -219,7 +221,8 @@ impl Tcp {
             sack: settled.sack && self.config.sack,
             ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept),
             peer_mss,
-            our_mss: None,
+            our_mss: 0,
+            mtu: 0,
             syn_ack_sent_at: None,
             timed_out: false,
         };

@@ -1,4 +1,5 @@
-//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a few segments, until nothing is
+//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a
+//! super-segment or a few segments, until nothing is
 //! left or the egress is full. What was next then is next again.
 
 use core::net::IpAddr;
@@ -42,7 +43,7 @@ impl Tcp {
             let our_mss = reply.syn_ack.map_or(0, |_| mss_for(egress, remote));
             match reply.emit(our_mss, |segment| egress.send(now, segment)) {
                 Err(EgressError::Full) => return false,
-                Ok(()) => {
+                Ok(_) => {
                     counters.tcp_segments_tx += 1;
                     counters.tcp_resets_tx += u64::from(reply.flags.contains(Flags::RST));
                 }
@@ -61,14 +62,16 @@ impl Tcp {
             let options = listener.map_or(&self.default_options, |listener| &listener.options);
             let window = syn_window(options.receive_buffer_start(), options);
             let (shift, maxseg) = (window_scale_for(options), options.maxseg);
+            let ip = options.ip;
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
+            let mtu = egress.path_mtu(tuple.remote.ip()).min(usize::from(u16::MAX)) as u16;
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
             let cookie = entry.cookie_wanted().map(|experimental| {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
                 self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
-            let (seq, ack, flags, mut options) = entry.syn_ack(our_mss, shift, ts_now, cookie);
+            let (seq, ack, flags, mut options) = entry.syn_ack((our_mss, mtu), shift, ts_now, cookie);
             options.mss = options.mss.map(|mss| mss.min(maxseg.unwrap_or(u16::MAX)));
             if self.config.accurate_ecn.option == AccurateEcnOption::Never {
                 options.accurate_ecn = None;
@@ -81,15 +84,18 @@ impl Tcp {
                 seq,
                 ack,
                 flags: flags.0,
+                first_flags: 0,
                 window,
                 urgent: 0,
                 options: &bytes[..len],
                 payload: &[],
+                mss: 1,
                 ecn: 0,
+                ip,
             };
             match egress.send(now, &segment) {
                 Err(EgressError::Full) => return false,
-                Ok(()) => {
+                Ok(_) => {
                     counters.tcp_segments_tx += 1;
                     counters.tcp_retransmits += u64::from(entry.was_sent_before());
                 }
@@ -132,15 +138,27 @@ impl Tcp {
         let pressure = self.is_under_pressure();
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
         let remote = connection.key.remote().ip();
+        connection.forget_old_mtu(now);
         connection.learn_mtu(|| egress.path_mtu(remote));
-        let slow_start_after_idle = self.config.slow_start_after_idle;
-        let mut out = Output { now, egress, counters, pressure, slow_start_after_idle };
-        for _ in 0..limits::TCP_SEGMENTS_PER_TURN {
+        if connection.take_advice() {
+            egress.doubt(now, remote);
+        }
+        let mut out = Output {
+            now,
+            egress,
+            counters,
+            pressure,
+            segments_left: limits::TCP_SEGMENTS_PER_TURN,
+            slow_start_after_idle: self.config.slow_start_after_idle,
+            bytes_left: limits::TCP_BYTES_PER_TURN,
+        };
+        while out.segments_left > 0 && out.bytes_left >= usize::from(connection.mss) {
             let Some(plan) = connection.plan() else {
                 connection.note_limit();
                 return Turn::Idle;
             };
             // Anything else but a full egress is settled: sent, as good as lost, or to be planned again with a smaller MTU.
+            out.segments_left -= 1;
             if connection.send_next(plan, &mut out) == Err(EgressError::Full) {
                 return Turn::Full;
             }
@@ -159,5 +177,5 @@ impl Tcp {
 /// The MSS option for a SYN to `remote` (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers.
 fn mss_for(egress: &dyn Egress, remote: IpAddr) -> u16 {
     let fixed = if remote.is_ipv4() { 40 } else { 60 };
-    (egress.path_mtu(remote).saturating_sub(fixed)).clamp(1, usize::from(u16::MAX)) as u16
+    (egress.link_mtu(remote).saturating_sub(fixed)).clamp(1, usize::from(u16::MAX)) as u16
 }

@@ -1,0 +1,73 @@
+//! Counts of a thread at work, and readings of them over a stretch of time: rates, and what the thread's core spent.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Result;
+
+/// What a thread counts while it works.
+#[derive(Default)]
+pub struct Meter {
+    /// Frames, requests, connections: what is measured.
+    count: AtomicU64,
+    stop: AtomicBool,
+    /// The thread whose CPU time is read, once it has said.
+    tid: AtomicI32,
+}
+
+impl Meter {
+    /// The calling thread is the one whose CPU time counts.
+    pub fn this_thread(&self) {
+        self.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Release);
+    }
+
+    /// Adds to the count; returns whether to go on.
+    pub fn add(&self, count: u64) -> bool {
+        // One thread writes: no read-modify-write on the way of a frame.
+        self.count.store(self.count.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+        self.goes_on()
+    }
+
+    /// Whether to go on.
+    pub fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Tells the thread to end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// CPU time of the thread.
+    fn cpu(&self) -> Result<Duration> {
+        let tid = self.tid.load(Ordering::Acquire);
+        let text = fs::read_to_string(format!("/proc/self/task/{tid}/schedstat"))?;
+        let nanos = text.split_whitespace().next().ok_or("no CPU time in schedstat")?;
+        Ok(Duration::from_nanos(nanos.parse()?))
+    }
+}
+
+/// A stretch of time.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Counted in a second.
+    pub rate: f64,
+    /// CPU time of the watched thread for each that was counted, in nanoseconds.
+    pub cpu_nanos: f64,
+}
+
+/// Lets things run for `warm_up`, then measures for `seconds`. `counted` counts, `worker` is the thread whose time is read.
+pub fn read(counted: &Meter, worker: &Meter, warm_up: Duration, seconds: Duration) -> Result<Reading> {
+    thread::sleep(warm_up);
+    let begin = (Instant::now(), counted.count.load(Ordering::Relaxed), worker.cpu()?);
+    thread::sleep(seconds);
+    let end = (Instant::now(), counted.count.load(Ordering::Relaxed), worker.cpu()?);
+    let count = (end.1 - begin.1) as f64;
+    if count == 0.0 {
+        return Err("nothing happened".into());
+    }
+    let cpu_nanos = (end.2 - begin.2).as_nanos() as f64 / count;
+    Ok(Reading { rate: count / (end.0 - begin.0).as_secs_f64(), cpu_nanos })
+}
