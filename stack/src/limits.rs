@@ -172,6 +172,14 @@ pub const TCP_SEGMENTS_PER_TURN: usize = 48;
 /// Most connections of one listener that SYNs with data opened and whose handshake is not over, whatever is asked for:
 /// each is a whole connection that nobody has confirmed. Beyond it SYNs are answered without Fast Open (RFC 7413 section 4.2).
 pub const TCP_FASTOPEN_QLEN: usize = 1 << 16;
+/// Values of `TCP_MAXSEG`: Linux's `TCP_MIN_MSS` to `MAX_TCP_WINDOW`. Others are refused.
+pub const TCP_MAXSEG: core::ops::RangeInclusive<u16> = 88..=32_767;
+/// Most of `TCP_SYNCNT`: Linux's `MAX_TCP_SYNCNT`. More is refused.
+pub const TCP_SYN_COUNT_MAX: u8 = 127;
+/// Least `TCP_WINDOW_CLAMP`: half of Linux's `SOCK_MIN_RCVBUF`. Less is refused.
+pub const TCP_WINDOW_CLAMP_MIN: u32 = 1152;
+/// Ends of records (`MSG_EOR`) that a connection remembers until they are acknowledged. Records beyond that are joined.
+pub const TCP_RECORD_ENDS: usize = 1024;
 /// How long such a connection counts as pending after it was reset (RFC 7413 section 5.1; Linux's 60 s): RSTs from the
 /// spoofed clients of a flood would make room for further SYNs otherwise.
 pub const TCP_FASTOPEN_RESET_MEMORY: Duration = Duration::from_secs(60);

@@ -203,6 +203,7 @@ impl Connection {
             return;
         }
         let marked = self.ecn.take_syn_ack(&segment);
+        self.update_mss();
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
@@ -428,6 +429,7 @@ impl Connection {
         if self.ecn.take_handshake_ack(segment) {
             self.reduce_for_marks(0, 0, cx);
         }
+        self.update_mss();
     }
 
     /// What the acknowledgment of our FIN means for the state.
@@ -560,6 +562,9 @@ impl Connection {
     fn note_duplicate(&mut self, seq: SeqNumber, len: u32) {
         if self.sack_enabled && len > 0 {
             self.cold_mut().duplicate_block = Some((seq, seq + len));
+        }
+        if self.ecn.note_duplicate(seq) {
+            self.update_mss();
         }
     }
 

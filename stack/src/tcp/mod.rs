@@ -63,7 +63,7 @@ mod tuning;
 use core::net::{IpAddr, SocketAddr};
 
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
-pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
+pub use ecn::{AccurateEcnConfig, AccurateEcnOption, EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
 pub use fastopen::FastOpenNews;
 pub use info::{FastOpenFailure, TcpInfo};
