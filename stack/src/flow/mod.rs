@@ -1,0 +1,12 @@
+//! Flows: connection tracking, and what is built on it (filter, NAT). A packet comes here parsed, on its way from the burst
+//! to local delivery or forwarding, or from a local socket to the wire.
+//!
+//! [`view`] reads what the rest must know of a packet, once; [`conntrack`] says which flow it belongs to and whether it fits;
+//! [`filter`] has the rules, which only a flow's first packet walks.
+
+pub mod conntrack;
+pub mod filter;
+mod tuple;
+pub mod view;
+
+pub use tuple::FlowTuple;
