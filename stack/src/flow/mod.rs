@@ -6,6 +6,7 @@
 
 pub mod conntrack;
 pub mod filter;
+pub mod nat;
 mod tuple;
 pub mod view;
 

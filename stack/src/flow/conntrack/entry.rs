@@ -47,6 +47,8 @@ pub struct Entry {
     pub assured: bool,
     /// It was begun by what an ICMP error or another flow announced.
     pub related: bool,
+    /// Its source's outside endpoint is one that [`crate::flow::nat`] keeps for it.
+    pub owns_mapping: bool,
     /// When it ends unless a packet comes.
     pub expires: Instant,
 }
@@ -114,6 +116,7 @@ impl Entry {
             seen_reply: false,
             assured: false,
             related: false,
+            owns_mapping: false,
             expires: now,
         };
         entry.count(Direction::Original, view.len);
@@ -185,6 +188,12 @@ impl Entry {
             Direction::Original => &self.original,
             Direction::Reply => &self.reply,
         }
+    }
+
+    /// Whether its protocol has ports, or identifiers in their place.
+    #[must_use]
+    pub fn has_ports(&self) -> bool {
+        !matches!(self.protocol, ProtocolState::Other)
     }
 
     fn count(&mut self, direction: Direction, len: u32) {

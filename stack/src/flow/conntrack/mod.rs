@@ -155,6 +155,8 @@ pub struct Conntrack {
     wheel: TimerWheel<Timer>,
     fired: Vec<Timer>,
     events: Option<VecDeque<Event>>,
+    /// Entries that ended and whose mapping is to be given back.
+    ended: Vec<Entry>,
     counters: ConntrackCounters,
 }
 
@@ -197,6 +199,7 @@ impl Conntrack {
             wheel: TimerWheel::new(now),
             fired: Vec::new(),
             events: None,
+            ended: Vec::new(),
             counters: ConntrackCounters::default(),
         }
     }
@@ -403,6 +406,12 @@ impl Conntrack {
         self.events.iter_mut().flat_map(|events| events.drain(..))
     }
 
+    /// The entries with a mapping of translation's that ended since the last call. It must be asked after each call that may
+    /// end some.
+    pub fn take_ended(&mut self) -> impl Iterator<Item = Entry> + '_ {
+        self.ended.drain(..)
+    }
+
     // ---- tables
 
     fn hash(&self, tuple: &FlowTuple) -> u64 {
@@ -440,7 +449,7 @@ impl Conntrack {
             self.entries.unlink(&mut self.unassured, index);
         }
         self.tell(EventKind::Destroy, index);
-        self.entries.remove(index);
+        self.ended.extend(self.entries.remove(index).filter(|entry| entry.owns_mapping));
     }
 
     /// Ends the oldest flow that is not assured; `false`: there is none.
