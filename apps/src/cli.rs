@@ -161,6 +161,9 @@ pub struct StackArgs {
     /// Largest IP packet, in bytes; the NIC's MTU unless given
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,
+    /// Send many TCP segments as one through the stack and cut it into packets at its end (generic segmentation offload)
+    #[arg(long, value_enum, default_value = "on")]
+    pub gso: SwitchArg,
     /// How frames get from the NIC to the stack
     #[arg(long, value_enum, default_value = "auto")]
     pub mode: ModeArg,
@@ -195,6 +198,15 @@ pub struct StackArgs {
     /// How long connections may finish after the first Ctrl-C
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SwitchArg {
+    /// It is
+    On,
+    /// It is not
+    Off,
 }
 
 /// Ways between NIC and stack, fastest first.

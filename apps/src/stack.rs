@@ -16,7 +16,7 @@ use bywash::tcp::SocketOptions;
 use bywash_afxdp::{AttachOptions, HugePages, Mode, Nic, ObtainedMode, PortAddresses, QueueOptions, Steer};
 use futures_lite::future::or;
 
-use crate::cli::{HugePagesArg, ModeArg, StackArgs, TcpArgs};
+use crate::cli::{HugePagesArg, ModeArg, StackArgs, SwitchArg, TcpArgs};
 use crate::error::AppError;
 use crate::reservation::{Protocol, Reservation};
 use crate::units::{QueueSet, bytes_for_people};
@@ -279,6 +279,7 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     config.dhcp = args.dhcp;
     config.mtu = args.mtu;
     config.tcp.ecn = args.ecn;
+    config.gso = args.gso == SwitchArg::On;
     config.dns_servers.clone_from(&args.dns);
     config.routes = args.gateway.iter().map(|&gateway| default_route(gateway)).collect();
     config.routes.extend(&args.route);

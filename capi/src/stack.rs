@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bywash::config::Cidr;
 use bywash::counters::Counters;
+use bywash::limits::TCP_BYTES_PER_TURN;
 use bywash::packet::checksum::Sum;
 use bywash::packet::{Packet, PacketPool, PoolLayout};
 use bywash::parse::{Kind, Policy, parse, protocol};
@@ -162,7 +163,17 @@ impl Egress for Wire {
         if dst.is_ipv4() { self.mtu_ipv4 } else { self.mtu_ipv6 }
     }
 
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+    fn super_segment_max(&self) -> usize {
+        TCP_BYTES_PER_TURN
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        segment.each(|segment| self.send_one(now, segment))
+    }
+}
+
+impl Wire {
+    fn send_one(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
         if self.sent.len() >= WIRE_PACKETS_MAX {
             return Err(EgressError::Full);
         }

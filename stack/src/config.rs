@@ -61,8 +61,13 @@ pub struct StackConfig {
     pub dns_servers: Vec<IpAddr>,
     /// Checksums left to the device.
     pub partial_checksums: PartialChecksums,
+    /// Merge the TCP segments of a burst that follow each other, before they are looked up ([`crate::offload::gro`]).
+    pub gro: bool,
     /// Upper bound on the IP packet size, in bytes; `None`: the device's.
     pub mtu: Option<usize>,
+    /// Software segmentation: TCP sends super-segments, which are cut into packets where frames are filled. The packets are
+    /// the same without it.
+    pub gso: bool,
     /// TCP's defaults and bounds.
     pub tcp: TcpConfig,
     /// Secret from which each shard's random numbers, ISNs and hash keys come. Must be unpredictable on a real network;
@@ -81,7 +86,9 @@ impl StackConfig {
             dhcp: false,
             dns_servers: Vec::new(),
             partial_checksums: PartialChecksums::Auto,
+            gro: true,
             mtu: None,
+            gso: true,
             tcp: TcpConfig::default(),
             seed,
         }

@@ -36,6 +36,7 @@ use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
 use crate::net::udp::UdpFault;
+use crate::offload::gro::Gro;
 use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
@@ -67,6 +68,7 @@ pub struct Shard {
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
+    gro: Option<Gro>,
     scratch: Vec<u8>,
     /// Who last confirmed itself by data, so that a burst asks the neighbour table once.
     last_data: Option<receive::LastData>,
@@ -107,7 +109,7 @@ impl Shard {
         let neighbors = Neighbors::new(keys(&mut rng));
         let id_keys = keys(&mut rng);
         let ids = FragmentIds::new(&mut rng, id_keys, index, count);
-        let mut output = Output::new(capabilities.mac, mtu, pool.clone(), neighbors, ids, now);
+        let mut output = Output::new(capabilities.mac, mtu, config.gso, pool.clone(), neighbors, ids, now);
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
         let partial_checksums = match config.partial_checksums {
@@ -147,6 +149,7 @@ impl Shard {
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),
+            gro: config.gro.then(Gro::default),
             scratch: Vec::new(),
             last_data: None,
             rng,
@@ -171,20 +174,25 @@ impl Shard {
         let mut busy = self.take_messages(now);
 
         // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
-        // steering by hash, GRO, filters and forwarding have their places in `receive`, in this order.
+        // steering by hash, filters and forwarding have their places in `receive`, in this order.
         let mut rx = core::mem::take(&mut self.rx);
         busy |= device.receive(&mut rx, limits::BURST_PACKETS) > 0;
+        self.counters.rx_packets += rx.len() as u64;
+        // One packet alone has nothing to be merged with.
+        let merging = self.gro.is_some() && rx.len() > 1;
         for packet in rx.drain(..) {
-            self.counters.rx_packets += 1;
             self.counters.rx_bytes += packet.len() as u64;
-            self.receive(now, packet);
+            self.receive(now, packet, merging);
         }
         self.rx = rx;
+        while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
+            self.dispatch(now, packet, false);
+        }
 
         self.poll_timers(now);
 
         // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
-        // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
+        // qdisc -> GSO; of these, `net::egress` has routes, neighbours and GSO.
         for request in self.echo_requests.drain(..) {
             request.send(now, &mut self.output);
         }

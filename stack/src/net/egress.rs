@@ -1,8 +1,9 @@
 //! The way out: an IP packet or TCP segment gets its next hop, its neighbour's Ethernet address and its frames, and waits in
 //! the shard's backlog for the device.
 //!
-//! TCP's segments ([`tcp::Egress`]) are built in place, payload copied and summed in one pass; what smoltcp and ICMP send
-//! comes as whole IP packets and is cut into fragments where it is too long (see [`super::fragment`]).
+//! TCP's segments ([`tcp::Egress`]) come as super-segments, whose hop is looked up and whose headers are written once; they
+//! are cut into frames by [`crate::offload::gso`]. What smoltcp and ICMP send comes as whole IP packets and is cut into
+//! fragments where it is too long (see [`super::fragment`]).
 
 use core::net::IpAddr;
 
@@ -16,9 +17,11 @@ use super::{Heard, arp, ndp};
 use crate::counters::{Counters, DropReason};
 use crate::device::Device;
 use crate::limits;
+use crate::offload::gso::{self, Template};
 use crate::packet::checksum::Sum;
-use crate::packet::{Frame, Packet, PacketBatch, PacketPool, PoolLayout};
+use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout, Writer};
 use crate::parse::protocol;
+use crate::tcp::header::Flags;
 use crate::tcp::{self, EgressError, SegmentOut};
 use crate::time::{Duration, Instant};
 
@@ -44,6 +47,8 @@ pub(crate) struct Output {
     ids: FragmentIds,
     pool: PacketPool,
     mtu: usize,
+    /// TCP may send super-segments.
+    gso: bool,
     backlog: PacketBatch,
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
@@ -76,10 +81,11 @@ pub(crate) fn mtu_in_frames(layout: PoolLayout, frames_max: usize) -> usize {
 }
 
 impl Output {
-    /// `mtu`: the largest IP packet in bytes, at most what [`mtu_in_frames`] allows.
+    /// `mtu`: the largest IP packet in bytes, at most what [`mtu_in_frames`] allows; `gso`: TCP may send super-segments.
     pub(crate) fn new(
         mac: EthernetAddress,
         mtu: usize,
+        gso: bool,
         pool: PacketPool,
         neighbors: Neighbors,
         ids: FragmentIds,
@@ -93,6 +99,7 @@ impl Output {
             ids,
             pool,
             mtu,
+            gso,
             backlog: PacketBatch::new(),
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
@@ -281,32 +288,23 @@ impl Output {
         Ok(Ok(mac))
     }
 
+    /// The headers of a segment with all of its payload, for `to`.
     /// RFC 9293 section 3.1, MUST-2.
-    fn build_segment(&self, segment: &SegmentOut<'_>, payload_len: usize) -> Option<Packet> {
+    fn template(&self, segment: &SegmentOut<'_>, to: EthernetAddress) -> Option<Template> {
         let (src, dst) = (segment.src.ip(), segment.dst.ip());
         let (ip_header, ethertype) = match dst {
             IpAddr::V4(_) => (IPV4_HEADER, EthernetProtocol::Ipv4),
             IpAddr::V6(_) => (IPV6_HEADER, EthernetProtocol::Ipv6),
         };
+        let mut headers = [0; HEADERS_MAX];
         let tcp_header = TCP_HEADER + segment.options.len();
-        let mut packet = Packet::alloc(&self.pool)?;
-        let header = packet.append(ETHERNET_HEADER + ip_header + tcp_header)?;
-        write_ethernet(header, self.mac, ethertype);
-        let ip = &mut header[ETHERNET_HEADER..];
-        let len = tcp_header + payload_len;
-        write_header(ip, src, dst, protocol::TCP, len, segment.ecn, HOP_LIMIT);
-        let tcp = &mut ip[ip_header..];
-        write_tcp(tcp, segment);
-        let mut sum = Sum::pseudo_header(src, dst, protocol::TCP, len as u32);
-        sum.add(tcp);
-        let mut writer = Writer::new(&self.pool, packet);
-        for piece in segment.payload {
-            writer.write(piece, &mut sum)?;
-        }
-        let mut packet = writer.finish()?;
-        let at = ETHERNET_HEADER + ip_header + 16;
-        packet.head_mut()[at..at + 2].copy_from_slice(&sum.checksum().to_be_bytes());
-        Some(packet)
+        let headers = headers.get_mut(..ETHERNET_HEADER + ip_header + tcp_header)?;
+        write_ethernet(headers, self.mac, ethertype);
+        EthernetFrame::new_unchecked(&mut *headers).set_dst_addr(to);
+        let ip = &mut headers[ETHERNET_HEADER..];
+        write_header(ip, src, dst, protocol::TCP, tcp_header, segment.ecn, HOP_LIMIT);
+        write_tcp(&mut ip[ip_header..], segment);
+        Template::new(headers, ETHERNET_HEADER, ETHERNET_HEADER + ip_header, Flags(segment.first_flags))
     }
 }
 
@@ -315,27 +313,45 @@ impl tcp::Egress for Output {
         self.mtu
     }
 
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
-        let payload_len: usize = segment.payload.iter().map(|piece| piece.len()).sum();
+    fn super_segment_max(&self) -> usize {
+        if self.gso { limits::TCP_BYTES_PER_TURN } else { 0 }
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        let (payload_len, mss) = (segment.len(), segment.mss);
         let ip_header = if segment.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
-        if ip_header + TCP_HEADER + segment.options.len() + payload_len > self.mtu {
+        if ip_header + TCP_HEADER + segment.options.len() + payload_len.min(mss) > self.mtu {
             return Err(EgressError::TooBig { mtu: self.mtu });
         }
         let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
-        if !self.has_room() || payload_len > 0 && self.pool.free_frames() <= reserve {
+        let spare_frames = self.pool.free_frames().saturating_sub(reserve) as usize;
+        if !self.has_room() || payload_len > 0 && spare_frames == 0 {
             self.refused = true;
             return Err(EgressError::Full);
         }
         let hop = self.tcp_hop(now, segment.dst.ip())?;
-        let Some(packet) = self.build_segment(segment, payload_len) else {
-            self.refused = true;
-            return Err(EgressError::Full);
+        // For a neighbour that is not known yet the address is filled in when it is.
+        let to = hop.unwrap_or(EthernetAddress([0; 6]));
+        let Some(template) = self.template(segment, to) else {
+            return Err(EgressError::TooBig { mtu: self.mtu });
         };
-        match hop {
-            Ok(mac) => self.enqueue(mac, packet),
+        let count = gso::segments(payload_len, mss);
+        let frames = template.frames(&self.pool, payload_len.min(mss)).max(1);
+        let room = limits::TX_BACKLOG_PACKETS - self.backlog.len();
+        let most = count.min(room).min((spare_frames / frames).max(1));
+        let made = template.cut(&self.pool, segment.payload, mss, most, |packet| match hop {
+            Ok(_) => self.backlog.push_back(packet),
             Err(neighbor) => self.neighbors.hold(now, neighbor, packet, &mut self.counters),
+        });
+        self.refused |= made < count;
+        if made == 0 {
+            return Err(EgressError::Full);
         }
-        Ok(())
+        if count > 1 {
+            self.counters.gso_super_segments += 1;
+            self.counters.gso_segments += made as u64;
+        }
+        Ok(payload_len.min(made * mss))
     }
 }
 
@@ -373,62 +389,6 @@ fn build(
         writer.write(part, &mut Sum::default())?;
     }
     writer.finish()
-}
-
-/// Appends bytes to a packet, over as many frames as they need.
-struct Writer<'a> {
-    pool: &'a PacketPool,
-    packet: Packet,
-    /// The frame being filled behind the first, and up to where. It begins at the headroom, where drivers want bytes.
-    tail: Option<(Frame, usize)>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(pool: &'a PacketPool, packet: Packet) -> Self {
-        Self { pool, packet, tail: None }
-    }
-
-    fn write(&mut self, mut bytes: &[u8], sum: &mut Sum) -> Option<()> {
-        while !bytes.is_empty() {
-            let room = match &self.tail {
-                None => self.packet.tailroom(),
-                Some((frame, used)) => frame.layout().frame_size as usize - used,
-            };
-            if room == 0 {
-                self.next_frame()?;
-                continue;
-            }
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            match &mut self.tail {
-                None => sum.copy_and_add(self.packet.append(now.len())?, now),
-                Some((frame, used)) => {
-                    sum.copy_and_add(&mut frame.bytes_mut()[*used..][..now.len()], now);
-                    *used += now.len();
-                }
-            }
-            bytes = later;
-        }
-        Some(())
-    }
-
-    fn next_frame(&mut self) -> Option<()> {
-        let frame = self.pool.alloc()?;
-        let start = frame.layout().headroom as usize;
-        self.finish_tail()?;
-        self.tail = Some((frame, start));
-        Some(())
-    }
-
-    fn finish_tail(&mut self) -> Option<()> {
-        let Some((frame, used)) = self.tail.take() else { return Some(()) };
-        let start = frame.layout().headroom as usize;
-        self.packet.push_frame(frame, start, used - start)
-    }
-
-    fn finish(mut self) -> Option<Packet> {
-        self.finish_tail()?;
-        Some(self.packet)
-    }
 }
 
 /// A token bucket: ICMP messages a second, with bursts of a second's worth.

@@ -47,6 +47,12 @@ impl Sum {
         self.join(sum_bytes(bytes), bytes.len());
     }
 
+    /// Adds a 16-bit word in host order, behind an even number of bytes.
+    pub fn add_word(&mut self, word: u16) {
+        debug_assert!(!self.odd, "a word begins at an even offset");
+        self.total += u64::from(word.to_be());
+    }
+
     /// Copies `src` to `dst` (same length) and adds its bytes, touching each once.
     ///
     /// # Panics

@@ -11,6 +11,9 @@ use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::rc::Rc;
 
+use super::chain::Chain;
+use crate::limits;
+
 /// Memory that frames are cut from.
 ///
 /// # Safety
@@ -75,6 +78,9 @@ struct PoolInner {
     shared: Cell<u32>,
     alloc_failures: Cell<u64>,
     bogus_returns: Cell<u64>,
+    /// Empty lists for packets of several frames.
+    #[expect(clippy::vec_box, reason = "packets take the boxes as they are")]
+    chains: RefCell<Vec<Box<Chain>>>,
     _region: Box<dyn Region>,
 }
 
@@ -138,6 +144,7 @@ impl PacketPool {
                 shared: Cell::new(0),
                 alloc_failures: Cell::new(0),
                 bogus_returns: Cell::new(0),
+                chains: RefCell::default(),
                 _region: region,
             }),
         }
@@ -261,6 +268,25 @@ impl Frame {
     #[must_use]
     pub fn pool(&self) -> PacketPool {
         PacketPool { inner: self.pool.clone() }
+    }
+
+    /// Whether the frame belongs to `pool`.
+    #[must_use]
+    pub fn is_of(&self, pool: &PacketPool) -> bool {
+        Rc::ptr_eq(&self.pool, &pool.inner)
+    }
+
+    /// An empty list for the frames of a packet.
+    pub(super) fn take_chain(&self) -> Box<Chain> {
+        self.pool.chains.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps an empty list for the next packet, unless enough are kept.
+    pub(super) fn return_chain(&self, chain: Box<Chain>) {
+        let mut chains = self.pool.chains.borrow_mut();
+        if chains.len() < limits::POOL_CHAINS {
+            chains.push(chain);
+        }
     }
 
     /// Shape of the pool the frame belongs to.

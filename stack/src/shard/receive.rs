@@ -33,8 +33,8 @@ pub(super) struct LastData {
 }
 
 impl Shard {
-    /// A packet from this shard's queue.
-    pub(super) fn receive(&mut self, now: Instant, mut packet: Packet) {
+    /// A packet from this shard's queue. `merging`: TCP waits in `gro` until the burst is complete.
+    pub(super) fn receive(&mut self, now: Instant, mut packet: Packet, merging: bool) {
         match parse(&packet, &self.policy) {
             Ok(parsed) => packet.parsed = parsed,
             Err(refusal) => return self.refuse(now, refusal, &packet),
@@ -43,14 +43,21 @@ impl Shard {
         // Place for tunnel: decapsulate and parse the inner packet.
         if packet.parsed.kind == Kind::Fragment {
             let Some(whole) = self.reassemble(now, &packet) else { return };
-            return self.dispatch(now, whole, true);
+            return self.merge_or_dispatch(now, whole, true, merging);
         }
-        // Place for steering by `packet.parsed.hash`, then GRO within the burst, then filter, conntrack and NAT.
-        self.dispatch(now, packet, false);
+        // Place for steering by `packet.parsed.hash`.
+        self.merge_or_dispatch(now, packet, false, merging);
     }
 
-    /// Local delivery (forwarding would branch off here).
-    fn dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool) {
+    fn merge_or_dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool, merging: bool) {
+        match self.gro.as_mut().filter(|_| merging && packet.parsed.kind == Kind::Tcp) {
+            Some(gro) => gro.push(packet, !reassembled, &mut self.counters),
+            None => self.dispatch(now, packet, reassembled),
+        }
+    }
+
+    /// Place for filter, conntrack and NAT; local delivery (forwarding would branch off here).
+    pub(super) fn dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool) {
         let visit = Visit::start(self.index);
         match packet.parsed.kind {
             Kind::Arp => self.arp(now, &packet),
@@ -129,10 +136,16 @@ impl Shard {
     }
 
     fn tcp_segment(&mut self, now: Instant, visit: Visit, packet: Packet) {
-        if let Received::NoConnection(packet) = self.tcp.receive(now, packet, &mut self.counters)
-            && !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet)
-        {
-            self.tcp.reject(now, &packet, &mut self.counters);
+        match self.tcp.receive(now, packet, &mut self.counters) {
+            Received::Done => {}
+            Received::Merged(packet) => {
+                packet.into_packets().for_each(|packet| self.tcp_segment(now, visit, packet));
+            }
+            Received::NoConnection(packet) => {
+                if !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet) {
+                    self.tcp.reject(now, &packet, &mut self.counters);
+                }
+            }
         }
     }
 

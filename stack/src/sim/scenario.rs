@@ -446,6 +446,8 @@ fn draw_host(dice: &mut Dice, number: u8, seed: u64) -> HostConfig {
     let name = if number == 1 { "first" } else { "second" };
     let mut stack = StackConfig::new(addresses, dice.secret());
     stack.tcp.orphan_give_up_after = ORPHAN_PATIENCE;
+    // From numbers of its own, so that what else a seed gives does not depend on it.
+    stack.gso = Dice::new(seed, 0x6500 + u64::from(number)).chance(0.7);
     let mut host = HostConfig::new(name, number, stack, seed ^ u64::from(number));
     host.mtu = *dice.pick(&[1280, 1400, 1500, 1500, 1500, 4000, 9000]);
     let frame_size = if host.mtu <= 1500 { 2048 } else { 9216 };

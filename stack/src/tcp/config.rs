@@ -180,6 +180,9 @@ pub struct TcpConfig {
     pub syn_cookies: bool,
     /// Fast Open (RFC 7413). Listeners and connections still have to ask for it.
     pub fastopen: FastOpenConfig,
+    /// Copy payload out of the frames it arrived in at once, as is done anyway while few frames are free
+    /// ([`limits::SHARED_FRAMES_FRACTION`]): slower, but what applications do not read keeps no frame from the device. Off.
+    pub copy_received: bool,
     /// Explicit congestion notification (RFC 3168), Linux's `tcp_ecn`; agreed to, not asked for.
     pub ecn: EcnConfig,
 }
@@ -264,6 +267,7 @@ impl Default for TcpConfig {
             buffered_bytes_max: 512 << 20,
             syn_cookies: true,
             fastopen: FastOpenConfig::default(),
+            copy_received: false,
             ecn: EcnConfig::default(),
         }
     }

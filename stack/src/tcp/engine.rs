@@ -191,7 +191,13 @@ impl Tcp {
 
     /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
     /// neither multicast nor broadcast.
+    ///
+    /// Of a packet that several were merged into ([`crate::offload::gro`]), each counts as a segment; payload is acknowledged
+    /// once for all of it. It is given back as [`Received::Merged`] where the segments must be seen one by one.
     pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
+        if packet.is_merged() && !self.takes_merged(&packet) {
+            return Received::Merged(packet);
+        }
         let segment = match Segment::parse(packet) {
             Ok(segment) => segment,
             Err(_malformed) => {
@@ -200,7 +206,7 @@ impl Tcp {
                 return Received::Done;
             }
         };
-        let key = segment.key();
+        let (key, merged, acks) = (segment.key(), segment.merged, segment.acks());
         if !is_unicast(key.remote().ip()) || !is_unicast(key.local().ip()) {
             // RFC 9293 section 3.9.2.3, MUST-57 and MUST-63: not even a RST.
             counters.tcp_segments_rx += 1;
@@ -215,11 +221,21 @@ impl Tcp {
         };
         match left {
             None => {
-                counters.tcp_segments_rx += 1;
+                counters.tcp_segments_rx += u64::from(merged);
+                counters.gro_acks_thinned += u64::from(acks - 1);
                 Received::Done
             }
             Some(segment) => Received::NoConnection(segment.into_packet()),
         }
+    }
+
+    /// Whether a connection of this shard takes a merged packet whole. What may concern others or no connection yet, a
+    /// handshake's end for one, is better seen segment by segment.
+    fn takes_merged(&self, packet: &Packet) -> bool {
+        let Some(Kind::Connection(index)) = self.tables.find(&super::input::key_of(packet)) else {
+            return false;
+        };
+        self.tables.connections.get(index).is_some_and(|connection| connection.takes_merged(packet))
     }
 
     /// Answers a segment that no shard takes with the RST that RFC 9293 section 3.10.7.1 wants (none for a RST). It is

@@ -70,6 +70,7 @@ pub use path_mtu::MtuProbing;
 pub use readiness::Readiness;
 pub use state::State;
 
+use crate::offload::gso;
 use crate::packet::{Packet, PacketSlice};
 use crate::time::Instant;
 use seq::SeqNumber;
@@ -188,9 +189,12 @@ pub enum Received {
     /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last one
     /// calls [`Tcp::reject`].
     NoConnection(Packet),
+    /// Several segments merged into one packet that must be taken one by one ([`Packet::into_packets`]).
+    Merged(Packet),
 }
 
-/// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while copying.
+/// A segment to send, or a super-segment: one whose payload is longer than `mss` and is cut on its way out. The egress builds
+/// IP and Ethernet around it and computes the checksum while copying.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentOut<'a> {
     /// Our address and port.
@@ -201,19 +205,65 @@ pub struct SegmentOut<'a> {
     pub seq: SeqNumber,
     /// Acknowledgment number; 0 without [`header::Flags::ACK`].
     pub ack: SeqNumber,
-    /// Control bits as on the wire, see [`header::Flags`].
+    /// Control bits as on the wire, see [`header::Flags`]. Of several segments only the last has FIN and PSH.
     pub flags: u16,
+    /// Those of `flags` that only the first of several segments has: CWR, where it is a signal (RFC 3168 section 6.1.2) and
+    /// not part of a counter (RFC 9768 section 3.1.5).
+    pub first_flags: u16,
     /// Window field, scaled already.
     pub window: u16,
     /// Urgent pointer; always 0, urgent data is never sent (RFC 6093 section 5 advises against it).
     pub urgent: u16,
     /// Options, padded to a multiple of 4, at most 40 bytes.
     pub options: &'a [u8],
-    /// Payload, piece by piece.
+    /// Payload, piece by piece; at most [`Egress::super_segment_max`] bytes or one segment's.
     pub payload: &'a [&'a [u8]],
+    /// Payload of each segment on the wire, in bytes, more than 0; the last may have less.
+    pub mss: usize,
     /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
     /// data.
     pub ecn: u8,
+}
+
+impl SegmentOut<'_> {
+    /// Bytes of payload.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.payload.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Whether it has no payload.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives `send` what is to go on the wire segment by segment: for an egress that keeps packets and has no cutter. Returns
+    /// the bytes of payload that were sent before the first that was not.
+    ///
+    /// # Errors
+    /// The first segment's.
+    pub fn each(
+        &self,
+        mut send: impl FnMut(&SegmentOut<'_>) -> Result<(), EgressError>,
+    ) -> Result<usize, EgressError> {
+        let payload = self.payload.concat();
+        let count = gso::segments(payload.len(), self.mss);
+        for index in 0..count {
+            let start = index * self.mss;
+            let part = &payload[start..payload.len().min(start + self.mss)];
+            let (flags, first_only) = (header::Flags(self.flags), header::Flags(self.first_flags));
+            let flags = flags.of_part(first_only, index == 0, index + 1 == count);
+            let pieces = [part];
+            let payload = if part.is_empty() { &[] } else { &pieces[..] };
+            match send(&SegmentOut { seq: self.seq + start as u32, flags: flags.0, payload, ..*self }) {
+                Ok(()) => {}
+                Err(error) if index == 0 => return Err(error),
+                Err(_) => return Ok(start),
+            }
+        }
+        Ok(payload.len())
+    }
 }
 
 /// Why a segment was not sent.
@@ -234,11 +284,14 @@ pub enum EgressError {
 pub trait Egress {
     /// Largest IP packet towards `dst`, bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
-    /// Sends one segment.
+    /// Most payload that [`Egress::send`] takes at a time to cut it into several segments, bytes; 0: it gets them one by one.
+    fn super_segment_max(&self) -> usize;
+    /// Sends a segment, or of a super-segment as many segments from its front as there is room for now. Returns the bytes of
+    /// payload that were sent: all, or as many whole segments as made it, at least one.
     ///
     /// # Errors
-    /// See [`EgressError`]; the segment was not sent then.
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
+    /// See [`EgressError`]; nothing was sent then.
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError>;
 }
 
 /// An ICMP error about a TCP segment of ours, already parsed, or what this host itself found out about the segment.

@@ -84,6 +84,15 @@ pub(super) struct Undo {
 impl Connection {
     // ---- the states
 
+    /// Whether nothing was lost, reordered, marked or probed of what is outstanding, nor is the past still in doubt.
+    pub(super) fn is_undisturbed(&self) -> bool {
+        let LossRecovery { state, frto, episode, probe_tail, .. } = &self.loss;
+        (*state, *frto, *probe_tail) == (Recovery::Open, Frto::Off, false)
+            && episode.is_none()
+            && self.sent.sacked().segments == 0
+            && self.rack.may_probe()
+    }
+
     /// What an ACK means for recovery.
     pub(super) fn react(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
         self.forbid_undo(feedback);

@@ -68,10 +68,12 @@ impl Reply {
             seq: self.seq,
             ack: self.ack,
             flags: self.flags.0,
+            first_flags: 0,
             window: self.window,
             urgent: 0,
             options: &buffer[..len],
             payload: &[],
+            mss: 1,
             ecn: 0,
         })
     }

@@ -162,22 +162,40 @@ impl Scoreboard {
     // ---- sending
 
     /// A segment goes out for the first time; it follows the last.
+    #[cfg(test)]
     pub(super) fn push(&mut self, start: u64, len: u32, now: Instant, snapshot: Snapshot) {
+        self.push_run(start, len, len, 1, now, snapshot);
+    }
+
+    /// `count` segments, at least one, go out for the first time, `len` in all and each but the last of `each` bytes; they
+    /// follow the last. `snapshot` is the first one's.
+    pub(super) fn push_run(
+        &mut self,
+        start: u64,
+        len: u32,
+        each: u32,
+        count: u32,
+        now: Instant,
+        snapshot: Snapshot,
+    ) {
         debug_assert!(self.last().is_none_or(|last| last.end() == start));
         if self.segments.is_empty() {
             self.settled = start;
         }
         self.outstanding += len;
-        self.segments.push_back(Sent {
-            start,
-            sent_at: now,
-            snapshot,
-            len,
-            sacked: false,
-            lost: false,
-            resent: false,
-            ever_resent: false,
-        });
+        self.segments.extend((0..count).map(|index| {
+            let before = index * each;
+            Sent {
+                start: start + u64::from(before),
+                sent_at: now,
+                snapshot: snapshot.behind(before),
+                len: if index + 1 == count { len - before } else { each },
+                sacked: false,
+                lost: false,
+                resent: false,
+                ever_resent: false,
+            }
+        }));
     }
 
     /// The segment that ends at `end` went out again.

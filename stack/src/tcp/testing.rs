@@ -171,6 +171,8 @@ pub(crate) struct Wire {
     /// MTU by which segments are refused, as the interface's would.
     pub(crate) too_big: Option<usize>,
     pub(crate) no_route: bool,
+    /// What [`Egress::super_segment_max`] says; each segment is kept by itself in any case.
+    pub(crate) super_segment_max: usize,
     /// Our initial sequence number, by the peer's port.
     isns: HashMap<u16, SeqNumber>,
 }
@@ -180,7 +182,17 @@ impl Egress for Wire {
         self.mtu
     }
 
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+    fn super_segment_max(&self) -> usize {
+        self.super_segment_max
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        segment.each(|segment| self.send_one(now, segment))
+    }
+}
+
+impl Wire {
+    fn send_one(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
         let payload = segment.payload.concat();
         if self.no_route {
             return Err(EgressError::NoRoute);
@@ -243,6 +255,7 @@ impl Harness {
                 mtu: 1500,
                 too_big: None,
                 no_route: false,
+                super_segment_max: crate::limits::TCP_BYTES_PER_TURN,
                 isns: HashMap::new(),
             },
             counters: Counters::default(),
@@ -274,6 +287,7 @@ impl Harness {
         let packet = self.packet(segment);
         match self.tcp.receive(self.now, packet, &mut self.counters) {
             Received::Done => {}
+            Received::Merged(_) => panic!("the script merges no segments"),
             Received::NoConnection(packet) if !self.keep_untaken => {
                 self.tcp.reject(self.now, &packet, &mut self.counters);
             }

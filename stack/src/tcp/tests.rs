@@ -10,6 +10,7 @@ mod checks;
 mod close;
 mod ecn;
 mod fastopen;
+mod gso;
 mod info;
 mod open;
 mod pair;

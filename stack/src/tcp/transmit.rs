@@ -1,4 +1,5 @@
-//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a few segments, until nothing is
+//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a
+//! super-segment or a few segments, until nothing is
 //! left or the egress is full. What was next then is next again.
 
 use core::net::IpAddr;
@@ -41,7 +42,7 @@ impl Tcp {
             let our_mss = reply.syn_ack.map_or(0, |_| mss_for(egress, remote));
             match reply.emit(our_mss, |segment| egress.send(now, segment)) {
                 Err(EgressError::Full) => return false,
-                Ok(()) => {
+                Ok(_) => {
                     counters.tcp_segments_tx += 1;
                     counters.tcp_resets_tx += u64::from(reply.flags.contains(Flags::RST));
                 }
@@ -75,15 +76,17 @@ impl Tcp {
                 seq,
                 ack,
                 flags: flags.0,
+                first_flags: 0,
                 window: syn_window(buffer),
                 urgent: 0,
                 options: &bytes[..len],
                 payload: &[],
+                mss: 1,
                 ecn: 0,
             };
             match egress.send(now, &segment) {
                 Err(EgressError::Full) => return false,
-                Ok(()) => {
+                Ok(_) => {
                     counters.tcp_segments_tx += 1;
                     counters.tcp_retransmits += u64::from(entry.was_sent_before());
                 }
@@ -127,13 +130,21 @@ impl Tcp {
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
         let remote = connection.key.remote().ip();
         connection.learn_mtu(|| egress.path_mtu(remote));
-        let mut out = Output { now, egress, counters, pressure };
-        for _ in 0..limits::TCP_SEGMENTS_PER_TURN {
+        let mut out = Output {
+            now,
+            egress,
+            counters,
+            pressure,
+            segments_left: limits::TCP_SEGMENTS_PER_TURN,
+            bytes_left: limits::TCP_BYTES_PER_TURN,
+        };
+        while out.segments_left > 0 && out.bytes_left >= usize::from(connection.mss) {
             let Some(plan) = connection.plan() else {
                 connection.note_limit();
                 return Turn::Idle;
             };
             // Anything else but a full egress is settled: sent, as good as lost, or to be planned again with a smaller MTU.
+            out.segments_left -= 1;
             if connection.send_next(plan, &mut out) == Err(EgressError::Full) {
                 return Turn::Full;
             }

@@ -46,7 +46,7 @@ impl Device for Sink {
 fn bench(layout: PoolLayout, mtu: usize) -> (Output, Sink) {
     let pool = PacketPool::heap(layout);
     let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
-    let mut output = Output::new(US, mtu, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
+    let mut output = Output::new(US, mtu, true, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
     let links = ["192.0.2.1/24", "2001:db8::1/64"].map(|text| text.parse().unwrap()).to_vec();
     output.set_routes(Routes::new(links, Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
@@ -66,10 +66,12 @@ fn segment<'a>(six: bool, options: &'a [u8], payload: &'a [&'a [u8]]) -> Segment
         seq: SeqNumber(0x0102_0304),
         ack: SeqNumber(0x0506_0708),
         flags: 0x018,
+        first_flags: 0,
         window: 500,
         urgent: 0,
         options,
         payload,
+        mss: usize::MAX,
         ecn: 2,
     }
 }
@@ -132,15 +134,15 @@ fn a_full_backlog_and_an_empty_pool_say_so() {
     assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Err(EgressError::Full));
     sink.room = 1;
     output.flush(&mut sink);
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(0));
 
     let small = PoolLayout { frames: 16, ..LAYOUT };
     let (mut output, _sink) = bench(small, 1500);
     let data: &[&[u8]] = &[b"data"];
     let bulk = core::iter::from_fn(|| output.send(Instant::ZERO, &segment(false, &[], data)).ok()).count();
     assert_eq!(bulk, 14, "an eighth of the pool is left for control packets");
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(0));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(0));
     assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Err(EgressError::Full));
 }
 
@@ -152,7 +154,7 @@ fn too_long_and_unroutable_segments_are_refused() {
     let too_big = Err(EgressError::TooBig { mtu: 1500 });
     assert_eq!(output.send(Instant::ZERO, &segment(false, &[], data)), too_big);
     let fits: &[&[u8]] = &[&payload[1..]];
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], fits)), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], fits)), Ok(1460));
     assert_eq!(output.send(Instant::ZERO, &segment(true, &[], fits)), too_big);
     let mut away = segment(false, &[], &[]);
     away.dst = "198.51.100.1:80".parse().unwrap();

@@ -50,7 +50,7 @@ impl Device for Sink {
 fn complaints(complaint: Complaint, offender: &[u8]) -> Vec<Vec<u8>> {
     let pool = PacketPool::heap(PoolLayout { frames: 8, frame_size: 4096, headroom: 0 });
     let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
-    let mut output = Output::new(US, 1500, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
+    let mut output = Output::new(US, 1500, true, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
     output.set_routes(Routes::new(policy().addresses, Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
         let claim = crate::net::neighbor::Claim::Asked;

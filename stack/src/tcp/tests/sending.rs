@@ -664,14 +664,19 @@ fn connections_take_turns() {
         t.inject(seg().ack(1001).port(port));
         t.send(*id, [0; 2000]);
         t.inject(seg().ack(3001).port(port));
+        t.send(*id, [0; 4000]);
+        t.inject(seg().ack(7001).port(port));
     }
     t.wire.sent.clear();
     t.wire.room = 0;
-    ids.iter().for_each(|id| t.send(*id, [0; 3200]));
+    ids.iter().for_each(|id| t.send(*id, [0; 6000]));
     t.wire.room = usize::MAX;
     t.transmit();
     let turns: Vec<u16> = t.wire.sent.iter().map(|sent| sent.dst.port()).collect();
-    let expected: Vec<u16> = [1, 2, 3, 1, 2, 3].into_iter().flat_map(|port| [port; 16]).collect();
+    let turn = crate::limits::TCP_SEGMENTS_PER_TURN;
+    let round =
+        |segments: usize| [1, 2, 3].into_iter().flat_map(move |port| core::iter::repeat_n(port, segments));
+    let expected: Vec<u16> = round(turn).chain(round(60 - turn)).collect();
     assert_eq!(turns, expected);
 }
 
