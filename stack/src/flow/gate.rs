@@ -131,6 +131,12 @@ impl Gate {
         self.table.as_mut()
     }
 
+    /// The flows, to look at.
+    #[must_use]
+    pub fn table(&self) -> Option<&Conntrack> {
+        self.table.as_ref()
+    }
+
     /// Whether flows are tracked: every packet must be shown to the gate then.
     #[must_use]
     pub fn tracks(&self) -> bool {

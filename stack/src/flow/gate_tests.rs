@@ -26,7 +26,7 @@ const WAN: Interface<'_> =
 
 fn udp(src: &str, dst: &str) -> PacketView {
     let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 60, transport: Transport::Ports }
+    PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports }
 }
 
 fn syn(src: &str, dst: &str) -> PacketView {
@@ -41,12 +41,22 @@ fn syn(src: &str, dst: &str) -> PacketView {
         sack_permitted: false,
         sack_edge: None,
     };
-    PacketView { tuple: FlowTuple::new(src, dst, protocol::TCP), len: 40, transport: Transport::Tcp(tcp) }
+    PacketView {
+        tuple: FlowTuple::new(src, dst, protocol::TCP),
+        len: 40,
+        packets: 1,
+        transport: Transport::Tcp(tcp),
+    }
 }
 
 fn unreachable(from: &str, to: &str, quoted: FlowTuple) -> PacketView {
     let tuple = FlowTuple::portless(from.parse().unwrap(), to.parse().unwrap(), protocol::ICMPV4);
-    PacketView { tuple, len: 56, transport: Transport::Error { kind: 3, code: 3, quoted: Some(quoted) } }
+    PacketView {
+        tuple,
+        len: 56,
+        packets: 1,
+        transport: Transport::Error { kind: 3, code: 3, quoted: Some(quoted) },
+    }
 }
 
 /// Through the gate to another interface: what the packet is then.

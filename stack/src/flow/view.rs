@@ -22,6 +22,8 @@ pub struct PacketView {
     pub tuple: FlowTuple,
     /// Length of the IP packet, bytes.
     pub len: u32,
+    /// How many packets came as this one: more than 1 where segments were merged ([`crate::offload::gro`]).
+    pub packets: u32,
     /// What follows the IP header.
     pub transport: Transport,
 }
@@ -124,7 +126,17 @@ impl PacketView {
         let head = packet.head();
         let bytes = head.get(usize::from(parsed.l4)..head.len().min(parsed.end as usize))?;
         let len = parsed.end - u32::from(parsed.l3);
-        Self::read(&parsed.flow, len, bytes, parsed.end - u32::from(parsed.l4))
+        let mut view = Self::read(&parsed.flow, len, bytes, parsed.end - u32::from(parsed.l4))?;
+        if packet.is_merged()
+            && let Transport::Tcp(tcp) = &mut view.transport
+        {
+            // The last one has the FIN, and of acknowledgments the farthest.
+            let last = TcpHeader::parse(packet.last_head().get(usize::from(parsed.l4)..)?)?;
+            tcp.flags |= last.flags & (Flags::FIN | Flags::PSH);
+            (tcp.ack, tcp.window) = (last.ack, last.window);
+            view.packets = u32::from(packet.packets());
+        }
+        Some(view)
     }
 
     /// Of an IP packet of ours, from its IP header on, of which `bytes` has at least all headers; `None` when it is none.
@@ -153,7 +165,7 @@ impl PacketView {
             }
             _ => tuple(flow, bytes)?,
         };
-        Some(Self { tuple, len, transport })
+        Some(Self { tuple, len, packets: 1, transport })
     }
 }
 

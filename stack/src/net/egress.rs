@@ -11,6 +11,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 
 use super::announce::{Announcer, Step};
 use super::fragment::{FragmentIds, Fragments, write_header};
+use super::host_gate::HostGate;
 use super::neighbor::{Due, Neighbors};
 use super::route::{NextHop, Routes};
 use super::{Heard, arp, ndp};
@@ -54,6 +55,8 @@ pub(crate) struct Output {
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
     pub(crate) announcer: Announcer,
+    /// The rules for what this host receives and sends.
+    pub(crate) gate: Option<Box<HostGate>>,
     /// TCP was told [`EgressError::Full`].
     refused: bool,
 }
@@ -105,6 +108,7 @@ impl Output {
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
             announcer: Announcer::default(),
+            gate: None,
             refused: false,
         }
     }
@@ -140,6 +144,11 @@ impl Output {
         };
         if !self.has_room() {
             self.counters.drop(DropReason::TxQueueFull);
+            return;
+        }
+        if let Some(gate) = &mut self.gate
+            && !gate.send(now, packet, &mut self.counters)
+        {
             return;
         }
         // RFC 8200 section 5: without path MTU discovery, only the minimum is safe beyond a router.
@@ -330,6 +339,12 @@ impl tcp::Egress for Output {
             return Err(EgressError::Full);
         }
         let hop = self.tcp_hop(now, segment.dst.ip())?;
+        if let Some(gate) = &mut self.gate
+            && !gate.send_segment(now, segment, &mut self.counters)
+        {
+            // As if the network had lost it.
+            return Ok(payload_len);
+        }
         // For a neighbour that is not known yet the address is filled in when it is.
         let to = hop.unwrap_or(EthernetAddress([0; 6]));
         let Some(template) = self.template(segment, to) else {

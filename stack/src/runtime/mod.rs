@@ -54,6 +54,7 @@ pub mod hyper;
 mod local;
 mod metrics;
 pub mod net;
+mod rules;
 mod sys;
 #[cfg(any(test, feature = "sim"))]
 pub mod testing;

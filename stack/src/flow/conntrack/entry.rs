@@ -119,7 +119,7 @@ impl Entry {
             owns_mapping: false,
             expires: now,
         };
-        entry.count(Direction::Original, view.len);
+        entry.count(Direction::Original, view);
         entry.expires = now + entry.timeout(&config.timeouts);
         Ok(entry)
     }
@@ -140,7 +140,7 @@ impl Entry {
                 match track.update(direction, segment, config.tcp_be_liberal) {
                     TcpVerdict::Accept => {}
                     TcpVerdict::Ignore => {
-                        self.count(direction, view.len);
+                        self.count(direction, view);
                         return Update::Taken { changed: false };
                     }
                     TcpVerdict::Reopen => return Update::Reopens,
@@ -158,7 +158,7 @@ impl Entry {
             _ => {}
         }
         self.seen_reply |= direction == Direction::Reply;
-        self.count(direction, view.len);
+        self.count(direction, view);
         self.expires = now + self.timeout(&config.timeouts);
         if ends {
             return Update::Ends;
@@ -196,10 +196,10 @@ impl Entry {
         !matches!(self.protocol, ProtocolState::Other)
     }
 
-    fn count(&mut self, direction: Direction, len: u32) {
+    fn count(&mut self, direction: Direction, view: &PacketView) {
         let count = &mut self.counts[direction as usize];
-        count.packets += 1;
-        count.bytes += u64::from(len);
+        count.packets += u64::from(view.packets);
+        count.bytes += u64::from(view.len);
     }
 
     fn timeout(&self, timeouts: &Timeouts) -> Duration {

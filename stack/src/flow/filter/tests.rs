@@ -31,12 +31,17 @@ fn syn(src: &str, dst: &str) -> PacketView {
         sack_permitted: false,
         sack_edge: None,
     };
-    PacketView { tuple: FlowTuple::new(src, dst, protocol::TCP), len: 40, transport: Transport::Tcp(tcp) }
+    PacketView {
+        tuple: FlowTuple::new(src, dst, protocol::TCP),
+        len: 40,
+        packets: 1,
+        transport: Transport::Tcp(tcp),
+    }
 }
 
 fn udp(src: &str, dst: &str) -> PacketView {
     let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 60, transport: Transport::Ports }
+    PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports }
 }
 
 struct Asked {

@@ -16,7 +16,7 @@ fn at(seconds: u64) -> Instant {
 
 fn view(src: &str, dst: &str) -> PacketView {
     let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 60, transport: Transport::Ports }
+    PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports }
 }
 
 fn target(rule: &str) -> (Hook, Target) {
