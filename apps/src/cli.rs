@@ -195,6 +195,13 @@ pub struct StackArgs {
     /// CPUs for the threads, in the queues' order, such as 2-5; unless given, queue i runs on the i-th allowed CPU
     #[arg(long, value_name = "LIST", value_parser = cpu_list)]
     pub cpus: Option<CpuList>,
+    /// Filter what this host receives and sends by the rules in this file: iptables' words, as iptables-save prints them.
+    /// SIGHUP reads it again; rules that are wrong change nothing
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Most flows remembered, on each queue, for rules that ask for their state (262144 unless given)
+    #[arg(long, value_name = "N", requires = "rules", value_parser = conntrack_max)]
+    pub conntrack_max: Option<usize>,
     /// Write every packet that the stack received or sent to this file (tcpdump, tshark and Wireshark read it)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
@@ -562,6 +569,13 @@ fn spin(text: &str) -> Result<Spin, String> {
             Err(error) => Err(format!("neither `off`, `always` nor a time: {error}")),
         },
     }
+}
+
+/// The bound of the connection tracking table.
+fn conntrack_max(text: &str) -> Result<usize, String> {
+    let max = bywash::limits::CONNTRACK_ENTRIES_MAX;
+    let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+    number.ok_or_else(|| format!("`{text}` is not a number from 1 to {max}"))
 }
 
 /// Linux's interval between keepalive probes, tcp(7).

@@ -255,3 +255,15 @@ pub const CONTROL_CLIENTS: usize = 8;
 pub const CONTROL_REQUEST_BYTES: usize = 4096;
 /// How long a client of the control socket may be silent, or not read what it asked for; then it is disconnected.
 pub const CONTROL_CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Flows that connection tracking remembers in one shard unless configured otherwise (Linux's `nf_conntrack_max` on machines
+/// with 4 GiB or more). Beyond it the oldest flow that is not assured ends early; a new flow is refused when all are.
+pub const CONNTRACK_ENTRIES: usize = 1 << 18;
+/// Most that it may be configured for: places have 31 bits.
+pub const CONNTRACK_ENTRIES_MAX: usize = 1 << 30;
+/// Events of connection tracking that wait for whoever follows them; further ones are lost, and counted.
+pub const CONNTRACK_EVENTS: usize = 4096;
+/// Chains that rules may lead through one another, the built-in one counted; deeper rule sets are refused.
+pub const FILTER_CHAIN_DEPTH: usize = 16;
+/// Networks that one `connlimit` counts flows for; packets of further ones count as over every limit.
+pub const FILTER_COUNTED_NETWORKS: usize = 1 << 16;

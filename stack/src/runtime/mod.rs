@@ -55,6 +55,7 @@ mod idle;
 mod local;
 mod metrics;
 pub mod net;
+mod rules;
 mod sys;
 #[cfg(any(test, feature = "sim"))]
 pub mod testing;

@@ -49,7 +49,7 @@ pub mod seq;
 mod state;
 mod syn_cookie;
 mod syn_queue;
-mod table;
+pub(crate) mod table;
 mod tail_probe;
 #[cfg(test)]
 pub(crate) mod testing;
