@@ -7,6 +7,7 @@
 
 pub mod chart;
 pub mod frames;
+pub mod idle;
 pub mod loads;
 #[cfg(feature = "lwip")]
 pub mod lwip;

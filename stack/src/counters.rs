@@ -45,6 +45,7 @@ drop_reasons! {
     FragmentTimeout "fragment_timeout" "A packet's fragments did not all arrive in time.",
     FragmentOverflow "fragment_overflow" "Too many packets or bytes under reassembly.",
     BadTcpChecksum "bad_tcp_checksum" "The TCP checksum is wrong.",
+    PartialChecksum "partial_checksum" "The TCP or UDP checksum was left to a device, and such are not accepted: turn transmit checksum offload off at the neighbour (ethtool -K NAME tx off), or accept them where the way from it damages nothing (--partial-checksums trust).",
     BadTcpHeader "bad_tcp_header" "A TCP data offset, port or flag combination that is not allowed.",
     BadUdpChecksum "bad_udp_checksum" "The UDP checksum is wrong.",
     BadUdpHeader "bad_udp_header" "A UDP length or port that is not allowed.",
@@ -121,6 +122,15 @@ counters! {
     rx_partial_checksums "Received packets whose checksum was left to the device by their sender.",
     rx_handed_over "Packets handed to another shard.",
     rx_taken_over "Packets taken over from another shard.",
+    gro_packets "Packets that several TCP segments were merged into.",
+    gro_merged "TCP segments merged into the one before.",
+    gro_acks_thinned "Acknowledgments by themselves for which a later one of the same burst stood.",
+    gro_flow_limit "Flows whose merging ended because others of the burst needed the place.",
+    gro_flush_network "TCP segments not merged because the Ethernet or IP header differed: TTL, TOS, ECN field, identification.",
+    gro_flush_header "TCP segments not merged because of flags, window or acknowledgment number.",
+    gro_flush_options "TCP segments not merged because the options differed, timestamps included.",
+    gro_flush_order "TCP segments not merged because they did not follow in the stream.",
+    gro_flush_size "TCP segments not merged because they were longer than those before, or all together too long.",
     arp_rx "ARP packets received.",
     arp_requests_tx "ARP requests sent for packets of ours.",
     ndp_rx "Neighbour discovery messages received.",
@@ -140,6 +150,8 @@ counters! {
     udp_tx "UDP datagrams sent.",
     tcp_segments_rx "TCP segments received.",
     tcp_segments_tx "TCP segments sent.",
+    gso_super_segments "Super-segments cut into TCP segments.",
+    gso_segments "TCP segments cut from them.",
     tcp_bytes_rx "TCP payload bytes received in order.",
     tcp_bytes_tx "TCP payload bytes sent, retransmissions included.",
     tcp_active_opens "Connections opened by us.",
@@ -199,6 +211,12 @@ impl Counters {
     #[inline]
     pub fn drop(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
+    }
+
+    /// Counts a packet that `packets` were merged into, dropped.
+    #[inline]
+    pub fn drop_merged(&mut self, reason: DropReason, packets: u16) {
+        self.drops.0[reason as usize] += u64::from(packets);
     }
 
     /// Packets dropped for `reason`.

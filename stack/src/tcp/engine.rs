@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
 use super::connection::{Connection, Context, timestamp};
-use super::fastopen::{ClientCache, CookieMaker};
+use super::fastopen::{ClientCache, CookieMaker, FastOpenNews};
 use super::input::Segment;
 use super::isn::IsnSecret;
 use super::listener::Listeners;
@@ -21,8 +21,9 @@ use super::syn_cookie::SynCookies;
 use super::syn_queue::{HalfOpen, SynQueue};
 use super::table::{List, Slab, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
-use super::{Census, ConnId, IcmpError, IcmpErrorKind, Received, State, TcpError, Tuple};
+use super::{Census, ConnId, IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError, Tuple};
 use crate::counters::{Counters, DropReason, Fresh};
+use crate::limits;
 use crate::packet::Packet;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -39,6 +40,9 @@ pub struct Tcp {
     pub(super) syn_cookies: SynCookies,
     pub(super) fastopen_cookies: CookieMaker,
     pub(super) fastopen_cache: ClientCache,
+    /// What it learned and the other shards do not know yet.
+    pub(super) fastopen_news: Vec<FastOpenNews>,
+    pub(super) fastopen_news_max: usize,
     /// Connections with something to send, in turn.
     pub(super) ready: List,
     wheel: TimerWheel<u32>,
@@ -184,6 +188,8 @@ impl Tcp {
                 config.fastopen.key_lifetime,
                 config.fastopen.keys.as_ref(),
             ),
+            fastopen_news: Vec::new(),
+            fastopen_news_max: if shards > 1 { limits::TCP_FASTOPEN_NEWS } else { 0 },
             fastopen_cache: ClientCache::new(
                 SipHasher13::new_with_keys(secret.hash(b"2"), secret.hash(b"3")),
                 config.fastopen.cache_entries,
@@ -202,7 +208,13 @@ impl Tcp {
 
     /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
     /// neither multicast nor broadcast.
+    ///
+    /// Of a packet that several were merged into ([`crate::offload::gro`]), each counts as a segment; payload is acknowledged
+    /// once for all of it. It is given back as [`Received::Merged`] where the segments must be seen one by one.
     pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
+        if packet.is_merged() && !self.takes_merged(&packet) {
+            return Received::Merged(packet);
+        }
         let segment = match Segment::parse(packet) {
             Ok(segment) => segment,
             Err(_malformed) => {
@@ -211,7 +223,7 @@ impl Tcp {
                 return Received::Done;
             }
         };
-        let key = segment.key();
+        let (key, merged, acks) = (segment.key(), segment.merged, segment.acks());
         if !is_unicast(key.remote().ip()) || !is_unicast(key.local().ip()) {
             // RFC 9293 section 3.9.2.3, MUST-57 and MUST-63: not even a RST.
             counters.tcp_segments_rx += 1;
@@ -226,11 +238,21 @@ impl Tcp {
         };
         match left {
             None => {
-                counters.tcp_segments_rx += 1;
+                counters.tcp_segments_rx += u64::from(merged);
+                counters.gro_acks_thinned += u64::from(acks - 1);
                 Received::Done
             }
             Some(segment) => Received::NoConnection(segment.into_packet()),
         }
+    }
+
+    /// Whether a connection of this shard takes a merged packet whole. What may concern others or no connection yet, a
+    /// handshake's end for one, is better seen segment by segment.
+    fn takes_merged(&self, packet: &Packet) -> bool {
+        let Some(Kind::Connection(index)) = self.tables.find(&super::input::key_of(packet)) else {
+            return false;
+        };
+        self.tables.connections.get(index).is_some_and(|connection| connection.takes_merged(packet))
     }
 
     /// Answers a segment that no shard takes with the RST that RFC 9293 section 3.10.7.1 wants (none for a RST). It is
@@ -304,25 +326,28 @@ impl Tcp {
         }
     }
 
-    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
+    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2).
     ///
     /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
     /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
     /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
     /// reason given if it times out.
     /// RFC 9293 section 3.9.2.2, MUST-54, SHLD-26.
-    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
+    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> IcmpVerdict {
         let key = TupleKey::new(error.tuple.local, error.tuple.remote);
+        let mut path_mtu = None;
         match self.tables.find(&key) {
-            None => return false,
+            None => return IcmpVerdict::NotOurs,
             Some(Kind::Connection(index)) => {
-                self.with_connection(now, index, counters, |connection, cx| connection.icmp_error(error, cx));
+                self.with_connection(now, index, counters, |connection, cx| {
+                    path_mtu = connection.icmp_error(error, cx);
+                });
             }
             // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
             Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
         }
         counters.icmp_errors_rx += u64::from(error.kind != IcmpErrorKind::NeighborFailed);
-        true
+        path_mtu.map_or(IcmpVerdict::Taken, IcmpVerdict::PathMtu)
     }
 
     /// Lets time pass: fires what is due at `now`.
@@ -586,18 +611,22 @@ impl Tcp {
 }
 
 impl Connection {
-    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) {
+    /// Takes in an ICMP error; the path's MTU, if that is what it told and it is believed.
+    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) -> Option<u16> {
         let outstanding = self.outstanding();
         if outstanding == 0 || !error.seq.in_window(self.snd_una, outstanding) {
             cx.counters.drop(DropReason::BadIcmp);
-            return;
+            return None;
         }
+        // What a SYN's data opened has delivered it: as good as established, and as in Linux not to be undone, or the SYN sent
+        // again would deliver it again.
+        let opening = !self.syn_acked() && !self.was_opened_with_data();
         match error.kind {
-            IcmpErrorKind::Refused if !self.syn_acked() => {
+            IcmpErrorKind::Refused if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::ConnectionRefused));
             }
-            IcmpErrorKind::NeighborFailed if !self.syn_acked() => {
+            IcmpErrorKind::NeighborFailed if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::HostUnreachable));
             }
@@ -606,11 +635,10 @@ impl Connection {
                 self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
             }
             IcmpErrorKind::PacketTooBig { mtu } => {
-                if self.lower_mtu(mtu as usize) {
-                    self.resend_smaller();
-                }
+                return Some(self.believe_mtu(cx.now, mtu));
             }
         }
+        None
     }
 }
 

@@ -46,6 +46,15 @@ impl Flags {
         self.0 & other.0 != 0
     }
 
+    /// What of a super-segment's bits one of the segments cut from it has: those in `first_only` if it is the first, FIN
+    /// and PSH if it is the last, all others always.
+    #[must_use]
+    pub fn of_part(self, first_only: Self, is_first: bool, is_last: bool) -> Self {
+        let not_here = if is_first { Self::NONE } else { first_only };
+        let not_yet = if is_last { Self::NONE } else { Self::FIN | Self::PSH };
+        Self(self.0 & !(not_here | not_yet).0)
+    }
+
     /// Both sets of bits, for constants.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
@@ -191,6 +200,17 @@ mod tests {
         assert_eq!(flags, Flags(0x1ff));
         assert_eq!(format!("{flags:?}"), "FSRP.UEWe");
         assert_eq!(format!("{:?}", !flags), "none");
+    }
+
+    #[test]
+    fn the_parts_of_a_super_segment_have_the_bits_that_are_theirs() {
+        let whole = Flags::ACK | Flags::PSH | Flags::FIN | Flags::CWR | Flags::ECE;
+        let part = |first, last| whole.of_part(Flags::CWR, first, last);
+        assert_eq!(part(true, true), whole);
+        assert_eq!(part(true, false), Flags::ACK | Flags::CWR | Flags::ECE);
+        assert_eq!(part(false, false), Flags::ACK | Flags::ECE);
+        assert_eq!(part(false, true), Flags::ACK | Flags::PSH | Flags::FIN | Flags::ECE);
+        assert_eq!(whole.of_part(Flags::NONE, false, false), Flags::ACK | Flags::CWR | Flags::ECE);
     }
 
     #[test]

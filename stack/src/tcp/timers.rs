@@ -3,6 +3,7 @@
 
 use super::State;
 use super::connection::{Connection, Context};
+use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::timer_wheel::TimerId;
 
@@ -170,6 +171,7 @@ impl Connection {
         self.note_timeout(cx.now);
         self.timed_out_at = cx.now;
         self.retransmits += 1;
+        self.note_unanswered();
         self.ecn.note_syn_lost(self.retransmits);
         self.rtt.back_off();
         self.syn_sent_at = None;
@@ -190,9 +192,23 @@ impl Connection {
             return self.time_out(cx);
         }
         self.retransmits = self.retransmits.saturating_add(1);
+        self.note_unanswered();
         self.probes = self.probes.saturating_add(1);
         self.probe_due = true;
         self.restart_retransmit_timer(cx.now);
+    }
+
+    /// With R1 retransmissions in vain, and each further one, IP is to be told (RFC 9293 section 3.8.3 (b)): with the next segment.
+    /// RFC 9293 section 3.8.3, MUST-20, SHLD-10.
+    pub(super) fn note_unanswered(&mut self) {
+        if self.retransmits >= limits::TCP_R1 {
+            self.cold_mut().advises_ip = true;
+        }
+    }
+
+    /// Whether IP is to be told now.
+    pub(super) fn take_advice(&mut self) -> bool {
+        self.cold().is_some_and(|cold| cold.advises_ip) && core::mem::take(&mut self.cold_mut().advises_ip)
     }
 
     /// Whether the peer with its closed window is to be given up.
