@@ -180,12 +180,7 @@ pub fn read(frame: &[u8]) -> Option<Answer> {
 /// A frame in which the peer of connection `number` asks for the stack's address, and so tells where it is itself.
 #[must_use]
 pub fn arp_request(number: u32) -> Vec<u8> {
-    arp_request_of(peer_addr(number))
-}
-
-/// A frame in which the host `who` asks for the stack's address.
-#[must_use]
-pub fn arp_request_of(who: [u8; 4]) -> Vec<u8> {
+    let who = peer_addr(number);
     let head = [&STACK_MAC[..], &PEER_MAC, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &PEER_MAC, &who].concat();
     let mut frame = [&head[..], &[0; 6], &STACK_ADDR].concat();
     frame.resize(60, 0);
