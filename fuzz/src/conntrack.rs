@@ -184,8 +184,9 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         ];
         seeds.push((name.to_owned(), steps(&list)));
     }
-    let crowd: Vec<Vec<u8>> =
-        (0..40).map(|i| step(i & 1, 0, i, i * 7, i * 3, 0x02, [i, i, i, i], i, 1)).collect();
+    let crowd: Vec<Vec<u8>> = (0..40u8)
+        .map(|i| step(i & 1, 0, i, i.wrapping_mul(7), i.wrapping_mul(3), 0x02, [i, i, i, i], i, 1))
+        .collect();
     seeds.push(("crowd".to_owned(), steps(&crowd)));
     seeds
 }

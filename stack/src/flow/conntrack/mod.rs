@@ -189,9 +189,10 @@ impl Conntrack {
     /// An empty table. `hash_keys` must be unpredictable on a real network.
     #[must_use]
     pub fn new(config: ConntrackConfig, hash_keys: (u64, u64), now: Instant) -> Self {
-        let entries_max = config.entries_max.clamp(1, limits::CONNTRACK_ENTRIES_MAX);
+        let mut config = config;
+        config.entries_max = config.entries_max.clamp(1, limits::CONNTRACK_ENTRIES_MAX);
         Self {
-            config: ConntrackConfig { entries_max, ..config },
+            config,
             by_tuple: HashTable::new(),
             hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
             entries: Slab::new(),

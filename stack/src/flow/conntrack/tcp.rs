@@ -197,10 +197,10 @@ impl TcpTrack {
             Next::Invalid if event == Event::None => return TcpVerdict::Invalid(Misfit::Flags),
             Next::Invalid => return TcpVerdict::Invalid(Misfit::State),
         };
-        if let Err(misfit) = self.check_window(direction, segment, event) {
-            if !liberal || event == Event::Rst {
-                return TcpVerdict::Invalid(misfit);
-            }
+        if let Err(misfit) = self.check_window(direction, segment, event)
+            && (!liberal || event == Event::Rst)
+        {
+            return TcpVerdict::Invalid(misfit);
         }
         self.note_repetition(direction, segment);
         if event == Event::Fin && self.fin_from.is_none() {
@@ -222,6 +222,10 @@ impl TcpTrack {
         self.unacknowledged != [false; 2]
     }
 
+    #[allow(
+        clippy::match_same_arms,
+        reason = "the arms stand in the order of a connection's life, each with its reason"
+    )]
     fn next_state(&self, direction: Direction, event: Event) -> Next {
         use Direction::{Original, Reply};
         use TcpState::*;

@@ -220,7 +220,7 @@ fn hashlimit(draft: &mut Draft, name: &Word, words: &mut Words<'_>) -> Result<()
                 events = Some((rate(words.value(word, "a rate, such as 3/second")?)?, false));
             }
             "--hashlimit-above" => {
-                events = Some((rate(words.value(word, "a rate, such as 3/second")?)?, true))
+                events = Some((rate(words.value(word, "a rate, such as 3/second")?)?, true));
             }
             "--hashlimit-burst" => burst = burst_of(words.value(word, "a number")?)?,
             "--hashlimit-name" => label = Some(words.value(word, "a name")?.text.clone()),

@@ -198,10 +198,8 @@ impl Mappings {
 
     /// The address for all flows of an inside host (RFC 4787 REQ-2: paired pooling).
     fn address(&self, inside: Endpoint, (first, last): (IpAddr, IpAddr)) -> IpAddr {
-        use core::hash::{BuildHasher, Hash, Hasher};
-        let mut hasher = self.by_inside.hasher().build_hasher();
-        inside.addr.hash(&mut hasher);
-        let hash = hasher.finish();
+        use core::hash::BuildHasher as _;
+        let hash = self.by_inside.hasher().hash_one(inside.addr);
         match (first, last) {
             (IpAddr::V4(first), IpAddr::V4(last)) => {
                 let count = u64::from(u32::from(last) - u32::from(first)) + 1;
