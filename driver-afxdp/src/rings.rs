@@ -112,8 +112,8 @@ impl Rings {
                 self.counters.rx_starved += 1;
                 break;
             }
-            for i in 0..chunk {
-                self.addrs[i] = self.addr(indices[i]);
+            for (place, index) in indices[..chunk].iter().enumerate() {
+                self.addrs[place] = self.addr(*index);
             }
             self.access.fill(&self.addrs[..chunk]);
             want -= chunk as u32;

@@ -48,7 +48,7 @@ impl Bed {
         let allowed = sched_getaffinity(None)?;
         let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
         let first = cpus.next().ok_or("no CPU to run on")?;
-        let last = cpus.last().unwrap_or(first);
+        let last = cpus.next_back().unwrap_or(first);
         let pair = VethPair::new(VethOptions { queues: 1, mtu, peer_offloads: offloads });
         if !offloads {
             pair.stack.sh("ethtool", &format!("-K {} tx off tso off gso off gro off", pair.stack_interface));
