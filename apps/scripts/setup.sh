@@ -24,7 +24,8 @@ packages() {
             ;;
         test)
             # The assertions of packetdrill scripts. packetdrill itself is no Debian package: a runner of our own stands in.
-            echo python3
+            # With all features, as they are linted and tested, the benchmarks have lwIP as a rival.
+            echo python3 liblwip-dev
             # Only tests that run as root use these.
             ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base
             ;;
