@@ -26,7 +26,7 @@ Frames per second over a veth pair, one core a side: AF_XDP in copy mode, where 
 system call a burst, an skb a frame), and where the sender's core also runs the receiver's driver. `xsk-rs` is a loop over
 xsk-rs' rings as in its examples, `driver` a loop over our driver, `bywash` the whole stack and an application. The peer is
 the same each time and has no TCP stack: it acknowledges all it gets, once a burst of at most 64; or sends segments in order as far as
-the window goes; or sends a request on each connection and the next when the answer is whole.
+the window goes; or sends a request on each connection and the next when the answer is whole. Frames count where they arrive.
 
 - *send*: raw transmission of frames written once, received and dropped by the peer; against full segments that an application
   writes, copied, checksummed and acknowledged. The smallest has 102 bytes, as the stack cuts nothing below an MSS of 48.
@@ -223,8 +223,8 @@ fn raw(bed: &Bed, plan: &Plan, case: Case, rival: Rival) -> Result<Reading> {
             Work::Requests(in_flight) => peer.bounce(case.frame, in_flight, meter),
         }
     };
-    // What was sent, or what arrived; answers are counted where they arrive.
-    at_both_sides(bed, plan, !matches!(case.work, Work::Requests(_)), worker, peer)
+    // Frames count where they arrive.
+    at_both_sides(bed, plan, case.work == Work::Receive, worker, peer)
 }
 
 fn stack(bed: &Bed, plan: &Plan, case: Case) -> Result<Reading> {
