@@ -6,7 +6,7 @@ SETUP := apps/scripts/setup.sh
 # Seconds that `make fuzz` gives to each target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint compliance bench bench-quick plots fuzz test-zerocopy clean
+.PHONY: help demo test lint compliance bench bench-quick bench-instructions plots fuzz test-zerocopy clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -28,12 +28,16 @@ compliance: ## Writes COMPLIANCE.md: the TCP standards' demands, where they are 
 
 bench: ## Every benchmark beside its rivals, as root: benches/BENCHMARKS.md, SVG and JSON in benches/results/
 	@$(SETUP) build bench
-	cargo bench --package bywash-benches
+	cargo bench --package bywash-benches --bench micro
 	@apps/scripts/bench.sh
 
 bench-quick: ## The same within 3 minutes, less exact: prints the ratios (README=1: into the README as well)
 	@$(SETUP) build bench
 	@apps/scripts/bench.sh quick
+
+bench-instructions: ## Instructions per segment, request and connection in memory, beside those on record (RECORD=1: record them)
+	@$(SETUP) build bench
+	cargo run --release -p bywash-benches --features lwip --bin instructions -- $(if $(RECORD),--record)
 
 plots: ## Congestion control and recovery in the simulator: benches/CONGESTION.md, SVG and JSON in benches/results/
 	@$(SETUP) build bench

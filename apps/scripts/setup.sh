@@ -30,7 +30,7 @@ packages() {
             ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++
-        bench) echo iproute2 ethtool util-linux wrk iperf3 dpkg ;;
+        bench) echo iproute2 ethtool util-linux wrk iperf3 dpkg valgrind liblwip-dev ;;
         zerocopy) ;;
         *) fail "unknown purpose '$purpose': use build, test, demo, bench, fuzz or zerocopy" ;;
         esac
@@ -143,6 +143,15 @@ install_fuzzer() {
     }
 }
 
+# Counts instructions under callgrind; of the version of the crate that the benchmarks use.
+install_gungraun_runner() {
+    local wanted
+    wanted=$(sed -n 's/^gungraun = "=\(.*\)"/\1/p' benches/Cargo.toml)
+    [[ $(gungraun-runner --version 2>/dev/null) != *" $wanted" ]] || return 0
+    say "installing gungraun-runner $wanted"
+    cargo install --quiet --locked --version "$wanted" gungraun-runner >&2 || fail "cargo could not install gungraun-runner"
+}
+
 # nginx, unpacked below the target directory and not installed: as a package it would start to serve this machine's port 80.
 # Without it the benchmarks do without. Its libraries come with curl and libselinux.
 unpack_nginx() {
@@ -165,7 +174,10 @@ main() {
         build) install_rust ;;
         test) install_components ;;
         fuzz) install_fuzzer ;;
-        bench) unpack_nginx ;;
+        bench)
+            unpack_nginx
+            install_gungraun_runner
+            ;;
         esac
     done
 }

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bywash::config::{Cidr, Route};
+use bywash::config::{Cidr, PartialChecksums, Route};
 use bywash::tcp::EcnConfig;
+use bywash::tcp::congestion::Algorithm;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::units::{CpuList, QueueSet, cpu_list, duration, size, size_usize};
@@ -158,12 +159,24 @@ pub struct StackArgs {
     /// Linux's tcp_ecn number
     #[arg(long, value_name = "SETTING", default_value_t)]
     pub ecn: EcnConfig,
+    /// Congestion control of all connections: cubic, newreno or bbr
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub congestion: Algorithm,
     /// Largest IP packet, in bytes; the NIC's MTU unless given
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<usize>,
+    /// Merge the TCP segments of a burst that follow each other before they are processed (generic receive offload)
+    #[arg(long, value_enum, default_value = "on")]
+    pub gro: SwitchArg,
+    /// Send many TCP segments as one through the stack and cut it into packets at its end (generic segmentation offload)
+    #[arg(long, value_enum, default_value = "on")]
+    pub gso: SwitchArg,
     /// How frames get from the NIC to the stack
     #[arg(long, value_enum, default_value = "auto")]
     pub mode: ModeArg,
+    /// What to make of packets whose checksum a neighbour on the same machine left to its device
+    #[arg(long, value_enum, default_value = "auto")]
+    pub partial_checksums: PartialChecksumsArg,
     /// Packet frames of each queue, 4096 bytes each
     #[arg(long, value_name = "N")]
     pub frames: Option<u32>,
@@ -197,6 +210,15 @@ pub struct StackArgs {
     pub drain_timeout: Duration,
 }
 
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SwitchArg {
+    /// It is
+    On,
+    /// It is not
+    Off,
+}
+
 /// Ways between NIC and stack, fastest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ModeArg {
@@ -208,6 +230,27 @@ pub enum ModeArg {
     Copy,
     /// Works on every NIC: the kernel copies after its own receive path
     Generic,
+}
+
+/// What to make of partial checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PartialChecksumsArg {
+    /// Trust them on veth and virtio, where neighbours send nothing else, and verify on other NICs
+    Auto,
+    /// Drop packets without a complete checksum, counted as `partial_checksum`
+    Verify,
+    /// Accept such packets unchecked
+    Trust,
+}
+
+impl From<PartialChecksumsArg> for PartialChecksums {
+    fn from(arg: PartialChecksumsArg) -> Self {
+        match arg {
+            PartialChecksumsArg::Auto => Self::Auto,
+            PartialChecksumsArg::Verify => Self::Verify,
+            PartialChecksumsArg::Trust => Self::Trust,
+        }
+    }
 }
 
 /// Whether packet memory uses huge pages.

@@ -41,7 +41,7 @@ pub fn run(args: &EchoArgs) -> Result<(), AppError> {
         udp: !args.tcp,
         backlog: args.tcp_options.backlog,
         connections_max: args.max_connections,
-        options: stack::socket_options(&args.tcp_options),
+        options: stack::socket_options(&args.stack, &args.tcp_options),
     };
     let protocols = match (plan.tcp, plan.udp) {
         (true, true) => "TCP and UDP",
@@ -103,7 +103,7 @@ async fn accept(listener: TcpListener, connections: Rc<Cell<usize>>, max: usize)
 /// Sends back a connection's bytes until its FIN, then ours.
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
     while let Some(chunk) = stream.read_chunk().await? {
-        stream.write_bytes(&*chunk).await?;
+        stream.write_chunk(chunk).await?;
     }
     stream.shutdown(Shutdown::Write)?;
     stream.flushed().await

@@ -16,7 +16,7 @@ use bywash::tcp::SocketOptions;
 use bywash_afxdp::{AttachOptions, HugePages, Mode, Nic, ObtainedMode, PortAddresses, QueueOptions, Steer};
 use futures_lite::future::or;
 
-use crate::cli::{HugePagesArg, ModeArg, StackArgs, TcpArgs};
+use crate::cli::{HugePagesArg, ModeArg, StackArgs, SwitchArg, TcpArgs};
 use crate::error::AppError;
 use crate::reservation::{Protocol, Reservation};
 use crate::units::{QueueSet, bytes_for_people};
@@ -278,7 +278,11 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     let mut config = StackConfig::new(args.address.clone(), seed);
     config.dhcp = args.dhcp;
     config.mtu = args.mtu;
+    config.partial_checksums = args.partial_checksums.into();
     config.tcp.ecn = args.ecn;
+    config.gro = args.gro == SwitchArg::On;
+    config.gso = args.gso == SwitchArg::On;
+    config.tcp.options.congestion = args.congestion;
     config.dns_servers.clone_from(&args.dns);
     config.routes = args.gateway.iter().map(|&gateway| default_route(gateway)).collect();
     config.routes.extend(&args.route);
@@ -333,9 +337,13 @@ fn default_route(gateway: std::net::IpAddr) -> Route {
 
 /// A listener's options from the command line.
 #[must_use]
-pub fn socket_options(args: &TcpArgs) -> SocketOptions {
-    let mut options =
-        SocketOptions { nodelay: true, user_timeout: args.user_timeout, ..SocketOptions::default() };
+pub fn socket_options(stack: &StackArgs, args: &TcpArgs) -> SocketOptions {
+    let mut options = SocketOptions {
+        nodelay: true,
+        user_timeout: args.user_timeout,
+        congestion: stack.congestion,
+        ..SocketOptions::default()
+    };
     if let Some(keepalive) = args.keepalive {
         options.keepalive = true;
         options.keepalive_idle = keepalive.idle;
@@ -391,6 +399,7 @@ fn figures(before: &Metrics, now: &Metrics) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bywash::config::PartialChecksums;
     use clap::Parser;
 
     fn args(more: &[&str]) -> StackArgs {
@@ -426,6 +435,17 @@ mod tests {
     }
 
     #[test]
+    fn partial_checksums_are_the_devices_choice_unless_said() {
+        let setting = |more: &[&str]| {
+            let line = [&["--address", "192.0.2.10/24"], more].concat();
+            stack_config(&args(&line), "lo").unwrap().partial_checksums
+        };
+        assert_eq!(setting(&[]), PartialChecksums::Auto);
+        assert_eq!(setting(&["--partial-checksums", "verify"]), PartialChecksums::Verify);
+        assert_eq!(setting(&["--partial-checksums", "trust"]), PartialChecksums::Trust);
+    }
+
+    #[test]
     fn shared_addresses_are_the_kernels() {
         let config = stack_config(&args(&["--share-address"]), "lo").unwrap();
         assert_eq!(config.address_use, AddressUse::Shared);
@@ -455,7 +475,9 @@ mod tests {
             send_buffer: None,
             fastopen: Some(9),
         };
-        let options = socket_options(&tcp);
+        let stack = args(&["--congestion", "bbr"]);
+        let options = socket_options(&stack, &tcp);
+        assert_eq!(options.congestion.name(), "bbr");
         assert!(options.keepalive && options.nodelay);
         assert_eq!((options.keepalive_idle.as_secs(), options.keepalive_count), (2, 3));
         assert_eq!((options.user_timeout, options.receive_buffer_bytes), (tcp.user_timeout, 65_536));

@@ -1,23 +1,32 @@
-//! What the benchmarks share: [`results`] (samples, medians, ratios, JSON), shown by [`table`] and [`chart`]; and what the
-//! micro-benchmarks share: two stacks joined by a wire in memory ([`ours`] and [`theirs`], smoltcp's), and the [`report`] of
-//! criterion's medians. `cargo bench -p bywash-benches` runs the latter and prints it.
+//! What the benchmarks share: [`results`] (samples, medians, ratios, JSON), shown by [`table`] and [`chart`]; and the stacks in
+//! memory. [`loads`] drives one stack through frames whose other end is played by [`peer`]: [`ours`], smoltcp's TCP
+//! ([`smoltcp_tcp`]) and lwIP ([`lwip`], with the feature `lwip`) alike; [`timers`] are the operations of the timer wheel.
+//!
+//! `cargo run --release -p bywash-benches --bin stack` compares the stacks in one run, `cargo bench -p bywash-benches` times
+//! loads and pieces with criterion and counts instructions with callgrind.
 
 pub mod chart;
+pub mod frames;
+pub mod idle;
+pub mod loads;
+#[cfg(feature = "lwip")]
+pub mod lwip;
 pub mod machine;
 pub mod ours;
-pub mod report;
+pub mod peer;
 pub mod results;
+pub mod smoltcp_tcp;
+pub mod stack;
 pub mod table;
-pub mod theirs;
+pub mod timers;
 
-/// Bytes of one bulk transfer.
-pub const BULK_BYTES: usize = 4 << 20;
-/// Bytes of each socket's receive and send buffer: the same on both sides of a comparison, and below 64 KiB because
-/// smoltcp's peers in it then need no window scaling either.
-pub const BUFFER_BYTES: usize = 60_000;
-/// Bytes offered or asked for in one call.
-pub const CALL_BYTES: usize = 16 << 10;
 /// Bytes of a request and of its response.
 pub const REQUEST_BYTES: usize = 64;
-/// Virtual time between two rounds of polling, in microseconds.
-pub const ROUND_MICROS: u64 = 20;
+/// Segments, requests or connections of one burst.
+pub const BURST: usize = 32;
+/// Bytes that the servers read or write in one call.
+pub const CALL_BYTES: usize = 16 << 10;
+/// Bytes of each buffer of smoltcp's sockets; lwIP's, as Debian builds it, are as large.
+pub const RIVAL_BUFFER_BYTES: usize = 65_535;
+/// Operations whose instructions are counted, after the warm-up.
+pub const COUNTED_OPERATIONS: u64 = 4096;

@@ -1,7 +1,7 @@
 //! `setsockopt(2)` and `getsockopt(2)`: Linux's numbers to the engine's options. What has no effect on what TCP does here is
 //! kept and given back; what would have one but does not exist is refused with `ENOPROTOOPT`.
 
-use bywash::tcp::{FastOpenKeys, SocketOptions, State};
+use bywash::tcp::{FastOpenKeys, IpFields, SocketOptions, State};
 use bywash::time::Duration;
 use libc::{c_int, c_void, socklen_t};
 
@@ -18,6 +18,8 @@ pub(crate) const TCP_FASTOPEN_CONNECT: c_int = 30;
 const TCP_FASTOPEN_KEY: c_int = 33;
 const TCP_CC_INFO: c_int = 26;
 const SO_MEMINFO: c_int = 55;
+/// What of `IP_TOS` is the socket's: the other two bits are ECN's, and Linux keeps them for itself, too.
+const TOS_MASK: u8 = 0xfc;
 /// Least `SO_RCVBUF` and `SO_SNDBUF`, Linux's `SOCK_MIN_RCVBUF` and `SOCK_MIN_SNDBUF`.
 const RECEIVE_BUFFER_MIN: usize = 2304;
 const SEND_BUFFER_MIN: usize = 4608;
@@ -220,6 +222,20 @@ impl World {
                 }
                 socket.v6_only = int(value)? != 0;
             }
+            (libc::IPPROTO_IP, libc::IP_TOS) => socket.options.ip.tos = int(value)? as u8 & TOS_MASK,
+            // -1 is the default.
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => match int(value)? {
+                class @ -1..=255 => socket.options.ip.tos = class.max(0) as u8 & TOS_MASK,
+                _ => return Err(Errno(libc::EINVAL)),
+            },
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => {
+                match int(value)? {
+                    -1 => socket.options.ip.hop_limit = IpFields::default().hop_limit,
+                    // Linux takes an IPv6 hop limit of 0, with which nothing could leave the host.
+                    hops @ 1..=255 => socket.options.ip.hop_limit = hops as u8,
+                    _ => return Err(Errno(libc::EINVAL)),
+                }
+            }
             (libc::IPPROTO_IP, libc::IP_RECVERR | libc::IP_MTU_DISCOVER | libc::IP_FREEBIND)
             | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR | libc::IPV6_MTU_DISCOVER) => {
                 socket.kept.insert((level, name), int(value)?);
@@ -237,8 +253,21 @@ impl World {
             libc::IPPROTO_IPV6 if name == libc::IPV6_V6ONLY => {
                 self.socket(fd).map(|socket| one(c_int::from(socket.v6_only)))
             }
-            libc::IPPROTO_IP | libc::IPPROTO_IPV6 => self.kept(fd, level, name),
+            libc::IPPROTO_IP | libc::IPPROTO_IPV6 => self.ip_option(fd, level, name),
             _ => Err(Errno(libc::ENOPROTOOPT)),
+        }
+    }
+
+    fn ip_option(&mut self, fd: c_int, level: c_int, name: c_int) -> Result<Vec<u8>, Errno> {
+        let ip = self.socket(fd)?.options.ip;
+        match (level, name) {
+            (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                Ok(one(ip.tos.into()))
+            }
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => {
+                Ok(one(ip.hop_limit.into()))
+            }
+            _ => self.kept(fd, level, name),
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bywash::config::Cidr;
 use bywash::counters::Counters;
+use bywash::limits::TCP_BYTES_PER_TURN;
 use bywash::packet::checksum::Sum;
 use bywash::packet::{Packet, PacketPool, PoolLayout};
 use bywash::parse::{Kind, Policy, parse, protocol};
@@ -22,8 +23,6 @@ use crate::flags::Flags;
 const WIRE_PACKETS_MAX: usize = 65_536;
 /// Frames for received packets: a receive queue of some megabytes, after which packets are dropped as on a busy host.
 const POOL_FRAMES: u32 = 8192;
-/// Time to live of what is sent, Linux's default.
-const HOP_LIMIT: u8 = 64;
 /// Payload of joined segments: what an IPv4 packet holds besides its headers with all options.
 const JOINED_BYTES_MAX: usize = 65_535 - 60 - 60;
 const ETHERNET_HEADER: usize = 14;
@@ -62,7 +61,9 @@ struct Sent {
     at: Instant,
     src: SocketAddr,
     dst: SocketAddr,
-    ecn: u8,
+    /// Diffserv field and ECN bits.
+    tos: u8,
+    hop_limit: u8,
     /// The TCP header with its options; the checksum is still 0.
     header: Vec<u8>,
     payload: Vec<u8>,
@@ -162,7 +163,17 @@ impl Egress for Wire {
         if dst.is_ipv4() { self.mtu_ipv4 } else { self.mtu_ipv6 }
     }
 
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+    fn super_segment_max(&self) -> usize {
+        TCP_BYTES_PER_TURN
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        segment.each(|segment| self.send_one(now, segment))
+    }
+}
+
+impl Wire {
+    fn send_one(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
         if self.sent.len() >= WIRE_PACKETS_MAX {
             return Err(EgressError::Full);
         }
@@ -176,7 +187,8 @@ impl Egress for Wire {
             at: now,
             src: segment.src,
             dst: segment.dst,
-            ecn: segment.ecn,
+            tos: segment.ip.tos & 0xfc | segment.ecn,
+            hop_limit: segment.ip.hop_limit,
             header: tcp_header(segment),
             segment_len: payload.len(),
             payload,
@@ -215,7 +227,8 @@ impl Sent {
     /// Whether `next` could have been cut off the end of this: equal headers, in sequence, and this one's segments full
     /// and not pushed.
     fn is_followed_by(&self, next: &Self) -> bool {
-        let same = (self.at, self.src, self.dst, self.ecn) == (next.at, next.src, next.dst, next.ecn)
+        let same = (self.at, self.src, self.dst, self.tos) == (next.at, next.src, next.dst, next.tos)
+            && self.hop_limit == next.hop_limit
             // Acknowledgment; window; options.
             && self.header[8..13] == next.header[8..13]
             && self.header[14..16] == next.header[14..16]
@@ -247,10 +260,10 @@ impl Sent {
         let mut packet = Vec::with_capacity(40 + tcp_len);
         match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                packet.extend_from_slice(&[0x45, self.ecn]);
+                packet.extend_from_slice(&[0x45, self.tos]);
                 packet.extend_from_slice(&(20 + tcp_len as u16).to_be_bytes());
                 packet.extend_from_slice(&ident.to_be_bytes());
-                packet.extend_from_slice(&[0x40, 0, HOP_LIMIT, protocol::TCP, 0, 0]);
+                packet.extend_from_slice(&[0x40, 0, self.hop_limit, protocol::TCP, 0, 0]);
                 packet.extend_from_slice(&src.octets());
                 packet.extend_from_slice(&dst.octets());
                 let mut sum = Sum::ZERO;
@@ -258,9 +271,9 @@ impl Sent {
                 packet[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
             }
             (src, dst) => {
-                packet.extend_from_slice(&[0x60, self.ecn << 4, 0, 0]);
+                packet.extend_from_slice(&[0x60 | self.tos >> 4, self.tos << 4, 0, 0]);
                 packet.extend_from_slice(&(tcp_len as u16).to_be_bytes());
-                packet.extend_from_slice(&[protocol::TCP, HOP_LIMIT]);
+                packet.extend_from_slice(&[protocol::TCP, self.hop_limit]);
                 for addr in [src, dst] {
                     let octets = match addr {
                         IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),

@@ -29,3 +29,13 @@ fn the_parser_keeps_its_promises_on_the_corpus() {
 fn the_shard_keeps_its_promises_on_the_corpus() {
     replay("shard", bywash_fuzz::shard::run);
 }
+
+#[test]
+fn gro_keeps_its_promises_on_the_corpus() {
+    replay("gro", bywash_fuzz::gro::run);
+}
+
+#[test]
+fn merging_and_cutting_change_nothing_on_the_corpus() {
+    replay("gro_gso", bywash_fuzz::gro_gso::run);
+}

@@ -33,16 +33,32 @@ pub enum AddressUse {
     Shared,
 }
 
-/// Which TCP/UDP checksums left to the device (`CHECKSUM_PARTIAL`) are accepted.
+/// What to make of TCP and UDP packets whose checksum their sender left to a device (Linux's `CHECKSUM_PARTIAL`): only the
+/// pseudo-header's sum is in the field. A neighbour on the same machine that offloads checksums sends nothing else over veth
+/// and virtio; off a real wire a NIC has completed them. Complete checksums are verified in every mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PartialChecksums {
-    /// As the device says: veth and virtio yes, others no.
+    /// As the device says: trust on veth and virtio, verify on others.
     #[default]
     Auto,
-    /// Accept.
-    Accept,
-    /// Drop as wrong checksums.
-    Refuse,
+    /// Every packet must bring a complete, correct checksum; partial ones are dropped as
+    /// [`DropReason::PartialChecksum`](crate::counters::DropReason), which says what to do.
+    Verify,
+    /// Partial ones are accepted without a check: nothing in the packet says whether its payload is intact, so the way from
+    /// the neighbour must not damage it.
+    Trust,
+}
+
+impl PartialChecksums {
+    /// Whether they are accepted from a device that says `partial` of itself.
+    #[must_use]
+    pub fn accepts(self, partial: bool) -> bool {
+        match self {
+            Self::Auto => partial,
+            Self::Verify => false,
+            Self::Trust => true,
+        }
+    }
 }
 
 /// Everything a shard must know; the same for all shards of an interface.
@@ -59,10 +75,15 @@ pub struct StackConfig {
     pub dhcp: bool,
     /// Name servers, at most 4.
     pub dns_servers: Vec<IpAddr>,
-    /// Checksums left to the device.
+    /// What to make of checksums that were left to a device.
     pub partial_checksums: PartialChecksums,
+    /// Merge the TCP segments of a burst that follow each other, before they are looked up ([`crate::offload::gro`]).
+    pub gro: bool,
     /// Upper bound on the IP packet size, in bytes; `None`: the device's.
     pub mtu: Option<usize>,
+    /// Software segmentation: TCP sends super-segments, which are cut into packets where frames are filled. The packets are
+    /// the same without it.
+    pub gso: bool,
     /// TCP's defaults and bounds.
     pub tcp: TcpConfig,
     /// Secret from which each shard's random numbers, ISNs and hash keys come. Must be unpredictable on a real network;
@@ -81,7 +102,9 @@ impl StackConfig {
             dhcp: false,
             dns_servers: Vec::new(),
             partial_checksums: PartialChecksums::Auto,
+            gro: true,
             mtu: None,
+            gso: true,
             tcp: TcpConfig::default(),
             seed,
         }

@@ -45,6 +45,7 @@ drop_reasons! {
     FragmentTimeout "fragment_timeout" "A packet's fragments did not all arrive in time.",
     FragmentOverflow "fragment_overflow" "Too many packets or bytes under reassembly.",
     BadTcpChecksum "bad_tcp_checksum" "The TCP checksum is wrong.",
+    PartialChecksum "partial_checksum" "The TCP or UDP checksum was left to a device, and such are not accepted: turn transmit checksum offload off at the neighbour (ethtool -K NAME tx off), or accept them where the way from it damages nothing (--partial-checksums trust).",
     BadTcpHeader "bad_tcp_header" "A TCP data offset, port or flag combination that is not allowed.",
     BadUdpChecksum "bad_udp_checksum" "The UDP checksum is wrong.",
     BadUdpHeader "bad_udp_header" "A UDP length or port that is not allowed.",
@@ -100,6 +101,8 @@ macro_rules! counters {
                 [$((stringify!($name), $help, self.$name),)*].into_iter()
             }
 
+            const NOTHING: Self = Self { $($name: 0,)* drops: Drops([0; DropReason::ALL.len()]) };
+
             /// Adds another shard's counts to these.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)*
@@ -119,6 +122,15 @@ counters! {
     rx_partial_checksums "Received packets whose checksum was left to the device by their sender.",
     rx_handed_over "Packets handed to another shard.",
     rx_taken_over "Packets taken over from another shard.",
+    gro_packets "Packets that several TCP segments were merged into.",
+    gro_merged "TCP segments merged into the one before.",
+    gro_acks_thinned "Acknowledgments by themselves for which a later one of the same burst stood.",
+    gro_flow_limit "Flows whose merging ended because others of the burst needed the place.",
+    gro_flush_network "TCP segments not merged because the Ethernet or IP header differed: TTL, TOS, ECN field, identification.",
+    gro_flush_header "TCP segments not merged because of flags, window or acknowledgment number.",
+    gro_flush_options "TCP segments not merged because the options differed, timestamps included.",
+    gro_flush_order "TCP segments not merged because they did not follow in the stream.",
+    gro_flush_size "TCP segments not merged because they were longer than those before, or all together too long.",
     arp_rx "ARP packets received.",
     arp_requests_tx "ARP requests sent for packets of ours.",
     ndp_rx "Neighbour discovery messages received.",
@@ -138,6 +150,8 @@ counters! {
     udp_tx "UDP datagrams sent.",
     tcp_segments_rx "TCP segments received.",
     tcp_segments_tx "TCP segments sent.",
+    gso_super_segments "Super-segments cut into TCP segments.",
+    gso_segments "TCP segments cut from them.",
     tcp_bytes_rx "TCP payload bytes received in order.",
     tcp_bytes_tx "TCP payload bytes sent, retransmissions included.",
     tcp_active_opens "Connections opened by us.",
@@ -183,10 +197,26 @@ counters! {
 }
 
 impl Counters {
+    /// Moves what `other` has counted here. Costs little when that is nothing, or packets sent.
+    pub(crate) fn take_over(&mut self, other: &mut Fresh) {
+        self.tx_packets += core::mem::take(&mut other.counters.tx_packets);
+        self.tx_bytes += core::mem::take(&mut other.counters.tx_bytes);
+        if core::mem::take(&mut other.counted) && other.counters != Self::NOTHING {
+            self.add(&other.counters);
+            other.counters = Self::NOTHING;
+        }
+    }
+
     /// Counts one dropped packet.
     #[inline]
     pub fn drop(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
+    }
+
+    /// Counts a packet that `packets` were merged into, dropped.
+    #[inline]
+    pub fn drop_merged(&mut self, reason: DropReason, packets: u16) {
+        self.drops.0[reason as usize] += u64::from(packets);
     }
 
     /// Packets dropped for `reason`.
@@ -198,6 +228,36 @@ impl Counters {
     /// All drops: reason and count.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
         DropReason::ALL.iter().map(|&reason| (reason, self.dropped(reason)))
+    }
+}
+
+/// Counters that are taken over after every burst, and know whether they are worth a look.
+#[derive(Debug, Default)]
+pub(crate) struct Fresh {
+    counters: Counters,
+    /// Somebody could have counted something since they were taken over.
+    counted: bool,
+}
+
+impl Fresh {
+    /// Counts what the device took, which is what happens nearly always.
+    pub(crate) fn sent(&mut self, packets: u64, bytes: u64) {
+        self.counters.tx_packets += packets;
+        self.counters.tx_bytes += bytes;
+    }
+}
+
+impl core::ops::Deref for Fresh {
+    type Target = Counters;
+    fn deref(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+impl core::ops::DerefMut for Fresh {
+    fn deref_mut(&mut self) -> &mut Counters {
+        self.counted = true;
+        &mut self.counters
     }
 }
 
@@ -223,5 +283,16 @@ mod tests {
         let mut sum = one.clone();
         sum.add(&one);
         assert_eq!((sum.rx_packets, sum.tcp_time_wait, sum.dropped(DropReason::Martian)), (2, 6, 2));
+    }
+
+    #[test]
+    fn taking_over_moves_every_count_once() {
+        let (mut sum, mut fresh) = (Counters::default(), Fresh::default());
+        fresh.sent(2, 100);
+        fresh.drop(DropReason::NoRoute);
+        sum.take_over(&mut fresh);
+        sum.take_over(&mut fresh);
+        assert_eq!((sum.tx_packets, sum.tx_bytes, sum.dropped(DropReason::NoRoute)), (2, 100, 1));
+        assert_eq!(*fresh, Counters::default());
     }
 }

@@ -6,8 +6,21 @@ use crate::time::Duration;
 /// enough that a burst stays in the L1/L2 cache. Hitting it only ends the burst.
 pub const BURST_PACKETS: usize = 64;
 
+/// Flows of one burst whose last segment the next may be merged with: a burst seldom has more that send in bulk, and each
+/// packet is compared with all of them. Beyond it the flow that began first is merged no further.
+pub const GRO_FLOWS: usize = 8;
+/// Longest IP packet that segments are merged into, in bytes: what IPv4's length field and IPv6's (without its header) can
+/// say. A segment beyond it begins another one.
+pub const GRO_BYTES: u32 = 65_535;
+/// Segments merged into one packet: as many as a burst brings.
+pub const GRO_SEGMENTS: u16 = BURST_PACKETS as u16;
+/// Lists of frames that a pool keeps for the next packets of several frames: one for each packet of a burst. Beyond it they
+/// are freed.
+pub const POOL_CHAINS: usize = BURST_PACKETS;
+
 /// Most frames behind read-only slices, as a fraction of the pool (1/`SHARED_FRAMES_FRACTION`). Beyond it receive queues
-/// copy payload to the heap, so that a slow reader cannot starve the NIC of frames.
+/// copy payload to the heap, and send queues chunks that are sent on, so that neither a slow reader nor a slow peer can starve
+/// the NIC of frames.
 pub const SHARED_FRAMES_FRACTION: u32 = 4;
 
 /// Packets that the stack has built and the device has not taken yet. A full backlog stops TCP and the sockets (they keep
@@ -18,6 +31,10 @@ pub const TX_BACKLOG_PACKETS: usize = 256;
 pub const TX_RESERVE_FRAMES: u32 = 64;
 /// How soon a shard that could not send (no frame, no room in the ring) tries again if the device does not wake it before.
 pub const TX_RETRY_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Time to live and hop limit of what is sent, unless a socket chooses another (RFC 1122 section 3.2.1.7, IANA's recommended
+/// default).
+pub const HOP_LIMIT: u8 = 64;
 
 /// Extension headers in one IPv6 packet before the transport header (RFC 8504 section 5.3 allows such a bound); a packet
 /// with more is dropped and counted.
@@ -59,6 +76,14 @@ pub const ADDRESS_ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often at most the log says that another station claims an address of ours (RFC 5227 section 2.4, DEFEND_INTERVAL).
 pub const ADDRESS_CONFLICT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Destinations whose path's MTU a shard remembers, in about 100 KiB; the one learned longest ago goes first, and costs the
+/// next connection there a packet to learn it again.
+pub const PATH_MTU_ENTRIES: usize = 1024;
+/// The least path MTU believed from ICMP over IPv4, bytes (Linux's `min_pmtu`); lower ones count as this.
+pub const PATH_MTU_MIN_IPV4: u16 = 552;
+/// How long it is remembered (RFC 1191 section 6.3, RFC 8201 section 5.3; Linux's `mtu_expires`).
+pub const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
+
 /// Addresses on one interface: smoltcp's fixed table. More is a configuration error.
 pub const INTERFACE_ADDRESSES: usize = 8;
 /// Routes on one interface: smoltcp's fixed table. More is a configuration error.
@@ -73,6 +98,10 @@ pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Messages waiting from one shard to another; further ones are dropped and counted.
 pub const SHARD_CHANNEL_MESSAGES: usize = 1024;
+/// Empty buffers that the shards of an interface keep for packets handed from one to another; further ones are freed.
+pub const SHARD_SPARE_BUFFERS: usize = 4 * BURST_PACKETS;
+/// Largest of them, in bytes: a packet of MTU 9000.
+pub const SHARD_SPARE_BUFFER_BYTES: usize = 16 << 10;
 /// Messages a shard takes from its channel in one poll, so that neighbours' traffic cannot keep it from its own NIC queue.
 pub const SHARD_MESSAGES_PER_POLL: usize = 64;
 
@@ -100,13 +129,29 @@ pub const TCP_RECEIVE_BUFFER_GROWTH: usize = 6 << 20;
 /// The same for a send buffer (Linux's `tcp_wmem`): twice the congestion window up to here.
 pub const TCP_SEND_BUFFER_GROWTH: usize = 4 << 20;
 
+/// Bytes of buffers of one kind (blocks and books of send and receive queues) that a thread keeps for the next who needs one,
+/// so that queues that fill and empty with every packet do not allocate: what the largest send buffer that grows by itself
+/// takes. What is given back beyond it is freed.
+pub const SPARE_BYTES: usize = 4 << 20;
+
 /// Timers moved to a finer level of the wheel in one call: a long-lived crowd (keepalives of a million idle
 /// connections) may reach the same coarse slot at once. Beyond it the rest waits for the next call, which is due at
 /// once, so that packets are served in between; timers among the rest fire some milliseconds late.
 pub const TIMER_CASCADE: usize = 4096;
 
+/// Shorter `Bytes` than this that are handed over for sending are copied: that costs less than to keep them, and a few bytes
+/// cannot keep a large allocation alive for long.
+pub const TCP_BYTES_KEPT_MIN: usize = 4 << 10;
+/// Shorter received chunks than this that are sent on are copied, and those that are less than a quarter of their frame.
+pub const TCP_CHUNK_KEPT_MIN: usize = 1 << 10;
 /// Most bytes a connection's send buffer may be given; a higher setting is an error to the caller.
 pub const TCP_SEND_BUFFER_MAX: usize = 1 << 30;
+/// Retransmissions in vain after which IP is told that the way to the peer may be wrong: RFC 9293 section 3.8.3's R1, Linux's
+/// `tcp_retries1`.
+pub const TCP_R1: u8 = 3;
+/// What a shard tells the others at a time of Fast Open's servers; further news stays with it, and the others learn it by
+/// themselves.
+pub const TCP_FASTOPEN_NEWS: usize = 64;
 /// Entries that any of TCP's tables may be configured for: indices are 30 bits wide.
 pub const TCP_TABLE_MAX: usize = 1 << 30;
 /// What a connection may still buffer in each direction when all connections together use what they may: enough to make
@@ -118,8 +163,12 @@ pub const TCP_REPLIES: usize = 1024;
 /// Duplicate ACKs that a connection owes at most: a peer needs 3 to detect a loss, and one for each further segment
 /// that arrives keeps it sending.
 pub const TCP_DUPLICATE_ACKS: u8 = 64;
-/// Segments that a connection sends before the next one has its turn: one burst of the driver is shared by at least four.
-pub const TCP_SEGMENTS_PER_TURN: usize = 16;
+/// Payload that a connection sends before the next one has its turn, and so the longest super-segment, in bytes: Linux's
+/// `gso_max_size`. Longer ones would spare little more, and the others would wait longer: 52 us at 10 Gbit/s.
+pub const TCP_BYTES_PER_TURN: usize = 64 << 10;
+/// Segments that a connection sends before the next one has its turn: enough for [`TCP_BYTES_PER_TURN`] at an MTU of 1500,
+/// and the backlog still has room for five connections' turns.
+pub const TCP_SEGMENTS_PER_TURN: usize = 48;
 /// Most connections of one listener that SYNs with data opened and whose handshake is not over, whatever is asked for:
 /// each is a whole connection that nobody has confirmed. Beyond it SYNs are answered without Fast Open (RFC 7413 section 4.2).
 pub const TCP_FASTOPEN_QLEN: usize = 1 << 16;
@@ -144,8 +193,9 @@ pub const DNS_SERVERS: usize = 4;
 /// Connections that wait for `accept` at a listener that asks for no other backlog (Linux's `somaxconn`); further ones
 /// are dropped and counted, and their peers try again.
 pub const LISTEN_BACKLOG: usize = 4096;
-/// A shard's buffer for readers that bring no initialised one of their own; a longer read takes several calls.
-pub const SCRATCH_BYTES: usize = 64 << 10;
+/// Runs of bytes that a body gave away and that its stream looks for among what it is to write (hyper queues at most
+/// 16); of more, the oldest are copied.
+pub const HANDOVER_RUNS: usize = 16;
 /// Commands waiting for one shard (`Handle::spawn_on`, blocking sockets, metrics). A thread that is not a shard's waits for
 /// room; a shard gets an error, as two shards that wait for each other would never wake.
 pub const CONTROL_MESSAGES: usize = 1024;

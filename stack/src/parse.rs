@@ -75,6 +75,8 @@ pub struct Parsed {
     pub end: u32,
     /// The two ECN bits of the IP header (RFC 3168 section 5).
     pub ecn: u8,
+    /// The six bits of the Diffserv field beside them (RFC 2474 section 3).
+    pub dscp: u8,
     /// Time to live or hop limit.
     pub hop_limit: u8,
     /// The sender left the transport checksum to the device (only the pseudo-header's sum is in the field).
@@ -83,6 +85,14 @@ pub struct Parsed {
     pub flow: FlowKey,
     /// Hash of the flow, the same for a flow's every packet in one direction; 0 where there is no flow.
     pub hash: u32,
+}
+
+impl Parsed {
+    /// The whole octet that IPv4 called type of service and IPv6 calls traffic class.
+    #[must_use]
+    pub fn tos(&self) -> u8 {
+        self.dscp << 2 | self.ecn
+    }
 }
 
 /// What a parser must know of the interface to tell which packets are for it. Addresses and groups are few (bounded by
@@ -287,6 +297,7 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         payload: (l3 + header_len) as u16,
         end: end as u32,
         ecn: header.ecn(),
+        dscp: header.dscp(),
         hop_limit: header.hop_limit(),
         flow: FlowKey { src: src.into(), dst: dst.into(), protocol: number, ..FlowKey::default() },
         ..Parsed::default()
@@ -367,6 +378,7 @@ fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         l3: l3 as u16,
         end: end as u32,
         ecn: header.traffic_class() & 3,
+        dscp: header.traffic_class() >> 2,
         hop_limit: header.hop_limit(),
         flow: FlowKey { src: src.into(), dst: dst.into(), protocol: first, ..FlowKey::default() },
         ..Parsed::default()
@@ -498,8 +510,7 @@ fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
         return Err(DropReason::BadTcpHeader);
     }
     let field = u16::from_be_bytes([bytes[16], bytes[17]]);
-    let partial_checksum =
-        checksum(packet, &parsed, field, policy.partial_checksums).ok_or(DropReason::BadTcpChecksum)?;
+    let partial_checksum = checksum(packet, policy, &parsed, field, DropReason::BadTcpChecksum)?;
     Ok(Parsed { kind: Kind::Tcp, payload: parsed.l4 + header_len as u16, flow, partial_checksum, ..parsed })
 }
 
@@ -519,9 +530,7 @@ fn udp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
     // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6.
     let partial_checksum = match field {
         0 if flow.dst.is_ipv4() => false,
-        _ => {
-            checksum(packet, &datagram, field, policy.partial_checksums).ok_or(DropReason::BadUdpChecksum)?
-        }
+        _ => checksum(packet, policy, &datagram, field, DropReason::BadUdpChecksum)?,
     };
     Ok(Parsed { kind: Kind::Udp, payload: parsed.l4 + HEADER as u16, flow, partial_checksum, ..parsed })
 }
@@ -531,7 +540,7 @@ fn icmp(packet: &Packet, parsed: Parsed, bytes: &[u8], kind: Kind) -> Result<Par
         return Err(DropReason::Truncated);
     }
     let mut sum = if kind == Kind::Icmpv6 { pseudo_header(&parsed) } else { Sum::ZERO };
-    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
+    add_transport(&mut sum, packet, &parsed);
     if sum.is_valid() { Ok(Parsed { kind, ..parsed }) } else { Err(DropReason::BadIcmp) }
 }
 
@@ -548,15 +557,35 @@ fn pseudo_header(parsed: &Parsed) -> Sum {
     Sum::pseudo_header(parsed.flow.src, parsed.flow.dst, parsed.flow.protocol, len)
 }
 
-/// Verifies the transport checksum over all frames of the packet. `None`: wrong; `Some(true)`: it is only the pseudo-header's
-/// sum, left to a device that was never reached (accepted where `accept_partial`).
-fn checksum(packet: &Packet, parsed: &Parsed, field: u16, accept_partial: bool) -> Option<bool> {
+/// Verifies the transport checksum over all frames of the packet; `true`: it is only the pseudo-header's sum, left to a device
+/// that was never reached, and the policy accepts that. `wrong` is the reason to drop a packet with any other.
+fn checksum(
+    packet: &Packet,
+    policy: &Policy,
+    parsed: &Parsed,
+    field: u16,
+    wrong: DropReason,
+) -> Result<bool, DropReason> {
     let mut sum = pseudo_header(parsed);
-    if accept_partial && field == sum.folded() {
-        return Some(true);
+    let is_partial = field == sum.folded();
+    if is_partial && policy.partial_checksums {
+        return Ok(true);
     }
-    packet.pieces(usize::from(parsed.l4)..parsed.end as usize).for_each(|piece| sum.add(piece));
-    sum.is_valid().then_some(false)
+    add_transport(&mut sum, packet, parsed);
+    match sum.is_valid() {
+        true => Ok(false),
+        false if is_partial => Err(DropReason::PartialChecksum),
+        false => Err(wrong),
+    }
+}
+
+/// Adds the transport header and what follows it, over all frames.
+fn add_transport(sum: &mut Sum, packet: &Packet, parsed: &Parsed) {
+    let (start, end) = (usize::from(parsed.l4), parsed.end as usize);
+    match packet.head().get(start..end) {
+        Some(bytes) => sum.add(bytes),
+        None => packet.pieces(start..end).for_each(|piece| sum.add(piece)),
+    }
 }
 
 /// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard.

@@ -21,7 +21,7 @@ pub use links::ShardLinks;
 pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
 pub use steering::SteeringChange;
 
-use crate::config::{AddressUse, Cidr, ConfigError, PartialChecksums, Route, StackConfig};
+use crate::config::{AddressUse, Cidr, ConfigError, Route, StackConfig};
 use crate::counters::Counters;
 use crate::device::{Device, Protocol};
 use crate::limits;
@@ -35,7 +35,8 @@ use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
-use crate::net::udp::UdpFault;
+use crate::net::udp::{UdpFault, UdpTrouble};
+use crate::offload::gro::Gro;
 use crate::packet::{PacketBatch, PacketPool};
 use crate::parse::Policy;
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
@@ -67,6 +68,7 @@ pub struct Shard {
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
+    gro: Option<Gro>,
     scratch: Vec<u8>,
     /// Who last confirmed itself by data, so that a burst asks the neighbour table once.
     last_data: Option<receive::LastData>,
@@ -107,14 +109,10 @@ impl Shard {
         let neighbors = Neighbors::new(keys(&mut rng));
         let id_keys = keys(&mut rng);
         let ids = FragmentIds::new(&mut rng, id_keys, index, count);
-        let mut output = Output::new(capabilities.mac, mtu, pool.clone(), neighbors, ids, now);
+        let mut output = Output::new(capabilities.mac, mtu, config.gso, pool.clone(), neighbors, ids, now);
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
-        let partial_checksums = match config.partial_checksums {
-            PartialChecksums::Auto => capabilities.partial_checksums,
-            PartialChecksums::Accept => true,
-            PartialChecksums::Refuse => false,
-        };
+        let partial_checksums = config.partial_checksums.accepts(capabilities.partial_checksums);
         let policy = Policy {
             mac: capabilities.mac,
             addresses: Vec::new(),
@@ -147,6 +145,7 @@ impl Shard {
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),
+            gro: config.gro.then(Gro::default),
             scratch: Vec::new(),
             last_data: None,
             rng,
@@ -171,25 +170,33 @@ impl Shard {
         let mut busy = self.take_messages(now);
 
         // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
-        // steering by hash, GRO, filters and forwarding have their places in `receive`, in this order.
+        // steering by hash, filters and forwarding have their places in `receive`, in this order.
         let mut rx = core::mem::take(&mut self.rx);
         busy |= device.receive(&mut rx, limits::BURST_PACKETS) > 0;
+        self.counters.rx_packets += rx.len() as u64;
+        // One packet alone has nothing to be merged with.
+        let merging = self.gro.is_some() && rx.len() > 1;
         for packet in rx.drain(..) {
-            self.counters.rx_packets += 1;
             self.counters.rx_bytes += packet.len() as u64;
-            self.receive(now, packet);
+            self.receive(now, packet, merging);
         }
         self.rx = rx;
+        while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
+            self.dispatch(now, packet, false);
+        }
 
         self.poll_timers(now);
 
         // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
-        // qdisc -> GSO; until these exist, `net::egress` builds frames at once.
+        // qdisc -> GSO; of these, `net::egress` has routes, neighbours and GSO.
         for request in self.echo_requests.drain(..) {
             request.send(now, &mut self.output);
         }
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
+        for news in self.tcp.take_fastopen_news() {
+            self.tell_others(&Message::FastOpen(news));
+        }
         self.ask_neighbors(now);
         self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
@@ -198,7 +205,7 @@ impl Shard {
         self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);
-        self.counters.add(&core::mem::take(&mut self.output.counters));
+        self.counters.take_over(&mut self.output.counters);
         busy
     }
 
@@ -373,6 +380,7 @@ impl Shard {
     fn poll_timers(&mut self, now: Instant) {
         self.expire_fragments(now);
         self.poll_dhcp(now);
+        self.output.expire_path_mtus(now);
         self.links.settle(self.lease.as_ref());
         self.tcp.poll_timers(now, &mut self.counters);
     }
@@ -389,7 +397,8 @@ impl Shard {
                     self.tcp.icmp_error(now, &error, &mut self.counters);
                 }
                 Some(icmp::Sender::Udp(Tuple { local, remote })) => {
-                    self.iface.udp_fault(&UdpFault { local, remote, error: NetError::HostUnreachable });
+                    let what = UdpTrouble::Error(NetError::HostUnreachable);
+                    self.iface.udp_fault(&UdpFault { local, remote, what });
                 }
                 None => {}
             }
@@ -460,11 +469,18 @@ impl Shard {
         {
             taken += 1;
             match message {
-                Message::Packet(visit, bytes, parsed) => self.take_over(now, visit, &bytes, parsed),
+                Message::Packet(visit, bytes, parsed) => {
+                    self.take_over(now, visit, &bytes, parsed);
+                    self.links.give_back(bytes);
+                }
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
                 Message::UdpFault(visit, fault) => self.udp_fault(visit, &fault),
                 Message::Lease(lease) => self.use_lease(lease),
+                Message::PathMtu(told) => {
+                    self.output.learn_path_mtu(now, told);
+                }
+                Message::FastOpen(news) => self.tcp.hear_of_fastopen(now, &news),
             }
         }
         taken > 0

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use bywash::runtime::net::Handover;
 use futures_lite::FutureExt;
 use http_body::{Frame, SizeHint};
 
@@ -49,6 +50,7 @@ pub struct Body {
     parts: VecDeque<Part>,
     reading: Option<blocking::Task<io::Result<Bytes>>>,
     remaining: u64,
+    handover: Option<Handover>,
     on_end: Option<EndGuard>,
 }
 
@@ -80,7 +82,7 @@ impl Body {
                 Part::Range(range) => range.end - range.start,
             })
             .sum();
-        Self { source, parts: parts.into(), reading: None, remaining, on_end: None }
+        Self { source, parts: parts.into(), reading: None, remaining, handover: None, on_end: None }
     }
 
     /// A body of fixed bytes.
@@ -92,6 +94,21 @@ impl Body {
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.remaining
+    }
+
+    /// Notes what it gives away, so that the stream need not copy it.
+    #[must_use]
+    pub fn handed_over(mut self, handover: Handover) -> Self {
+        self.handover = Some(handover);
+        self
+    }
+
+    /// The frame of `bytes`.
+    fn give(&self, bytes: Bytes) -> Frame<Bytes> {
+        if let Some(handover) = &self.handover {
+            handover.note(&bytes);
+        }
+        Frame::data(bytes)
     }
 
     /// Calls `call` when the body is dropped, which hyper does once it was sent or cannot be.
@@ -140,7 +157,8 @@ impl http_body::Body for Body {
             if let Some(reading) = &mut self.reading {
                 let Poll::Ready(piece) = reading.poll(context) else { return Poll::Pending };
                 self.reading = None;
-                return Poll::Ready(Some(piece.and_then(|piece| self.advance(piece)).map(Frame::data)));
+                let piece = piece.and_then(|piece| self.advance(piece));
+                return Poll::Ready(Some(piece.map(|piece| self.give(piece))));
             }
             match self.parts.front_mut() {
                 None => return Poll::Ready(None),
@@ -149,7 +167,7 @@ impl http_body::Body for Body {
                     self.parts.pop_front();
                     self.remaining -= bytes.len() as u64;
                     if !bytes.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                        return Poll::Ready(Some(Ok(self.give(bytes))));
                     }
                 }
                 Some(Part::Range(range)) if range.is_empty() => {
@@ -159,7 +177,7 @@ impl http_body::Body for Body {
                     let range = range.clone();
                     match self.read(range) {
                         Ok(Piece::Ready(piece)) => {
-                            return Poll::Ready(Some(self.advance(piece).map(Frame::data)));
+                            return Poll::Ready(Some(self.advance(piece).map(|piece| self.give(piece))));
                         }
                         Ok(Piece::Reading(task)) => self.reading = Some(task),
                         Err(error) => return Poll::Ready(Some(Err(error))),

@@ -60,7 +60,7 @@ pub fn run(args: &HttpArgs) -> Result<(), AppError> {
     let plan = Plan {
         port: args.port,
         backlog: args.tcp_options.backlog,
-        options: stack::socket_options(&args.tcp_options),
+        options: stack::socket_options(&args.stack, &args.tcp_options),
         timeouts: Timeouts {
             idle: args.idle_timeout,
             header: args.header_timeout,
@@ -180,13 +180,15 @@ enum End {
 async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, context: Context) {
     let server = &place.0;
     let watch = Rc::new(Watch::new(server.timeouts, now()));
+    let handover = stream.handover();
     let service = service_fn(|request| {
         watch.request(now());
-        let (watch, server) = (watch.clone(), server.clone());
+        let (watch, server, handover) = (watch.clone(), server.clone(), handover.clone());
         async move {
             tracing::debug!(%peer, method = %request.method(), path = request.uri().path(), "request");
             let response = respond(&server.site, request).await;
-            Ok::<_, Infallible>(response.map(|body| body.on_end(move || watch.answered(now()))))
+            let note_end = move || watch.answered(now());
+            Ok::<_, Infallible>(response.map(|body| body.handed_over(handover).on_end(note_end)))
         }
     });
     // Timeouts are the watch's: hyper's own would allocate a timer for each request.

@@ -1,8 +1,9 @@
 //! The way out: an IP packet or TCP segment gets its next hop, its neighbour's Ethernet address and its frames, and waits in
 //! the shard's backlog for the device.
 //!
-//! TCP's segments ([`tcp::Egress`]) are built in place, payload copied and summed in one pass; what smoltcp and ICMP send
-//! comes as whole IP packets and is cut into fragments where it is too long (see [`super::fragment`]).
+//! TCP's segments ([`tcp::Egress`]) come as super-segments, whose hop is looked up and whose headers are written once; they
+//! are cut into frames by [`crate::offload::gso`]. What smoltcp and ICMP send comes as whole IP packets and is cut into
+//! fragments where it is too long (see [`super::fragment`]).
 
 use core::net::IpAddr;
 
@@ -11,14 +12,17 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 use super::announce::{Announcer, Step};
 use super::fragment::{FragmentIds, Fragments, write_header};
 use super::neighbor::{Due, Neighbors};
+use super::path_mtu::{PathMtu, PathMtus, Witness};
 use super::route::{NextHop, Routes};
 use super::{Heard, arp, ndp};
-use crate::counters::{Counters, DropReason};
+use crate::counters::{DropReason, Fresh};
 use crate::device::Device;
 use crate::limits;
+use crate::offload::gso::{self, Template};
 use crate::packet::checksum::Sum;
-use crate::packet::{Frame, Packet, PacketBatch, PacketPool, PoolLayout};
+use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout, Writer};
 use crate::parse::protocol;
+use crate::tcp::header::Flags;
 use crate::tcp::{self, EgressError, SegmentOut};
 use crate::time::{Duration, Instant};
 
@@ -28,8 +32,6 @@ pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
 /// Ethernet, IPv6 and TCP with all its options: these are always in one frame.
 const HEADERS_MAX: usize = ETHERNET_HEADER + IPV6_HEADER + 60;
-/// Hop limit of what we send (RFC 1122 section 3.2.1.7).
-pub(crate) const HOP_LIMIT: u8 = 64;
 /// What every IPv6 link carries (RFC 8200 section 5).
 const IPV6_MTU_MIN: usize = 1280;
 
@@ -40,10 +42,17 @@ pub(crate) struct Output {
     pub(crate) routes: Routes,
     pub(crate) neighbors: Neighbors,
     /// Counts of everything below TCP; the shard adds them to its own.
-    pub(crate) counters: Counters,
+    pub(crate) counters: Fresh,
     ids: FragmentIds,
     pool: PacketPool,
+    /// The link's.
     mtu: usize,
+    /// TCP may send super-segments.
+    gso: bool,
+    /// Of paths, as connections learned.
+    path_mtus: PathMtus,
+    /// The same as UDP sockets were told.
+    datagram_mtus: PathMtus,
     backlog: PacketBatch,
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
@@ -76,23 +85,29 @@ pub(crate) fn mtu_in_frames(layout: PoolLayout, frames_max: usize) -> usize {
 }
 
 impl Output {
-    /// `mtu`: the largest IP packet in bytes, at most what [`mtu_in_frames`] allows.
+    /// `mtu`: the largest IP packet in bytes, at most what [`mtu_in_frames`] allows; `gso`: TCP may send super-segments.
     pub(crate) fn new(
         mac: EthernetAddress,
         mtu: usize,
+        gso: bool,
         pool: PacketPool,
         neighbors: Neighbors,
         ids: FragmentIds,
         now: Instant,
     ) -> Self {
+        let (path_mtus, datagram_mtus) =
+            (PathMtus::new(neighbors.hasher()), PathMtus::new(neighbors.hasher()));
         Self {
             mac,
             routes: Routes::default(),
             neighbors,
-            counters: Counters::default(),
+            counters: Fresh::default(),
             ids,
             pool,
             mtu,
+            gso,
+            path_mtus,
+            datagram_mtus,
             backlog: PacketBatch::new(),
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
@@ -106,7 +121,39 @@ impl Output {
     pub(crate) fn set_routes(&mut self, routes: Routes) {
         self.routes = routes;
         self.last_hop = None;
+        self.path_mtus.clear();
+        self.datagram_mtus.clear();
         self.neighbors.clear(&mut self.counters);
+    }
+
+    /// Takes in what a path carries; whether that is news.
+    pub(crate) fn learn_path_mtu(&mut self, now: Instant, told: PathMtu) -> bool {
+        let PathMtu { dst, mtu, witness } = told;
+        // RFC 8200 section 5 and Linux's `min_pmtu`.
+        let least = if dst.is_ipv6() { IPV6_MTU_MIN } else { limits::PATH_MTU_MIN_IPV4.into() };
+        if usize::from(mtu) < least || usize::from(mtu) >= self.mtu {
+            return false;
+        }
+        match witness {
+            Witness::Connection => self.path_mtus.learn(now, dst, mtu),
+            Witness::Datagram => self.datagram_mtus.learn(now, dst, mtu),
+        }
+    }
+
+    /// Forgets what was learned too long ago.
+    pub(crate) fn expire_path_mtus(&mut self, now: Instant) {
+        self.path_mtus.expire(now);
+        self.datagram_mtus.expire(now);
+    }
+
+    /// The longest IP packet that goes out whole: the path's MTU as far as it is known. Of IPv6 beyond a router, what no
+    /// socket sends keeps to the minimum that every link carries (RFC 8200 section 5): nobody could tell a true Packet Too
+    /// Big about it from a forged one.
+    fn packet_mtu(&self, dst: IpAddr, hop: NextHop, protocol: u8) -> usize {
+        let known = [self.path_mtus.get(dst), self.datagram_mtus.get(dst)];
+        let mtu = known.into_iter().flatten().map(usize::from).fold(self.mtu, usize::min);
+        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
+        if dst.is_ipv6() && beyond_router && protocol != protocol::UDP { mtu.min(IPV6_MTU_MIN) } else { mtu }
     }
 
     /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.
@@ -122,10 +169,10 @@ impl Output {
     /// Sends a whole IP packet (header and transport checksum set, no IPv4 options), in fragments where it must be. What
     /// cannot be sent is dropped and counted.
     pub(crate) fn send_ip(&mut self, now: Instant, packet: &mut [u8]) {
-        let (dst, ethertype) = if packet[0] >> 4 == 4 {
-            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4)
+        let (dst, ethertype, number) = if packet[0] >> 4 == 4 {
+            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4, packet[9])
         } else {
-            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6)
+            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6, packet[6])
         };
         let Some(hop) = self.routes.next_hop(dst) else {
             self.counters.drop(DropReason::NoRoute);
@@ -135,9 +182,7 @@ impl Output {
             self.counters.drop(DropReason::TxQueueFull);
             return;
         }
-        // RFC 8200 section 5: without path MTU discovery, only the minimum is safe beyond a router.
-        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
-        let mtu = if dst.is_ipv6() && beyond_router { self.mtu.min(IPV6_MTU_MIN) } else { self.mtu };
+        let mtu = self.packet_mtu(dst, hop, number);
         let mut fragments = Fragments::new(packet, mtu, &mut self.ids);
         let cut = fragments.is_cut();
         while let Some((header, payload)) = fragments.next() {
@@ -242,8 +287,7 @@ impl Output {
         let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
         let before = bytes(&self.backlog);
         let packets = device.transmit(&mut self.backlog);
-        self.counters.tx_packets += packets as u64;
-        self.counters.tx_bytes += (before - bytes(&self.backlog)) as u64;
+        self.counters.sent(packets as u64, (before - bytes(&self.backlog)) as u64);
         packets > 0
     }
 
@@ -281,61 +325,85 @@ impl Output {
         Ok(Ok(mac))
     }
 
+    /// The headers of a segment with all of its payload, for `to`.
     /// RFC 9293 section 3.1, MUST-2.
-    fn build_segment(&self, segment: &SegmentOut<'_>, payload_len: usize) -> Option<Packet> {
+    fn template(&self, segment: &SegmentOut<'_>, to: EthernetAddress) -> Option<Template> {
         let (src, dst) = (segment.src.ip(), segment.dst.ip());
         let (ip_header, ethertype) = match dst {
             IpAddr::V4(_) => (IPV4_HEADER, EthernetProtocol::Ipv4),
             IpAddr::V6(_) => (IPV6_HEADER, EthernetProtocol::Ipv6),
         };
+        let mut headers = [0; HEADERS_MAX];
         let tcp_header = TCP_HEADER + segment.options.len();
-        let mut packet = Packet::alloc(&self.pool)?;
-        let header = packet.append(ETHERNET_HEADER + ip_header + tcp_header)?;
-        write_ethernet(header, self.mac, ethertype);
-        let ip = &mut header[ETHERNET_HEADER..];
-        let len = tcp_header + payload_len;
-        write_header(ip, src, dst, protocol::TCP, len, segment.ecn, HOP_LIMIT);
-        let tcp = &mut ip[ip_header..];
-        write_tcp(tcp, segment);
-        let mut sum = Sum::pseudo_header(src, dst, protocol::TCP, len as u32);
-        sum.add(tcp);
-        let mut writer = Writer::new(&self.pool, packet);
-        for piece in segment.payload {
-            writer.write(piece, &mut sum)?;
-        }
-        let mut packet = writer.finish()?;
-        let at = ETHERNET_HEADER + ip_header + 16;
-        packet.head_mut()[at..at + 2].copy_from_slice(&sum.checksum().to_be_bytes());
-        Some(packet)
+        let headers = headers.get_mut(..ETHERNET_HEADER + ip_header + tcp_header)?;
+        write_ethernet(headers, self.mac, ethertype);
+        EthernetFrame::new_unchecked(&mut *headers).set_dst_addr(to);
+        let ip = &mut headers[ETHERNET_HEADER..];
+        let tos = segment.ip.traffic_class(segment.ecn);
+        write_header(ip, src, dst, protocol::TCP, tcp_header, tos, segment.ip.hop_limit);
+        write_tcp(&mut ip[ip_header..], segment);
+        Template::new(headers, ETHERNET_HEADER, ETHERNET_HEADER + ip_header, Flags(segment.first_flags))
     }
 }
 
 impl tcp::Egress for Output {
-    fn path_mtu(&self, _dst: IpAddr) -> usize {
+    fn path_mtu(&self, dst: IpAddr) -> usize {
+        self.path_mtus.get(dst).map_or(self.mtu, |mtu| self.mtu.min(mtu.into()))
+    }
+
+    fn link_mtu(&self, _dst: IpAddr) -> usize {
         self.mtu
     }
 
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
-        let payload_len: usize = segment.payload.iter().map(|piece| piece.len()).sum();
+    /// As Linux's negative advice: the first hop is asked whether it is there, and the path's MTU is tried anew.
+    /// RFC 9293 section 3.8.3, MUST-20.
+    fn doubt(&mut self, now: Instant, dst: IpAddr) {
+        self.last_hop = None;
+        self.path_mtus.forget(dst);
+        if let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) {
+            self.neighbors.doubt(now, addr);
+        }
+    }
+
+    fn super_segment_max(&self) -> usize {
+        if self.gso { limits::TCP_BYTES_PER_TURN } else { 0 }
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        let (payload_len, mss) = (segment.len(), segment.mss);
         let ip_header = if segment.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
-        if ip_header + TCP_HEADER + segment.options.len() + payload_len > self.mtu {
+        if ip_header + TCP_HEADER + segment.options.len() + payload_len.min(mss) > self.mtu {
             return Err(EgressError::TooBig { mtu: self.mtu });
         }
         let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
-        if !self.has_room() || payload_len > 0 && self.pool.free_frames() <= reserve {
+        let spare_frames = self.pool.free_frames().saturating_sub(reserve) as usize;
+        if !self.has_room() || payload_len > 0 && spare_frames == 0 {
             self.refused = true;
             return Err(EgressError::Full);
         }
         let hop = self.tcp_hop(now, segment.dst.ip())?;
-        let Some(packet) = self.build_segment(segment, payload_len) else {
-            self.refused = true;
-            return Err(EgressError::Full);
+        // For a neighbour that is not known yet the address is filled in when it is.
+        let to = hop.unwrap_or(EthernetAddress([0; 6]));
+        let Some(template) = self.template(segment, to) else {
+            return Err(EgressError::TooBig { mtu: self.mtu });
         };
-        match hop {
-            Ok(mac) => self.enqueue(mac, packet),
+        let count = gso::segments(payload_len, mss);
+        let frames = template.frames(&self.pool, payload_len.min(mss)).max(1);
+        let room = limits::TX_BACKLOG_PACKETS - self.backlog.len();
+        let most = count.min(room).min((spare_frames / frames).max(1));
+        let made = template.cut(&self.pool, segment.payload, mss, most, |packet| match hop {
+            Ok(_) => self.backlog.push_back(packet),
             Err(neighbor) => self.neighbors.hold(now, neighbor, packet, &mut self.counters),
+        });
+        self.refused |= made < count;
+        if made == 0 {
+            return Err(EgressError::Full);
         }
-        Ok(())
+        if count > 1 {
+            self.counters.gso_super_segments += 1;
+            self.counters.gso_segments += made as u64;
+        }
+        Ok(payload_len.min(made * mss))
     }
 }
 
@@ -373,62 +441,6 @@ fn build(
         writer.write(part, &mut Sum::default())?;
     }
     writer.finish()
-}
-
-/// Appends bytes to a packet, over as many frames as they need.
-struct Writer<'a> {
-    pool: &'a PacketPool,
-    packet: Packet,
-    /// The frame being filled behind the first, and up to where. It begins at the headroom, where drivers want bytes.
-    tail: Option<(Frame, usize)>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(pool: &'a PacketPool, packet: Packet) -> Self {
-        Self { pool, packet, tail: None }
-    }
-
-    fn write(&mut self, mut bytes: &[u8], sum: &mut Sum) -> Option<()> {
-        while !bytes.is_empty() {
-            let room = match &self.tail {
-                None => self.packet.tailroom(),
-                Some((frame, used)) => frame.layout().frame_size as usize - used,
-            };
-            if room == 0 {
-                self.next_frame()?;
-                continue;
-            }
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            match &mut self.tail {
-                None => sum.copy_and_add(self.packet.append(now.len())?, now),
-                Some((frame, used)) => {
-                    sum.copy_and_add(&mut frame.bytes_mut()[*used..][..now.len()], now);
-                    *used += now.len();
-                }
-            }
-            bytes = later;
-        }
-        Some(())
-    }
-
-    fn next_frame(&mut self) -> Option<()> {
-        let frame = self.pool.alloc()?;
-        let start = frame.layout().headroom as usize;
-        self.finish_tail()?;
-        self.tail = Some((frame, start));
-        Some(())
-    }
-
-    fn finish_tail(&mut self) -> Option<()> {
-        let Some((frame, used)) = self.tail.take() else { return Some(()) };
-        let start = frame.layout().headroom as usize;
-        self.packet.push_frame(frame, start, used - start)
-    }
-
-    fn finish(mut self) -> Option<Packet> {
-        self.finish_tail()?;
-        Some(self.packet)
-    }
 }
 
 /// A token bucket: ICMP messages a second, with bursts of a second's worth.

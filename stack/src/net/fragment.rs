@@ -13,6 +13,7 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
 use super::egress::{IPV4_HEADER, IPV6_HEADER};
 use crate::packet::checksum::Sum;
 use crate::parse::protocol;
+use crate::tcp::IpFields;
 
 const FRAGMENT_HEADER: usize = 8;
 /// Packets up to this size pass every path that matters whole: they are sent with "don't fragment" and need no
@@ -154,7 +155,8 @@ pub(crate) fn fill_ipv4_checksum(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
 }
 
-/// Writes an IP header for `len` bytes of payload; the packet's DF bit is set where there is one.
+/// Writes an IP header for `len` bytes of payload; the packet's DF bit is set where there is one. `tos`: Diffserv field and
+/// ECN bits.
 ///
 /// # Panics
 /// When the addresses are of different families or `packet` is shorter than the header.
@@ -164,18 +166,18 @@ pub(crate) fn write_header(
     dst: IpAddr,
     protocol: u8,
     len: usize,
-    ecn: u8,
+    tos: u8,
     hop_limit: u8,
 ) -> usize {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            write_ipv4(packet, src, dst, protocol, len, ecn, hop_limit);
+            write_ipv4(packet, src, dst, protocol, len, tos, hop_limit);
             IPV4_HEADER
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let mut header = Ipv6Packet::new_unchecked(packet);
             header.set_version(6);
-            header.set_traffic_class(ecn);
+            header.set_traffic_class(tos);
             header.set_flow_label(0);
             header.set_payload_len(len as u16);
             header.set_next_header(protocol.into());
@@ -188,20 +190,33 @@ pub(crate) fn write_header(
     }
 }
 
+/// Sets what a socket chooses in a header that is already there, without options.
+pub(super) fn set_fields(packet: &mut [u8], ip: IpFields) {
+    if packet[0] >> 4 == 4 {
+        (packet[1], packet[8]) = (ip.tos, ip.hop_limit);
+        fill_ipv4_checksum(packet);
+    } else {
+        let mut header = Ipv6Packet::new_unchecked(packet);
+        header.set_traffic_class(ip.tos);
+        header.set_hop_limit(ip.hop_limit);
+    }
+}
+
 fn write_ipv4(
     packet: &mut [u8],
     src: Ipv4Addr,
     dst: Ipv4Addr,
     protocol: u8,
     len: usize,
-    ecn: u8,
+    tos: u8,
     hop_limit: u8,
 ) {
     packet[..IPV4_HEADER].fill(0);
     let mut header = Ipv4Packet::new_unchecked(&mut packet[..]);
     header.set_version(4);
     header.set_header_len(IPV4_HEADER as u8);
-    header.set_ecn(ecn);
+    header.set_ecn(tos & 3);
+    header.set_dscp(tos >> 2);
     header.set_total_len((IPV4_HEADER + len) as u16);
     // RFC 6864 section 4.1: with DF set the identification means nothing.
     header.set_dont_frag(true);

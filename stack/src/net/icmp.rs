@@ -3,9 +3,10 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::egress::{HOP_LIMIT, IPV4_HEADER, IPV6_HEADER, Output};
+use super::egress::{IPV4_HEADER, IPV6_HEADER, Output};
 use super::fragment::write_header;
-use super::udp::UdpFault;
+use super::udp::{UdpFault, UdpTrouble};
+use crate::limits;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
 use crate::parse::{ParameterProblem, Policy, protocol};
@@ -40,7 +41,7 @@ pub(crate) enum Complaint {
 pub(crate) enum Received {
     /// About a TCP segment of ours.
     Tcp(IcmpError),
-    /// About a UDP datagram of ours: what a connected socket is to be told.
+    /// About a UDP datagram of ours.
     Udp(UdpFault),
     /// About something else of ours, or of a kind that calls for nothing.
     Ignored,
@@ -70,7 +71,13 @@ pub(crate) fn read_error(ipv6: bool, message: &[u8], policy: &Policy) -> Receive
         (Some(kind), Some(Sender::Tcp(tuple, seq))) => Received::Tcp(IcmpError { tuple, seq, kind }),
         // Of the others Linux tells a socket only when it asks for them (IP_RECVERR): they may pass.
         (Some(IcmpErrorKind::Refused), Some(Sender::Udp(Tuple { local, remote }))) => {
-            Received::Udp(UdpFault { local, remote, error: NetError::ConnectionRefused })
+            let what = UdpTrouble::Error(NetError::ConnectionRefused);
+            Received::Udp(UdpFault { local, remote, what })
+        }
+        // Over IPv4 routers cut our datagrams to size.
+        (Some(IcmpErrorKind::PacketTooBig { mtu }), Some(Sender::Udp(Tuple { local, remote }))) if ipv6 => {
+            let mtu = mtu.min(u16::MAX.into()) as u16;
+            Received::Udp(UdpFault { local, remote, what: UdpTrouble::TooBig { mtu } })
         }
         (_, None) if quoted.protocol == protocol::TCP => Received::Malformed,
         _ => Received::Ignored,
@@ -117,7 +124,7 @@ pub(crate) fn complain(
     let quote = &offender[..offender.len().min(max - ip_header - ICMP_HEADER)];
     let len = ICMP_HEADER + quote.len();
     let mut packet = vec![0; ip_header + len];
-    write_header(&mut packet, from, to, number, len, 0, HOP_LIMIT);
+    write_header(&mut packet, from, to, number, len, 0, limits::HOP_LIMIT);
     let message = &mut packet[ip_header..];
     (message[0], message[1]) = (kind, code);
     message[4..8].copy_from_slice(&word.to_be_bytes());

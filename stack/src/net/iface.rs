@@ -4,21 +4,23 @@
 //! [`super::egress`], which knows links, neighbours and fragments. smoltcp takes the first socket whose port fits, so
 //! IPv4 and IPv6 sockets live in two sets, or 0.0.0.0 and :: could not both have a port.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::socket::dns;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Packet, Ipv6Packet};
 
 use super::dns::{Asked, Query};
 use super::egress::Output;
+use super::fragment::set_fields;
 use super::ndp;
 use super::udp::UdpEntry;
 use crate::config::Cidr;
 use crate::limits;
 use crate::parse::protocol;
+use crate::tcp::IpFields;
 use crate::time::Instant;
 
 /// The largest packet smoltcp may hand over: an IPv6 header and the longest payload. Fragmenting it is our work.
@@ -66,7 +68,8 @@ impl Iface {
         config.random_seed = seed;
         let mut scratch = Vec::new();
         let mut sent = Vec::new();
-        let mut bridge = Bridge { received: None, output, scratch: &mut scratch, dns_sent: &mut sent, now };
+        let mut bridge =
+            Bridge { received: None, output, scratch: &mut scratch, dns_sent: &mut sent, now, chosen: &[] };
         let interface = Interface::new(config, &mut bridge, now.into());
         Self {
             interface,
@@ -120,7 +123,7 @@ impl Iface {
         let family = if packet[0] >> 4 == 4 { ipv4 } else { ipv6 };
         // Receiving sends no queries.
         let dns_sent = &mut Vec::new();
-        let mut bridge = Bridge { received: Some(packet), output, scratch, dns_sent, now };
+        let mut bridge = Bridge { received: Some(packet), output, scratch, dns_sent, now, chosen: &[] };
         interface.poll_ingress_single(now.into(), &mut bridge, &mut family.sockets);
         // What arrived may call for something (a report, the next query).
         self.dirty = true;
@@ -134,12 +137,14 @@ impl Iface {
         }
         self.dirty = false;
         let mut dns_sent = Vec::new();
+        let chosen: Vec<_> = self.udp.iter().filter_map(|(_, entry)| entry.chosen()).collect();
         let Self { interface, ipv4, ipv6, scratch, .. } = self;
         interface.poll_maintenance(now.into());
         for family in [ipv4, ipv6] {
             // A pass sends at most one packet a socket; a socket's queue bounds how many passes find something.
             for _ in 0..limits::UDP_SOCKET_DATAGRAMS {
-                let mut bridge = Bridge { received: None, output, scratch, dns_sent: &mut dns_sent, now };
+                let mut bridge =
+                    Bridge { received: None, output, scratch, dns_sent: &mut dns_sent, now, chosen: &chosen };
                 let result = interface.poll_egress(now.into(), &mut bridge, &mut family.sockets);
                 if result == smoltcp::iface::PollResult::None {
                     break;
@@ -188,6 +193,7 @@ struct Bridge<'a> {
     /// Queries that went out in this call.
     dns_sent: &'a mut Vec<Asked>,
     now: Instant,
+    chosen: &'a Chosen,
 }
 
 impl Device for Bridge<'_> {
@@ -202,13 +208,13 @@ impl Device for Bridge<'_> {
 
     fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Outgoing<'_>)> {
         let packet = self.received.take()?;
-        let Self { output, scratch, dns_sent, now, .. } = self;
-        Some((Received(packet), Outgoing { output, scratch, dns_sent, now: *now }))
+        let Self { output, scratch, dns_sent, now, chosen, .. } = self;
+        Some((Received(packet), Outgoing { output, scratch, dns_sent, now: *now, chosen }))
     }
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Outgoing<'_>> {
-        let Self { output, scratch, dns_sent, now, .. } = self;
-        output.has_room().then_some(Outgoing { output, scratch, dns_sent, now: *now })
+        let Self { output, scratch, dns_sent, now, chosen, .. } = self;
+        output.has_room().then_some(Outgoing { output, scratch, dns_sent, now: *now, chosen })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -229,9 +235,33 @@ fn transmit_only() -> ChecksumCapabilities {
     checksum
 }
 
+/// How fields of the IP header go through smoltcp beside a received datagram.
+fn meta_of(ip: IpFields) -> PacketMeta {
+    let mut meta = PacketMeta::default();
+    meta.id = u32::from(ip.tos) << 8 | u32::from(ip.hop_limit);
+    meta
+}
+
+/// Ends that.
+pub(super) fn fields_of(meta: PacketMeta) -> IpFields {
+    let [.., tos, hop_limit] = meta.id.to_be_bytes();
+    IpFields { tos, hop_limit }
+}
+
+/// What sockets choose of the header of their datagrams: those that do not leave it at the default. (Beside a datagram
+/// that is sent, smoltcp carries it over IPv4 only.)
+type Chosen = [(SocketAddr, IpFields)];
+
 struct Received<'a>(&'a [u8]);
 
 impl RxToken for Received<'_> {
+    fn meta(&self) -> PacketMeta {
+        meta_of(match self.0[0] >> 4 {
+            4 => IpFields { tos: self.0[1], hop_limit: self.0[8] },
+            _ => IpFields { tos: self.0[0] << 4 | self.0[1] >> 4, hop_limit: self.0[7] },
+        })
+    }
+
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         f(self.0)
     }
@@ -243,6 +273,7 @@ struct Outgoing<'a> {
     /// Queries that went out in this call.
     dns_sent: &'a mut Vec<Asked>,
     now: Instant,
+    chosen: &'a Chosen,
 }
 
 impl TxToken for Outgoing<'_> {
@@ -257,6 +288,9 @@ impl TxToken for Outgoing<'_> {
             self.output.counters.udp_tx += 1;
             let port = |at: usize| u16::from_be_bytes([self.scratch[at], self.scratch[at + 1]]);
             let (src, dst) = (port(header), port(header + 2));
+            if let Some(ip) = chosen_for(self.chosen, src, self.scratch) {
+                set_fields(self.scratch, ip);
+            }
             if dst == DNS_PORT {
                 self.dns_sent.extend(Asked::read(src, &self.scratch[header + UDP_HEADER..]));
             }
@@ -266,4 +300,21 @@ impl TxToken for Outgoing<'_> {
         self.output.send_ip(self.now, self.scratch);
         result
     }
+}
+
+/// What the socket of a datagram from `port` chose.
+fn chosen_for(chosen: &Chosen, port: u16, packet: &[u8]) -> Option<IpFields> {
+    if chosen.is_empty() {
+        return None;
+    }
+    let src: IpAddr = match packet[0] >> 4 {
+        4 => Ipv4Packet::new_unchecked(packet).src_addr().into(),
+        _ => Ipv6Packet::new_unchecked(packet).src_addr().into(),
+    };
+    let is_its = |local: &SocketAddr| {
+        local.port() == port
+            && local.is_ipv4() == src.is_ipv4()
+            && (local.ip().is_unspecified() || local.ip() == src)
+    };
+    chosen.iter().find(|(local, _)| is_its(local)).map(|(_, ip)| *ip)
 }

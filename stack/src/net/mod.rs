@@ -19,6 +19,7 @@ pub(crate) mod iface;
 mod keyed;
 pub(crate) mod ndp;
 pub(crate) mod neighbor;
+pub(crate) mod path_mtu;
 pub(crate) mod ping;
 pub(crate) mod reassembly;
 pub(crate) mod route;

@@ -98,6 +98,11 @@ impl Neighbors {
         }
     }
 
+    /// The keyed hasher, for other tables of this shard.
+    pub(crate) fn hasher(&self) -> KeyedState {
+        *self.entries.hasher()
+    }
+
     /// The Ethernet address to send to `addr` now, if known.
     pub(crate) fn resolve(&mut self, now: Instant, addr: IpAddr) -> Option<EthernetAddress> {
         let entry = self.entries.get_mut(&addr)?;
@@ -196,6 +201,18 @@ impl Neighbors {
         }
         self.pending -= entry.pending.len();
         core::mem::take(&mut entry.pending)
+    }
+
+    /// What goes by way of `addr` is not answered: it is asked whether it is there and still has that Ethernet address, unless
+    /// it was confirmed lately. Without an answer it is forgotten.
+    pub(crate) fn doubt(&mut self, now: Instant, addr: IpAddr) {
+        let Some(entry) = self.entries.get_mut(&addr) else { return };
+        let asked = matches!(entry.state, State::Incomplete | State::Probe);
+        if asked || now.saturating_since(entry.confirmed) < limits::NEIGHBOR_DELAY {
+            return;
+        }
+        entry.state = State::Delay;
+        set_timer(&mut self.timers, addr, entry, Some(now));
     }
 
     /// The next thing whose time has come; to be called until it returns `None`.
@@ -327,6 +344,25 @@ mod tests {
 
     fn addr(host: u32) -> IpAddr {
         IpAddr::V4((0x0a00_0000 + host).into())
+    }
+
+    #[test]
+    fn a_doubted_neighbour_is_asked_at_once_unless_it_was_confirmed_lately() {
+        // RFC 9293 section 3.8.3, MUST-20.
+        let mut bench = Bench::new();
+        bench.heard(addr(1), MAC, Claim::Asked);
+        bench.table.doubt(bench.now, addr(1));
+        assert!(bench.table.next_deadline().is_none());
+        bench.now += limits::NEIGHBOR_DELAY;
+        for _ in 0..2 {
+            bench.table.doubt(bench.now, addr(1));
+        }
+        assert_eq!(bench.resolve(addr(1)), Some(MAC), "used meanwhile");
+        for _ in 0..limits::NEIGHBOR_REQUESTS {
+            assert!(matches!(bench.next(), Some(Due::Solicit { to: Some(MAC), .. })));
+        }
+        assert!(matches!(bench.next(), Some(Due::Failed { .. })));
+        assert_eq!(bench.resolve(addr(1)), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use slab::Slab;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr};
 
-use super::egress::{HOP_LIMIT, IPV4_HEADER, IPV6_HEADER, Output};
+use super::egress::{IPV4_HEADER, IPV6_HEADER, Output};
 use super::fragment::write_header;
 use crate::counters::{Counters, DropReason};
 use crate::limits;
@@ -98,7 +98,7 @@ impl Pings {
             return Err(NetError::MessageTooLong);
         }
         let source = output.routes.source(ping.remote).ok_or(NetError::NetworkUnreachable)?;
-        let (ident, hop_limit) = (ping.ident, hop_limit.unwrap_or(HOP_LIMIT));
+        let (ident, hop_limit) = (ping.ident, hop_limit.unwrap_or(limits::HOP_LIMIT));
         if hop_limit == 0 {
             return Err(NetError::InvalidInput);
         }

@@ -9,13 +9,13 @@ use smoltcp::socket::udp;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
 use super::egress::Output;
-use super::iface::{DNS_PORT, Iface};
+use super::iface::{DNS_PORT, Iface, fields_of};
 use crate::counters::DropReason;
 use crate::limits;
 use crate::listing::Listed;
 use crate::parse::Parsed;
 use crate::shard::{NetError, UdpId};
-use crate::tcp::State;
+use crate::tcp::{IpFields, State};
 use crate::time::Instant;
 
 /// A UDP payload that an IPv4 packet can carry (IPv6 20 bytes more).
@@ -29,23 +29,41 @@ pub(super) struct UdpEntry {
     local: SocketAddr,
     /// Whose errors the socket hears of.
     peer: Option<SocketAddr>,
+    ip: IpFields,
     /// What the next call is told, once.
     fault: Option<NetError>,
     /// Whom a fault wakes; smoltcp's socket keeps its own for datagrams.
     reader: Option<Waker>,
 }
 
-/// What became of a datagram of ours, for the connected socket that sent it.
+/// What became of a datagram of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct UdpFault {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
-    pub(crate) error: NetError,
+    pub(crate) what: UdpTrouble,
+}
+
+/// What is the matter with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum UdpTrouble {
+    /// The connected socket that sent it is to be told.
+    Error(NetError),
+    /// It does not fit the path: those that follow are cut to size, and nobody is told, as in Linux without `IP_RECVERR`.
+    TooBig {
+        /// The next hop's MTU, bytes.
+        mtu: u16,
+    },
 }
 
 impl UdpEntry {
     fn is_ipv6(&self) -> bool {
         self.local.is_ipv6()
+    }
+
+    /// What it sends and how, where that is not the default.
+    pub(super) fn chosen(&self) -> Option<(SocketAddr, IpFields)> {
+        (self.ip != IpFields::default()).then_some((self.local, self.ip))
     }
 
     fn takes(&self, dst: IpAddr, port: u16, unicast: bool) -> bool {
@@ -81,7 +99,15 @@ impl Iface {
         let handle = self.family(local.is_ipv6()).sockets.add(socket);
         self.generation = self.generation.wrapping_add(1);
         let (generation, local) = (self.generation, SocketAddr::new(local.ip(), port));
-        let entry = UdpEntry { generation, handle, local, peer: None, fault: None, reader: None };
+        let entry = UdpEntry {
+            generation,
+            handle,
+            local,
+            peer: None,
+            ip: IpFields::default(),
+            fault: None,
+            reader: None,
+        };
         Ok(UdpId(self.udp.insert(entry) as u32, self.generation))
     }
 
@@ -92,13 +118,27 @@ impl Iface {
         Ok(())
     }
 
-    /// Tells the socket that is connected so; `false`: there is none.
+    /// Sets what all datagrams have in their IP header from now on.
+    pub(crate) fn udp_set_ip_fields(&mut self, id: UdpId, ip: IpFields) -> Result<(), NetError> {
+        let entry = self.udp_entry_mut(id).ok_or(NetError::NotFound)?;
+        if ip.hop_limit == 0 {
+            return Err(NetError::InvalidInput);
+        }
+        // Datagrams that wait in the socket have it, too.
+        entry.ip = ip;
+        Ok(())
+    }
+
+    /// Tells the socket that is connected so; `false`: no socket of this shard can have sent the datagram.
     pub(crate) fn udp_fault(&mut self, fault: &UdpFault) -> bool {
+        let UdpTrouble::Error(error) = fault.what else {
+            return self.udp_socket(fault.local.ip(), fault.local.port(), true).is_some();
+        };
         let sent_it = |entry: &UdpEntry| {
             entry.peer == Some(fault.remote) && entry.takes(fault.local.ip(), fault.local.port(), true)
         };
         let Some((_, entry)) = self.udp.iter_mut().find(|(_, entry)| sent_it(entry)) else { return false };
-        entry.fault = Some(fault.error);
+        entry.fault = Some(error);
         if let Some(reader) = entry.reader.take() {
             reader.wake();
         }
@@ -156,13 +196,13 @@ impl Iface {
         }
     }
 
-    /// Takes a datagram, cut to `bytes`: length copied, sender.
+    /// Takes a datagram, cut to `bytes`: length copied, sender, what it had in its IP header.
     pub(crate) fn udp_poll_recv_from(
         &mut self,
         id: UdpId,
         bytes: &mut [u8],
         waker: &Waker,
-    ) -> Poll<Result<(usize, SocketAddr), NetError>> {
+    ) -> Poll<Result<(usize, SocketAddr, IpFields), NetError>> {
         let Some(entry) = self.udp_entry_mut(id) else { return Poll::Ready(Err(NetError::NotFound)) };
         if let Some(fault) = entry.fault.take() {
             return Poll::Ready(Err(fault));
@@ -174,7 +214,7 @@ impl Iface {
                 let len = payload.len().min(bytes.len());
                 bytes[..len].copy_from_slice(&payload[..len]);
                 let from = SocketAddr::new(metadata.endpoint.addr.into(), metadata.endpoint.port);
-                Poll::Ready(Ok((len, from)))
+                Poll::Ready(Ok((len, from, fields_of(metadata.meta))))
             }
             Err(_) => {
                 socket.register_recv_waker(waker);

@@ -3,13 +3,16 @@
 //! This is one of the two places in the project with `unsafe`: the pool hands out slices of a region it does not own by
 //! Rust's rules (a UMEM shared with the kernel), and its book of places is what makes that sound.
 
+mod chain;
 pub mod checksum;
 #[allow(clippy::module_inception)]
 mod packet;
 mod pool;
+mod writer;
 
 pub use packet::{Packet, PacketSlice};
 pub use pool::{Frame, FrameRef, PacketPool, PoolLayout, PoolUse, Region, Ring};
+pub(crate) use writer::Writer;
 
 /// A burst of packets between a driver and the shard; never longer than [`crate::limits::BURST_PACKETS`].
 pub type PacketBatch = std::collections::VecDeque<Packet>;

@@ -1,32 +1,23 @@
 //! A packet: one owned frame and where its bytes lie in it, plus further frames for packets longer than one (MTU 9000
 //! over AF_XDP arrives as several). Packets come from the driver or from [`Packet::alloc`]; they end in the driver's TX
 //! ring, in a receive queue as [`PacketSlice`]s, or back in the pool when dropped.
+//!
+//! Several TCP segments of one flow may be merged into one packet ([`Packet::merge`], by `offload::gro`): its bytes are the
+//! first one's headers and then the payload of all, as one long segment has them. The headers of the others stay where
+//! they were, in front of their payload, and [`Packet::into_packets`] gives the packets back as they came.
 
 use core::ops::Range;
 
+use super::chain::{Rest, Segment};
 use super::pool::{Frame, FrameRef, PacketPool};
 use crate::parse::Parsed;
-
-/// The bytes of one frame that belong to a packet.
-#[derive(Debug)]
-struct Segment {
-    frame: Frame,
-    start: u32,
-    len: u32,
-}
-
-impl Segment {
-    fn bytes(&self) -> &[u8] {
-        &self.frame.bytes()[self.start as usize..][..self.len as usize]
-    }
-}
 
 /// A packet in frames of a pool.
 #[derive(Debug)]
 pub struct Packet {
     head: Segment,
-    more: Vec<Segment>,
-    /// What [`crate::parse`] found; default until then.
+    rest: Rest,
+    /// What [`crate::parse`] found; default until then. Of a merged packet: the first one's, with `end` behind all payload.
     pub parsed: Parsed,
 }
 
@@ -35,15 +26,18 @@ impl Packet {
     #[must_use]
     pub fn alloc(pool: &PacketPool) -> Option<Self> {
         let frame = pool.alloc()?;
-        let start = frame.layout().headroom;
-        Some(Self { head: Segment { frame, start, len: 0 }, more: Vec::new(), parsed: Parsed::default() })
+        let start = frame.layout().headroom as usize;
+        Self::from_frame(frame, start, 0)
     }
 
     /// The packet a driver received into `frame` at `start..start + len`. `None` when that is not inside the frame.
     #[must_use]
     pub fn from_frame(frame: Frame, start: usize, len: usize) -> Option<Self> {
-        let head = segment(frame, start, len)?;
-        Some(Self { head, more: Vec::new(), parsed: Parsed::default() })
+        Some(Self::from_head(Segment::new(frame, start, len)?))
+    }
+
+    fn from_head(head: Segment) -> Self {
+        Self { head, rest: Rest::default(), parsed: Parsed::default() }
     }
 
     /// Copies `bytes` into as many frames as they need, each from the pool's headroom on, as drivers send them; `None` when
@@ -71,7 +65,7 @@ impl Packet {
 
     /// Adds a frame to the end (multi-buffer). `None`, and the frame is freed, when `start..start + len` is not inside it.
     pub fn push_frame(&mut self, frame: Frame, start: usize, len: usize) -> Option<()> {
-        self.more.push(segment(frame, start, len)?);
+        self.rest.push_back(Segment::new(frame, start, len)?);
         Some(())
     }
 
@@ -84,7 +78,7 @@ impl Packet {
     /// Length of the whole packet in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.head.len as usize + self.more.iter().map(|segment| segment.len as usize).sum::<usize>()
+        usize::from(self.head.len) + self.rest.iter().map(|segment| usize::from(segment.len)).sum::<usize>()
     }
 
     /// Whether the packet has no bytes.
@@ -96,21 +90,23 @@ impl Packet {
     /// Whether all of the packet's frames are of `pool`, so that a driver of that pool can take them as they are.
     #[must_use]
     pub fn is_in(&self, pool: &PacketPool) -> bool {
-        let mut frames = core::iter::once(&self.head).chain(&self.more);
-        frames.all(|segment| segment.frame.pool().same_pool(pool))
+        self.all_segments().all(|segment| segment.frame.is_of(pool))
     }
 
     /// Whether every frame has bytes of the packet and they begin at `start` there.
     #[must_use]
     pub fn starts_at(&self, start: usize) -> bool {
-        let mut frames = core::iter::once(&self.head).chain(&self.more);
-        frames.all(|segment| segment.start as usize == start && segment.len > 0)
+        self.all_segments().all(|segment| usize::from(segment.start) == start && segment.len > 0)
     }
 
     /// Number of frames, at least 1.
     #[must_use]
     pub fn frames(&self) -> usize {
-        1 + self.more.len()
+        1 + self.rest.len()
+    }
+
+    fn all_segments(&self) -> impl Iterator<Item = &Segment> {
+        core::iter::once(&self.head).chain(self.rest.iter())
     }
 
     /// The bytes in the first frame: all of them unless the packet has several frames. Headers are always here.
@@ -122,12 +118,12 @@ impl Packet {
     /// The bytes in the first frame, to write.
     #[must_use]
     pub fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.head.frame.bytes_mut()[self.head.start as usize..][..self.head.len as usize]
+        &mut self.head.frame.bytes_mut()[usize::from(self.head.start)..][..usize::from(self.head.len)]
     }
 
     /// The packet's bytes frame by frame.
     pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
-        core::iter::once(self.head.bytes()).chain(self.more.iter().map(Segment::bytes))
+        self.all_segments().map(Segment::bytes)
     }
 
     /// The pieces of `range` (offsets from the packet's first byte), frame by frame; clipped to the packet.
@@ -149,14 +145,14 @@ impl Packet {
     /// Bytes free before the packet in its first frame.
     #[must_use]
     pub fn headroom(&self) -> usize {
-        self.head.start as usize
+        usize::from(self.head.start)
     }
 
     /// Bytes free behind the packet in its first frame; 0 when it has several frames.
     #[must_use]
     pub fn tailroom(&self) -> usize {
-        if self.more.is_empty() {
-            self.head.frame.bytes().len() - (self.head.start + self.head.len) as usize
+        if self.rest.is_empty() {
+            self.head.frame.bytes().len() - usize::from(self.head.start) - usize::from(self.head.len)
         } else {
             0
         }
@@ -164,9 +160,9 @@ impl Packet {
 
     /// Grows the packet by `len` bytes at its front and returns them; `None` when the headroom is smaller.
     pub fn prepend(&mut self, len: usize) -> Option<&mut [u8]> {
-        let start = (self.head.start as usize).checked_sub(len)?;
-        self.head.start = start as u32;
-        self.head.len += len as u32;
+        let start = usize::from(self.head.start).checked_sub(len)?;
+        self.head.start = start as u16;
+        self.head.len += len as u16;
         Some(&mut self.head_mut()[..len])
     }
 
@@ -175,48 +171,130 @@ impl Packet {
         if len > self.tailroom() {
             return None;
         }
-        let old = self.head.len as usize;
-        self.head.len += len as u32;
+        let old = usize::from(self.head.len);
+        self.head.len += len as u16;
         Some(&mut self.head_mut()[old..])
     }
 
     /// Cuts the packet to at most `len` bytes (drops Ethernet padding, for one) and frees frames no longer needed.
     pub fn truncate(&mut self, len: usize) {
         let mut left = len;
-        self.head.len = self.head.len.min(left as u32);
-        left -= self.head.len as usize;
-        self.more.retain_mut(|segment| {
-            segment.len = segment.len.min(left as u32);
-            left -= segment.len as usize;
-            segment.len > 0
-        });
+        self.head.truncate(&mut left);
+        self.rest.truncate(left);
     }
 
-    /// The frames with start and length of their bytes, to hand to a ring.
+    /// The frames with start and length of their bytes, to hand to a ring. A merged packet must be taken apart before: the
+    /// headers behind the first would be missing.
     pub fn into_frames(self) -> impl Iterator<Item = (Frame, usize, usize)> {
-        core::iter::once(self.head)
-            .chain(self.more)
-            .map(|segment| (segment.frame, segment.start as usize, segment.len as usize))
+        debug_assert!(!self.is_merged(), "merged packets are cut before they are sent");
+        self.into_segments().map(|segment| (segment.frame, segment.start.into(), segment.len.into()))
     }
 
     /// Gives up the packet for read-only slices of its bytes in `range`, one a frame; frames outside it are freed.
     pub fn into_slices(self, range: Range<usize>) -> impl Iterator<Item = PacketSlice> {
         let mut offset = 0;
-        core::iter::once(self.head).chain(self.more).filter_map(move |segment| {
-            let clip = clip(&range, offset, segment.len as usize);
-            offset += segment.len as usize;
+        self.into_segments().filter_map(move |segment| {
+            let clip = clip(&range, offset, segment.len.into());
+            offset += usize::from(segment.len);
             if clip.is_empty() {
                 return None;
             }
-            let start = segment.start + clip.start as u32;
+            let start = u32::from(segment.start) + clip.start as u32;
             Some(PacketSlice { frame: segment.frame.share(), start, len: clip.len() as u32 })
         })
     }
+
+    fn into_segments(self) -> impl Iterator<Item = Segment> {
+        let Self { head, mut rest, .. } = self;
+        core::iter::once(head).chain(core::iter::from_fn(move || rest.pop_front()))
+    }
 }
 
-fn segment(frame: Frame, start: usize, len: usize) -> Option<Segment> {
-    let inside = start.checked_add(len).is_some_and(|end| end <= frame.bytes().len());
-    inside.then(|| Segment { frame, start: start as u32, len: len as u32 })
+/// Merged packets.
+impl Packet {
+    /// Appends the payload of `next`, which follows this packet's in the stream: no byte is copied, and `next`'s headers stay
+    /// in front of its payload. Both are parsed TCP segments whose headers are of one length and lie in the first frame.
+    /// What is behind the packets' ends (Ethernet padding) is cut off.
+    pub fn merge(&mut self, mut next: Self) {
+        let headers = next.parsed.payload;
+        debug_assert_eq!(headers, self.parsed.payload, "headers of one length");
+        debug_assert!(!next.is_merged() && next.head.len >= headers);
+        if !self.is_merged() {
+            self.truncate(self.parsed.end as usize);
+        }
+        next.truncate(next.parsed.end as usize);
+        self.parsed.end += next.parsed.end - u32::from(headers);
+        let Self { mut head, mut rest, .. } = next;
+        head.hide(headers);
+        self.rest.push_packet(head);
+        while let Some(segment) = rest.pop_front() {
+            self.rest.push_back(segment);
+        }
+    }
+
+    /// How many packets were merged into this one, itself included: at least 1.
+    #[must_use]
+    pub fn packets(&self) -> u16 {
+        1 + self.rest.packets()
+    }
+
+    /// Whether it is merged from several.
+    #[must_use]
+    pub fn is_merged(&self) -> bool {
+        self.rest.packets() > 0
+    }
+
+    /// Payload bytes of the first packet merged into this one. Of a merged packet every other has as many, but for the last,
+    /// which may have fewer (what Linux calls `gso_size`).
+    #[must_use]
+    pub fn segment_payload(&self) -> u32 {
+        let others = self.rest.iter().take_while(|segment| segment.headers == 0);
+        let first =
+            usize::from(self.head.len) + others.map(|segment| usize::from(segment.len)).sum::<usize>();
+        (first as u32).min(self.parsed.end) - u32::from(self.parsed.payload)
+    }
+
+    /// The first frame of the last packet merged into this one, headers and payload; [`Packet::head`] when it is not merged.
+    #[must_use]
+    pub fn last_head(&self) -> &[u8] {
+        self.rest.iter().rev().find(|segment| segment.headers > 0).map_or(self.head(), Segment::whole)
+    }
+
+    /// The packets merged into this one, as they were: the inverse of [`Packet::merge`].
+    pub fn into_packets(self) -> impl Iterator<Item = Self> {
+        let Self { head, mut rest, parsed } = self;
+        let mut head = Some(head);
+        core::iter::from_fn(move || {
+            let mut packet = Self::from_head(head.take()?);
+            while let Some(segment) = rest.pop_front() {
+                if segment.headers > 0 {
+                    head = Some(segment.revealed());
+                    break;
+                }
+                packet.rest.push_back(segment);
+            }
+            packet.parsed = parsed;
+            packet.parsed.end = parsed.end.min(packet.len() as u32);
+            Some(packet)
+        })
+    }
+
+    /// The last of the packets merged into this one; the others are freed.
+    #[must_use]
+    pub fn into_last(self) -> Self {
+        let Self { head, mut rest, parsed } = self;
+        let mut last = Self::from_head(head);
+        while let Some(segment) = rest.pop_front() {
+            if segment.headers > 0 {
+                last = Self::from_head(segment.revealed());
+            } else {
+                last.rest.push_back(segment);
+            }
+        }
+        last.parsed = parsed;
+        last.parsed.end = parsed.end.min(last.len() as u32);
+        last
+    }
 }
 
 /// The part of `range` that falls into the `len` bytes at `offset`, counted from `offset`.
@@ -251,6 +329,12 @@ impl PacketSlice {
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
         self.frame.bytes().len()
+    }
+
+    /// Whether so many of the pool's frames are held by readers that payload should be copied out instead.
+    #[must_use]
+    pub fn is_pool_short(&self) -> bool {
+        self.frame.is_pool_short()
     }
 }
 
@@ -336,5 +420,71 @@ mod tests {
         assert!(packet.prepend(65).is_none());
         packet.prepend(64).unwrap().fill(2);
         assert_eq!(packet.len(), 256);
+    }
+
+    /// Takes `bytes` for a parsed segment whose first `headers` bytes are headers and whose last `padding` are padding.
+    fn parsed(pool: &PacketPool, bytes: &[u8], headers: u16, padding: usize) -> Packet {
+        let mut packet = Packet::copy_from(pool, bytes).unwrap();
+        packet.parsed.payload = headers;
+        packet.parsed.end = (bytes.len() - padding) as u32;
+        packet
+    }
+
+    fn bytes_of(packet: &Packet) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        packet.copy_to(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_merged_packet_reads_as_one_and_comes_apart_as_it_was() {
+        let pool = PacketPool::heap(PoolLayout { frames: 16, frame_size: 256, headroom: 64 });
+        let parts: [&[u8]; 3] = [b"HEADaaaa..", b"headbbbb", b"HeAdcc"];
+        let mut merged = parsed(&pool, parts[0], 4, 2);
+        merged.merge(parsed(&pool, parts[1], 4, 0));
+        merged.merge(parsed(&pool, parts[2], 4, 0));
+        assert_eq!((merged.packets(), merged.segment_payload(), merged.parsed.end), (3, 4, 14));
+        assert_eq!(bytes_of(&merged), b"HEADaaaabbbbcc");
+        assert_eq!(merged.last_head(), b"HeAdcc");
+        let apart: Vec<Packet> = merged.into_packets().collect();
+        let bytes: Vec<Vec<u8>> = apart.iter().map(bytes_of).collect();
+        assert_eq!(bytes, [&b"HEADaaaa"[..], b"headbbbb", b"HeAdcc"]);
+        assert!(apart.iter().all(|packet| packet.parsed.end as usize == packet.len() && !packet.is_merged()));
+        drop(apart);
+        assert_eq!(pool.free_frames(), 16);
+    }
+
+    #[test]
+    fn packets_of_several_frames_merge_and_come_apart() {
+        let pool = PacketPool::heap(PoolLayout { frames: 16, frame_size: 256, headroom: 64 });
+        let long = |seed: u8| (0..500u32).map(|at| seed ^ at as u8).collect::<Vec<u8>>();
+        let mut merged = parsed(&pool, &long(1), 40, 0);
+        merged.merge(parsed(&pool, &long(2), 40, 0));
+        assert_eq!((merged.frames(), merged.packets(), merged.segment_payload()), (6, 2, 460));
+        assert_eq!(bytes_of(&merged), [&long(1)[..], &long(2)[40..]].concat());
+        let apart: Vec<Vec<u8>> = merged.into_packets().map(|packet| bytes_of(&packet)).collect();
+        assert_eq!(apart, [long(1), long(2)]);
+        assert_eq!(pool.free_frames(), 16);
+    }
+
+    #[test]
+    fn slices_of_a_merged_packet_are_its_payload_without_the_headers_between() {
+        let pool = PacketPool::heap(PoolLayout { frames: 16, frame_size: 256, headroom: 64 });
+        let mut merged = parsed(&pool, b"HEADaaaa", 4, 0);
+        merged.merge(parsed(&pool, b"HEADbbbb", 4, 0));
+        let slices: Vec<u8> = merged.into_slices(6..11).flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!(slices, b"aabbb");
+        assert_eq!(pool.free_frames(), 16);
+    }
+
+    #[test]
+    fn the_last_of_several_is_left_alone() {
+        let pool = PacketPool::heap(PoolLayout { frames: 16, frame_size: 256, headroom: 64 });
+        let mut merged = parsed(&pool, b"one", 3, 0);
+        merged.merge(parsed(&pool, b"two", 3, 0));
+        assert_eq!((merged.packets(), merged.len(), merged.segment_payload()), (2, 3, 0));
+        let last = merged.into_last();
+        assert_eq!((&bytes_of(&last)[..], last.parsed.end), (&b"two"[..], 3));
+        assert_eq!(pool.free_frames(), 15);
     }
 }

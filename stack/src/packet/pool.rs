@@ -11,6 +11,9 @@ use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::rc::Rc;
 
+use super::chain::Chain;
+use crate::limits;
+
 /// Memory that frames are cut from.
 ///
 /// # Safety
@@ -75,6 +78,9 @@ struct PoolInner {
     shared: Cell<u32>,
     alloc_failures: Cell<u64>,
     bogus_returns: Cell<u64>,
+    /// Empty lists for packets of several frames.
+    #[expect(clippy::vec_box, reason = "packets take the boxes as they are")]
+    chains: RefCell<Vec<Box<Chain>>>,
     _region: Box<dyn Region>,
 }
 
@@ -138,6 +144,7 @@ impl PacketPool {
                 shared: Cell::new(0),
                 alloc_failures: Cell::new(0),
                 bogus_returns: Cell::new(0),
+                chains: RefCell::default(),
                 _region: region,
             }),
         }
@@ -192,6 +199,13 @@ impl PacketPool {
         self.inner.shared.get()
     }
 
+    /// Whether so many frames are held by readers that payload should be copied out of frames, or the NIC would find none:
+    /// more than 1/[`SHARED_FRAMES_FRACTION`] of them.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.inner.is_short()
+    }
+
     /// The pool's shape.
     #[must_use]
     pub fn layout(&self) -> PoolLayout {
@@ -210,6 +224,12 @@ impl PacketPool {
         self.inner.bogus_returns.get()
     }
 
+    /// Empty lists kept for packets of several frames.
+    #[cfg(test)]
+    pub(crate) fn chains_kept(&self) -> usize {
+        self.inner.chains.borrow().len()
+    }
+
     /// Whether both are the same pool.
     #[must_use]
     pub fn same_pool(&self, other: &Self) -> bool {
@@ -224,6 +244,10 @@ impl fmt::Debug for PacketPool {
 }
 
 impl PoolInner {
+    fn is_short(&self) -> bool {
+        self.shared.get() > self.layout.frames / limits::SHARED_FRAMES_FRACTION
+    }
+
     fn lent(&self, ring: Ring) -> &Cell<u32> {
         match ring {
             Ring::Fill => &self.lent_fill,
@@ -261,6 +285,25 @@ impl Frame {
     #[must_use]
     pub fn pool(&self) -> PacketPool {
         PacketPool { inner: self.pool.clone() }
+    }
+
+    /// Whether the frame belongs to `pool`.
+    #[must_use]
+    pub fn is_of(&self, pool: &PacketPool) -> bool {
+        Rc::ptr_eq(&self.pool, &pool.inner)
+    }
+
+    /// An empty list for the frames of a packet.
+    pub(super) fn take_chain(&self) -> Box<Chain> {
+        self.pool.chains.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps an empty list for the next packet, unless enough are kept.
+    pub(super) fn return_chain(&self, chain: Box<Chain>) {
+        let mut chains = self.pool.chains.borrow_mut();
+        if chains.len() < limits::POOL_CHAINS {
+            chains.push(chain);
+        }
     }
 
     /// Shape of the pool the frame belongs to.
@@ -336,6 +379,12 @@ pub struct FrameRef {
 }
 
 impl FrameRef {
+    /// As [`PacketPool::is_short`], for the pool of this frame.
+    #[must_use]
+    pub fn is_pool_short(&self) -> bool {
+        self.pool.is_short()
+    }
+
     /// All bytes of the frame.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

@@ -62,7 +62,8 @@ macro_rules! read {
                 cx: &mut Context<'_>,
                 mut buf: ReadBufCursor<'_>,
             ) -> Poll<io::Result<()>> {
-                self.inner.poll_read_with(cx, buf.remaining(), |bytes| buf.put_slice(bytes))
+                let max = buf.remaining();
+                self.inner.poll_read_with(cx, max, |run| buf.put_slice(run)).map_ok(drop)
             }
         }
     )*};

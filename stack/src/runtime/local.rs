@@ -16,7 +16,6 @@ use super::net::waiters::Waiters;
 use super::sys;
 use super::time::Timers;
 use crate::device::{Steering, WaitDevice};
-use crate::limits;
 use crate::shard::{Shard, SteeringChange};
 use crate::tcp::{ListenerId, SocketOptions, State};
 use crate::time::Instant;
@@ -44,8 +43,6 @@ pub(super) struct Local {
     pub(super) address_waiters: Arc<Waiters>,
     pub(super) app_ended: Cell<bool>,
     pub(super) counters: RefCell<RuntimeCounters>,
-    /// See [`limits::SCRATCH_BYTES`].
-    pub(super) scratch: RefCell<Box<[u8]>>,
     options: SocketOptions,
 }
 
@@ -104,7 +101,6 @@ impl Local {
             address_waiters: Arc::default(),
             app_ended: Cell::new(false),
             counters: RefCell::default(),
-            scratch: RefCell::new(vec![0; limits::SCRATCH_BYTES].into()),
             options,
         }
     }

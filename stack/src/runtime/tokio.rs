@@ -17,11 +17,8 @@ macro_rules! read {
                 cx: &mut Context<'_>,
                 buf: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
-                if buf.initialized().len() < buf.capacity() {
-                    return self.inner.poll_read_with(cx, buf.remaining(), |bytes| buf.put_slice(bytes));
-                }
-                let polled = self.inner.poll_read(cx, buf.initialize_unfilled());
-                polled.map_ok(|read| buf.advance(read))
+                let max = buf.remaining();
+                self.inner.poll_read_with(cx, max, |run| buf.put_slice(run)).map_ok(drop)
             }
         }
     )*};

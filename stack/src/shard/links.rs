@@ -1,20 +1,23 @@
-//! What shards of one interface tell each other: packets whose connection another shard may have, neighbours, ICMP errors and
-//! the DHCP lease. Bounded channels, copied bytes; what does not fit is dropped and counted (the lease: sent again).
+//! What shards of one interface tell each other: packets whose connection another shard may have, neighbours, ICMP errors,
+//! what paths carry, how servers take Fast Open, and the DHCP lease. Bounded channels, copied bytes; what does not fit is dropped and counted (the lease: sent again).
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::limits;
 use crate::net::Heard;
 use crate::net::dhcp::Lease;
+use crate::net::path_mtu::PathMtu;
 use crate::net::udp::UdpFault;
 use crate::parse::Parsed;
-use crate::tcp::IcmpError;
+use crate::tcp::{FastOpenNews, IcmpError};
 
 /// One shard's ends of the channels between all shards of an interface; made in one place and sent to the shards' threads.
 pub struct ShardLinks {
     index: u16,
     senders: Vec<Sender<Message>>,
     receiver: Receiver<Message>,
+    /// Buffers of packets that were handed over, for any shard's next: those come from the shard that needs none.
+    spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
 }
 
 /// The ends in use by their shard.
@@ -38,6 +41,10 @@ pub(super) enum Message {
     UdpFault(Visit, UdpFault),
     /// The lease that all use from now on.
     Lease(Option<Lease>),
+    /// What a path carries.
+    PathMtu(PathMtu),
+    /// How a server takes Fast Open.
+    FastOpen(FastOpenNews),
 }
 
 /// The round of something that looks for its shard: first to the owner (the shard of the local port), then to the others in
@@ -77,7 +84,9 @@ impl Visit {
 pub(super) fn mesh(count: u16) -> Vec<ShardLinks> {
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..count).map(|_| bounded(limits::SHARD_CHANNEL_MESSAGES)).unzip();
-    let link = |(index, receiver)| ShardLinks { index, senders: senders.clone(), receiver };
+    let spares = bounded(limits::SHARD_SPARE_BUFFERS);
+    let link =
+        |(index, receiver)| ShardLinks { index, senders: senders.clone(), receiver, spares: spares.clone() };
     (0..count).zip(receivers).map(link).collect()
 }
 
@@ -96,7 +105,23 @@ impl Channels {
 
     /// The next message for this shard.
     pub(super) fn next(&mut self) -> Option<Message> {
-        self.ends.receiver.try_recv().ok()
+        // With one shard nobody sends; looking costs as much as a short packet's checksum.
+        if self.ends.senders.len() == 1 { None } else { self.ends.receiver.try_recv().ok() }
+    }
+
+    /// An empty buffer for a packet of `len` bytes.
+    pub(super) fn buffer(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.ends.spares.1.try_recv().unwrap_or_default();
+        buffer.reserve(len);
+        buffer
+    }
+
+    /// Gives back the buffer of a packet that was taken over.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        if buffer.capacity() <= limits::SHARD_SPARE_BUFFER_BYTES {
+            let _ = self.ends.spares.0.try_send(buffer);
+        }
     }
 
     /// Sends to one shard; `false`: its channel is full (or it is gone).
@@ -128,6 +153,9 @@ impl Channels {
 
     /// Tells of the lease those that were not told.
     pub(super) fn settle(&mut self, lease: Option<&Lease>) {
+        if self.owed.is_empty() {
+            return;
+        }
         let owed = core::mem::take(&mut self.owed);
         self.owed = owed.into_iter().filter(|to| !self.send(*to, Message::Lease(lease.cloned()))).collect();
     }
@@ -168,6 +196,18 @@ mod tests {
     fn links_can_be_sent_to_their_threads() {
         fn sendable<T: Send>(_: &T) {}
         mesh(2).iter().for_each(sendable);
+    }
+
+    #[test]
+    fn a_buffer_given_back_by_one_shard_is_the_next_of_the_other() {
+        let links = channels();
+        let buffer = links[0].buffer(1500);
+        let place = buffer.as_ptr();
+        links[1].give_back(buffer);
+        let next = links[0].buffer(1000);
+        assert_eq!(next.as_ptr(), place);
+        links[1].give_back(Vec::with_capacity(limits::SHARD_SPARE_BUFFER_BYTES + 1));
+        assert_eq!(links[0].buffer(0).capacity(), 0, "a large one is not kept");
     }
 
     #[test]

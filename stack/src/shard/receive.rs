@@ -11,12 +11,13 @@ use crate::counters::DropReason;
 use crate::net::egress::{ETHERNET_HEADER, IPV6_HEADER};
 use crate::net::icmp::{self, Complaint};
 use crate::net::neighbor::Claim;
+use crate::net::path_mtu::{PathMtu, Witness};
 use crate::net::reassembly::{Outcome, last_next_header};
-use crate::net::udp::UdpFault;
+use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::net::{Heard, arp, ndp};
 use crate::packet::Packet;
 use crate::parse::{Kind, Parsed, Refusal, parse, protocol};
-use crate::tcp::{IcmpError, Received};
+use crate::tcp::{IcmpError, IcmpVerdict, Received};
 use crate::time::{Duration, Instant};
 
 pub(super) const DHCP_CLIENT_PORT: u16 = 68;
@@ -33,8 +34,8 @@ pub(super) struct LastData {
 }
 
 impl Shard {
-    /// A packet from this shard's queue.
-    pub(super) fn receive(&mut self, now: Instant, mut packet: Packet) {
+    /// A packet from this shard's queue. `merging`: TCP waits in `gro` until the burst is complete.
+    pub(super) fn receive(&mut self, now: Instant, mut packet: Packet, merging: bool) {
         match parse(&packet, &self.policy) {
             Ok(parsed) => packet.parsed = parsed,
             Err(refusal) => return self.refuse(now, refusal, &packet),
@@ -43,14 +44,21 @@ impl Shard {
         // Place for tunnel: decapsulate and parse the inner packet.
         if packet.parsed.kind == Kind::Fragment {
             let Some(whole) = self.reassemble(now, &packet) else { return };
-            return self.dispatch(now, whole, true);
+            return self.merge_or_dispatch(now, whole, true, merging);
         }
-        // Place for steering by `packet.parsed.hash`, then GRO within the burst, then filter, conntrack and NAT.
-        self.dispatch(now, packet, false);
+        // Place for steering by `packet.parsed.hash`.
+        self.merge_or_dispatch(now, packet, false, merging);
     }
 
-    /// Local delivery (forwarding would branch off here).
-    fn dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool) {
+    fn merge_or_dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool, merging: bool) {
+        match self.gro.as_mut().filter(|_| merging && packet.parsed.kind == Kind::Tcp) {
+            Some(gro) => gro.push(packet, !reassembled, &mut self.counters),
+            None => self.dispatch(now, packet, reassembled),
+        }
+    }
+
+    /// Place for filter, conntrack and NAT; local delivery (forwarding would branch off here).
+    pub(super) fn dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool) {
         let visit = Visit::start(self.index);
         match packet.parsed.kind {
             Kind::Arp => self.arp(now, &packet),
@@ -98,16 +106,19 @@ impl Shard {
     fn arp(&mut self, now: Instant, packet: &Packet) {
         let bytes = &packet.head()[ETHERNET_HEADER..packet.parsed.end as usize];
         let heard = arp::receive(now, bytes, &self.policy, self.own, &mut self.output);
-        self.tell_others(heard);
+        self.tell_of_neighbor(heard);
     }
 
     /// A neighbour was heard: the shard whose packets wait for it may be another.
-    fn tell_others(&mut self, heard: Option<Heard>) {
-        if self.count == 1 {
-            return;
+    fn tell_of_neighbor(&mut self, heard: Option<Heard>) {
+        if let Some(heard) = heard {
+            self.tell_others(&Message::Neighbor(heard));
         }
-        let Some(heard) = heard else { return };
-        for _ in 0..self.links.send_all(&Message::Neighbor(heard)) {
+    }
+
+    /// Tells all other shards; those that cannot take it are counted.
+    pub(super) fn tell_others(&mut self, message: &Message) {
+        for _ in 0..self.links.send_all(message) {
             self.counters.drop(DropReason::ShardChannelFull);
         }
     }
@@ -129,10 +140,16 @@ impl Shard {
     }
 
     fn tcp_segment(&mut self, now: Instant, visit: Visit, packet: Packet) {
-        if let Received::NoConnection(packet) = self.tcp.receive(now, packet, &mut self.counters)
-            && !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet)
-        {
-            self.tcp.reject(now, &packet, &mut self.counters);
+        match self.tcp.receive(now, packet, &mut self.counters) {
+            Received::Done => {}
+            Received::Merged(packet) => {
+                packet.into_packets().for_each(|packet| self.tcp_segment(now, visit, packet));
+            }
+            Received::NoConnection(packet) => {
+                if !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet) {
+                    self.tcp.reject(now, &packet, &mut self.counters);
+                }
+            }
         }
     }
 
@@ -212,7 +229,7 @@ impl Shard {
         let from = EthernetFrame::new_unchecked(packet.head()).src_addr();
         let message = ndp::Message { src, dst, hop_limit: parsed.hop_limit, from, bytes };
         let heard = ndp::receive(now, message, &self.policy, self.own, &mut self.output);
-        self.tell_others(heard);
+        self.tell_of_neighbor(heard);
     }
 
     fn icmp_error_message(&mut self, now: Instant, ipv6: bool, packet: &Packet) {
@@ -230,8 +247,13 @@ impl Shard {
 
     /// An ICMP error about a connection of this or another shard.
     pub(super) fn icmp_error(&mut self, now: Instant, visit: Visit, error: &IcmpError) {
-        if self.tcp.icmp_error(now, error, &mut self.counters) {
-            return;
+        match self.tcp.icmp_error(now, error, &mut self.counters) {
+            IcmpVerdict::NotOurs => {}
+            IcmpVerdict::Taken => return,
+            IcmpVerdict::PathMtu(mtu) => {
+                let dst = error.tuple.remote.ip();
+                return self.learn_path_mtu(now, PathMtu { dst, mtu, witness: Witness::Connection });
+            }
         }
         let owner = error.tuple.local.port() % self.count;
         match visit.next(self.index, owner, self.count) {
@@ -244,10 +266,20 @@ impl Shard {
         }
     }
 
+    fn learn_path_mtu(&mut self, now: Instant, told: PathMtu) {
+        if self.output.learn_path_mtu(now, told) {
+            self.tell_others(&Message::PathMtu(told));
+        }
+    }
+
     /// An ICMP error about a datagram of this or another shard.
     pub(super) fn udp_fault(&mut self, visit: Visit, fault: &UdpFault) {
         if self.iface.udp_fault(fault) {
             self.counters.icmp_errors_rx += 1;
+            if let UdpTrouble::TooBig { mtu } = fault.what {
+                let dst = fault.remote.ip();
+                self.learn_path_mtu(self.polled_at, PathMtu { dst, mtu, witness: Witness::Datagram });
+            }
             return;
         }
         match visit.next(self.index, fault.local.port() % self.count, self.count) {
@@ -305,7 +337,7 @@ impl Shard {
     /// Gives a packet to the next shard of its round; `false`: there is none left to ask.
     fn hand_over(&mut self, visit: Visit, owner: u16, packet: &Packet) -> bool {
         let Some((to, visit)) = visit.next(self.index, owner, self.count) else { return false };
-        let mut bytes = Vec::with_capacity(packet.len());
+        let mut bytes = self.links.buffer(packet.len());
         packet.segments().for_each(|segment| bytes.extend_from_slice(segment));
         if self.links.send(to, Message::Packet(visit, bytes, packet.parsed)) {
             self.counters.rx_handed_over += 1;

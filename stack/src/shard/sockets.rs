@@ -9,6 +9,7 @@ use super::Shard;
 use crate::counters::DropReason;
 use crate::device::Protocol;
 use crate::limits;
+use crate::tcp::IpFields;
 
 /// A UDP socket of this shard: its place and which use of that place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -146,7 +147,16 @@ impl Shard {
         self.iface.udp_poll_send_to(id, bytes, remote, &self.output, waker)
     }
 
-    /// Receives a datagram, cut to the length of `bytes` as recvfrom(2) does: bytes copied, and the sender.
+    /// Sets what a socket's datagrams have in their IP header, multicast ones included. Its ECN bits are sent as they are.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` for a hop limit of 0.
+    pub fn udp_set_ip_fields(&mut self, id: UdpId, ip: IpFields) -> Result<(), NetError> {
+        self.iface.udp_set_ip_fields(id, ip)
+    }
+
+    /// Receives a datagram, cut to the length of `bytes` as recvfrom(2) does: bytes copied, the sender, and what the
+    /// datagram had in its IP header (`IP_RECVTOS`, `IP_RECVTTL`; of fragments: the first).
     ///
     /// # Errors
     /// `NotFound`; what [`Shard::udp_connect`] names.
@@ -155,7 +165,7 @@ impl Shard {
         id: UdpId,
         bytes: &mut [u8],
         waker: &Waker,
-    ) -> Poll<Result<(usize, SocketAddr), NetError>> {
+    ) -> Poll<Result<(usize, SocketAddr, IpFields), NetError>> {
         self.iface.udp_poll_recv_from(id, bytes, waker)
     }
 

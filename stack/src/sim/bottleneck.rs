@@ -17,7 +17,7 @@ use super::world::{PortId, World};
 use crate::config::{Cidr, StackConfig};
 use crate::counters::Counters;
 use crate::packet::PoolLayout;
-use crate::tcp::{ConnId, ListenerId, Shutdown, SocketOptions, TcpInfo};
+use crate::tcp::{ConnId, ListenerId, Shutdown, SocketOptions, TcpConfig, TcpInfo};
 use crate::time::{Duration, Instant};
 
 const PORT: u16 = 5001;
@@ -38,8 +38,8 @@ pub struct Flow {
     pub bytes: Option<u64>,
     /// Its socket's options: congestion control, buffers.
     pub options: SocketOptions,
-    /// Whether its stack offers SACK.
-    pub sack: bool,
+    /// Its stack's settings: SACK, timestamps, timeouts.
+    pub tcp: TcpConfig,
 }
 
 /// The link that the flows share, in their direction; the way back has its delay and nothing else.
@@ -84,6 +84,18 @@ pub struct Received {
     pub finished_at: Option<Instant>,
 }
 
+/// What a sender sent again, told apart by what it could know of the path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Resent {
+    /// Segments, before it could know of reordering: before a D-SACK, a segment delivered out of order that was sent once only
+    /// (RFC 8985 section 6.2 step 3), or a timestamp that shows the original of a retransmission to have arrived late.
+    pub before_lesson: u64,
+    /// Segments, from the event on that taught it.
+    pub after_lesson: u64,
+    /// From the first of all these to the last.
+    pub span: Duration,
+}
+
 impl Bottleneck {
     /// Bytes that fill the link for a round trip.
     #[must_use]
@@ -100,7 +112,7 @@ impl Bottleneck {
         assert!(self.flows.len() <= 200, "{} flows do not fit a /24", self.flows.len());
         let mut world = World::new(self.seed);
         let address = Ipv4Addr::new(10, 0, 0, 1);
-        let receiver = host("receiver", 1, address, true, self.seed);
+        let receiver = host("receiver", 1, address, TcpConfig::default(), self.seed);
         let delay = self.rtt / 2;
         let down = LinkConfig {
             delay,
@@ -123,7 +135,7 @@ impl Bottleneck {
 
     fn sender(&self, world: &mut World, index: usize, flow: &Flow) -> Sender {
         let number = 2 + index as u8;
-        let host = host("sender", number, sender_address(index), flow.sack, self.seed);
+        let host = host("sender", number, sender_address(index), flow.tcp.clone(), self.seed);
         let up = LinkConfig {
             rate_bits_per_second: Some(ACCESS_BITS_PER_SECOND),
             queue_bytes: 64 << 20,
@@ -148,10 +160,10 @@ fn sender_address(index: usize) -> Ipv4Addr {
 }
 
 /// A host whose pool and rings are no limit here: what is to be seen is the link.
-fn host(name: &str, number: u8, addr: Ipv4Addr, sack: bool, seed: u64) -> Rc<RefCell<Host>> {
+fn host(name: &str, number: u8, addr: Ipv4Addr, tcp: TcpConfig, seed: u64) -> Rc<RefCell<Host>> {
     let secret = Dice::new(seed, 0x1ab0 + u64::from(number)).secret();
     let mut stack = StackConfig::new(vec![Cidr { addr: IpAddr::V4(addr), prefix_len: 24 }], secret);
-    stack.tcp.sack = sack;
+    stack.tcp = tcp;
     let config = HostConfig {
         pool: PoolLayout { frames: 16 << 10, frame_size: 2048, headroom: 128 },
         rx_ring_packets: 4096,
@@ -186,6 +198,29 @@ impl Lab {
     #[must_use]
     pub fn received(&self, flow: usize) -> Received {
         self.senders[flow].received.get()
+    }
+
+    /// Runs event by event until a flow ends, and watches what its sender sends again.
+    ///
+    /// # Panics
+    /// When the flow does not end before `deadline`.
+    pub fn watch_to_end(&mut self, flow: usize, deadline: Instant) -> Resent {
+        let mut resent = Resent::default();
+        let (mut seen, mut first, mut knows) = (0, None, false);
+        while self.received(flow).finished_at.is_none() {
+            assert!(self.world.step(deadline), "the flow does not end: {:?}", self.info(flow));
+            let counters = self.counters(flow);
+            let reord_seen = self.info(flow).map_or(0, |info| info.reord_seen);
+            // What the event taught counts for what it sent.
+            knows |= counters.tcp_dsacks_rx + counters.tcp_undos + u64::from(reord_seen) > 0;
+            let new = counters.tcp_retransmits - seen;
+            if new > 0 {
+                seen = counters.tcp_retransmits;
+                *(if knows { &mut resent.after_lesson } else { &mut resent.before_lesson }) += new;
+                resent.span = self.world.now() - *first.get_or_insert(self.world.now());
+            }
+        }
+        resent
     }
 
     /// The bottleneck.

@@ -146,14 +146,22 @@ impl Device for SimDevice {
 
     fn receive(&mut self, batch: &mut PacketBatch, budget: usize) -> usize {
         let count = budget.min(self.rx.len());
-        batch.extend(self.rx.drain(..count));
+        if count == self.rx.len() {
+            batch.append(&mut self.rx);
+        } else {
+            batch.extend(self.rx.drain(..count));
+        }
         self.received += count as u64;
         count
     }
 
     fn transmit(&mut self, batch: &mut PacketBatch) -> usize {
         let count = self.transmit_room().min(batch.len());
-        self.tx.extend(batch.drain(..count));
+        if count == batch.len() {
+            self.tx.append(batch);
+        } else {
+            self.tx.extend(batch.drain(..count));
+        }
         self.transmitted += count as u64;
         self.tx_blocked |= self.tx.len() >= self.tx_ring;
         count

@@ -9,6 +9,7 @@
 //! - [`host`]: one stack of one or several shards on a simulated device, and its applications;
 //! - [`app`]: applications as small state machines; [`traffic`]: the ones that send and check patterns;
 //! - [`bottleneck`]: flows that share a slow link, to measure congestion control and recovery;
+//! - [`bursts`]: bursts of segments through GRO, forwarding and GSO, which together must change nothing;
 //! - [`checker`]: what must hold whatever happens, kept apart from the code under test;
 //! - [`scenario`]: a whole experiment drawn from a seed, its run and its verdict.
 //!
@@ -20,6 +21,7 @@
 
 pub mod app;
 pub mod bottleneck;
+pub mod bursts;
 pub mod checker;
 pub mod dice;
 pub mod fault;

@@ -446,6 +446,9 @@ fn draw_host(dice: &mut Dice, number: u8, seed: u64) -> HostConfig {
     let name = if number == 1 { "first" } else { "second" };
     let mut stack = StackConfig::new(addresses, dice.secret());
     stack.tcp.orphan_give_up_after = ORPHAN_PATIENCE;
+    (stack.gro, stack.tcp.copy_received) = draw_receiving(seed, number);
+    // From numbers of its own, so that what else a seed gives does not depend on it.
+    stack.gso = Dice::new(seed, 0x6500 + u64::from(number)).chance(0.7);
     let mut host = HostConfig::new(name, number, stack, seed ^ u64::from(number));
     host.mtu = *dice.pick(&[1280, 1400, 1500, 1500, 1500, 4000, 9000]);
     let frame_size = if host.mtu <= 1500 { 2048 } else { 9216 };
@@ -456,6 +459,13 @@ fn draw_host(dice: &mut Dice, number: u8, seed: u64) -> HostConfig {
     host.rx_ring_packets = *dice.pick(&[16, 64, 256]);
     host.tx_ring_packets = *dice.pick(&[4, 64, 256]);
     host
+}
+
+/// Whether segments are merged, and whether payload is copied out of its frames at once. From numbers of their own, so that what
+/// else a seed gives does not depend on it.
+fn draw_receiving(seed: u64, number: u8) -> (bool, bool) {
+    let mut dice = Dice::new(seed, 0x6e0 + u64::from(number));
+    (dice.chance(0.7), dice.chance(0.3))
 }
 
 fn draw_group(dice: &mut Dice) -> Group {

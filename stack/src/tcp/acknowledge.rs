@@ -46,6 +46,13 @@ pub(super) struct Feedback {
     pub(super) marked: bool,
 }
 
+/// How things stood before the ACK.
+struct Before {
+    in_flight: u32,
+    is_app_limited: bool,
+    was_reducing: bool,
+}
+
 impl Connection {
     /// Takes in the ACK of a segment that passed all checks: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT.
     pub(super) fn process_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) {
@@ -64,18 +71,21 @@ impl Connection {
         } else {
             feedback.duplicate = self.snd_wnd == window_before && self.is_duplicate_ack(segment);
         }
-        let rtt = self.take_round_trip(&feedback, cx);
+        let rtt = self.take_round_trip(&feedback, segment.acks(), cx);
         self.rack.adapt_window(self.una_offset, self.nxt_offset(), feedback.dsack.is_some());
         self.check_probe(&feedback, cx);
         let was_reducing = self.is_reducing();
         let news =
             feedback.acked > 0 || feedback.sacked > 0 || feedback.dsack.is_some() || feedback.duplicate;
         let delivered = self.statistics.delivered.wrapping_sub(delivered_before);
-        feedback.marked = self.take_marks(segment, &feedback, delivered, cx);
+        // Marks are told by numbers that wrap: by one ACK fewer than by all that this one stands for.
+        let delivered_by_each = delivered.div_ceil(u32::from(segment.acks()));
+        feedback.marked = self.take_marks(segment, &feedback, delivered_by_each, cx);
         if news {
             self.react(&mut feedback, cx);
         }
-        self.inform_congestion(&feedback, rtt, in_flight_before, is_app_limited, was_reducing, cx);
+        let before = Before { in_flight: in_flight_before, is_app_limited, was_reducing };
+        self.inform_congestion(&feedback, segment.acks(), rtt, &before, cx);
         if feedback.acked > 0 {
             self.restart_retransmit_timer(cx.now);
             self.timers.probe = None;
@@ -267,7 +277,10 @@ impl Connection {
     /// A round-trip time: of what was sent once only (Karn's rule, RFC 6298 section 3), else by the timestamp echoed (RFC 7323
     /// section 4), which is coarser. SRTT takes one a round trip, as RFC 6298's factors want.
     /// RFC 9293 section 3.8.1, MUST-18.
-    fn take_round_trip(&mut self, feedback: &Feedback, cx: &Context<'_>) -> Option<Duration> {
+    ///
+    /// Returns what congestion control is told: of several ACKs that the last stands for, the shortest, as it would have found it
+    /// among theirs.
+    fn take_round_trip(&mut self, feedback: &Feedback, acks: u16, cx: &Context<'_>) -> Option<Duration> {
         self.rtt.age_min_rtt(cx.now);
         let sent_at = feedback.acked_sent_at.filter(|_| !feedback.resent).or(feedback.sacked_sent_at);
         let rtt = match sent_at {
@@ -282,7 +295,7 @@ impl Connection {
         }
         let last = feedback.acked_last_sent_at.filter(|_| !feedback.resent).map_or(rtt, |at| cx.now - at);
         self.rtt.note_min(rtt.min(last));
-        Some(rtt)
+        Some(if acks > 1 { rtt.min(last) } else { rtt })
     }
 
     fn round_trip_by_echo(&self, echo: u32, now: Instant) -> Option<Duration> {
@@ -314,10 +327,9 @@ impl Connection {
     fn inform_congestion(
         &mut self,
         feedback: &Feedback,
+        acks: u16,
         rtt: Option<Duration>,
-        in_flight_before: u32,
-        is_app_limited: bool,
-        was_reducing: bool,
+        before: &Before,
         cx: &Context<'_>,
     ) {
         let in_flight = self.in_flight();
@@ -333,12 +345,13 @@ impl Connection {
         self.congestion.on_ack(&Ack {
             now: cx.now,
             acked_bytes: feedback.acked,
+            acks: u32::from(acks),
             delivered_bytes: feedback.delivered,
             rtt,
             srtt: self.rtt.srtt(),
-            in_flight_before,
-            is_app_limited,
-            in_recovery: was_reducing || self.is_reducing(),
+            in_flight_before: before.in_flight,
+            is_app_limited: before.is_app_limited,
+            in_recovery: before.was_reducing || self.is_reducing(),
             mss,
             rate,
             in_flight_after: in_flight,

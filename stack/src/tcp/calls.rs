@@ -6,11 +6,14 @@ use core::task::{Poll, Waker};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::config::{FastOpenKeys, SocketOptions};
 use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
 use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
 use super::listener::Listener;
+use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
 use super::time_wait::REOPEN_GAP;
@@ -292,6 +295,48 @@ impl Tcp {
         bytes: &[u8],
         waker: &Waker,
     ) -> Poll<Result<usize, TcpError>> {
+        self.poll_push(now, id, bytes.is_empty(), waker, |send, cap| send.push(bytes, cap))
+    }
+
+    /// As [`Tcp::poll_send`], but takes what it queues out of `bytes`, and does not copy 4 KiB or more: it keeps them until
+    /// they are acknowledged.
+    ///
+    /// # Errors
+    /// As for [`Tcp::poll_send`].
+    pub fn poll_send_bytes(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &mut Bytes,
+        waker: &Waker,
+    ) -> Poll<Result<usize, TcpError>> {
+        self.poll_push(now, id, bytes.is_empty(), waker, |send, cap| send.push_bytes(bytes, cap))
+    }
+
+    /// As [`Tcp::poll_send`], but takes what it queues out of `chunk`, and does not copy 1 KiB or more that make use of their
+    /// frame, unless frames are scarce or chunks take half of the send buffer: it keeps the frame until they are acknowledged.
+    ///
+    /// # Errors
+    /// As for [`Tcp::poll_send`].
+    pub fn poll_send_chunk(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        chunk: &mut Chunk,
+        waker: &Waker,
+    ) -> Poll<Result<usize, TcpError>> {
+        self.poll_push(now, id, chunk.is_empty(), waker, |send, cap| send.push_chunk(chunk, cap))
+    }
+
+    /// Lets `push` queue what it can in a send buffer with the bound it is given.
+    fn poll_push(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        is_empty: bool,
+        waker: &Waker,
+        push: impl FnOnce(&mut SendQueue, usize) -> usize,
+    ) -> Poll<Result<usize, TcpError>> {
         let pressure = self.is_under_pressure();
         let connection = match self.get_mut(id) {
             Ok(connection) => connection,
@@ -307,8 +352,8 @@ impl Tcp {
             return Poll::Ready(Err(TcpError::NotConnected));
         }
         let cap = connection.send_cap();
-        let taken = connection.send.push(bytes, if pressure { pressure_cap(cap) } else { cap });
-        if taken == 0 && !bytes.is_empty() {
+        let taken = push(&mut connection.send, if pressure { pressure_cap(cap) } else { cap });
+        if taken == 0 && !is_empty {
             park(&mut connection.send_waker, waker);
             connection.chronograph.turn(now, connection.limit());
             return Poll::Pending;
@@ -330,14 +375,33 @@ impl Tcp {
         bytes: &mut [u8],
         waker: &Waker,
     ) -> Poll<Result<usize, TcpError>> {
+        let mut copied = 0;
+        self.poll_recv_with(now, id, bytes.len(), waker, |run| {
+            bytes[copied..][..run.len()].copy_from_slice(run);
+            copied += run.len();
+        })
+    }
+
+    /// As [`Tcp::poll_recv`], but gives up to `max` bytes to `take`, run by run, to be copied where they are to be once.
+    ///
+    /// # Errors
+    /// As for [`Tcp::poll_recv`].
+    pub fn poll_recv_with(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        max: usize,
+        waker: &Waker,
+        take: impl FnMut(&[u8]),
+    ) -> Poll<Result<usize, TcpError>> {
         let connection = match self.get_mut(id) {
             Ok(connection) => connection,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        if bytes.is_empty() {
+        if max == 0 {
             return Poll::Ready(Ok(0));
         }
-        match connection.receive.read(bytes) {
+        match connection.receive.read_with(max, take) {
             0 => connection.poll_end(waker).map_ok(|()| 0),
             taken => {
                 self.after_read(now, id, taken);
@@ -368,6 +432,14 @@ impl Tcp {
                 Poll::Ready(Ok(chunk))
             }
         }
+    }
+
+    /// Bytes that can be read at once.
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn readable(&self, id: ConnId) -> Result<usize, TcpError> {
+        self.get(id).map(|connection| connection.receive.readable())
     }
 
     fn after_read(&mut self, now: Instant, id: ConnId, len: usize) {
@@ -561,7 +633,6 @@ impl Tcp {
         let mut counters = self.calls_counters.take().unwrap_or_default();
         act(self, &mut counters);
         self.calls_counters = Some(counters);
-        self.calls_counted = true;
     }
 
     /// Checks options and shares the defaults.

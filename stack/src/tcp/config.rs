@@ -3,9 +3,9 @@
 
 use core::ops::RangeInclusive;
 
-use super::MtuProbing;
 use super::congestion::Algorithm;
 use super::ecn::EcnConfig;
+use super::{IpFields, MtuProbing};
 use crate::limits;
 use crate::time::Duration;
 
@@ -51,6 +51,9 @@ pub struct SocketOptions {
     /// most [`limits::TCP_FASTOPEN_QLEN`], more counts as that.
     /// RFC 7413 sections 2 and 4.2.
     pub fastopen_qlen: usize,
+    /// `IP_TOS` and `IP_TTL`, or `IPV6_TCLASS` and `IPV6_UNICAST_HOPS`; a listener's are in its SYN-ACKs, too.
+    /// RFC 9293 section 3.9.1.9, SHLD-21.
+    pub ip: IpFields,
 }
 
 impl Default for SocketOptions {
@@ -69,6 +72,7 @@ impl Default for SocketOptions {
             send_buffer_bytes: 0,
             congestion: Algorithm::default(),
             fastopen_qlen: 0,
+            ip: IpFields::default(),
         }
     }
 }
@@ -105,6 +109,7 @@ impl SocketOptions {
         self.keepalive_idle >= tick
             && self.keepalive_interval >= tick
             && self.keepalive_count >= 1
+            && self.ip.hop_limit >= 1
             && self.send_buffer_bytes <= limits::TCP_SEND_BUFFER_MAX
             && self.user_timeout.is_none_or(|timeout| timeout >= tick)
     }
@@ -180,6 +185,9 @@ pub struct TcpConfig {
     pub syn_cookies: bool,
     /// Fast Open (RFC 7413). Listeners and connections still have to ask for it.
     pub fastopen: FastOpenConfig,
+    /// Copy payload out of the frames it arrived in at once, as is done anyway while few frames are free
+    /// ([`limits::SHARED_FRAMES_FRACTION`]): slower, but what applications do not read keeps no frame from the device. Off.
+    pub copy_received: bool,
     /// Explicit congestion notification (RFC 3168), Linux's `tcp_ecn`; agreed to, not asked for.
     pub ecn: EcnConfig,
 }
@@ -264,6 +272,7 @@ impl Default for TcpConfig {
             buffered_bytes_max: 512 << 20,
             syn_cookies: true,
             fastopen: FastOpenConfig::default(),
+            copy_received: false,
             ecn: EcnConfig::default(),
         }
     }

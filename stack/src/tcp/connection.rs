@@ -39,7 +39,7 @@ const DEFAULT_MSS_IPV6: u16 = 1220;
 /// (Linux's `tcp_min_snd_mss`).
 const MSS_MIN: u16 = 48;
 /// Least path MTU believed from ICMP: Linux's `min_pmtu` for IPv4, RFC 8200 section 5 for IPv6.
-const PATH_MTU_MIN_IPV4: u16 = 552;
+const PATH_MTU_MIN_IPV4: u16 = crate::limits::PATH_MTU_MIN_IPV4;
 const PATH_MTU_MIN_IPV6: u16 = 1280;
 /// Bytes that timestamps take in every segment.
 const TIMESTAMPS_LEN: u16 = 12;
@@ -99,6 +99,8 @@ pub(super) struct Connection {
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
     pub(super) mss: u16,
     peer_mss: u16,
+    /// MSS option that we sent; 0: not known here.
+    our_mss: u16,
     /// MTU towards the peer; 0 until the egress was asked.
     mtu: u16,
     pub(super) snd_wscale: u8,
@@ -197,6 +199,10 @@ pub(super) struct Cold {
     pub(super) urgent: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
+    /// When ICMP last lowered the path's MTU.
+    pub(super) mtu_told_at: Option<Instant>,
+    /// IP is to be told that the peer does not answer.
+    pub(super) advises_ip: bool,
     /// A search for the path's MTU.
     pub(super) mtu_search: Option<Box<MtuSearch>>,
     pub(super) receive_rate: Option<Box<ReceiveRate>>,
@@ -224,8 +230,9 @@ pub(super) struct Handshake {
     pub(super) sack: bool,
     pub(super) ecn: ecn::Agreed,
     pub(super) peer_mss: u16,
-    /// MSS option that we sent; `None`: not known here.
-    pub(super) our_mss: Option<u16>,
+    /// MSS option that we sent and MTU of the path; 0: not known here.
+    pub(super) our_mss: u16,
+    pub(super) mtu: u16,
     /// When the SYN-ACK was sent, if it was sent once only.
     pub(super) syn_ack_sent_at: Option<Instant>,
     /// A SYN-ACK counts as lost.
@@ -276,9 +283,7 @@ impl Connection {
             connection.snd_wscale = shift;
             connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
         }
-        if let Some(our_mss) = handshake.our_mss {
-            connection.mtu = our_mss.saturating_add(connection.fixed_headers());
-        }
+        (connection.our_mss, connection.mtu) = (handshake.our_mss, handshake.mtu);
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
@@ -318,6 +323,7 @@ impl Connection {
             fin_sent: false,
             mss: default_mss,
             peer_mss: default_mss,
+            our_mss: 0,
             mtu: 0,
             snd_wscale: 0,
             rcv_wscale: 0,
@@ -489,12 +495,16 @@ impl Connection {
         self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
     }
 
-    /// The MTU that the egress states, asked once a connection.
+    /// The MTU that the egress states, asked once a connection and when what ICMP told since is old.
     pub(super) fn learn_mtu(&mut self, path_mtu: impl FnOnce() -> usize) {
         if self.mtu == 0 {
             self.mtu = path_mtu().clamp(usize::from(self.path_mtu_min()), usize::from(u16::MAX)) as u16;
             self.update_mss();
         }
+    }
+
+    pub(super) fn forget_mtu(&mut self) {
+        self.mtu = 0;
     }
 
     pub(super) fn path_mtu_min(&self) -> u16 {
@@ -530,10 +540,16 @@ impl Connection {
         self.peer_mss.min(mtu.saturating_sub(self.fixed_headers())).saturating_sub(options).max(MSS_MIN)
     }
 
-    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): the MTU less the fixed headers.
+    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers. What the path
+    /// carries towards the peer says nothing of the way back.
     /// RFC 9293 section 3.7.1, SHLD-6, MUST-67.
     pub(super) fn our_mss(&self) -> u16 {
-        self.mtu.saturating_sub(self.fixed_headers())
+        if self.our_mss > 0 { self.our_mss } else { self.mtu.saturating_sub(self.fixed_headers()) }
+    }
+
+    pub(super) fn set_our_mss(&mut self, link_mtu: usize) {
+        let mtu = link_mtu.clamp(usize::from(self.path_mtu_min()), usize::from(u16::MAX)) as u16;
+        self.our_mss = mtu.saturating_sub(self.fixed_headers());
     }
 
     // ---- receive window
@@ -624,6 +640,7 @@ impl Connection {
             window: 0,
             timestamps: self.timestamps(now),
             syn_ack: None,
+            ip: self.options.ip,
         }
     }
 

@@ -49,6 +49,12 @@ impl Snapshot {
     pub const fn in_flight(&self) -> u32 {
         self.in_flight
     }
+
+    /// That of a segment sent at the same time, `bytes` behind this one.
+    #[must_use]
+    pub(super) const fn behind(self, bytes: u32) -> Self {
+        Self { in_flight: self.in_flight + bytes, ..self }
+    }
 }
 
 /// A connection's count of what was delivered, and the sample that is being collected.

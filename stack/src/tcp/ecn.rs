@@ -407,6 +407,17 @@ impl Ecn {
         }
     }
 
+    /// Those of [`Ecn::flags`] that only the first of several segments cut from one has: CWR tells once (RFC 3168 section
+    /// 6.1.2), a counter is the same in all.
+    pub(super) fn first_flags(&self) -> Flags {
+        if self.mode() == EcnMode::Classic { Flags::CWR } else { Flags::NONE }
+    }
+
+    /// Whether accurate ECN's option is due on the next segment that has room for it.
+    pub(super) fn owes_option(&self) -> bool {
+        self.accurate().is_some_and(|accurate| accurate.option(true).is_some())
+    }
+
     /// The IP header's field: ECN-capable is only data that is sent for the first time, so that a mark or loss of it is
     /// sure to be told (RFC 3168 sections 6.1.1, 6.1.4, 6.1.5 and 6.1.6).
     pub(super) fn codepoint(&self, new: bool) -> u8 {
@@ -459,7 +470,7 @@ impl Connection {
         let Some(live) = self.ecn.0.as_deref_mut() else { return };
         if live.agreed.mode == EcnMode::Accurate {
             live.seen |= segment.ecn != NOT_ECT;
-            let due = live.accurate.arrived(segment.ecn, segment.payload_len(), waiting);
+            let due = live.accurate.arrived(segment.ecn, segment.merged, segment.payload_len(), waiting);
             self.ack_now |= due && in_order;
         } else {
             self.note_classic_marks(segment, in_order);

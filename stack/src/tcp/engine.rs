@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher13;
 use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
 use super::connection::{Connection, Context, timestamp};
-use super::fastopen::{ClientCache, CookieMaker};
+use super::fastopen::{ClientCache, CookieMaker, FastOpenNews};
 use super::input::Segment;
 use super::isn::IsnSecret;
 use super::listener::Listeners;
@@ -21,8 +21,9 @@ use super::syn_cookie::SynCookies;
 use super::syn_queue::{HalfOpen, SynQueue};
 use super::table::{List, Slab, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
-use super::{Census, ConnId, IcmpError, IcmpErrorKind, Received, State, TcpError, Tuple};
-use crate::counters::{Counters, DropReason};
+use super::{Census, ConnId, IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError, Tuple};
+use crate::counters::{Counters, DropReason, Fresh};
+use crate::limits;
 use crate::packet::Packet;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -39,6 +40,9 @@ pub struct Tcp {
     pub(super) syn_cookies: SynCookies,
     pub(super) fastopen_cookies: CookieMaker,
     pub(super) fastopen_cache: ClientCache,
+    /// What it learned and the other shards do not know yet.
+    pub(super) fastopen_news: Vec<FastOpenNews>,
+    pub(super) fastopen_news_max: usize,
     /// Connections with something to send, in turn.
     pub(super) ready: List,
     wheel: TimerWheel<u32>,
@@ -48,8 +52,7 @@ pub struct Tcp {
     /// Connections that are over and whose handle is still held.
     ended: usize,
     /// What user calls counted, until the next call with the shard's counters.
-    pub(super) calls_counters: Option<Box<Counters>>,
-    pub(super) calls_counted: bool,
+    pub(super) calls_counters: Option<Box<Fresh>>,
 }
 
 /// What a tuple leads to: a kind in the two upper bits, a place below.
@@ -85,9 +88,22 @@ impl From<Place> for Kind {
     }
 }
 
+/// An entry of the hash table. It keeps its hash, so that the table grows, and a search passes others by, without a look at
+/// their tuples.
+#[derive(Clone, Copy)]
+struct Led {
+    hash: u32,
+    place: Place,
+}
+
+/// A hash as the table wants it: it takes a bucket from the low bits and a tag from the high ones.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 /// All that has a tuple, and the hash table from tuples to it, keyed with a secret so that nobody can aim for collisions.
 pub(super) struct Tables {
-    by_tuple: HashTable<Place>,
+    by_tuple: HashTable<Led>,
     hasher: SipHasher13,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) syn_queue: SynQueue,
@@ -103,13 +119,14 @@ impl Tables {
         }
     }
 
-    fn hash(&self, key: &TupleKey) -> u64 {
-        self.hasher.hash(&key.bytes())
+    fn hash(&self, key: &TupleKey) -> u32 {
+        key.hash(&self.hasher)
     }
 
     pub(super) fn find(&self, key: &TupleKey) -> Option<Kind> {
-        let found = self.by_tuple.find(self.hash(key), |place| self.key_of(*place).as_ref() == Some(key));
-        found.map(|place| (*place).into())
+        let hash = self.hash(key);
+        let is_it = |led: &Led| led.hash == hash && self.key_of(led.place).as_ref() == Some(key);
+        self.by_tuple.find(spread(hash), is_it).map(|led| led.place.into())
     }
 
     /// Leads the tuple of `kind` to it. Nothing else may have that tuple.
@@ -117,9 +134,7 @@ impl Tables {
         let place = Place::from(kind);
         let Some(key) = self.key_of(place) else { return };
         let hash = self.hash(&key);
-        let mut by_tuple = core::mem::take(&mut self.by_tuple);
-        by_tuple.insert_unique(hash, place, |other| self.key_of(*other).map_or(0, |key| self.hash(&key)));
-        self.by_tuple = by_tuple;
+        self.by_tuple.insert_unique(spread(hash), Led { hash, place }, |other| spread(other.hash));
     }
 
     /// Whether a connection may be opened with this tuple; `reuse`: also in place of a TIME-WAIT entry that allows it.
@@ -139,7 +154,8 @@ impl Tables {
     pub(super) fn detach(&mut self, kind: Kind) {
         let place = Place::from(kind);
         let Some(key) = self.key_of(place) else { return };
-        if let Ok(entry) = self.by_tuple.find_entry(self.hasher.hash(&key.bytes()), |other| *other == place) {
+        let hash = spread(self.hash(&key));
+        if let Ok(entry) = self.by_tuple.find_entry(hash, |other| other.place == place) {
             entry.remove();
         }
     }
@@ -172,6 +188,8 @@ impl Tcp {
                 config.fastopen.key_lifetime,
                 config.fastopen.keys.as_ref(),
             ),
+            fastopen_news: Vec::new(),
+            fastopen_news_max: if shards > 1 { limits::TCP_FASTOPEN_NEWS } else { 0 },
             fastopen_cache: ClientCache::new(
                 SipHasher13::new_with_keys(secret.hash(b"2"), secret.hash(b"3")),
                 config.fastopen.cache_entries,
@@ -184,14 +202,19 @@ impl Tcp {
             buffered_bytes: 0,
             ended: 0,
             calls_counters: None,
-            calls_counted: false,
             config,
         }
     }
 
     /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
     /// neither multicast nor broadcast.
+    ///
+    /// Of a packet that several were merged into ([`crate::offload::gro`]), each counts as a segment; payload is acknowledged
+    /// once for all of it. It is given back as [`Received::Merged`] where the segments must be seen one by one.
     pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
+        if packet.is_merged() && !self.takes_merged(&packet) {
+            return Received::Merged(packet);
+        }
         let segment = match Segment::parse(packet) {
             Ok(segment) => segment,
             Err(_malformed) => {
@@ -200,7 +223,7 @@ impl Tcp {
                 return Received::Done;
             }
         };
-        let key = segment.key();
+        let (key, merged, acks) = (segment.key(), segment.merged, segment.acks());
         if !is_unicast(key.remote().ip()) || !is_unicast(key.local().ip()) {
             // RFC 9293 section 3.9.2.3, MUST-57 and MUST-63: not even a RST.
             counters.tcp_segments_rx += 1;
@@ -215,11 +238,21 @@ impl Tcp {
         };
         match left {
             None => {
-                counters.tcp_segments_rx += 1;
+                counters.tcp_segments_rx += u64::from(merged);
+                counters.gro_acks_thinned += u64::from(acks - 1);
                 Received::Done
             }
             Some(segment) => Received::NoConnection(segment.into_packet()),
         }
+    }
+
+    /// Whether a connection of this shard takes a merged packet whole. What may concern others or no connection yet, a
+    /// handshake's end for one, is better seen segment by segment.
+    fn takes_merged(&self, packet: &Packet) -> bool {
+        let Some(Kind::Connection(index)) = self.tables.find(&super::input::key_of(packet)) else {
+            return false;
+        };
+        self.tables.connections.get(index).is_some_and(|connection| connection.takes_merged(packet))
     }
 
     /// Answers a segment that no shard takes with the RST that RFC 9293 section 3.10.7.1 wants (none for a RST). It is
@@ -293,25 +326,28 @@ impl Tcp {
         }
     }
 
-    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2). Whether it quotes a connection of this shard.
+    /// Takes an ICMP error about a segment of ours (RFC 9293 section 3.9.2.2).
     ///
     /// Only errors about segments that are outstanding count (RFC 5927 section 4.1). Hard errors end a connection that is
     /// not established; on others they say no more than soft ones, because anyone on the path of an ICMP message could end
     /// connections otherwise (RFC 9293 allows that by way of RFC 5461). Soft errors never end one (MUST-56): they are the
     /// reason given if it times out.
     /// RFC 9293 section 3.9.2.2, MUST-54, SHLD-26.
-    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> bool {
+    pub fn icmp_error(&mut self, now: Instant, error: &IcmpError, counters: &mut Counters) -> IcmpVerdict {
         let key = TupleKey::new(error.tuple.local, error.tuple.remote);
+        let mut path_mtu = None;
         match self.tables.find(&key) {
-            None => return false,
+            None => return IcmpVerdict::NotOurs,
             Some(Kind::Connection(index)) => {
-                self.with_connection(now, index, counters, |connection, cx| connection.icmp_error(error, cx));
+                self.with_connection(now, index, counters, |connection, cx| {
+                    path_mtu = connection.icmp_error(error, cx);
+                });
             }
             // A SYN flood's backscatter must not end handshakes; a lost SYN-ACK is sent again anyway.
             Some(Kind::HalfOpen(_) | Kind::TimeWait(_)) => {}
         }
         counters.icmp_errors_rx += u64::from(error.kind != IcmpErrorKind::NeighborFailed);
-        true
+        path_mtu.map_or(IcmpVerdict::Taken, IcmpVerdict::PathMtu)
     }
 
     /// Lets time pass: fires what is due at `now`.
@@ -343,10 +379,8 @@ impl Tcp {
 
     /// What user calls counted.
     pub(super) fn hand_over_counters(&mut self, counters: &mut Counters) {
-        if let Some(counted) = self.calls_counters.as_deref_mut().filter(|_| self.calls_counted) {
-            counters.add(counted);
-            *counted = Counters::default();
-            self.calls_counted = false;
+        if let Some(counted) = self.calls_counters.as_deref_mut() {
+            counters.take_over(counted);
         }
     }
 
@@ -577,18 +611,22 @@ impl Tcp {
 }
 
 impl Connection {
-    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) {
+    /// Takes in an ICMP error; the path's MTU, if that is what it told and it is believed.
+    fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) -> Option<u16> {
         let outstanding = self.outstanding();
         if outstanding == 0 || !error.seq.in_window(self.snd_una, outstanding) {
             cx.counters.drop(DropReason::BadIcmp);
-            return;
+            return None;
         }
+        // What a SYN's data opened has delivered it: as good as established, and as in Linux not to be undone, or the SYN sent
+        // again would deliver it again.
+        let opening = !self.syn_acked() && !self.was_opened_with_data();
         match error.kind {
-            IcmpErrorKind::Refused if !self.syn_acked() => {
+            IcmpErrorKind::Refused if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::ConnectionRefused));
             }
-            IcmpErrorKind::NeighborFailed if !self.syn_acked() => {
+            IcmpErrorKind::NeighborFailed if opening => {
                 self.count_failure(cx.counters);
                 self.finish(Some(TcpError::HostUnreachable));
             }
@@ -597,11 +635,10 @@ impl Connection {
                 self.cold_mut().soft_error = Some(TcpError::HostUnreachable);
             }
             IcmpErrorKind::PacketTooBig { mtu } => {
-                if self.lower_mtu(mtu as usize) {
-                    self.resend_smaller();
-                }
+                return Some(self.believe_mtu(cx.now, mtu));
             }
         }
+        None
     }
 }
 

@@ -8,6 +8,7 @@
 mod cache;
 mod cookie;
 
+use core::net::IpAddr;
 use std::collections::VecDeque;
 
 use super::congestion::CongestionControl;
@@ -165,7 +166,10 @@ impl Tcp {
                     (open.option, *mss, *sent) = (None, None, 0);
                 }
                 if let Some(report) = report {
-                    self.fastopen_cache.note(now, local, remote, report);
+                    let news = FastOpenNews { local, remote, report };
+                    if self.fastopen_cache.note(now, &news) {
+                        self.tell_of_fastopen(news);
+                    }
                 }
             }
             Side::Server { pending } => {
@@ -176,6 +180,36 @@ impl Tcp {
                 }
             }
         }
+    }
+}
+
+// ---- what shards tell each other
+
+/// What an active open with Fast Open taught one shard of a server: the others are to know it, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FastOpenNews {
+    pub(super) local: IpAddr,
+    pub(super) remote: IpAddr,
+    pub(super) report: Report,
+}
+
+impl Tcp {
+    fn tell_of_fastopen(&mut self, news: FastOpenNews) {
+        if self.fastopen_news.len() < self.fastopen_news_max {
+            self.fastopen_news.push(news);
+        }
+    }
+
+    /// What the client cache of this shard learned since the last call, for [`Tcp::hear_of_fastopen`] of the other shards: at
+    /// most [`limits::TCP_FASTOPEN_NEWS`], what is beyond stays with this shard. Empty where there is one shard only.
+    #[must_use]
+    pub fn take_fastopen_news(&mut self) -> Vec<FastOpenNews> {
+        core::mem::take(&mut self.fastopen_news)
+    }
+
+    /// Takes in what another shard learned: cookies, and paths that lose Fast Open (RFC 7413 section 4.1.3).
+    pub fn hear_of_fastopen(&mut self, now: Instant, news: &FastOpenNews) {
+        self.fastopen_cache.note(now, news);
     }
 }
 
@@ -254,7 +288,8 @@ impl Connection {
             (Side::Client { mss, .. }, State::SynSent) => {
                 // The MSS counts no options (RFC 6691). As in Linux, room for all there can be is left: a middlebox may add
                 // some.
-                let room = |mss: u16| usize::from(mss.min(self.our_mss())).saturating_sub(OPTIONS_LEN_MAX);
+                let path = self.mtu().saturating_sub(self.fixed_headers());
+                let room = |mss: u16| usize::from(mss.min(path)).saturating_sub(OPTIONS_LEN_MAX);
                 (open.option, mss.map_or(0, |mss| room(mss).min(self.send.len()) as u32))
             }
             (Side::Server { .. }, _) => (open.option, 0),

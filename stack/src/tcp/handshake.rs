@@ -120,7 +120,7 @@ impl Tcp {
             }
             syn_queue::Outcome::Challenge => {
                 let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
-                let ack = entry.ack(buffer, ts_now);
+                let ack = entry.ack(&options, ts_now);
                 self.challenge(now, ack, counters);
             }
             syn_queue::Outcome::Establish(segment) => {

@@ -3,8 +3,6 @@
 use core::fmt;
 use core::ops::{BitAnd, BitOr, BitOrAssign, Not};
 
-use smoltcp::wire::TcpPacket;
-
 use super::seq::SeqNumber;
 
 /// The control bits, as they lie in the header's bytes 12 and 13 without the data offset.
@@ -46,6 +44,15 @@ impl Flags {
     #[must_use]
     pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// What of a super-segment's bits one of the segments cut from it has: those in `first_only` if it is the first, FIN
+    /// and PSH if it is the last, all others always.
+    #[must_use]
+    pub fn of_part(self, first_only: Self, is_first: bool, is_last: bool) -> Self {
+        let not_here = if is_first { Self::NONE } else { first_only };
+        let not_yet = if is_last { Self::NONE } else { Self::FIN | Self::PSH };
+        Self(self.0 & !(not_here | not_yet).0)
     }
 
     /// Both sets of bits, for constants.
@@ -137,17 +144,22 @@ impl TcpHeader {
     /// Reads the header at the front of `segment`; `None` when the data offset is below 5 words or past the end.
     #[must_use]
     pub fn parse(segment: &[u8]) -> Option<Self> {
-        let packet = TcpPacket::new_checked(segment).ok()?;
-        Some(Self {
-            src_port: packet.src_port(),
-            dst_port: packet.dst_port(),
-            seq: SeqNumber(packet.seq_number().0 as u32),
-            ack: SeqNumber(packet.ack_number().0 as u32),
-            header_len: usize::from(packet.header_len()),
-            flags: Flags(u16::from_be_bytes([segment[12], segment[13]]) & 0x1ff),
-            window: packet.window_len(),
-            checksum: packet.checksum(),
-            urgent: packet.urgent_at(),
+        let fixed: &[u8; HEADER_LEN] = segment.first_chunk()?;
+        let be16 = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
+        let be32 = |at: usize| {
+            SeqNumber(u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]))
+        };
+        let header_len = usize::from(fixed[12] >> 4) * 4;
+        (HEADER_LEN..=segment.len()).contains(&header_len).then(|| Self {
+            src_port: be16(0),
+            dst_port: be16(2),
+            seq: be32(4),
+            ack: be32(8),
+            header_len,
+            flags: Flags(be16(12) & 0x1ff),
+            window: be16(14),
+            checksum: be16(16),
+            urgent: be16(18),
         })
     }
 }
@@ -188,6 +200,17 @@ mod tests {
         assert_eq!(flags, Flags(0x1ff));
         assert_eq!(format!("{flags:?}"), "FSRP.UEWe");
         assert_eq!(format!("{:?}", !flags), "none");
+    }
+
+    #[test]
+    fn the_parts_of_a_super_segment_have_the_bits_that_are_theirs() {
+        let whole = Flags::ACK | Flags::PSH | Flags::FIN | Flags::CWR | Flags::ECE;
+        let part = |first, last| whole.of_part(Flags::CWR, first, last);
+        assert_eq!(part(true, true), whole);
+        assert_eq!(part(true, false), Flags::ACK | Flags::CWR | Flags::ECE);
+        assert_eq!(part(false, false), Flags::ACK | Flags::ECE);
+        assert_eq!(part(false, true), Flags::ACK | Flags::PSH | Flags::FIN | Flags::ECE);
+        assert_eq!(whole.of_part(Flags::NONE, false, false), Flags::ACK | Flags::CWR | Flags::ECE);
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub(super) struct Segment {
     /// The IP header's ECN field (RFC 3168 section 5).
     pub(super) ecn: u8,
     pub(super) options: TcpOptions,
+    /// How many segments of the peer's it stands for: those merged into it, or acknowledgments of which it is the last.
+    pub(super) merged: u16,
+    /// Payload bytes of the first of them.
+    first_payload: u32,
     /// Payload or FIN was cut off.
     stripped: bool,
     /// Where the payload is in `packet`.
@@ -44,18 +48,25 @@ const ATO_MIN_MS: u16 = 40;
 const ATO_MAX_MS: u16 = 200;
 
 impl Segment {
-    /// Reads the TCP header of a parsed packet; gives the packet back when it is malformed or its ports are not allowed.
+    /// Reads the TCP header of a parsed packet; gives the packet back when it is malformed or its ports are not allowed. Of
+    /// acknowledgments that were chained the last counts, of merged payload the first with the last one's PSH and FIN.
     /// RFC 9293 section 3.1, MUST-5.
     pub(super) fn parse(packet: Packet) -> Result<Self, Packet> {
+        let merged = packet.packets();
+        let packet = if is_chain_of_acks(&packet) { packet.into_last() } else { packet };
         let Some((header, options, payload)) = read_header(&packet) else { return Err(packet) };
+        let flags = header.flags | last_flags(&packet);
+        let first_payload = if merged > 1 { packet.segment_payload() } else { payload.len() as u32 };
         Ok(Self {
             seq: header.seq,
             ack: header.ack,
-            flags: header.flags,
+            flags,
             window: header.window,
             urgent: header.urgent,
             ecn: packet.parsed.ecn,
             options,
+            merged,
+            first_payload,
             stripped: false,
             payload,
             packet,
@@ -80,6 +91,16 @@ impl Segment {
         self.payload_len() + u32::from(self.has(Flags::SYN)) + u32::from(self.has(Flags::FIN))
     }
 
+    /// Payload bytes of a segment as the peer sent it: all that were merged have as many, but the last may have fewer.
+    fn unmerged_len(&self) -> u32 {
+        self.first_payload.min(self.payload_len())
+    }
+
+    /// How many acknowledgments by themselves it stands for, at least 1.
+    pub(super) fn acks(&self) -> u16 {
+        if self.payload.is_empty() && !self.stripped { self.merged } else { 1 }
+    }
+
     /// Sequence number of the first payload byte.
     fn payload_seq(&self) -> SeqNumber {
         self.seq + u32::from(self.has(Flags::SYN))
@@ -91,7 +112,8 @@ impl Segment {
 
     /// The RST that answers it when its ACK is wrong (RFC 9293 sections 3.10.7.3 and 3.10.7.4).
     pub(super) fn reset(&self, key: TupleKey) -> Option<Reply> {
-        Reply::reset_for(key, self.flags, self.ack, self.seq + self.len(), self.options.timestamps)
+        let (end, tos) = (self.seq + self.len(), self.packet.parsed.tos());
+        Reply::reset_for(key, self.flags, self.ack, end, self.options.timestamps, tos)
     }
 
     /// Cuts off payload and FIN.
@@ -105,14 +127,19 @@ impl Segment {
         self.stripped
     }
 
-    /// Whether it lies in a window of `wnd` from `rcv_nxt` on (RFC 9293 section 3.10.7.4, table 6).
+    /// Whether it lies in a window of `wnd` from `rcv_nxt` on (RFC 9293 section 3.10.7.4, table 6). A merged one may reach over
+    /// both edges, which none of its segments does: what is in between counts.
     pub(super) fn is_acceptable(&self, rcv_nxt: SeqNumber, wnd: u32) -> bool {
         let len = self.len();
         match (len, wnd) {
             (0, 0) => self.seq == rcv_nxt,
             (0, _) => self.seq.in_window(rcv_nxt, wnd),
             (_, 0) => false,
-            _ => self.seq.in_window(rcv_nxt, wnd) || (self.seq + (len - 1)).in_window(rcv_nxt, wnd),
+            _ => {
+                let has_edge =
+                    self.seq.in_window(rcv_nxt, wnd) || (self.seq + (len - 1)).in_window(rcv_nxt, wnd);
+                has_edge || self.merged > 1 && rcv_nxt.in_window(self.seq, len)
+            }
         }
     }
 }
@@ -120,7 +147,7 @@ impl Segment {
 impl Connection {
     /// A segment for this connection, in any state but CLOSED, LISTEN and TIME-WAIT.
     pub(super) fn segment_arrives(&mut self, segment: Segment, cx: &mut Context<'_>) {
-        self.statistics.segments_in += 1;
+        self.statistics.segments_in += u32::from(segment.merged);
         if self.state == State::SynSent {
             self.arrives_in_syn_sent(segment, cx);
         } else {
@@ -211,6 +238,20 @@ impl Connection {
         NEXT
     }
 
+    /// Whether a packet that several segments were merged into may be processed as one. Payload may: all of the segments have
+    /// the same acknowledgment and options. Of acknowledgments the last may stand for all while nothing is amiss: whatever
+    /// the others say about what arrived, it says too, and they say it in the same burst, that is at the same time. What is
+    /// lost by it: rate samples, of which the last covers the most, and the smaller steps in which the window would have
+    /// grown; how many ACKs there were is told to congestion control, so that HyStart++ and the limits of slow start count as
+    /// before. In recovery, where single ACKs decide (F-RTO, proportional rate reduction, the probe of a tail), each is
+    /// processed.
+    pub(super) fn takes_merged(&self, packet: &Packet) -> bool {
+        if !is_chain_of_acks(packet) {
+            return self.state != State::SynSent;
+        }
+        self.syn_acked() && self.state != State::SynReceived && self.is_undisturbed()
+    }
+
     /// Before the first step: PAWS (RFC 7323 section 5.3, R1).
     fn check_timestamp(&mut self, segment: &Segment, cx: &mut Context<'_>) -> Step {
         if !self.ts_enabled || segment.has(Flags::RST) {
@@ -231,7 +272,7 @@ impl Connection {
         if !timestamp_before(timestamps.val, self.ts_recent) || self.is_timestamp_outdated(cx.now) {
             return NEXT;
         }
-        cx.counters.drop(DropReason::TcpPaws);
+        cx.counters.drop_merged(DropReason::TcpPaws, segment.merged);
         self.acknowledge_unacceptable(segment, cx);
         DONE
     }
@@ -274,7 +315,7 @@ impl Connection {
             // A probe of our closed window, or a sender that ignores it: payload and FIN find no room, but ACK, URG and RST
             // count.
             segment.strip();
-            cx.counters.drop(DropReason::TcpReceiveBufferFull);
+            cx.counters.drop_merged(DropReason::TcpReceiveBufferFull, segment.merged);
             self.ack_now = true;
             return NEXT;
         }
@@ -283,9 +324,9 @@ impl Connection {
             // table 6 would have it silent until the gap is filled (compare appendix A.2).
             return NEXT;
         }
-        cx.counters.drop(DropReason::TcpOutOfWindow);
+        cx.counters.drop_merged(DropReason::TcpOutOfWindow, segment.merged);
         if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
-            cx.counters.tcp_duplicate_rx += 1;
+            cx.counters.tcp_duplicate_rx += u64::from(segment.merged);
             self.note_duplicate(segment.payload_seq(), segment.payload_len());
         }
         if syn && segment.has(Flags::ACK) && segment.seq == self.irs {
@@ -366,7 +407,7 @@ impl Connection {
         // RFC 5961 section 5.2.
         let oldest = self.snd_una - self.snd_wnd_max;
         if segment.ack.lt(oldest) || segment.ack.gt(self.snd_nxt) {
-            cx.counters.drop(DropReason::TcpBadAck);
+            cx.counters.drop_merged(DropReason::TcpBadAck, segment.merged);
             self.challenge(cx);
             return DONE;
         }
@@ -462,7 +503,7 @@ impl Connection {
         }
         if len == 0 {
             if new_fin && self.peer_fin != Some(self.rcv_nxt()) {
-                self.owe_duplicate_ack();
+                self.owe_duplicate_acks(1);
             }
             return NEXT;
         }
@@ -472,15 +513,16 @@ impl Connection {
             if let Some(reset) = segment.reset(self.key) {
                 cx.replies.push(reset, cx.counters);
             }
-            cx.counters.drop(DropReason::TcpReceiveBufferFull);
+            cx.counters.drop_merged(DropReason::TcpReceiveBufferFull, segment.merged);
             self.finish(Some(TcpError::ConnectionAborted));
             return DONE;
         }
-        self.statistics.data_segments_in += 1;
+        let (merged, unmerged_len) = (segment.merged, segment.unmerged_len());
+        self.statistics.data_segments_in += u32::from(merged);
         let echo = segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr);
-        self.measure_receive_rtt(cx.now, echo, len);
+        self.measure_receive_rtt(cx.now, echo, unmerged_len);
         let had_gap = self.receive.has_gap();
-        let copy = is_pool_low(&segment.packet);
+        let copy = cx.config.copy_received || segment.packet.pool().is_short();
         // What lies behind the window's edge is cut off.
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
         let payload = segment.payload.start..segment.payload.end - beyond as usize;
@@ -494,13 +536,14 @@ impl Connection {
             self.note_duplicate(start, end.since(start));
         }
         if inserted.advanced > 0 {
-            self.take_in_order(inserted.advanced, len, had_gap, cx);
+            self.take_in_order(inserted.advanced, unmerged_len, had_gap, cx);
         } else if inserted.new_out_of_order > 0 {
-            cx.counters.tcp_out_of_order_rx += 1;
-            self.cold_mut().troubles.out_of_order_in += 1;
-            self.owe_duplicate_ack();
+            cx.counters.tcp_out_of_order_rx += u64::from(merged);
+            self.cold_mut().troubles.out_of_order_in += u32::from(merged);
+            // A SACK block says how much arrived; who has only the count of ACKs gets one for each (RFC 5681 section 4.2).
+            self.owe_duplicate_acks(if self.sack_enabled { 1 } else { merged });
         } else if inserted.dropped + beyond == 0 {
-            cx.counters.tcp_duplicate_rx += 1;
+            cx.counters.tcp_duplicate_rx += u64::from(merged);
             self.ack_now = true;
         }
         NEXT
@@ -582,8 +625,9 @@ impl Connection {
     }
 
     /// RFC 9293 section 3.10.7.4, MAY-13.
-    fn owe_duplicate_ack(&mut self) {
-        self.duplicate_acks_owed = (self.duplicate_acks_owed + 1).min(limits::TCP_DUPLICATE_ACKS);
+    fn owe_duplicate_acks(&mut self, count: u16) {
+        let owed = u16::from(self.duplicate_acks_owed).saturating_add(count);
+        self.duplicate_acks_owed = owed.min(u16::from(limits::TCP_DUPLICATE_ACKS)) as u8;
     }
 
     /// Eighth, the FIN bit, when all before it has arrived.
@@ -628,7 +672,21 @@ fn read_header(packet: &Packet) -> Option<(TcpHeader, TcpOptions, core::ops::Ran
     Some((header, options, start + header.header_len..end))
 }
 
-fn key_of(packet: &Packet) -> TupleKey {
+/// Whether several acknowledgments without payload were chained.
+fn is_chain_of_acks(packet: &Packet) -> bool {
+    packet.is_merged() && u32::from(packet.parsed.payload) == packet.parsed.end
+}
+
+/// PSH and FIN of the last packet that was merged into this one; no other has them.
+fn last_flags(packet: &Packet) -> Flags {
+    if !packet.is_merged() {
+        return Flags::NONE;
+    }
+    let header = packet.last_head().get(usize::from(packet.parsed.l4)..).and_then(TcpHeader::parse);
+    header.map_or(Flags::NONE, |header| header.flags & (Flags::PSH | Flags::FIN))
+}
+
+pub(super) fn key_of(packet: &Packet) -> TupleKey {
     let flow = &packet.parsed.flow;
     TupleKey::new((flow.dst, flow.dst_port).into(), (flow.src, flow.src_port).into())
 }
@@ -639,11 +697,6 @@ pub(super) fn reset_for_packet(packet: &Packet) -> Option<Reply> {
     let controls =
         u32::from(header.flags.contains(Flags::SYN)) + u32::from(header.flags.contains(Flags::FIN));
     let end = header.seq + (payload.len() as u32 + controls);
-    Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps)
-}
-
-/// Whether so many frames are held by readers that payload must be copied out (see [`limits::SHARED_FRAMES_FRACTION`]).
-fn is_pool_low(packet: &Packet) -> bool {
-    let pool = packet.pool();
-    pool.shared_frames() > pool.layout().frames / limits::SHARED_FRAMES_FRACTION
+    let tos = packet.parsed.tos();
+    Reply::reset_for(key_of(packet), header.flags, header.ack, end, options.timestamps, tos)
 }

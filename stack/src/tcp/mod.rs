@@ -65,11 +65,14 @@ use core::net::{IpAddr, SocketAddr};
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
+pub use fastopen::FastOpenNews;
 pub use info::{FastOpenFailure, TcpInfo};
 pub use path_mtu::MtuProbing;
 pub use readiness::Readiness;
 pub use state::State;
 
+use crate::limits;
+use crate::offload::gso;
 use crate::packet::{Packet, PacketSlice};
 use crate::time::Instant;
 use seq::SeqNumber;
@@ -188,9 +191,12 @@ pub enum Received {
     /// No connection, listener or TIME-WAIT entry of this shard takes it: the shard asks the other shards, the last one
     /// calls [`Tcp::reject`].
     NoConnection(Packet),
+    /// Several segments merged into one packet that must be taken one by one ([`Packet::into_packets`]).
+    Merged(Packet),
 }
 
-/// A segment to send; the egress builds IP and Ethernet around it and computes the checksum while copying.
+/// A segment to send, or a super-segment: one whose payload is longer than `mss` and is cut on its way out. The egress builds
+/// IP and Ethernet around it and computes the checksum while copying.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentOut<'a> {
     /// Our address and port.
@@ -201,19 +207,91 @@ pub struct SegmentOut<'a> {
     pub seq: SeqNumber,
     /// Acknowledgment number; 0 without [`header::Flags::ACK`].
     pub ack: SeqNumber,
-    /// Control bits as on the wire, see [`header::Flags`].
+    /// Control bits as on the wire, see [`header::Flags`]. Of several segments only the last has FIN and PSH.
     pub flags: u16,
+    /// Those of `flags` that only the first of several segments has: CWR, where it is a signal (RFC 3168 section 6.1.2) and
+    /// not part of a counter (RFC 9768 section 3.1.5).
+    pub first_flags: u16,
     /// Window field, scaled already.
     pub window: u16,
     /// Urgent pointer; always 0, urgent data is never sent (RFC 6093 section 5 advises against it).
     pub urgent: u16,
     /// Options, padded to a multiple of 4, at most 40 bytes.
     pub options: &'a [u8],
-    /// Payload, piece by piece.
+    /// Payload, piece by piece; at most [`Egress::super_segment_max`] bytes or one segment's.
     pub payload: &'a [&'a [u8]],
+    /// Payload of each segment on the wire, in bytes, more than 0; the last may have less.
+    pub mss: usize,
     /// The two ECN bits of the IP header (RFC 3168 section 5); 0 (not ECN-capable) unless ECN is negotiated and this is new
     /// data.
     pub ecn: u8,
+    /// What the socket chooses of the IP header.
+    pub ip: IpFields,
+}
+
+/// What a socket chooses of the IP header of all it sends; or what a datagram came with.
+/// RFC 9293 section 3.9.1.9, MUST-48; RFC 9293 section 3.9.2, MUST-49.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpFields {
+    /// `IP_TOS`, `IPV6_TCLASS`: the Diffserv field (RFC 2474 section 3) in the upper six bits, the ECN field (RFC 3168) in
+    /// the lower two. TCP sets the ECN field itself and does not look at what is here; UDP sends it as it is.
+    pub tos: u8,
+    /// `IP_TTL`, `IPV6_UNICAST_HOPS`: time to live or hop limit; 64, at least 1.
+    pub hop_limit: u8,
+}
+
+impl Default for IpFields {
+    fn default() -> Self {
+        Self { tos: 0, hop_limit: limits::HOP_LIMIT }
+    }
+}
+
+impl IpFields {
+    /// The whole octet of the IP header, with the ECN bits `ecn`.
+    pub(crate) fn traffic_class(self, ecn: u8) -> u8 {
+        self.tos & 0xfc | ecn & 3
+    }
+}
+
+impl SegmentOut<'_> {
+    /// Bytes of payload.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.payload.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Whether it has no payload.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives `send` what is to go on the wire segment by segment: for an egress that keeps packets and has no cutter. Returns
+    /// the bytes of payload that were sent before the first that was not.
+    ///
+    /// # Errors
+    /// The first segment's.
+    pub fn each(
+        &self,
+        mut send: impl FnMut(&SegmentOut<'_>) -> Result<(), EgressError>,
+    ) -> Result<usize, EgressError> {
+        let payload = self.payload.concat();
+        let count = gso::segments(payload.len(), self.mss);
+        for index in 0..count {
+            let start = index * self.mss;
+            let part = &payload[start..payload.len().min(start + self.mss)];
+            let (flags, first_only) = (header::Flags(self.flags), header::Flags(self.first_flags));
+            let flags = flags.of_part(first_only, index == 0, index + 1 == count);
+            let pieces = [part];
+            let payload = if part.is_empty() { &[] } else { &pieces[..] };
+            match send(&SegmentOut { seq: self.seq + start as u32, flags: flags.0, payload, ..*self }) {
+                Ok(()) => {}
+                Err(error) if index == 0 => return Err(error),
+                Err(_) => return Ok(start),
+            }
+        }
+        Ok(payload.len())
+    }
 }
 
 /// Why a segment was not sent.
@@ -232,13 +310,22 @@ pub enum EgressError {
 
 /// Where segments go: implemented by the network layer of the shard.
 pub trait Egress {
-    /// Largest IP packet towards `dst`, bytes.
+    /// Largest IP packet that the path to `dst` is known to carry, bytes.
     fn path_mtu(&self, dst: IpAddr) -> usize;
-    /// Sends one segment.
+    /// Largest IP packet that the link towards `dst` carries, bytes: what the MSS option goes by (RFC 9293 section 3.7.1).
+    fn link_mtu(&self, dst: IpAddr) -> usize {
+        self.path_mtu(dst)
+    }
+    /// What goes to `dst` is not answered (RFC 9293 section 3.8.3, R1): what is remembered of the way there may be wrong.
+    fn doubt(&mut self, _now: Instant, _dst: IpAddr) {}
+    /// Most payload that [`Egress::send`] takes at a time to cut it into several segments, bytes; 0: it gets them one by one.
+    fn super_segment_max(&self) -> usize;
+    /// Sends a segment, or of a super-segment as many segments from its front as there is room for now. Returns the bytes of
+    /// payload that were sent: all, or as many whole segments as made it, at least one.
     ///
     /// # Errors
-    /// See [`EgressError`]; the segment was not sent then.
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError>;
+    /// See [`EgressError`]; nothing was sent then.
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError>;
 }
 
 /// An ICMP error about a TCP segment of ours, already parsed, or what this host itself found out about the segment.
@@ -250,6 +337,17 @@ pub struct IcmpError {
     pub seq: SeqNumber,
     /// What happened to that segment.
     pub kind: IcmpErrorKind,
+}
+
+/// What an ICMP error came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IcmpVerdict {
+    /// It quotes no connection of this shard.
+    NotOurs,
+    /// It was taken note of, or dropped and counted because it quotes nothing outstanding.
+    Taken,
+    /// It is believed that the path carries no larger IP packet than this, bytes.
+    PathMtu(u16),
 }
 
 /// Kinds of ICMP errors, as RFC 9293 section 3.9.2.2 sorts them.
@@ -270,12 +368,16 @@ pub enum IcmpErrorKind {
 }
 
 /// A received run of payload without copy; derefs to its bytes. Keeps a frame of the pool, or a heap block, until dropped.
+///
+/// Frames belong to the shard's thread, so that they are counted without atomics. A [`bytes::Bytes`] may go to any thread:
+/// a chunk only becomes one by a copy (`Bytes::copy_from_slice`). To send a chunk on as it is, there is
+/// [`Tcp::poll_send_chunk`].
 #[derive(Clone, Debug)]
 pub enum Chunk {
     /// In the frame it arrived in.
     Frame(PacketSlice),
     /// In a heap block shared with other chunks.
-    Heap(std::rc::Rc<[u8]>, core::ops::Range<usize>),
+    Heap(receive_queue::Block, core::ops::Range<usize>),
 }
 
 impl core::ops::Deref for Chunk {
@@ -284,6 +386,34 @@ impl core::ops::Deref for Chunk {
         match self {
             Self::Frame(slice) => slice,
             Self::Heap(block, range) => &block[range.clone()],
+        }
+    }
+}
+
+impl Chunk {
+    /// Drops the first `len` bytes from view (all of them when there are fewer).
+    pub fn advance(&mut self, len: usize) {
+        match self {
+            Self::Frame(slice) => slice.advance(len),
+            Self::Heap(_, range) => range.start += len.min(range.len()),
+        }
+    }
+
+    /// Bytes of memory it keeps from others, however short it is: a whole frame or block.
+    #[must_use]
+    pub fn backing_bytes(&self) -> usize {
+        match self {
+            Self::Frame(slice) => slice.frame_bytes(),
+            Self::Heap(block, _) => block.len(),
+        }
+    }
+
+    /// Whether it is in a frame of a pool of which readers hold too much (see
+    /// [`limits::SHARED_FRAMES_FRACTION`](crate::limits::SHARED_FRAMES_FRACTION)).
+    pub(crate) fn is_scarce(&self) -> bool {
+        match self {
+            Self::Frame(slice) => slice.is_pool_short(),
+            Self::Heap(..) => false,
         }
     }
 }

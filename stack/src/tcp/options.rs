@@ -239,6 +239,13 @@ impl TcpOptions {
     #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
+        // What nearly every segment has, in the layout that RFC 7323 appendix A suggests.
+        if let [KIND_NOP, KIND_NOP, KIND_TIMESTAMPS, 10, rest @ ..] = bytes
+            && rest.len() == 8
+        {
+            options.timestamps = Some(Timestamps { val: be32(rest), ecr: be32(&rest[4..]) });
+            return options;
+        }
         while let Some((&kind, rest)) = bytes.split_first() {
             match kind {
                 KIND_END => break,
@@ -442,6 +449,21 @@ mod tests {
         assert_eq!(emitted(&options, true), with);
         options.timestamps = None;
         assert_eq!(emitted(&options, true), [2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7]);
+    }
+
+    #[test]
+    fn timestamps_are_read_in_the_usual_layout_and_in_others() {
+        let expected = Some(Timestamps { val: 0x0102_0304, ecr: 0x0506_0708 });
+        let usual = [1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+        let behind = [8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
+        let longer = [&usual[..], &[1, 1, 1, 1]].concat();
+        for bytes in [&usual[..], &behind, &longer] {
+            assert_eq!(
+                TcpOptions::parse(bytes),
+                TcpOptions { timestamps: expected, ..TcpOptions::default() }
+            );
+        }
+        assert_eq!(TcpOptions::parse(&usual[..11]), TcpOptions::default());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a connection sends next and when: new data by the windows, Nagle's rule, cork and silly window avoidance (RFC
 //! 9293 sections 3.7.4 and 3.8.6.2.1), data again, FIN, probes, ACKs. `plan` decides without changing anything,
-//! `send_next` builds and sends what it decided and takes note of it only when the egress took it.
+//! `send_next` builds and sends what it decided and takes note of it only when the egress took it: new data as a
+//! super-segment of all segments that could go one after the other (`super_segment`).
 
 use super::congestion::CongestionControl;
 use super::congestion::pacing::window_rate;
@@ -12,6 +13,7 @@ use super::scoreboard::Sent;
 use super::seq::SeqNumber;
 use super::{Egress, EgressError, SegmentOut, State, TcpError};
 use crate::counters::Counters;
+use crate::offload::gso;
 use crate::time::{Duration, Instant};
 
 /// What is to be sent next.
@@ -31,11 +33,14 @@ pub(super) enum Plan {
     Keepalive,
 }
 
-/// A segment that takes sequence space.
+/// A segment that takes sequence space, or several.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Data {
     seq: SeqNumber,
+    /// Payload of all.
     len: u32,
+    /// Payload of each on the wire, at least 1; the last may have less.
+    mss: u32,
     fin: bool,
     push: bool,
     why: Why,
@@ -58,6 +63,9 @@ pub(super) struct Output<'a> {
     pub(super) counters: &'a mut Counters,
     /// All buffers together are over their bound: windows do not grow.
     pub(super) pressure: bool,
+    /// What the connection may still send in this turn, besides what it is about to send.
+    pub(super) segments_left: usize,
+    pub(super) bytes_left: usize,
 }
 
 impl Connection {
@@ -155,7 +163,45 @@ impl Connection {
     fn data(&self, seq: SeqNumber, len: u32, fin: bool, why: Why) -> Data {
         // The last byte there is: the peer should not wait for more (RFC 9293 section 3.9.1.2, MUST-61).
         let push = len > 0 && seq + len == self.data_end() && !self.more;
-        Data { seq, len, fin, push, why }
+        Data { seq, len, mss: len.max(1), fin, push, why }
+    }
+
+    /// `first` with all the segments that could follow it one by one now, to go as one: full ones, and the last there is if
+    /// it may go. The windows, Nagle's rule, pacing and FIN decide as they would for each, so that the same packets are sent;
+    /// what has nothing to do with bulk (probes, data again, what is silly) has no company. `full_only`: nothing shorter
+    /// than `first` follows.
+    fn super_segment(&self, first: Data, full_only: bool, out: &Output<'_>) -> Data {
+        let mss = u32::from(self.mss);
+        let limit = out.egress.super_segment_max().min(out.bytes_left) as u32;
+        if first.why != Why::Next || first.len != mss || first.fin || limit < 2 * mss {
+            return first;
+        }
+        let (unsent, room) = (self.unsent(), self.window_room());
+        let congestion_room = self.cwnd().saturating_sub(self.in_flight());
+        let may = unsent.min(room).min(congestion_room).min(limit);
+        let most = (out.segments_left as u32 + 1).min(may.div_ceil(mss));
+        let count = if most > 1 { self.paced_segments(most, out.now) } else { most };
+        let mut len = (may - may % mss).min(count * mss);
+        let rest = may - len;
+        if rest > 0 && count * mss > len && rest == unsent - len && !full_only && self.nagle_allows() {
+            len += rest;
+        }
+        if len <= mss {
+            return first;
+        }
+        let fin = len == unsent && self.fin_queued && room > len;
+        Data { mss, ..self.data(first.seq, len, fin, Why::Next) }
+    }
+
+    /// How many of `most` full segments pacing lets go now, at least one.
+    fn paced_segments(&self, most: u32, now: Instant) -> u32 {
+        let Some(rate) = self.rate_of_pacing() else { return most };
+        let mut pacer = self.pacer.clone();
+        let is_last = |_: &u32| {
+            pacer.on_send(now, self.mss.into(), rate);
+            pacer.earliest(now).is_some()
+        };
+        (1..most).find(is_last).unwrap_or(most)
     }
 
     /// The FIN by itself, once everything before it is sent and if the window has room for it.
@@ -187,10 +233,13 @@ impl Connection {
     /// RFC 9293 section 3.7.4, MUST-17, SHLD-7; RFC 9293 section 3.8.6.2.1, MUST-38; RFC 9293 section 3.9.1.2,
     /// MUST-60.
     fn may_send_small(&self) -> bool {
-        if self.fin_queued || self.override_due {
-            return true;
-        }
-        !self.options.cork && !self.more && (self.options.nodelay || self.snd_sml.le(self.snd_una))
+        self.override_due || self.nagle_allows()
+    }
+
+    /// As `may_send_small`, behind other segments: the override timeout is over with the first.
+    fn nagle_allows(&self) -> bool {
+        self.fin_queued
+            || (!self.options.cork && !self.more && (self.options.nodelay || self.snd_sml.le(self.snd_una)))
     }
 
     /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the
@@ -239,6 +288,7 @@ impl Connection {
     fn send_syn(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
         let remote = self.key.remote();
         self.learn_mtu(|| out.egress.path_mtu(remote.ip()));
+        self.set_our_mss(out.egress.link_mtu(remote.ip()));
         let (fastopen, len) = self.fastopen_syn();
         let ack = self.state != State::SynSent;
         let again = self.snd_nxt.gt(self.iss);
@@ -262,7 +312,7 @@ impl Connection {
             options: &options,
         };
         let window = segment.window;
-        self.emit(&segment, 0, len as usize, out)?;
+        self.emit(&segment, 0, len as usize, len.max(1) as usize, out)?;
         self.syn_due = false;
         if ack {
             self.note_syn_ack_sent(window);
@@ -288,6 +338,12 @@ impl Connection {
             // RFC 5681 section 4.1.
             self.congestion.on_idle_restart(out.now);
         }
+        let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
+        let plain = options;
+        self.add_feedback(&mut options, data.seq, data.len);
+        // All segments of a super-segment have the same options, and feedback belongs on one of them. It seldom fits a full
+        // one, so that a segment with feedback goes alone, and so does the short last one while some is owed.
+        let data = if options == plain { self.super_segment(data, self.owes_feedback(), out) } else { data };
         let mut flags = Flags::ACK;
         if data.fin {
             flags |= Flags::FIN;
@@ -295,15 +351,23 @@ impl Connection {
         if data.push {
             flags |= Flags::PSH;
         }
-        let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
-        self.add_feedback(&mut options, data.seq, data.len);
         let window = self.select_window(out.pressure);
         let segment = Header { seq: data.seq, flags, window, options: &options };
         let offset = data.seq.since(self.data_start()) as usize;
-        self.emit(&segment, offset, data.len as usize, out)?;
+        let sent = self.emit(&segment, offset, data.len as usize, data.mss as usize, out)? as u32;
         self.note_acknowledged(window, &options, out.counters);
+        if sent < data.len {
+            self.note_sent(Data { len: sent, fin: false, push: false, ..data }, out);
+            return Err(EgressError::Full);
+        }
         self.note_sent(data, out);
         Ok(())
+    }
+
+    /// Whether there is something that `add_feedback` would tell, were there room.
+    fn owes_feedback(&self) -> bool {
+        let duplicate = self.cold().is_some_and(|cold| cold.duplicate_block.is_some());
+        self.ecn.owes_option() || (self.sack_enabled && (duplicate || self.receive.has_gap()))
     }
 
     /// Adds what the peer should know of marks and of what arrived out of order or twice (RFC 2018 section 4, RFC 2883
@@ -331,10 +395,12 @@ impl Connection {
         }
     }
 
-    /// Accounts for a segment with payload or FIN that was sent.
+    /// Accounts for the segments with payload or FIN that were sent.
     fn note_sent(&mut self, data: Data, out: &mut Output<'_>) {
         let len = data.len + u32::from(data.fin);
-        self.statistics.data_segments_out += u32::from(data.len > 0);
+        let segments = gso::segments(data.len as usize, data.mss as usize) as u32;
+        let last_len = data.len - (segments - 1) * data.mss;
+        self.statistics.data_segments_out += if data.len > 0 { segments } else { 0 };
         out.counters.tcp_bytes_tx += u64::from(data.len);
         let in_flight = self.in_flight();
         let snapshot = self.rate.on_send(out.now, in_flight);
@@ -344,15 +410,15 @@ impl Connection {
             if self.outstanding() == 0 {
                 self.progress_at = out.now;
             }
-            self.sent.push(start, len, out.now, snapshot);
-            if data.len > u32::from(self.mss) {
+            self.sent.push_run(start, len, data.mss, segments, out.now, snapshot);
+            if data.mss > u32::from(self.mss) {
                 self.mtu_probe_sent(data.len, start + u64::from(len));
             }
             self.snd_nxt += len;
             self.fin_sent |= data.fin;
             self.override_due = false;
             self.timers.probe = None;
-            if data.len < u32::from(self.mss) && data.len > 0 {
+            if last_len < u32::from(self.mss) && data.len > 0 {
                 self.snd_sml = self.snd_nxt;
             }
         } else {
@@ -373,7 +439,7 @@ impl Connection {
             self.rack.probed(self.nxt_offset(), !is_new);
         }
         self.note_flight(len);
-        self.pace(out.now, len);
+        self.pace(out.now, len, data.mss, segments);
         self.last_sent_at = out.now;
         if data.len > 0 && out.now - self.last_data_at < Duration::from_millis(u64::from(self.ato_ms)) {
             // An answer to what came just now: the next ACKs can ride on answers, too.
@@ -384,16 +450,21 @@ impl Connection {
         }
     }
 
-    /// Sets the time before which nothing more goes, if what is sent is paced.
-    fn pace(&mut self, now: Instant, bytes: u32) {
-        let rate = self.congestion.pacing_rate().or_else(|| {
+    /// Sets the time before which nothing more goes, if what is sent is paced: `segments` were, `len` bytes in all and each
+    /// but the last `mss`.
+    fn pace(&mut self, now: Instant, len: u32, mss: u32, segments: u32) {
+        let Some(rate) = self.rate_of_pacing() else { return };
+        (1..segments).for_each(|_| self.pacer.on_send(now, mss, rate));
+        self.pacer.on_send(now, len - (segments - 1) * mss, rate);
+        self.timers.pace = self.pacer.earliest(now);
+    }
+
+    /// Bytes a second at which what is sent is paced, if it is.
+    fn rate_of_pacing(&self) -> Option<u64> {
+        self.congestion.pacing_rate().or_else(|| {
             let srtt = self.rtt.srtt().filter(|_| self.paces_windows)?;
             Some(window_rate(self.cwnd(), self.congestion.ssthresh(), self.in_flight(), srtt))
-        });
-        if let Some(rate) = rate {
-            self.pacer.on_send(now, bytes, rate);
-            self.timers.pace = self.pacer.earliest(now);
-        }
+        })
     }
 
     fn send_ack(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
@@ -425,7 +496,7 @@ impl Connection {
         let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
         self.add_feedback(&mut options, seq, 0);
         let window = self.select_window(out.pressure);
-        self.emit(&Header { seq, flags: Flags::ACK, window, options: &options }, 0, 0, out)?;
+        self.emit(&Header { seq, flags: Flags::ACK, window, options: &options }, 0, 0, 1, out)?;
         self.note_acknowledged(window, &options, out.counters);
         Ok(())
     }
@@ -456,14 +527,17 @@ impl Connection {
         self.timers.delayed_ack = None;
     }
 
+    /// Sends `len` bytes of payload from `offset` of the send queue on, in segments of `mss` bytes. Returns how many bytes
+    /// count as sent: some whole segments or all.
     /// RFC 9293 section 3.9.1.1, MUST-45.
     fn emit(
         &mut self,
         header: &Header<'_>,
         offset: usize,
         len: usize,
+        mss: usize,
         out: &mut Output<'_>,
-    ) -> Result<(), EgressError> {
+    ) -> Result<usize, EgressError> {
         let mut buffer = [0; OPTIONS_LEN_MAX];
         let syn = header.flags.contains(Flags::SYN);
         let options_len = header.options.emit(syn, &mut buffer);
@@ -482,29 +556,35 @@ impl Connection {
                     seq: header.seq,
                     ack,
                     flags: flags.0,
+                    first_flags: self.ecn.first_flags().0,
                     window: header.window,
                     urgent: 0,
                     options: &buffer[..options_len],
                     payload,
+                    mss,
                     ecn,
+                    ip: self.options.ip,
                 },
             )
         });
         match sent {
-            Ok(()) => {
-                out.counters.tcp_segments_tx += 1;
-                self.statistics.segments_out += 1;
+            Ok(sent) => {
+                let segments = gso::segments(sent, mss);
+                out.counters.tcp_segments_tx += segments as u64;
+                out.segments_left = out.segments_left.saturating_sub(segments - 1);
+                out.bytes_left = out.bytes_left.saturating_sub(sent);
+                self.statistics.segments_out += segments as u32;
                 if !syn {
                     self.ecn.note_sent(new, len == 0, header.options.accurate_ecn.is_some());
                 }
-                Ok(())
+                Ok(sent)
             }
             // As if the network had lost it: the timers go on, and the reason is remembered.
             Err(EgressError::NoRoute) => {
                 self.cold_mut().soft_error = Some(TcpError::NetworkUnreachable);
-                Ok(())
+                Ok(len)
             }
-            Err(EgressError::TooBig { mtu }) if !self.lower_mtu(mtu) => Ok(()),
+            Err(EgressError::TooBig { mtu }) if !self.lower_mtu(mtu) => Ok(len),
             Err(error) => Err(error),
         }
     }

@@ -7,14 +7,15 @@ use core::num::NonZeroU64;
 use super::congestion::CongestionControl;
 use super::connection::{Connection, Context};
 use super::recovery::Recovery;
+use crate::limits;
 use crate::time::{Duration, Instant};
 
 /// What is tried first when full segments vanish: 1024 bytes of payload over IPv4 (RFC 4821 section 7.2), the least MTU of
 /// every path over IPv6 (RFC 8200 section 5).
 const BASE_MTU_IPV4: u16 = 1064;
 const BASE_MTU_IPV6: u16 = 1280;
-/// Timeouts without progress that make a black hole likely: RFC 9293 section 3.8.3's R1, Linux's `tcp_retries1`.
-const SUSPICIOUS_TIMEOUTS: u8 = 3;
+/// Timeouts without progress that make a black hole likely.
+const SUSPICIOUS_TIMEOUTS: u8 = limits::TCP_R1;
 /// The search ends when it knows the MTU to so many bytes (Linux's `tcp_probe_threshold`).
 const PRECISION: u16 = 8;
 /// After this time a larger MTU is looked for again (RFC 4821 section 7.3; Linux's `tcp_probe_interval`).
@@ -102,6 +103,28 @@ impl Connection {
             not_before,
             ended_at: None,
         }));
+    }
+
+    /// ICMP told of an MTU, and it is believed, as far as it is above the minimum: for ten minutes (RFC 1191 section 6.3, RFC
+    /// 8201 section 4). Returns it.
+    pub(super) fn believe_mtu(&mut self, now: Instant, mtu: u32) -> u16 {
+        let mtu = mtu.clamp(self.path_mtu_min().into(), u16::MAX.into()) as u16;
+        if self.lower_mtu(mtu.into()) {
+            self.cold_mut().mtu_told_at = Some(now);
+        }
+        mtu
+    }
+
+    /// Lets go of what ICMP told too long ago: the egress is asked again, which remembers what others were told.
+    pub(super) fn forget_old_mtu(&mut self, now: Instant) {
+        let told_at = self.cold().and_then(|cold| cold.mtu_told_at);
+        if told_at.is_some_and(|at| now - at >= limits::PATH_MTU_LIFETIME) {
+            self.cold_mut().mtu_told_at = None;
+            // A search tries larger segments by itself.
+            if self.mtu_search().is_none() {
+                self.forget_mtu();
+            }
+        }
     }
 
     /// ICMP, or the link, told of a lower MTU.

@@ -33,6 +33,9 @@ pub(super) struct Rack {
     dsack_round: Option<NonZeroU64>,
     window_mult: u8,
     window_persist: u8,
+    /// A retransmission turned out a mistake: with `reordering_seen`, what RFC 8985 calls RACK.reordering_seen. For good: its
+    /// window is never 0 again.
+    taught: bool,
     /// Something was delivered after what was sent later: how often.
     pub(super) reordering_seen: u32,
     /// By how many segments, at least.
@@ -55,6 +58,7 @@ impl Rack {
             dsack_round: None,
             window_mult: 1,
             window_persist: PERSIST,
+            taught: false,
             reordering_seen: 0,
             reordering: REORDERING_MIN,
             probe_end: None,
@@ -110,7 +114,14 @@ impl Rack {
             self.dsack_round = NonZeroU64::new(nxt);
             self.window_mult = self.window_mult.saturating_add(1);
             self.window_persist = PERSIST;
+            self.taught = true;
         }
+    }
+
+    /// In fast recovery the original of a retransmission was acknowledged: a timestamp told so (RFC 3522), a round trip before
+    /// the D-SACK can. It was delivered out of order, which section 6.2 step 3 cannot see of what was sent again.
+    pub(super) fn original_was_late(&mut self) {
+        self.taught = true;
     }
 
     /// A fast or RTO recovery is over.
@@ -140,8 +151,8 @@ impl Rack {
         min_rtt: Option<Duration>,
         srtt: Option<Duration>,
     ) -> Duration {
-        // D-SACKs show reordering, too: a retransmission just ahead of the original hides it from `delivered`.
-        let reorders = self.reordering_seen > 0 || self.window_mult > 1;
+        // A retransmission just ahead of the original hides reordering from `delivered`.
+        let reorders = self.reordering_seen > 0 || self.taught;
         if !reorders && (in_recovery || sacked_segments >= DUP_THRESH) {
             return Duration::ZERO;
         }

@@ -6,10 +6,12 @@
 //! its payload: whole frames, blocks, tables, so that a peer who sends single bytes and holes gains nothing by it.
 //! Reassembly: RFC 9293 section 3.10.7.4; reports: RFC 2018 section 4 and RFC 2883.
 
+mod block;
 mod run;
 
 use std::collections::BTreeMap;
 
+pub use self::block::Block;
 use self::run::{Data, Run};
 use super::Chunk;
 use super::options::SackBlocks;
@@ -160,7 +162,16 @@ impl ReceiveQueue {
 
     /// Copies bytes in order to `out` and drops them; returns how many.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
-        self.ready.read(out)
+        let mut copied = 0;
+        self.read_with(out.len(), |run| {
+            out[copied..][..run.len()].copy_from_slice(run);
+            copied += run.len();
+        })
+    }
+
+    /// Gives up to `max` bytes in order to `take`, run by run, and drops them; returns how many.
+    pub fn read_with(&mut self, max: usize, take: impl FnMut(&[u8])) -> usize {
+        self.ready.read_with(max, take)
     }
 
     /// Copies bytes in order to `out` and keeps them; returns how many.

@@ -84,6 +84,15 @@ pub(super) struct Undo {
 impl Connection {
     // ---- the states
 
+    /// Whether nothing was lost, reordered, marked or probed of what is outstanding, nor is the past still in doubt.
+    pub(super) fn is_undisturbed(&self) -> bool {
+        let LossRecovery { state, frto, episode, probe_tail, .. } = &self.loss;
+        (*state, *frto, *probe_tail) == (Recovery::Open, Frto::Off, false)
+            && episode.is_none()
+            && self.sent.sacked().segments == 0
+            && self.rack.may_probe()
+    }
+
     /// What an ACK means for recovery.
     pub(super) fn react(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
         self.forbid_undo(feedback);
@@ -338,6 +347,9 @@ impl Connection {
         }
         // A partial ACK that answers an original: what was sent again was only late.
         let late = feedback.acked > 0 && self.undo().is_some() && self.answers_original(feedback);
+        if late {
+            self.rack.original_was_late();
+        }
         if late && self.sent.resent().segments == 0 {
             self.undo_reduction(true, cx);
             self.leave_recovery();
@@ -363,6 +375,9 @@ impl Connection {
             self.sent.forget_duplicates();
         }
         if self.may_undo(feedback) {
+            if self.loss.state == Recovery::Fast && self.answers_original(feedback) {
+                self.rack.original_was_late();
+            }
             self.undo_reduction(false, cx);
         } else {
             self.rack.recovery_ended();
@@ -421,6 +436,7 @@ impl Connection {
         self.loss.probe_tail = false;
         self.rack.forget_probe();
         self.retransmits = self.retransmits.saturating_add(1);
+        self.note_unanswered();
         self.rtt.back_off();
         (self.timers.retransmit, self.timers.probe, self.timers.reorder) = (None, None, None);
         self.restart_retransmit_timer(cx.now);

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 
-use super::SegmentOut;
 use super::header::Flags;
 use super::options::{OPTIONS_LEN_MAX, TcpOptions, Timestamps};
 use super::seq::SeqNumber;
 use super::table::TupleKey;
+use super::{IpFields, SegmentOut};
 use crate::counters::{Counters, DropReason};
 use crate::limits;
 
@@ -23,6 +23,7 @@ pub(super) struct Reply {
     pub(super) timestamps: Option<Timestamps>,
     /// It is a SYN-ACK with a SYN cookie.
     pub(super) syn_ack: Option<SynAckOptions>,
+    pub(super) ip: IpFields,
 }
 
 /// The options that only a SYN-ACK has.
@@ -34,13 +35,14 @@ pub(super) struct SynAckOptions {
 
 impl Reply {
     /// The RST that answers a segment with these `flags` and `ack` that ends at `end` (RFC 9293 section 3.10.7.1); `None`
-    /// for a RST. Timestamps as RFC 7323 section 5.2 recommends.
+    /// for a RST. Timestamps as RFC 7323 section 5.2 recommends; `tos` is that of the segment, as in Linux.
     pub(super) fn reset_for(
         key: TupleKey,
         flags: Flags,
         ack: SeqNumber,
         end: SeqNumber,
         timestamps: Option<Timestamps>,
+        tos: u8,
     ) -> Option<Self> {
         if flags.contains(Flags::RST) {
             return None;
@@ -51,7 +53,8 @@ impl Reply {
             (SeqNumber(0), end, Flags::RST | Flags::ACK)
         };
         let timestamps = timestamps.map(|theirs| Timestamps { val: 0, ecr: theirs.val });
-        Some(Self { key, seq, ack, flags, window: 0, timestamps, syn_ack: None })
+        let ip = IpFields { tos, ..IpFields::default() };
+        Some(Self { key, seq, ack, flags, window: 0, timestamps, syn_ack: None, ip })
     }
 
     /// Gives `send` the segment to send; `our_mss` goes into a SYN-ACK.
@@ -68,11 +71,14 @@ impl Reply {
             seq: self.seq,
             ack: self.ack,
             flags: self.flags.0,
+            first_flags: 0,
             window: self.window,
             urgent: 0,
             options: &buffer[..len],
             payload: &[],
+            mss: 1,
             ecn: 0,
+            ip: self.ip,
         })
     }
 }

@@ -8,7 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::delivery_rate::Snapshot;
+use crate::spares::Shelf;
 use crate::time::{Duration, Instant};
+
+thread_local! {
+    static BOOKS: Shelf<VecDeque<Sent>> = const { Shelf::new() };
+}
 
 /// A segment that was sent and is not acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -162,22 +167,41 @@ impl Scoreboard {
     // ---- sending
 
     /// A segment goes out for the first time; it follows the last.
+    #[cfg(test)]
     pub(super) fn push(&mut self, start: u64, len: u32, now: Instant, snapshot: Snapshot) {
+        self.push_run(start, len, len, 1, now, snapshot);
+    }
+
+    /// `count` segments, at least one, go out for the first time, `len` in all and each but the last of `each` bytes; they
+    /// follow the last. `snapshot` is the first one's.
+    pub(super) fn push_run(
+        &mut self,
+        start: u64,
+        len: u32,
+        each: u32,
+        count: u32,
+        now: Instant,
+        snapshot: Snapshot,
+    ) {
         debug_assert!(self.last().is_none_or(|last| last.end() == start));
         if self.segments.is_empty() {
             self.settled = start;
         }
         self.outstanding += len;
-        self.segments.push_back(Sent {
-            start,
-            sent_at: now,
-            snapshot,
-            len,
-            sacked: false,
-            lost: false,
-            resent: false,
-            ever_resent: false,
-        });
+        BOOKS.with(|books| books.make_room(&mut self.segments, count as usize));
+        self.segments.extend((0..count).map(|index| {
+            let before = index * each;
+            Sent {
+                start: start + u64::from(before),
+                sent_at: now,
+                snapshot: snapshot.behind(before),
+                len: if index + 1 == count { len - before } else { each },
+                sacked: false,
+                lost: false,
+                resent: false,
+                ever_resent: false,
+            }
+        }));
     }
 
     /// The segment that ends at `end` went out again.
@@ -453,7 +477,9 @@ impl Scoreboard {
 
     /// Everything outstanding is void: nothing was sent.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        let mut old = core::mem::take(self);
+        old.segments.clear();
+        let _ = BOOKS.try_with(|books| books.trim(&mut old.segments));
     }
 
     // ---- helpers
@@ -511,12 +537,11 @@ impl Scoreboard {
     /// Frees what is no longer needed when everything before `una` is gone.
     fn tidy(&mut self, una: u64) {
         if self.segments.is_empty() {
-            *self = Self { settled: una, ..Self::default() };
+            self.clear();
+            self.settled = una;
             return;
         }
-        if self.segments.len() < self.segments.capacity() / 4 {
-            self.segments.shrink_to(self.segments.len() * 2);
-        }
+        let _ = BOOKS.try_with(|books| books.trim(&mut self.segments));
         let Some(trouble) = &mut self.trouble else { return };
         while let Some(run) = trouble.sacked.first_entry().filter(|run| *run.get() <= una) {
             run.remove();

@@ -133,6 +133,7 @@ impl Tcp {
         listener.cookies_until = now + LIFETIME;
         let (buffer, limit) =
             (listener.options.receive_buffer_start(), listener.options.receive_buffer_limit());
+        let ip = listener.options.ip;
         let key = syn.key();
         let default_mss = if key.is_ipv4() { 536 } else { 1220 };
         let timestamps = syn.options.timestamps.filter(|_| self.config.timestamps);
@@ -162,6 +163,7 @@ impl Tcp {
                     window_scale: options.wscale.map(|_| window_scale_for(limit)),
                     sack_permitted: options.sack,
                 }),
+                ip,
             },
             counters,
         );
@@ -218,7 +220,8 @@ impl Tcp {
             sack: settled.sack && self.config.sack,
             ecn: ecn::Agreed::from_cookie(settled.ecn, segment.flags, self.config.ecn.accept),
             peer_mss,
-            our_mss: None,
+            our_mss: 0,
+            mtu: 0,
             syn_ack_sent_at: None,
             timed_out: false,
         };

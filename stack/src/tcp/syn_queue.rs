@@ -4,7 +4,6 @@
 //!
 //! What a SYN carries besides itself (payload, FIN) is not kept and not acknowledged: the peer sends it again.
 
-use super::TcpConfig;
 use super::connection::{Context, Handshake, syn_window, timestamp_before};
 use super::ecn;
 use super::header::Flags;
@@ -13,6 +12,7 @@ use super::options::{FastOpenOption, TcpOptions, Timestamps};
 use super::reply::Reply;
 use super::seq::SeqNumber;
 use super::table::{CompactInstant, List, NIL, Slab, TupleKey};
+use super::{SocketOptions, TcpConfig};
 use crate::counters::DropReason;
 use crate::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ pub(super) struct HalfOpen {
     expires: CompactInstant,
     peer_mss: u16,
     our_mss: u16,
+    mtu: u16,
     /// Shift of the peer's windows, or [`NO_SCALE`].
     wscale: u8,
     ts_enabled: bool,
@@ -87,6 +88,7 @@ impl HalfOpen {
             expires: Instant::FAR_FUTURE.into(),
             peer_mss: syn.options.mss.unwrap_or(default_mss),
             our_mss: 0,
+            mtu: 0,
             wscale: syn.options.window_scale.filter(|_| config.window_scaling).unwrap_or(NO_SCALE),
             ts_enabled: timestamps.is_some(),
             cookie_wanted: None,
@@ -208,27 +210,29 @@ impl HalfOpen {
     }
 
     /// <SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>.
-    pub(super) fn ack(&self, receive_buffer_bytes: usize, ts_now: u32) -> Reply {
+    pub(super) fn ack(&self, options: &SocketOptions, ts_now: u32) -> Reply {
         Reply {
             key: self.key,
             seq: self.iss + 1,
             ack: self.rcv_nxt(),
             flags: Flags::ACK | self.ecn.ack_flags(),
-            window: syn_window(receive_buffer_bytes),
+            window: syn_window(options.receive_buffer_start()),
             timestamps: self.timestamps(ts_now),
             syn_ack: None,
+            ip: options.ip,
         }
     }
 
-    /// The SYN-ACK: sequence number, acknowledgment, flags, options. `our_mss` goes into it and is kept for the connection.
+    /// The SYN-ACK: sequence number, acknowledgment, flags, options. `our_mss` goes into it; it and the path's `mtu` are kept
+    /// for the connection.
     pub(super) fn syn_ack(
         &mut self,
-        our_mss: u16,
+        (our_mss, mtu): (u16, u16),
         our_shift: u8,
         ts_now: u32,
         fastopen: Option<FastOpenOption>,
     ) -> (SeqNumber, SeqNumber, Flags, TcpOptions) {
-        self.our_mss = our_mss;
+        (self.our_mss, self.mtu) = (our_mss, mtu);
         let options = TcpOptions {
             mss: Some(our_mss),
             window_scale: (self.wscale != NO_SCALE).then_some(our_shift),
@@ -258,7 +262,8 @@ impl HalfOpen {
             sack: self.sack,
             ecn: self.ecn,
             peer_mss: self.peer_mss,
-            our_mss: (self.our_mss > 0).then_some(self.our_mss),
+            our_mss: self.our_mss,
+            mtu: self.mtu,
             syn_ack_sent_at: (!self.resent && !self.pending)
                 .then(|| Instant::from(self.expires) - initial_rto),
             timed_out: self.timeouts > 0,

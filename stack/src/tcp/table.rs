@@ -3,6 +3,8 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use siphasher::sip::SipHasher13;
+
 use super::Tuple;
 use crate::time::Instant;
 
@@ -41,10 +43,24 @@ impl TupleKey {
     }
 
     pub(super) fn is_ipv4(&self) -> bool {
-        self.local[..12] == Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().octets()[..12]
+        self.local[..12] == MAPPED
     }
 
-    /// All of it, to hash.
+    /// A keyed hash of all of it, for tables.
+    pub(super) fn hash(&self, hasher: &SipHasher13) -> u32 {
+        if self.is_ipv4() {
+            // What all IPv4-mapped addresses begin with tells nothing.
+            let mut bytes = [0; 12];
+            bytes[..4].copy_from_slice(&self.local[12..]);
+            bytes[4..8].copy_from_slice(&self.remote[12..]);
+            bytes[8..10].copy_from_slice(&self.local_port.to_be_bytes());
+            bytes[10..].copy_from_slice(&self.remote_port.to_be_bytes());
+            return hasher.hash(&bytes) as u32;
+        }
+        hasher.hash(&self.bytes()) as u32
+    }
+
+    /// All of it.
     pub(super) fn bytes(&self) -> [u8; 36] {
         let mut bytes = [0; 36];
         bytes[..16].copy_from_slice(&self.local);
@@ -55,16 +71,26 @@ impl TupleKey {
     }
 }
 
+/// What IPv4-mapped addresses begin with (RFC 4291 section 2.5.5.2).
+const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
 fn pack(ip: IpAddr) -> [u8; 16] {
     match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V4(ip) => {
+            let mut mapped = [0; 16];
+            mapped[..12].copy_from_slice(&MAPPED);
+            mapped[12..].copy_from_slice(&ip.octets());
+            mapped
+        }
         IpAddr::V6(ip) => ip.octets(),
     }
 }
 
 fn unpack(octets: [u8; 16]) -> IpAddr {
-    let ip = Ipv6Addr::from(octets);
-    ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4)
+    if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] = octets {
+        return IpAddr::V4(Ipv4Addr::new(a, b, c, d));
+    }
+    IpAddr::V6(Ipv6Addr::from(octets))
 }
 
 /// An [`Instant`] that needs no alignment to 8 bytes, which would cost compact entries 4 to 8 bytes more.
@@ -226,6 +252,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::VecDeque;
+
+    #[test]
+    fn every_part_of_a_tuple_counts_in_its_hash() {
+        let hasher = SipHasher13::new_with_keys(1, 2);
+        let hash = |local: &str, remote: &str| {
+            TupleKey::new(local.parse().unwrap(), remote.parse().unwrap()).hash(&hasher)
+        };
+        let four = ("10.0.0.1:80", "10.0.0.2:1024");
+        let six = ("[2001:db8::1]:80", "[2001:db8::2]:1024");
+        assert_eq!(hash(four.0, four.1), hash(four.0, four.1));
+        for (local, remote) in [
+            ("10.0.0.3:80", four.1),
+            ("10.0.0.1:81", four.1),
+            (four.0, "10.0.0.3:1024"),
+            (four.0, "10.0.0.2:1025"),
+            (four.1, four.0),
+        ] {
+            assert_ne!(hash(local, remote), hash(four.0, four.1), "{local} {remote}");
+        }
+        for (local, remote) in [
+            ("[2001:db8::3]:80", six.1),
+            ("[2001:db8::1]:81", six.1),
+            (six.0, "[2001:db8::3]:1024"),
+            (six.0, "[2001:db8::2]:1025"),
+            (six.1, six.0),
+        ] {
+            assert_ne!(hash(local, remote), hash(six.0, six.1), "{local} {remote}");
+        }
+    }
 
     #[test]
     fn tuples_survive_packing() {

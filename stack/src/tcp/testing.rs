@@ -40,6 +40,8 @@ pub(crate) struct Seg {
     pub(crate) payload: Vec<u8>,
     /// The IP header's ECN field.
     pub(crate) ecn: u8,
+    /// The Diffserv field beside it.
+    pub(crate) dscp: u8,
     /// The peer's port; the harness's usual one otherwise.
     pub(crate) port: Option<u16>,
 }
@@ -55,6 +57,7 @@ pub(crate) fn seg() -> Seg {
         options: TcpOptions::default(),
         payload: Vec::new(),
         ecn: 0,
+        dscp: 0,
         port: None,
     }
 }
@@ -94,6 +97,9 @@ impl Seg {
     }
     pub(crate) fn ecn(self, ecn: u8) -> Self {
         Self { ecn, ..self }
+    }
+    pub(crate) fn dscp(self, dscp: u8) -> Self {
+        Self { dscp, ..self }
     }
     pub(crate) fn flags(self, flags: Flags) -> Self {
         Self { flags, ..self }
@@ -152,6 +158,7 @@ pub(crate) struct Sent {
     pub(crate) payload: Vec<u8>,
     /// The IP header's ECN field.
     pub(crate) ecn: u8,
+    pub(crate) ip: IpFields,
 }
 
 impl Sent {
@@ -168,19 +175,43 @@ pub(crate) struct Wire {
     pub(crate) sent: VecDeque<Sent>,
     pub(crate) room: usize,
     pub(crate) mtu: usize,
+    /// MTU of the path, where it is less than the link's.
+    pub(crate) path_mtu: Option<usize>,
+    /// When it was told that the way to the peer may be wrong.
+    pub(crate) doubted_at: Vec<Instant>,
     /// MTU by which segments are refused, as the interface's would.
     pub(crate) too_big: Option<usize>,
     pub(crate) no_route: bool,
+    /// What [`Egress::super_segment_max`] says; each segment is kept by itself in any case.
+    pub(crate) super_segment_max: usize,
     /// Our initial sequence number, by the peer's port.
     isns: HashMap<u16, SeqNumber>,
 }
 
 impl Egress for Wire {
     fn path_mtu(&self, _dst: IpAddr) -> usize {
+        self.path_mtu.unwrap_or(self.mtu)
+    }
+
+    fn link_mtu(&self, _dst: IpAddr) -> usize {
         self.mtu
     }
 
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+    fn doubt(&mut self, now: Instant, _dst: IpAddr) {
+        self.doubted_at.push(now);
+    }
+
+    fn super_segment_max(&self) -> usize {
+        self.super_segment_max
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        segment.each(|segment| self.send_one(now, segment))
+    }
+}
+
+impl Wire {
+    fn send_one(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
         let payload = segment.payload.concat();
         if self.no_route {
             return Err(EgressError::NoRoute);
@@ -207,6 +238,7 @@ impl Egress for Wire {
             options: TcpOptions::parse(segment.options),
             payload,
             ecn: segment.ecn,
+            ip: segment.ip,
         });
         Ok(())
     }
@@ -241,8 +273,11 @@ impl Harness {
                 sent: VecDeque::new(),
                 room: usize::MAX,
                 mtu: 1500,
+                path_mtu: None,
+                doubted_at: Vec::new(),
                 too_big: None,
                 no_route: false,
+                super_segment_max: crate::limits::TCP_BYTES_PER_TURN,
                 isns: HashMap::new(),
             },
             counters: Counters::default(),
@@ -274,6 +309,7 @@ impl Harness {
         let packet = self.packet(segment);
         match self.tcp.receive(self.now, packet, &mut self.counters) {
             Received::Done => {}
+            Received::Merged(_) => panic!("the script merges no segments"),
             Received::NoConnection(packet) if !self.keep_untaken => {
                 self.tcp.reject(self.now, &packet, &mut self.counters);
             }
@@ -486,6 +522,7 @@ impl Harness {
             end: bytes.len() as u32,
             hop_limit: 64,
             ecn: segment.ecn,
+            dscp: segment.dscp,
             flow: FlowKey {
                 src: remote.ip(),
                 dst: self.local.ip(),

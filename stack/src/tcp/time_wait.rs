@@ -2,6 +2,7 @@
 //! moved by RSTs (RFC 1337), and give way to a new SYN that is provably newer (RFC 6191, RFC 9293 MAY-2). All of them
 //! last equally long, so the list they are in is sorted by when they end.
 
+use super::IpFields;
 use super::connection::{Connection, Context, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
@@ -29,6 +30,7 @@ pub(super) struct TimeWait {
     window: u16,
     /// What accurate ECN says in every ACK.
     ace: Flags,
+    ip: IpFields,
     expires: CompactInstant,
 }
 
@@ -55,6 +57,7 @@ impl TimeWait {
             ts_enabled: connection.ts_enabled,
             window: connection.select_window(false),
             ace: connection.ecn.flags(false, false),
+            ip: connection.options.ip,
             expires: expires.into(),
         }
     }
@@ -74,6 +77,7 @@ impl TimeWait {
             window: self.window,
             timestamps: self.ts_enabled.then_some(Timestamps { val: ts_now, ecr: self.ts_recent }),
             syn_ack: None,
+            ip: self.ip,
         }
     }
 

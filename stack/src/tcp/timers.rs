@@ -3,6 +3,7 @@
 
 use super::State;
 use super::connection::{Connection, Context};
+use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::timer_wheel::TimerId;
 
@@ -38,7 +39,11 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn earliest(&self) -> Option<Instant> {
         let Self { retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death, .. } = *self;
-        [retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death].into_iter().flatten().min()
+        // Without branches: this runs after everything that happens to a connection.
+        let deadlines = [retransmit, probe, reorder, pace, hold, delayed_ack, keepalive, death];
+        let nanos = deadlines.map(|deadline| deadline.map_or(u64::MAX, Instant::as_nanos));
+        let earliest = nanos.into_iter().fold(u64::MAX, u64::min);
+        (earliest < u64::MAX).then(|| Instant::from_nanos(earliest))
     }
 }
 
@@ -166,6 +171,7 @@ impl Connection {
         self.note_timeout(cx.now);
         self.timed_out_at = cx.now;
         self.retransmits += 1;
+        self.note_unanswered();
         self.ecn.note_syn_lost(self.retransmits);
         self.rtt.back_off();
         self.syn_sent_at = None;
@@ -186,9 +192,23 @@ impl Connection {
             return self.time_out(cx);
         }
         self.retransmits = self.retransmits.saturating_add(1);
+        self.note_unanswered();
         self.probes = self.probes.saturating_add(1);
         self.probe_due = true;
         self.restart_retransmit_timer(cx.now);
+    }
+
+    /// With R1 retransmissions in vain, and each further one, IP is to be told (RFC 9293 section 3.8.3 (b)): with the next segment.
+    /// RFC 9293 section 3.8.3, MUST-20, SHLD-10.
+    pub(super) fn note_unanswered(&mut self) {
+        if self.retransmits >= limits::TCP_R1 {
+            self.cold_mut().advises_ip = true;
+        }
+    }
+
+    /// Whether IP is to be told now.
+    pub(super) fn take_advice(&mut self) -> bool {
+        self.cold().is_some_and(|cold| cold.advises_ip) && core::mem::take(&mut self.cold_mut().advises_ip)
     }
 
     /// Whether the peer with its closed window is to be given up.
@@ -208,5 +228,39 @@ impl Connection {
             cx.replies.push(reset, cx.counters);
         }
         self.finish(Some(super::TcpError::ConnectionAborted));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_deadline_is_found_wherever_it_is() {
+        assert_eq!(Timers::default().earliest(), None);
+        let (soon, later) = (Some(Instant::from_millis(1)), Some(Instant::from_millis(2)));
+        let all = || Timers {
+            retransmit: later,
+            probe: later,
+            reorder: later,
+            pace: later,
+            hold: later,
+            delayed_ack: later,
+            keepalive: later,
+            death: later,
+            armed: None,
+        };
+        for timers in [
+            Timers { retransmit: soon, ..all() },
+            Timers { probe: soon, ..all() },
+            Timers { reorder: soon, ..all() },
+            Timers { pace: soon, ..all() },
+            Timers { hold: soon, ..all() },
+            Timers { delayed_ack: soon, ..all() },
+            Timers { keepalive: soon, ..all() },
+            Timers { death: soon, ..all() },
+        ] {
+            assert_eq!(timers.earliest(), soon);
+        }
     }
 }

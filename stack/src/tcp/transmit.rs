@@ -1,4 +1,5 @@
-//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a few segments, until nothing is
+//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a
+//! super-segment or a few segments, until nothing is
 //! left or the egress is full. What was next then is next again.
 
 use core::net::IpAddr;
@@ -41,7 +42,7 @@ impl Tcp {
             let our_mss = reply.syn_ack.map_or(0, |_| mss_for(egress, remote));
             match reply.emit(our_mss, |segment| egress.send(now, segment)) {
                 Err(EgressError::Full) => return false,
-                Ok(()) => {
+                Ok(_) => {
                     counters.tcp_segments_tx += 1;
                     counters.tcp_resets_tx += u64::from(reply.flags.contains(Flags::RST));
                 }
@@ -59,14 +60,17 @@ impl Tcp {
             let listener = self.listeners.slab.get(entry.listener);
             let options = listener.map_or(&self.default_options, |listener| &listener.options);
             let (buffer, limit) = (options.receive_buffer_start(), options.receive_buffer_limit());
+            let ip = options.ip;
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
+            let mtu = egress.path_mtu(tuple.remote.ip()).min(usize::from(u16::MAX)) as u16;
             let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
             let cookie = entry.cookie_wanted().map(|experimental| {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
                 self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
-            let (seq, ack, flags, options) = entry.syn_ack(our_mss, window_scale_for(limit), ts_now, cookie);
+            let (seq, ack, flags, options) =
+                entry.syn_ack((our_mss, mtu), window_scale_for(limit), ts_now, cookie);
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -75,15 +79,18 @@ impl Tcp {
                 seq,
                 ack,
                 flags: flags.0,
+                first_flags: 0,
                 window: syn_window(buffer),
                 urgent: 0,
                 options: &bytes[..len],
                 payload: &[],
+                mss: 1,
                 ecn: 0,
+                ip,
             };
             match egress.send(now, &segment) {
                 Err(EgressError::Full) => return false,
-                Ok(()) => {
+                Ok(_) => {
                     counters.tcp_segments_tx += 1;
                     counters.tcp_retransmits += u64::from(entry.was_sent_before());
                 }
@@ -126,14 +133,26 @@ impl Tcp {
         let pressure = self.is_under_pressure();
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
         let remote = connection.key.remote().ip();
+        connection.forget_old_mtu(now);
         connection.learn_mtu(|| egress.path_mtu(remote));
-        let mut out = Output { now, egress, counters, pressure };
-        for _ in 0..limits::TCP_SEGMENTS_PER_TURN {
+        if connection.take_advice() {
+            egress.doubt(now, remote);
+        }
+        let mut out = Output {
+            now,
+            egress,
+            counters,
+            pressure,
+            segments_left: limits::TCP_SEGMENTS_PER_TURN,
+            bytes_left: limits::TCP_BYTES_PER_TURN,
+        };
+        while out.segments_left > 0 && out.bytes_left >= usize::from(connection.mss) {
             let Some(plan) = connection.plan() else {
                 connection.note_limit();
                 return Turn::Idle;
             };
             // Anything else but a full egress is settled: sent, as good as lost, or to be planned again with a smaller MTU.
+            out.segments_left -= 1;
             if connection.send_next(plan, &mut out) == Err(EgressError::Full) {
                 return Turn::Full;
             }
@@ -152,5 +171,5 @@ impl Tcp {
 /// The MSS option for a SYN to `remote` (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers.
 fn mss_for(egress: &dyn Egress, remote: IpAddr) -> u16 {
     let fixed = if remote.is_ipv4() { 40 } else { 60 };
-    (egress.path_mtu(remote).saturating_sub(fixed)).clamp(1, usize::from(u16::MAX)) as u16
+    (egress.link_mtu(remote).saturating_sub(fixed)).clamp(1, usize::from(u16::MAX)) as u16
 }

@@ -6,12 +6,19 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::measure::{GOODPUT_MAX, LossResult, Queue, Shared, predicted};
+use super::measure::{GOODPUT_MAX, LossResult, Queue, RTT, Shared, predicted};
 
 type Result = core::result::Result<(), Box<dyn Error>>;
 
-const COLORS: [RGBColor; 4] =
-    [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(0, 140, 90), RGBColor(150, 90, 200)];
+/// Stacks that are compared at each loss rate.
+const STACKS: usize = 5;
+const COLORS: [RGBColor; STACKS] = [
+    RGBColor(0, 90, 181),
+    RGBColor(220, 50, 32),
+    RGBColor(0, 140, 90),
+    RGBColor(160, 160, 90),
+    RGBColor(150, 90, 200),
+];
 
 /// Goodput by loss rate, one group of bars a loss rate, on a logarithmic scale, with what the response function predicts.
 pub fn loss(path: &Path, results: &[LossResult]) -> Result {
@@ -40,13 +47,13 @@ pub fn loss(path: &Path, results: &[LossResult]) -> Result {
         .x_label_formatter(&label)
         .y_desc("Mbit/s of payload, logarithmic")
         .draw()?;
-    for place in 0..4 {
+    for place in 0..STACKS {
         let bars =
-            results.iter().filter(|r| r.burst == 1).enumerate().filter(|(index, _)| index % 4 == place);
+            results.iter().filter(|r| r.burst == 1).enumerate().filter(|(index, _)| index % STACKS == place);
         let name = results[place].stack.name();
         let bars = bars.map(|(index, result)| {
-            let left = (index / 4) as f64 + 0.1 + 0.2 * place as f64;
-            Rectangle::new([(left, 0.8), (left + 0.18, result.goodput.median / 1e6)], COLORS[place].filled())
+            let left = (index / STACKS) as f64 + 0.1 + 0.16 * place as f64;
+            Rectangle::new([(left, 0.8), (left + 0.145, result.goodput.median / 1e6)], COLORS[place].filled())
         });
         chart
             .draw_series(bars)?
@@ -54,7 +61,7 @@ pub fn loss(path: &Path, results: &[LossResult]) -> Result {
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], COLORS[place].filled()));
     }
     let lines = rates.iter().enumerate().map(|(group, &loss)| {
-        let y = predicted(loss) / 1e6;
+        let y = predicted(loss, RTT) / 1e6;
         PathElement::new([(group as f64 + 0.05, y), (group as f64 + 0.95, y)], BLACK.stroke_width(2))
     });
     chart

@@ -3,8 +3,8 @@
 use bywash::sim::Faults;
 use bywash::sim::bottleneck::{Bottleneck, Flow, Lab};
 use bywash::sim::{Dice, Link};
-use bywash::tcp::SocketOptions;
 use bywash::tcp::congestion::Algorithm;
+use bywash::tcp::{SocketOptions, TcpConfig};
 use bywash::time::{Duration, Instant};
 
 /// Bits per second of the bottleneck.
@@ -26,7 +26,20 @@ const HANDSHAKE: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stack {
     pub algorithm: Algorithm,
-    pub sack: bool,
+    pub repair: Repair,
+}
+
+/// How losses are found and repaired.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Repair {
+    /// With SACK, RACK-TLP and all the rest.
+    Sack,
+    /// By duplicate ACKs: what is left of the stack's recovery without SACK, which is proportional rate reduction, F-RTO and
+    /// Eifel detection, but neither RACK nor probes of tails.
+    NoSack,
+    /// The same without timestamps, and so without Eifel detection, and with RFC 6298 section 2.4's second as the least
+    /// timeout: the nearest to RFC 5681 and RFC 6582 alone.
+    Plain,
 }
 
 impl Stack {
@@ -36,14 +49,27 @@ impl Stack {
             Algorithm::NewReno => "NewReno",
             Algorithm::Bbr => "BBR",
         };
-        if self.sack { name.to_owned() } else { format!("{name} without SACK") }
+        match self.repair {
+            Repair::Sack => name.to_owned(),
+            Repair::NoSack => format!("{name} without SACK"),
+            Repair::Plain => format!("{name}, RFC 6582 alone"),
+        }
+    }
+
+    fn config(self) -> TcpConfig {
+        let mut config = TcpConfig { sack: self.repair == Repair::Sack, ..TcpConfig::default() };
+        if self.repair == Repair::Plain {
+            (config.timestamps, config.min_rto) = (false, Duration::from_secs(1));
+        }
+        config
     }
 }
 
-pub const CUBIC: Stack = Stack { algorithm: Algorithm::Cubic, sack: true };
-pub const BBR: Stack = Stack { algorithm: Algorithm::Bbr, sack: true };
-pub const NEWRENO: Stack = Stack { algorithm: Algorithm::NewReno, sack: true };
-pub const NEWRENO_NO_SACK: Stack = Stack { algorithm: Algorithm::NewReno, sack: false };
+pub const CUBIC: Stack = Stack { algorithm: Algorithm::Cubic, repair: Repair::Sack };
+pub const BBR: Stack = Stack { algorithm: Algorithm::Bbr, repair: Repair::Sack };
+pub const NEWRENO: Stack = Stack { algorithm: Algorithm::NewReno, repair: Repair::Sack };
+pub const NEWRENO_NO_SACK: Stack = Stack { algorithm: Algorithm::NewReno, repair: Repair::NoSack };
+pub const NEWRENO_PLAIN: Stack = Stack { algorithm: Algorithm::NewReno, repair: Repair::Plain };
 
 /// Median, least and largest of several seeds.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +93,7 @@ fn bottleneck(stack: Stack, begins: &[Duration], bytes: Option<u64>, seed: u64) 
         send_buffer_bytes: BUFFER_BYTES,
         ..SocketOptions::default()
     };
-    let flow = |&begins_at| Flow { begins_at, bytes, options: options.clone(), sack: stack.sack };
+    let flow = |&begins_at| Flow { begins_at, bytes, options: options.clone(), tcp: stack.config() };
     let mut bottleneck = Bottleneck {
         bits_per_second: RATE,
         rtt: RTT,
@@ -85,6 +111,8 @@ fn bottleneck(stack: Stack, begins: &[Duration], bytes: Option<u64>, seed: u64) 
 /// One stack at one loss rate.
 pub struct LossResult {
     pub stack: Stack,
+    /// Round-trip time without queue.
+    pub rtt: Duration,
     /// Probability that a packet is lost.
     pub loss: f64,
     /// Packets that are lost in a row, one to so many.
@@ -98,35 +126,55 @@ pub struct LossResult {
     pub lost: u64,
 }
 
-/// What CUBIC's response function predicts at random loss `p`, payload bits per second: RFC 9438 section 5.1's average
+/// What CUBIC's response function predicts at random loss `p` and this round-trip time, payload bits per second: RFC 9438 section 5.1's average
 /// window, or section 4.3's Reno-friendly one where that is larger, and no more than the link carries.
-pub fn predicted(p: f64) -> f64 {
+pub fn predicted(p: f64, round_trip: Duration) -> f64 {
     if p <= 0.0 {
         return GOODPUT_MAX;
     }
-    let rtt = RTT.as_secs_f64();
+    let rtt = round_trip.as_secs_f64();
     let (c, beta): (f64, f64) = (0.4, 0.7);
     let cubic = (c * (3.0 + beta) / (4.0 * (1.0 - beta))).powf(0.25) * (rtt / p).powf(0.75);
-    let reno = (1.5 / p).sqrt();
-    (cubic.max(reno) * MSS * 8.0 / rtt).min(GOODPUT_MAX)
+    (cubic * MSS * 8.0 / rtt).max(reno(p, round_trip)).min(GOODPUT_MAX)
+}
+
+/// The same for Reno, and CUBIC in its Reno-friendly region: sqrt(3 / 2p) segments a round trip.
+pub fn reno(p: f64, rtt: Duration) -> f64 {
+    (1.5 / p).sqrt() * MSS * 8.0 / rtt.as_secs_f64()
 }
 
 pub fn random_loss() -> Vec<LossResult> {
     let mut results = Vec::new();
     for (loss, burst) in [(0.0, 1), (0.001, 1), (0.01, 1), (0.03, 1), (0.01, 8)] {
-        for stack in [CUBIC, NEWRENO, NEWRENO_NO_SACK, BBR] {
-            results.push(loss_result(stack, loss, burst));
+        for stack in [CUBIC, NEWRENO, NEWRENO_NO_SACK, NEWRENO_PLAIN, BBR] {
+            results.push(loss_result(stack, RTT, loss, burst, Duration::from_secs(60)));
         }
     }
     results
 }
 
-fn loss_result(stack: Stack, loss: f64, burst: u64) -> LossResult {
-    let warm_up = Duration::from_secs(10);
-    let time = Duration::from_secs(60);
+/// Round-trip time of the path on which CUBIC leaves Reno's behaviour.
+const LONG_RTT: Duration = Duration::from_millis(200);
+
+/// Where CUBIC's own response function is the larger one.
+pub fn long_path() -> Vec<LossResult> {
+    let mut results = Vec::new();
+    for loss in [0.00003, 0.0001, 0.0003, 0.001] {
+        for stack in [CUBIC, NEWRENO_NO_SACK] {
+            results.push(loss_result(stack, LONG_RTT, loss, 1, Duration::from_secs(400)));
+        }
+    }
+    results
+}
+
+fn loss_result(stack: Stack, rtt: Duration, loss: f64, burst: u64, time: Duration) -> LossResult {
+    let warm_up = rtt * 250;
     let (mut goodput, mut timeouts, mut spurious, mut lost) = (Vec::new(), 0, 0, 0);
     for seed in 1..=SEEDS {
-        let mut lab = bottleneck(stack, &[Duration::ZERO], None, seed).start();
+        let mut bottleneck = bottleneck(stack, &[Duration::ZERO], None, seed);
+        bottleneck.rtt = rtt;
+        bottleneck.queue_bytes = bottleneck.bandwidth_delay_product();
+        let mut lab = bottleneck.start();
         lab.world.run_for(HANDSHAKE);
         // `loss` is the share of packets lost; a burst begins as much more seldom as it is longer.
         lab.link().config.faults.loss = loss * 2.0 / (burst as f64 + 1.0);
@@ -142,7 +190,7 @@ fn loss_result(stack: Stack, loss: f64, burst: u64) -> LossResult {
         spurious += counters.tcp_retransmits as i64 - (stats.lost + stats.queue_full) as i64;
         lost += stats.lost + stats.queue_full;
     }
-    LossResult { stack, loss, burst, goodput: Spread::of(goodput), timeouts, spurious, lost }
+    LossResult { stack, rtt, loss, burst, goodput: Spread::of(goodput), timeouts, spurious, lost }
 }
 
 // ---- four flows
@@ -270,6 +318,8 @@ pub struct Recovery {
     pub dsacks: u64,
     /// Most segments that one transfer sent again beyond those lost.
     pub spurious_max: i64,
+    /// Segments sent again after the sender could know of reordering, all transfers together.
+    pub after_lesson: u64,
 }
 
 /// Transfers of each kind.
@@ -310,11 +360,8 @@ fn repeat(what: &'static str, start: impl Fn(u64, &mut Dice) -> Lab) -> Recovery
     let mut sum = Recovery { what, transfers: TRANSFERS, ..Recovery::default() };
     for seed in 1..=TRANSFERS {
         let mut lab = start(seed, &mut Dice::new(seed, 0x9107));
-        while lab.received(0).finished_at.is_none()
-            && lab.world.now() < Instant::ZERO + Duration::from_secs(120)
-        {
-            lab.world.run_for(Duration::from_millis(20));
-        }
+        let resent = lab.watch_to_end(0, Instant::ZERO + Duration::from_secs(120));
+        sum.after_lesson += resent.after_lesson;
         let counters = lab.counters(0);
         let lost = lab.link().stats.filtered;
         sum.lost += lost;

@@ -9,8 +9,8 @@ use smoltcp::wire::{TcpOption, TcpPacket, TcpRepr};
 use super::*;
 use crate::device::Capabilities;
 use crate::net::neighbor::Claim;
-use crate::tcp::Egress;
 use crate::tcp::seq::SeqNumber;
+use crate::tcp::{Egress, IpFields};
 
 const US: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
 const THEM: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
@@ -46,7 +46,7 @@ impl Device for Sink {
 fn bench(layout: PoolLayout, mtu: usize) -> (Output, Sink) {
     let pool = PacketPool::heap(layout);
     let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
-    let mut output = Output::new(US, mtu, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
+    let mut output = Output::new(US, mtu, true, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
     let links = ["192.0.2.1/24", "2001:db8::1/64"].map(|text| text.parse().unwrap()).to_vec();
     output.set_routes(Routes::new(links, Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
@@ -66,11 +66,14 @@ fn segment<'a>(six: bool, options: &'a [u8], payload: &'a [&'a [u8]]) -> Segment
         seq: SeqNumber(0x0102_0304),
         ack: SeqNumber(0x0506_0708),
         flags: 0x018,
+        first_flags: 0,
         window: 500,
         urgent: 0,
         options,
         payload,
+        mss: usize::MAX,
         ecn: 2,
+        ip: IpFields { tos: 0xb9, hop_limit: 7 },
     }
 }
 
@@ -97,12 +100,12 @@ proptest! {
         let checksums = ChecksumCapabilities::default();
         let (src, dst, ip_payload) = if six {
             let ip = Ipv6Packet::new_checked(ethernet.payload()).unwrap();
-            prop_assert_eq!((ip.hop_limit(), ip.traffic_class(), ip.flow_label()), (64, 2, 0));
+            prop_assert_eq!((ip.hop_limit(), ip.traffic_class(), ip.flow_label()), (7, 0xba, 0));
             (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
         } else {
             let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
             prop_assert!(ip.verify_checksum() && ip.dont_frag() && !ip.more_frags());
-            prop_assert_eq!((ip.hop_limit(), ip.ecn(), ip.dscp()), (64, 2, 0));
+            prop_assert_eq!((ip.hop_limit(), ip.ecn(), ip.dscp()), (7, 2, 46));
             (ip.src_addr().into(), ip.dst_addr().into(), ip.payload().to_vec())
         };
         let tcp = TcpPacket::new_checked(&ip_payload[..]).unwrap();
@@ -132,16 +135,78 @@ fn a_full_backlog_and_an_empty_pool_say_so() {
     assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Err(EgressError::Full));
     sink.room = 1;
     output.flush(&mut sink);
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(0));
 
     let small = PoolLayout { frames: 16, ..LAYOUT };
     let (mut output, _sink) = bench(small, 1500);
     let data: &[&[u8]] = &[b"data"];
     let bulk = core::iter::from_fn(|| output.send(Instant::ZERO, &segment(false, &[], data)).ok()).count();
     assert_eq!(bulk, 14, "an eighth of the pool is left for control packets");
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(0));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Ok(0));
     assert_eq!(output.send(Instant::ZERO, &segment(false, &[], &[])), Err(EgressError::Full));
+}
+
+/// The frames that `output` has for the device, as bytes.
+fn flushed(output: &mut Output, sink: &mut Sink) -> Vec<Vec<u8>> {
+    output.flush(sink);
+    sink.sent.drain(..).map(|packet| packet.segments().flatten().copied().collect()).collect()
+}
+
+#[test]
+fn a_super_segment_is_cut_into_the_frames_of_its_segments() {
+    for six in [false, true] {
+        let payload: Vec<u8> = (0..30_000u32).map(|at| (at / 7) as u8).collect();
+        let options = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        let (mut output, mut sink) = bench(LAYOUT, 1500);
+        let pieces: &[&[u8]] = &[&payload[..10_001], &payload[10_001..]];
+        let whole =
+            SegmentOut { mss: 1400, first_flags: 0x80, flags: 0x99, ..segment(six, &options, pieces) };
+        assert_eq!(output.send(Instant::ZERO, &whole), Ok(30_000));
+        assert_eq!((output.counters.gso_super_segments, output.counters.gso_segments), (1, 22));
+        let cut = flushed(&mut output, &mut sink);
+        let sent = whole.each(|segment| output.send(Instant::ZERO, segment).map(|_| ()));
+        assert_eq!((sent, output.counters.gso_super_segments), (Ok(30_000), 1));
+        assert_eq!(cut, flushed(&mut output, &mut sink), "one by one");
+    }
+}
+
+#[test]
+fn of_a_super_segment_goes_what_there_is_room_and_frames_for() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let payload: &[&[u8]] = &[&[0; 60_000]];
+    let whole = SegmentOut { mss: 1000, ..segment(false, &[], payload) };
+    for _ in 0..4 {
+        assert_eq!(output.send(Instant::ZERO, &whole), Ok(60_000));
+    }
+    assert!(!output.refused);
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(16_000), "the backlog takes 256 packets");
+    assert!(output.is_blocked());
+    assert_eq!(output.send(Instant::ZERO, &whole), Err(EgressError::Full));
+    assert_eq!(flushed(&mut output, &mut sink).len(), limits::TX_BACKLOG_PACKETS);
+
+    // An eighth of the pool is left for control packets; a packet of three frames goes whole or not at all.
+    let small = PoolLayout { frames: 16, frame_size: 512, headroom: 64 };
+    let (mut output, mut sink) = bench(small, 1500);
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(4000));
+    assert_eq!(output.pool.free_frames(), 4);
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(1000));
+    assert_eq!(output.send(Instant::ZERO, &whole), Err(EgressError::Full));
+    assert_eq!(flushed(&mut output, &mut sink).len(), 5);
+    assert_eq!(output.pool.free_frames(), 16);
+}
+
+#[test]
+fn a_super_segment_waits_for_its_neighbour_as_segments_do() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let addr = "192.0.2.9:80".parse().unwrap();
+    let whole = SegmentOut { mss: 1000, dst: addr, ..segment(false, &[], &[&[0; 5000]]) };
+    assert_eq!(output.send(Instant::ZERO, &whole), Ok(5000));
+    assert!(flushed(&mut output, &mut sink).is_empty());
+    output.heard(Instant::ZERO, Heard { addr: addr.ip(), mac: THEM, claim: Claim::Asked });
+    let sent = flushed(&mut output, &mut sink);
+    assert_eq!(sent.len(), 5);
+    assert!(sent.iter().all(|frame| frame[..6] == THEM.0));
 }
 
 #[test]
@@ -152,7 +217,7 @@ fn too_long_and_unroutable_segments_are_refused() {
     let too_big = Err(EgressError::TooBig { mtu: 1500 });
     assert_eq!(output.send(Instant::ZERO, &segment(false, &[], data)), too_big);
     let fits: &[&[u8]] = &[&payload[1..]];
-    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], fits)), Ok(()));
+    assert_eq!(output.send(Instant::ZERO, &segment(false, &[], fits)), Ok(1460));
     assert_eq!(output.send(Instant::ZERO, &segment(true, &[], fits)), too_big);
     let mut away = segment(false, &[], &[]);
     away.dst = "198.51.100.1:80".parse().unwrap();
@@ -181,22 +246,32 @@ fn a_segment_waits_for_its_neighbor_and_follows_it_when_it_moves() {
 }
 
 #[test]
-fn a_datagram_beyond_a_router_keeps_to_the_minimum_mtu() {
+fn beyond_a_router_what_no_socket_sends_keeps_to_the_minimum_mtu() {
     let (mut output, mut sink) = bench(LAYOUT, 1500);
     let links = vec!["2001:db8::1/64".parse().unwrap()];
     let destination = "::/0".parse().unwrap();
     let gateway: IpAddr = "2001:db8::2".parse().unwrap();
     output.set_routes(Routes::new(links, vec![crate::config::Route { destination, gateway }]));
     output.heard(Instant::ZERO, Heard { addr: gateway, mac: THEM, claim: Claim::Asked });
-    for (dst, packets) in [("2001:db8::2", 1), ("2001:db8:1::2", 2)] {
+    let (near, far): (IpAddr, IpAddr) = ("2001:db8::2".parse().unwrap(), "2001:db8:1::2".parse().unwrap());
+    let mut longest = |output: &mut Output, dst: IpAddr, number: u8| {
         let mut packet = vec![0; 1500];
-        let src = "2001:db8::1".parse().unwrap();
-        write_header(&mut packet, src, dst.parse().unwrap(), protocol::UDP, 1460, 0, 64);
+        write_header(&mut packet, "2001:db8::1".parse().unwrap(), dst, number, 1460, 0, 64);
         output.send_ip(Instant::ZERO, &mut packet);
         output.flush(&mut sink);
-        assert_eq!(sink.sent.len(), packets, "{dst}");
-        assert!(sink.sent.drain(..).all(|packet| packets == 1 || packet.len() <= 14 + 1280));
+        sink.sent.drain(..).map(|packet| packet.len() - 14).max().unwrap()
+    };
+    // RFC 8200 section 5.
+    assert_eq!(longest(&mut output, near, protocol::ICMPV6), 1500);
+    assert_eq!(longest(&mut output, far, protocol::ICMPV6), 1280);
+    assert_eq!(longest(&mut output, far, protocol::UDP), 1500);
+    for (witness, mtu) in [(Witness::Datagram, 1400), (Witness::Connection, 1304)] {
+        assert!(output.learn_path_mtu(Instant::ZERO, PathMtu { dst: far, mtu, witness }));
+        let longest = longest(&mut output, far, protocol::UDP);
+        assert!((usize::from(mtu) - 8..=mtu.into()).contains(&longest), "{longest}");
     }
+    let too_low = PathMtu { dst: near, mtu: 1279, witness: Witness::Connection };
+    assert!(!output.learn_path_mtu(Instant::ZERO, too_low));
 }
 
 #[test]

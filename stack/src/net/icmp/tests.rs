@@ -50,7 +50,7 @@ impl Device for Sink {
 fn complaints(complaint: Complaint, offender: &[u8]) -> Vec<Vec<u8>> {
     let pool = PacketPool::heap(PoolLayout { frames: 8, frame_size: 4096, headroom: 0 });
     let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
-    let mut output = Output::new(US, 1500, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
+    let mut output = Output::new(US, 1500, true, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
     output.set_routes(Routes::new(policy().addresses, Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
         let claim = crate::net::neighbor::Claim::Asked;
@@ -130,8 +130,10 @@ fn only_hard_errors_about_datagrams_are_passed_on() {
     let udp = packet("192.0.2.1", "192.0.2.2", 17, &[0x12, 0x34, 0, 53, 0, 8, 0, 0]);
     let Received::Udp(fault) = read_error(false, &error(3, 3, 0, &udp), &policy()) else { panic!() };
     let (local, remote) = ("192.0.2.1:4660".parse().unwrap(), "192.0.2.2:53".parse().unwrap());
-    assert_eq!(fault, UdpFault { local, remote, error: NetError::ConnectionRefused });
+    assert_eq!(fault, UdpFault { local, remote, what: UdpTrouble::Error(NetError::ConnectionRefused) });
     assert!(matches!(read_error(false, &error(3, 1, 0, &udp), &policy()), Received::Ignored));
+    // Over IPv4 routers cut datagrams to size.
+    assert!(matches!(read_error(false, &error(3, 4, 1300, &udp), &policy()), Received::Ignored));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use core::task::{Context, Poll, Waker};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{FromShard, ToShard, ToThread, ask, may_block, own_waker, to_shard, to_thread};
@@ -213,7 +214,7 @@ struct Link {
 
 /// What a stream's thread tells its task, in order.
 enum Command {
-    Write(Vec<u8>),
+    Write(Bytes),
     Shutdown,
 }
 
@@ -326,6 +327,22 @@ impl TcpStream {
         Ok(())
     }
 
+    /// Writes all of `bytes` (a `Vec<u8>` becomes one as it is) without copying runs of 4 KiB or more: they are kept until
+    /// the peer has acknowledged them. With a time limit, each 16 KiB of them may wait for that long, and when one fails,
+    /// those before it were written.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn write_bytes(&self, bytes: impl Into<Bytes>) -> io::Result<()> {
+        let mut bytes = bytes.into();
+        self.0.may_write()?;
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(limits::BLOCKING_PIECE_BYTES));
+            self.0.send(Command::Write(piece))?;
+        }
+        Ok(())
+    }
+
     /// `TCP_NODELAY`.
     ///
     /// # Errors
@@ -370,6 +387,17 @@ impl TcpStream {
 }
 
 impl Inner {
+    fn may_write(&self) -> io::Result<()> {
+        may_block()?;
+        if self.link.write_shut.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        match self.link.write_error.get() {
+            Some(&kind) => Err(kind.into()),
+            None => Ok(()),
+        }
+    }
+
     fn send(&self, command: Command) -> io::Result<()> {
         let sent = self.sending.send(command, *lock(&self.write_timeout));
         sent.map_err(|error| match self.link.write_error.get() {
@@ -424,16 +452,10 @@ impl Read for &TcpStream {
 
 impl Write for &TcpStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        may_block()?;
-        if self.0.link.write_shut.load(Ordering::Acquire) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        if let Some(&kind) = self.0.link.write_error.get() {
-            return Err(kind.into());
-        }
+        self.0.may_write()?;
         let piece = &bytes[..bytes.len().min(limits::BLOCKING_PIECE_BYTES)];
         if !piece.is_empty() {
-            self.0.send(Command::Write(piece.to_vec()))?;
+            self.0.send(Command::Write(Bytes::copy_from_slice(piece)))?;
         }
         Ok(piece.len())
     }
@@ -481,8 +503,8 @@ struct Pump {
     stream: net::TcpStream,
     link: Arc<Link>,
     commands: Receiver<Command>,
-    /// The piece being written, and how much of it was.
-    writing: (Vec<u8>, usize),
+    /// What is left of the piece being written.
+    writing: Bytes,
     /// `None` once reading has ended.
     received: Option<ToThread<Vec<u8>>>,
 }
@@ -515,7 +537,7 @@ impl Pump {
             read_timeout: Mutex::default(),
             write_timeout: Mutex::default(),
         })));
-        let mut pump = Self { stream, link, commands, writing: Default::default(), received: Some(received) };
+        let mut pump = Self { stream, link, commands, writing: Bytes::new(), received: Some(received) };
         core::future::poll_fn(|cx| pump.poll(cx)).await;
         if pump.link.unread.load(Ordering::Acquire) {
             // Received data will never be read: tell the peer by RST (RFC 1122 section 4.2.2.13), but not before what
@@ -543,7 +565,7 @@ impl Pump {
     }
 
     fn is_written(&self) -> bool {
-        self.writing.1 == self.writing.0.len() && self.commands.is_empty()
+        self.writing.is_empty() && self.commands.is_empty()
     }
 
     /// Takes one piece off the connection, if there is room for it; returns whether it did.
@@ -557,7 +579,7 @@ impl Pump {
         if !received.has_room() {
             return false;
         }
-        let polled = self.stream.inner.poll_read_with(cx, limits::BLOCKING_PIECE_BYTES, <[u8]>::to_vec);
+        let polled = self.stream.inner.poll_read_vec(cx, limits::BLOCKING_PIECE_BYTES);
         let Poll::Ready(piece) = polled else { return false };
         match piece {
             Ok(piece) if piece.is_empty() => self.end_reading(None),
@@ -574,10 +596,9 @@ impl Pump {
 
     /// Carries out one command, or a part of it; returns whether it did.
     fn write(&mut self, cx: &mut Context<'_>) -> bool {
-        let (piece, written) = &mut self.writing;
-        if *written == piece.len() {
+        if self.writing.is_empty() {
             match self.commands.try_recv() {
-                Ok(Command::Write(next)) => (*piece, *written) = (next, 0),
+                Ok(Command::Write(next)) => self.writing = next,
                 Ok(Command::Shutdown) => {
                     let _ = self.stream.shutdown(Shutdown::Write);
                     return true;
@@ -585,16 +606,13 @@ impl Pump {
                 Err(_) => return false,
             }
         }
-        let result = match self.stream.inner.poll_write(cx, &piece[*written..]) {
-            Poll::Ready(result) => result,
+        match self.stream.inner.poll_write_bytes(cx, &mut self.writing) {
             Poll::Pending => return false,
-        };
-        match result {
-            Ok(len) => *written += len,
-            Err(error) => {
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => {
                 // Nothing more can be sent: forget what is left, so that no writer waits for room in vain.
                 let _ = self.link.write_error.set(error.kind());
-                *written = piece.len();
+                self.writing.clear();
             }
         }
         true

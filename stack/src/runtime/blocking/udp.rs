@@ -12,6 +12,7 @@ use super::{FromShard, ToShard, ToThread, may_block, own_waker, to_shard, to_thr
 use crate::limits;
 use crate::runtime::control::{ControlError, Handle};
 use crate::runtime::{local, net};
+use crate::tcp::IpFields;
 use crate::time::Duration;
 
 /// Rounds of a socket's task before it lets other tasks run.
@@ -42,6 +43,8 @@ struct Link {
     closed: AtomicBool,
     /// Written by the task: what a datagram could not be sent for; taken by the next `send_to`, as by `SO_ERROR`.
     error: Mutex<Option<io::Error>>,
+    /// Written by the socket: what datagrams have in their IP header from the next on; taken by the task.
+    ip: Mutex<Option<IpFields>>,
 }
 
 impl UdpSocket {
@@ -83,6 +86,21 @@ impl UdpSocket {
     /// How long one receive waits before it fails with `TimedOut`; `None`: for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
         *self.read_timeout.lock().unwrap_or_else(PoisonError::into_inner) = timeout;
+    }
+
+    /// `IP_TOS` and `IP_TTL`, or `IPV6_TCLASS` and `IPV6_UNICAST_HOPS`, of all datagrams sent after this; the two ECN bits are
+    /// sent as they are here.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a hop limit of 0.
+    pub fn set_ip_fields(&self, ip: IpFields) -> io::Result<()> {
+        if ip.hop_limit == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a hop limit of 0; at least 1"));
+        }
+        for task in &self.tasks {
+            *task.link.ip.lock().unwrap_or_else(PoisonError::into_inner) = Some(ip);
+        }
+        Ok(())
     }
 
     /// Sends one datagram; waits while [`limits::BLOCKING_DATAGRAMS`] are on their way to the shard.
@@ -197,7 +215,7 @@ impl Pump {
             return false;
         }
         match self.socket.poll_recv_from(cx.waker(), &mut self.buffer) {
-            Poll::Ready(Ok((len, sender))) => {
+            Poll::Ready(Ok((len, sender, _))) => {
                 self.received.send((self.buffer[..len].to_vec(), sender));
                 true
             }
@@ -210,6 +228,10 @@ impl Pump {
         let Some((bytes, peer)) = self.sending.take().or_else(|| self.outgoing.try_recv().ok()) else {
             return false;
         };
+        if let Some(ip) = self.link.ip.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The bound was checked by the socket; a runtime that has ended says so when sending.
+            let _ = self.socket.set_ip_fields(ip);
+        }
         match self.socket.poll_send_to(cx.waker(), &bytes, peer) {
             Poll::Pending => self.sending = Some((bytes, peer)),
             Poll::Ready(Ok(_)) => return true,

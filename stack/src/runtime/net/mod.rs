@@ -4,12 +4,14 @@
 //! future completes, so that nothing is lost in between. All of it belongs to the thread's shard: on other threads it
 //! returns an error of kind `Unsupported`, and after the runtime's end one of kind `NotConnected`.
 
+mod handover;
 mod lookup;
 mod ping;
 mod tcp;
 mod udp;
 pub(super) mod waiters;
 
+pub use handover::Handover;
 pub use lookup::lookup;
 pub use ping::{Echo, Pinger};
 pub(super) use tcp::set_keepalive;
@@ -18,7 +20,7 @@ pub use tcp::{
 };
 pub use udp::UdpSocket;
 
-pub use crate::tcp::{Chunk, FastOpenFailure, Shutdown, SocketOptions, TcpInfo};
+pub use crate::tcp::{Chunk, FastOpenFailure, IpFields, Shutdown, SocketOptions, TcpInfo};
 
 use std::io;
 

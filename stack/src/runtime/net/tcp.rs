@@ -1,7 +1,7 @@
 //! TCP sockets of a shard: [`TcpListener`], [`TcpStream`] and its halves. Bytes go straight between the caller's
 //! buffer and the engine's queues; there is no buffer in between in which they could be lost.
 
-use core::cell::RefCell;
+use core::cell::{OnceCell, RefCell};
 use core::fmt;
 use core::future::{Future as _, poll_fn};
 use core::net::SocketAddr;
@@ -11,11 +11,14 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::handover::Handover;
 use super::waiters::Waiters;
 use crate::limits;
 use crate::runtime::local::{self, Local};
 use crate::runtime::time::{Sleep, sleep};
-use crate::tcp::{Chunk, ConnId, ListenerId, Shutdown, SocketOptions, Tcp, TcpError, TcpInfo};
+use crate::tcp::{Chunk, ConnId, IpFields, ListenerId, Shutdown, SocketOptions, Tcp, TcpError, TcpInfo};
 use crate::time::{Duration, Instant};
 
 /// A listening socket of one shard. Listeners on the same port of different shards share it, as with `SO_REUSEPORT`:
@@ -216,6 +219,13 @@ impl TcpStream {
         Ok(stream)
     }
 
+    /// Where a body notes the bytes that it gives to hyper, or to any other code between it and this stream that writes slices
+    /// of them as they are: the send buffer then keeps runs of 4 KiB or more as they are, as with
+    /// [`TcpStream::write_bytes`].
+    pub fn handover(&self) -> Handover {
+        self.inner.handover.get_or_init(Handover::default).clone()
+    }
+
     /// Both directions at once, for as long as the stream is borrowed.
     pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         (ReadHalf { inner: &self.inner }, WriteHalf { inner: &self.inner })
@@ -318,6 +328,14 @@ impl TcpStream {
         self.edit_options(|options| options.user_timeout = timeout)
     }
 
+    /// `IP_TOS` and `IP_TTL`, or `IPV6_TCLASS` and `IPV6_UNICAST_HOPS`, from the next segment on.
+    ///
+    /// # Errors
+    /// As [`TcpStream::set_options`].
+    pub fn set_ip_fields(&self, ip: IpFields) -> io::Result<()> {
+        self.edit_options(|options| options.ip = ip)
+    }
+
     /// How long one read waits for data before it fails with `TimedOut`; the stream stays usable. `None`: for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
         self.inner.set_timeout(Direction::Read, timeout);
@@ -358,11 +376,13 @@ pub(in crate::runtime) struct Inner {
     id: ConnId,
     /// Time limits for reading and writing; allocated when one is set.
     limits: RefCell<Option<Box<[Limit; 2]>>>,
+    /// What bodies noted, once there is one that does.
+    handover: OnceCell<Handover>,
 }
 
 impl Inner {
     fn new(local: &Rc<Local>, id: ConnId) -> Self {
-        Self { local: Rc::downgrade(local), id, limits: RefCell::new(None) }
+        Self { local: Rc::downgrade(local), id, limits: RefCell::new(None), handover: OnceCell::new() }
     }
 
     pub(in crate::runtime) fn id(&self) -> ConnId {
@@ -396,18 +416,27 @@ impl Inner {
         self.limit(Direction::Read, cx, polled)
     }
 
-    /// Reads at most `max` bytes into a buffer that all streams of the thread share, and gives them to `take`. For
-    /// readers whose own buffer is not initialised: zeroing it costs more than this copy.
-    pub(in crate::runtime) fn poll_read_with<T>(
+    /// Gives at most `max` bytes to `take`, run by run, and returns how many. For readers whose own buffer is not
+    /// initialised.
+    pub(in crate::runtime) fn poll_read_with(
         &self,
         cx: &mut Context<'_>,
         max: usize,
-        take: impl FnOnce(&[u8]) -> T,
-    ) -> Poll<io::Result<T>> {
-        let Some(local) = self.local.upgrade() else { return Poll::Ready(Err(local::gone())) };
-        let mut scratch = local.scratch.borrow_mut();
-        let max = max.min(scratch.len());
-        self.poll_read(cx, &mut scratch[..max]).map_ok(|len| take(&scratch[..len]))
+        take: impl FnMut(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        let polled = self.poll_tcp(|tcp, now, id| tcp.poll_recv_with(now, id, max, cx.waker(), take));
+        self.limit(Direction::Read, cx, polled)
+    }
+
+    /// Reads what is there, at most `max` bytes.
+    pub(in crate::runtime) fn poll_read_vec(
+        &self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<io::Result<Vec<u8>>> {
+        let readable = self.tcp(|tcp, _, id| tcp.readable(id)).unwrap_or(0);
+        let mut bytes = Vec::with_capacity(readable.min(max));
+        self.poll_read_with(cx, max, |run| bytes.extend_from_slice(run)).map_ok(|_| bytes)
     }
 
     fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
@@ -423,7 +452,37 @@ impl Inner {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        if let Some(handover) = self.handover.get()
+            && let Some(mut handed) = handover.find(bytes)
+        {
+            let polled = self.poll_write_bytes(cx, &mut handed);
+            if handed.is_empty() {
+                handover.written(bytes);
+            }
+            return polled;
+        }
         let polled = self.poll_tcp(|tcp, now, id| tcp.poll_send(now, id, bytes, cx.waker()));
+        self.limit(Direction::Write, cx, polled)
+    }
+
+    /// Writes as much of `bytes` as there is room for, and takes it out of them.
+    pub(in crate::runtime) fn poll_write_bytes(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let polled = self.poll_tcp(|tcp, now, id| tcp.poll_send_bytes(now, id, bytes, cx.waker()));
+        self.limit(Direction::Write, cx, polled)
+    }
+
+    fn poll_write_chunk(&self, cx: &mut Context<'_>, chunk: &mut Chunk) -> Poll<io::Result<usize>> {
+        if chunk.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let polled = self.poll_tcp(|tcp, now, id| tcp.poll_send_chunk(now, id, chunk, cx.waker()));
         self.limit(Direction::Write, cx, polled)
     }
 
@@ -680,12 +739,32 @@ macro_rules! write_methods {
                 Ok(())
             }
 
-            /// Writes all of an owned run of bytes, which is freed as soon as the send buffer has taken it.
+            /// Writes all of `bytes` (a `Vec<u8>` becomes one as it is). Runs of 4 KiB or more are not copied: the send
+            /// buffer keeps them until they are acknowledged, and they are read once, into the frames that are sent. What
+            /// else their allocation holds stays with them. Dropped before it completes, an unknown part of them was written.
             ///
             /// # Errors
             /// As for `write`.
-            pub async fn write_bytes(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-                self.write_all(bytes.as_ref()).await
+            pub async fn write_bytes(&mut self, bytes: impl Into<Bytes>) -> io::Result<()> {
+                let mut bytes = bytes.into();
+                while !bytes.is_empty() {
+                    poll_fn(|cx| self.inner.poll_write_bytes(cx, &mut bytes)).await?;
+                }
+                Ok(())
+            }
+
+            /// Writes all of a chunk that was received, on this stream or another of the shard. 1 KiB or more that make use
+            /// of their frame are not copied on the way: the send buffer keeps the frame until they are acknowledged, unless
+            /// frames are scarce. Dropped before it completes, an unknown part of it was written.
+            ///
+            /// # Errors
+            /// As for `write`.
+            pub async fn write_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
+                let mut chunk = chunk;
+                while !chunk.is_empty() {
+                    poll_fn(|cx| self.inner.poll_write_chunk(cx, &mut chunk)).await?;
+                }
+                Ok(())
             }
 
             /// Waits until the peer has acknowledged everything written, and FIN after a shutdown.

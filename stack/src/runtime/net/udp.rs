@@ -12,6 +12,7 @@ use super::net_error;
 use super::waiters::Waiters;
 use crate::runtime::local::{self, Local};
 use crate::shard::{NetError, Shard, UdpId};
+use crate::tcp::IpFields;
 
 /// A UDP socket. Sockets bound to the same port on different shards share it: each receives what its queue does.
 pub struct UdpSocket {
@@ -99,17 +100,35 @@ impl UdpSocket {
     /// # Errors
     /// When the runtime has ended.
     pub async fn recv_from(&self, bytes: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.recv_from_with(bytes).await.map(|(len, sender, _)| (len, sender))
+    }
+
+    /// As [`UdpSocket::recv_from`]; also what the datagram had in its IP header (`IP_RECVTOS`, `IP_RECVTTL`).
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub async fn recv_from_with(&self, bytes: &mut [u8]) -> io::Result<(usize, SocketAddr, IpFields)> {
         self.receivers.wait(|waker| self.poll_recv_from(waker, bytes)).await
+    }
+
+    /// `IP_TOS` and `IP_TTL`, or `IPV6_TCLASS` and `IPV6_UNICAST_HOPS`: what datagrams have in their IP header from the next
+    /// burst on, multicast ones included. The two ECN bits are sent as they are here.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a hop limit of 0; when the runtime has ended.
+    pub fn set_ip_fields(&self, ip: IpFields) -> io::Result<()> {
+        let local = self.local.upgrade().ok_or_else(local::gone)?;
+        local.with(|shard, _| shard.udp_set_ip_fields(self.id, ip))?.map_err(net_error)
     }
 
     pub(in crate::runtime) fn poll_recv_from(
         &self,
         waker: &Waker,
         bytes: &mut [u8],
-    ) -> Poll<io::Result<(usize, SocketAddr)>> {
+    ) -> Poll<io::Result<(usize, SocketAddr, IpFields)>> {
         loop {
             match self.poll(|shard| shard.udp_poll_recv_from(self.id, bytes, waker)) {
-                Poll::Ready(Ok((_, sender))) if self.peer.get().is_some_and(|peer| peer != sender) => {}
+                Poll::Ready(Ok((_, sender, _))) if self.peer.get().is_some_and(|peer| peer != sender) => {}
                 received => return received,
             }
         }

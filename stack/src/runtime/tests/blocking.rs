@@ -48,6 +48,27 @@ fn echo(listener: TcpListener, connections: usize) -> std::thread::JoinHandle<()
 }
 
 #[test]
+fn bytes_of_any_length_are_written_whole() {
+    let runtimes = pair((1, 1));
+    let listener = TcpListener::bind(&runtimes.0.handle(), any(7)).unwrap();
+    let echo = echo(listener, 1);
+    let stream = TcpStream::connect(&runtimes.1.handle(), server(7)).unwrap();
+    let mut back = Vec::new();
+    for len in [0, 1, 5000, 16 << 10, 100_001] {
+        stream.write_bytes(pattern(0, len)).unwrap();
+        back.resize(len, 0);
+        (&stream).read_exact(&mut back).unwrap();
+        assert!(back == pattern(0, len), "{len} bytes");
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.write_bytes("x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!((&stream).read(&mut [0]).unwrap(), 0);
+    drop(stream);
+    echo.join().unwrap();
+    end(runtimes);
+}
+
+#[test]
 fn threads_on_both_sides_move_megabytes_over_several_shards() {
     const THREADS: usize = 4;
     const LEN: usize = 1 << 20;

@@ -66,6 +66,47 @@ fn hyper_serves_and_asks_over_our_streams() {
     );
 }
 
+/// Answers every request with the same bytes, noted for the stream.
+async fn serve_noted(_: Context) -> super::Done {
+    let listener = TcpListener::bind(any(80))?;
+    let body = Bytes::from(pattern(0, 300_000));
+    while let Ok((stream, _)) = listener.accept().await {
+        let (body, handover) = (body.clone(), stream.handover());
+        let noted = handover.clone();
+        spawn(async move {
+            let service = service_fn(move |_: Request<hyper::body::Incoming>| {
+                let (body, noted) = (body.clone(), noted.clone());
+                async move {
+                    noted.note(&body);
+                    Ok::<_, Infallible>(Response::new(Full::new(body)))
+                }
+            });
+            hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await.unwrap();
+            assert_eq!(handover.len(), 0, "hyper wrote something else than the body's bytes as they were");
+        })
+        .detach();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_body_that_is_noted_is_known_again_behind_hyper() {
+    run((1, 1), serve_noted, |_| async {
+        let stream = TcpStream::connect(server(80)).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        let connection = spawn(connection);
+        for _ in 0..3 {
+            let request = Request::get("/").header("host", "test").body(Full::new(Bytes::new()))?;
+            sender.ready().await?;
+            let response = sender.send_request(request).await?;
+            assert!(response.into_body().collect().await?.to_bytes() == pattern(0, 300_000));
+        }
+        drop(sender);
+        connection.await?;
+        Ok(())
+    });
+}
+
 #[test]
 fn hypers_timers_end_a_connection_that_asks_nothing() {
     run(

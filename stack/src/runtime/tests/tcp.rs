@@ -3,6 +3,8 @@
 use std::io;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::{Done, any, pattern, run, server};
 use crate::runtime::net::{Keepalive, Shutdown, TcpListener, TcpStream};
 use crate::runtime::{Context, spawn, time};
@@ -54,6 +56,79 @@ fn a_connection_carries_bytes_both_ways_and_closes() {
     assert_eq!(server.metrics.counters().tcp_passive_opens, 1);
     assert_eq!(client.metrics.counters().tcp_active_opens, 1);
     assert_eq!(client.metrics.runtime().connections_aborted, 0);
+}
+
+/// The send buffer has no copy of `bytes`, which were just written, of its own, and lets go of them when the echo has
+/// acknowledged them.
+async fn held_until_acknowledged(mut stream: TcpStream, bytes: Bytes) -> io::Result<()> {
+    assert!(!bytes.is_unique(), "a copy was queued");
+    stream.shutdown(Shutdown::Write)?;
+    assert!(read_to_end(&mut stream).await? == bytes);
+    stream.flushed().await?;
+    assert!(bytes.is_unique(), "the bytes are still held");
+    Ok(())
+}
+
+#[test]
+fn bytes_handed_over_are_held_until_they_are_acknowledged() {
+    run((1, 1), echo, |_| async {
+        let mut stream = TcpStream::connect(server(7)).await?;
+        let bytes = Bytes::from(pattern(0, 50_000));
+        stream.write_bytes(bytes.clone()).await?;
+        Ok(held_until_acknowledged(stream, bytes).await?)
+    });
+}
+
+#[test]
+fn slices_of_bytes_that_were_noted_are_held_too() {
+    run((1, 1), echo, |_| async {
+        let mut stream = TcpStream::connect(server(7)).await?;
+        let (bytes, handover) = (Bytes::from(pattern(0, 50_000)), stream.handover());
+        handover.note(&bytes);
+        stream.write_all(&bytes).await?;
+        assert_eq!(handover.len(), 0);
+        Ok(held_until_acknowledged(stream, bytes).await?)
+    });
+}
+
+#[test]
+fn chunks_go_back_as_they_came() {
+    async fn serve(_: Context) -> Done {
+        let listener = TcpListener::bind(any(7))?;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            while let Some(chunk) = stream.read_chunk().await? {
+                stream.write_chunk(chunk).await?;
+            }
+            stream.close().await?;
+        }
+        Ok(())
+    }
+    run((1, 1), serve, |_| async {
+        const LEN: usize = 2 << 20;
+        let (mut reader, mut writer) = TcpStream::connect(server(7)).await?.into_split();
+        let write = async {
+            // Of lengths that are kept in their frames and lengths that are not.
+            for (offset, len) in (0..LEN / 4096).flat_map(|i| [(i * 4096, 3000), (i * 4096 + 3000, 1096)]) {
+                writer.write_all(&pattern(offset, len)).await?;
+            }
+            drop(writer);
+            Ok(())
+        };
+        let read = async {
+            let (mut offset, mut bytes) = (0, vec![0; 10_000]);
+            loop {
+                let len = reader.read(&mut bytes).await?;
+                assert!(bytes[..len] == pattern(offset, len), "at {offset}");
+                offset += len;
+                if len == 0 {
+                    assert_eq!(offset, LEN);
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        futures_lite::future::try_zip(write, read).await?;
+        Ok(())
+    });
 }
 
 #[test]

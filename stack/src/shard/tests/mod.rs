@@ -13,7 +13,9 @@ use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout};
 use crate::time::Duration;
 
 mod announce;
+mod frames;
 mod fuzz;
+mod gro;
 mod names;
 mod neighbors;
 mod ping;

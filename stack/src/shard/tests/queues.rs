@@ -4,6 +4,10 @@ use core::net::SocketAddr;
 
 use super::*;
 use crate::counters::DropReason;
+use crate::net::fragment::write_header;
+use crate::packet::checksum::Sum;
+use crate::parse::protocol;
+use crate::tcp::Egress;
 
 /// Host 1 with three shards, opposite host 2 with one; all that host 2 sends arrives at queue `queue`.
 struct World {
@@ -222,4 +226,116 @@ fn icmp_errors_find_the_shard_of_the_datagram() {
         let told = world.shards[owner].shard.udp_poll_recv_from(id, &mut [0], no_waker());
         assert_eq!(ready(told), Err(NetError::ConnectionRefused));
     }
+}
+
+/// An ICMP error of a router about a packet of host 1's (from its Ethernet header on): it does not fit `mtu` bytes.
+fn too_big(about: &[u8], mtu: u16) -> Vec<u8> {
+    let ipv6 = about[14] >> 4 == 6;
+    let quote = &about[14..about.len().min(14 + 80)];
+    let mut message = if ipv6 { vec![2, 0, 0, 0, 0, 0, 0, 0] } else { vec![3, 4, 0, 0, 0, 0, 0, 0] };
+    message[6..8].copy_from_slice(&mtu.to_be_bytes());
+    message.extend_from_slice(quote);
+    let (router, us, number) = match ipv6 {
+        true => (ip("2001:db8::fe"), ip("2001:db8::1"), protocol::ICMPV6),
+        false => (ip("192.0.2.254"), ip("192.0.2.1"), protocol::ICMPV4),
+    };
+    let mut sum = match ipv6 {
+        true => Sum::pseudo_header(router, us, number, message.len() as u32),
+        false => Sum::ZERO,
+    };
+    sum.add(&message);
+    message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
+    let mut header = [0; 40];
+    let len = write_header(&mut header, router, us, number, message.len(), 0, 64);
+    let ethernet: &[u8] = if ipv6 { &[0x86, 0xdd] } else { &[8, 0] };
+    [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0xfe], ethernet, &header[..len], &message].concat()
+}
+
+/// What each shard takes the path to the peer to carry.
+fn path_mtus(world: &World, peer: &str) -> Vec<usize> {
+    world.shards.iter().map(|host| host.shard.output.path_mtu(ip(peer))).collect()
+}
+
+#[test]
+fn what_a_connection_learns_of_a_path_all_shards_use_for_ten_minutes() {
+    // RFC 1191 section 6.3, RFC 8201 section 5.2.
+    for (owner, peer) in [(0, "192.0.2.2"), (1, "2001:db8::2"), (2, "192.0.2.2")] {
+        let mut world = World::new((owner + 1) % 3);
+        let at = SocketAddr::new(ip(peer), 80);
+        world.peer.shard.tcp_listen(at, 16, SocketOptions::default()).unwrap();
+        let now = world.now;
+        let client = world.shards[owner].shard.tcp_connect(now, None, at, SocketOptions::default()).unwrap();
+        world.settle();
+        let sent = world.shards[owner].shard.tcp().poll_send(now, client, &pattern(4000), no_waker());
+        assert_eq!(ready(sent), Ok(4000));
+        world.shards[owner].poll(now);
+        let full = world.shards[owner].device.tx[0].clone();
+        assert_eq!(full.len(), 14 + MTU);
+        // A sequence number that is not outstanding: anybody could have sent that.
+        let mut forged = full.clone();
+        forged[if at.is_ipv4() { 14 + 20 + 4 } else { 14 + 40 + 4 }] ^= 0x80;
+        let queue = world.queue;
+        world.shards[queue].device.rx.push_back(too_big(&forged, 1400));
+        world.settle();
+        assert_eq!(path_mtus(&world, peer), [MTU; 3]);
+        let sent = world.shards[owner].shard.tcp().poll_send(now, client, &pattern(4000), no_waker());
+        assert_eq!(ready(sent), Ok(4000));
+        world.shards[owner].poll(now);
+        let full = world.shards[owner].device.tx[0].clone();
+        world.shards[queue].device.rx.push_back(too_big(&full, 1300));
+        world.settle();
+        assert_eq!(path_mtus(&world, peer), [1300; 3]);
+        assert_eq!(path_mtus(&world, "192.0.2.3"), [MTU; 3]);
+        world.now += limits::PATH_MTU_LIFETIME;
+        world.settle();
+        assert_eq!(path_mtus(&world, peer), [MTU; 3]);
+    }
+}
+
+#[test]
+fn what_a_datagram_is_told_of_a_path_is_for_datagrams_alone() {
+    // RFC 8201 section 5.2; anyone who knows a port can send such a message.
+    let mut world = World::new(0);
+    let to: SocketAddr = "[2001:db8::2]:9".parse().unwrap();
+    let shard = &mut world.shards[1].shard;
+    let id = shard.udp_bind("[::]:4000".parse().unwrap()).unwrap();
+    assert_eq!(ready(shard.udp_poll_send_to(id, &pattern(1452), to, no_waker())), Ok(1452));
+    world.settle();
+    let sent = world.shards[1].device.sent.last().unwrap().clone();
+    assert_eq!(sent.len(), 14 + MTU);
+    // One about a port that nobody has, then a true one.
+    let mut stranger = sent.clone();
+    stranger[14 + 40] ^= 1;
+    for (about, packets) in [(stranger, 1), (sent, 2)] {
+        world.shards[0].device.rx.push_back(too_big(&about, 1400));
+        world.settle();
+        for host in &mut world.shards {
+            host.device.sent.clear();
+        }
+        let shard = &mut world.shards[1].shard;
+        assert_eq!(ready(shard.udp_poll_send_to(id, &pattern(1452), to, no_waker())), Ok(1452));
+        world.settle();
+        assert_eq!(world.shards[1].device.sent.len(), packets);
+    }
+    assert_eq!(path_mtus(&world, "2001:db8::2"), [MTU; 3]);
+}
+
+#[test]
+fn a_cookie_that_one_shard_was_given_opens_connections_of_all() {
+    // RFC 7413 section 4.1.3.
+    let mut world = World::new(0);
+    let at: SocketAddr = "192.0.2.2:80".parse().unwrap();
+    let listen = SocketOptions { fastopen_qlen: 16, ..SocketOptions::default() };
+    world.peer.shard.tcp_listen(at, 16, listen).unwrap();
+    let us = ip("192.0.2.1");
+    let may = |world: &mut World| {
+        let now = world.now;
+        let shards = world.shards.iter_mut();
+        shards.map(|host| host.shard.tcp().may_connect_with_data(now, us, at.ip())).collect::<Vec<_>>()
+    };
+    assert_eq!(may(&mut world), [false; 3]);
+    let (now, shard) = (world.now, &mut world.shards[1].shard);
+    shard.tcp_connect_with_data(now, None, at, SocketOptions::default(), b"x").unwrap();
+    world.settle();
+    assert_eq!(may(&mut world), [true; 3]);
 }

@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 
 use super::*;
+use crate::config::PartialChecksums;
 use crate::counters::DropReason;
 use crate::tcp::{Shutdown, State};
 
@@ -84,10 +85,10 @@ fn jumbo_segments_span_frames() {
     assert!(pair.a.device.sent.iter().any(|frame| frame.len() == 9014));
 }
 
-#[test]
-fn partial_checksums_of_a_neighbor_carry_a_connection() {
+/// A host with this setting whose peer sends nothing but partial checksums; whether a connection to it opens.
+fn opens_with_partial_checksums(setting: PartialChecksums) -> (bool, Pair) {
     let mut accepting = config(2);
-    accepting.partial_checksums = PartialChecksums::Accept;
+    accepting.partial_checksums = setting;
     let mut pair = Pair::of(Host::new(1, &config(1)), Host::new(2, &accepting));
     let listener = listen(&mut pair.b, "192.0.2.2:80");
     connect(&mut pair, "192.0.2.2:80");
@@ -106,8 +107,37 @@ fn partial_checksums_of_a_neighbor_carry_a_connection() {
         pair.b.poll(pair.now);
         pair.a.device.rx.append(&mut pair.b.device.tx);
     }
-    assert!(pair.b.shard.tcp().poll_accept(listener, no_waker()).is_ready());
+    (pair.b.shard.tcp().poll_accept(listener, no_waker()).is_ready(), pair)
+}
+
+#[test]
+fn partial_checksums_carry_a_connection_where_they_are_trusted() {
+    let (opens, pair) = opens_with_partial_checksums(PartialChecksums::Trust);
+    assert!(opens);
     assert!(pair.b.shard.counters().rx_partial_checksums >= 2);
+    assert_eq!(pair.b.shard.counters().dropped(DropReason::PartialChecksum), 0);
+}
+
+#[test]
+fn partial_checksums_are_dropped_by_their_own_name_where_they_are_not() {
+    // Auto: the device is no veth and says that neighbours complete theirs.
+    for setting in [PartialChecksums::Verify, PartialChecksums::Auto] {
+        let (opens, pair) = opens_with_partial_checksums(setting);
+        assert!(!opens, "{setting:?}");
+        let counters = pair.b.shard.counters();
+        assert!(counters.dropped(DropReason::PartialChecksum) >= 1, "{setting:?}");
+        assert_eq!(counters.dropped(DropReason::BadTcpChecksum), 0, "{setting:?}");
+        assert_eq!(counters.rx_partial_checksums, 0, "{setting:?}");
+    }
+}
+
+#[test]
+fn the_device_decides_on_partial_checksums_unless_told_otherwise() {
+    for device in [true, false] {
+        assert_eq!(PartialChecksums::Auto.accepts(device), device);
+        assert!(!PartialChecksums::Verify.accepts(device));
+        assert!(PartialChecksums::Trust.accepts(device));
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@ use core::net::SocketAddr;
 
 use super::*;
 use crate::counters::DropReason;
+use crate::tcp::IpFields;
 
 fn socket(host: &mut Host, text: &str) -> (UdpId, SocketAddr) {
     let id = host.shard.udp_bind(text.parse().unwrap()).unwrap();
@@ -16,7 +17,7 @@ fn recv(host: &mut Host, id: UdpId) -> Option<(Vec<u8>, SocketAddr)> {
     let mut buffer = vec![0; 65_536];
     match host.shard.udp_poll_recv_from(id, &mut buffer, no_waker()) {
         Poll::Ready(result) => {
-            let (len, from) = result.unwrap();
+            let (len, from, _) = result.unwrap();
             buffer.truncate(len);
             Some((buffer, from))
         }
@@ -41,6 +42,27 @@ fn datagrams_of_all_sizes_are_echoed() {
             assert_eq!(recv(&mut pair.a, id), Some((payload, echo_addr)), "{len}");
         }
         assert_eq!(pair.b.shard.counters().udp_rx, 6);
+    }
+}
+
+#[test]
+fn what_a_socket_chooses_of_the_ip_header_arrives_and_is_told() {
+    for (server, client) in [("192.0.2.2:7", "0.0.0.0:0"), ("[2001:db8::2]:7", "[::]:0")] {
+        let mut pair = Pair::new();
+        let (to, addr) = socket(&mut pair.b, server);
+        let (from, _) = socket(&mut pair.a, client);
+        // All eight bits of the traffic class: who sends datagrams may do ECN itself (RFC 9000 section 13.4).
+        let chosen = IpFields { tos: 0xba, hop_limit: 9 };
+        // The last one arrives in fragments.
+        for (ip, len) in [(IpFields::default(), 1), (chosen, 1), (chosen, 5000)] {
+            pair.a.shard.udp_set_ip_fields(from, ip).unwrap();
+            send(&mut pair.a, from, &pattern(len), addr);
+            pair.settle();
+            let told = ready(pair.b.shard.udp_poll_recv_from(to, &mut [0; 5000], no_waker())).unwrap();
+            assert_eq!((told.0, told.2), (len, ip), "{server}");
+        }
+        let none = IpFields { hop_limit: 0, ..chosen };
+        assert_eq!(pair.a.shard.udp_set_ip_fields(from, none), Err(NetError::InvalidInput));
     }
 }
 
@@ -87,7 +109,7 @@ fn a_closed_port_is_reported_once_and_only_by_the_owner_of_the_address() {
 
 /// What the next receive call of a socket is told.
 fn told(host: &mut Host, id: UdpId, waker: &Waker) -> Poll<Result<usize, NetError>> {
-    host.shard.udp_poll_recv_from(id, &mut [0; 8], waker).map_ok(|(len, _)| len)
+    host.shard.udp_poll_recv_from(id, &mut [0; 8], waker).map_ok(|(len, ..)| len)
 }
 
 #[test]

@@ -129,9 +129,9 @@ impl Cubic {
     fn slow_start(&mut self, ack: &Ack) -> u32 {
         let is_initial = self.ssthresh == u32::MAX;
         let growth = if is_initial {
-            self.hystart.growth(ack.acked_bytes, self.mss, self.is_paced)
+            self.hystart.growth(ack.acked_bytes, self.mss.saturating_mul(ack.acks.max(1)), self.is_paced)
         } else if self.after_timeout {
-            ack.acked_bytes.min(self.mss)
+            ack.acked_bytes.min(self.mss.saturating_mul(ack.acks.max(1)))
         } else {
             ack.acked_bytes
         };
@@ -143,7 +143,7 @@ impl Cubic {
 
     /// Ends the initial slow start once round trips got longer (RFC 9406), loss or no loss.
     fn watch_delay(&mut self, ack: &Ack) {
-        if self.hystart.on_ack(ack.acked_to, ack.sent_to, ack.rtt) {
+        if self.hystart.on_ack(ack.acked_to, ack.sent_to, ack.rtt, ack.acks) {
             self.ssthresh = self.cwnd;
             self.curve = Curve { cwnd_prior: self.cwnd, ..Curve::default() };
         }

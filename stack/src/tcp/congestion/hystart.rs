@@ -57,9 +57,10 @@ impl HyStart {
         if self.in_css() { counted / CSS_GROWTH_DIVISOR } else { counted }
     }
 
-    /// Takes in an ACK in slow start after the window grew by it. `acked_to` and `sent_to` are SND.UNA and SND.NXT as counts
-    /// of bytes. True when slow start is over: congestion avoidance follows.
-    pub(super) fn on_ack(&mut self, acked_to: u64, sent_to: u64, rtt: Option<Duration>) -> bool {
+    /// Takes in an ACK in slow start after the window grew by it, or one that stands for `acks`, of which `rtt` is the shortest.
+    /// `acked_to` and `sent_to` are SND.UNA and SND.NXT as counts of bytes. True when slow start is over: congestion avoidance
+    /// follows.
+    pub(super) fn on_ack(&mut self, acked_to: u64, sent_to: u64, rtt: Option<Duration>, acks: u32) -> bool {
         if acked_to >= self.window_end {
             self.window_end = sent_to;
             if self.start_round() {
@@ -69,7 +70,8 @@ impl HyStart {
         if let Some(rtt) = rtt {
             let rtt = u32::try_from(rtt.as_micros()).unwrap_or(INFINITY - 1);
             self.current_round_min_rtt = self.current_round_min_rtt.min(rtt);
-            self.rtt_samples = (self.rtt_samples + 1).min(N_RTT_SAMPLE);
+            let samples = u32::from(self.rtt_samples) + acks.max(1);
+            self.rtt_samples = samples.min(u32::from(N_RTT_SAMPLE)) as u8;
         }
         if self.rtt_samples >= N_RTT_SAMPLE {
             self.judge_delay();
@@ -140,6 +142,7 @@ mod tests {
                     self.acked,
                     self.acked + 10 * u64::from(MSS),
                     Some(Duration::from_millis(rtt_ms)),
+                    1,
                 )
             })
         }
@@ -224,7 +227,7 @@ mod tests {
     fn acks_without_a_round_trip_time_decide_nothing() {
         let mut hystart = HyStart::new();
         for ack in 1..100 {
-            assert!(!hystart.on_ack(ack * 1000, ack * 1000 + 9000, None));
+            assert!(!hystart.on_ack(ack * 1000, ack * 1000 + 9000, None, 1));
         }
         assert!(!hystart.in_css());
     }

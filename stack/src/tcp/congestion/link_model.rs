@@ -225,6 +225,7 @@ impl Model {
         let ack = Ack {
             now,
             acked_bytes: (acked_to - first_missing) as u32 * MSS,
+            acks: 1,
             delivered_bytes: MSS,
             rtt: Some(rtt),
             srtt: Some(flow.srtt),

@@ -34,6 +34,9 @@ pub struct Ack {
     pub now: Instant,
     /// Bytes it acknowledged cumulatively (RFC 3465 section 2: never what SACK alone reported).
     pub acked_bytes: u32,
+    /// How many ACKs it stands for, when the last of a burst was processed for all; 0 counts as 1. What is limited for each ACK
+    /// is limited for each of these.
+    pub acks: u32,
     /// Bytes that left the network by it: acknowledged or newly SACKed.
     pub delivered_bytes: u32,
     /// Round-trip time measured with it.

@@ -52,8 +52,9 @@ impl NewReno {
     /// Slow start takes every acknowledged byte, as Linux does, and not the 1 to 2 segments an ACK of RFC 3465 section
     /// 2.2: receivers that merge segments before TCP sees them acknowledge 64 KiB at a time. Returns what is left over
     /// when `ssthresh` is reached.
-    fn slow_start(&mut self, acked: u32) -> u32 {
-        let counted = if self.after_timeout { acked.min(self.mss) } else { acked };
+    fn slow_start(&mut self, acked: u32, acks: u32) -> u32 {
+        let counted =
+            if self.after_timeout { acked.min(self.mss.saturating_mul(acks.max(1))) } else { acked };
         let grown = self.cwnd.saturating_add(counted).min(self.ssthresh).min(CWND_MAX);
         let rest = counted - (grown - self.cwnd);
         self.cwnd = grown;
@@ -101,7 +102,8 @@ impl CongestionControl for NewReno {
         if ack.in_recovery || ack.is_app_limited || ack.acked_bytes == 0 {
             return;
         }
-        let rest = if self.in_slow_start() { self.slow_start(ack.acked_bytes) } else { ack.acked_bytes };
+        let acked = ack.acked_bytes;
+        let rest = if self.in_slow_start() { self.slow_start(acked, ack.acks) } else { acked };
         if rest > 0 && !self.in_slow_start() {
             self.congestion_avoidance(rest);
         }

@@ -115,9 +115,9 @@ pub(super) fn handshake_encoding(ecn: u8) -> u32 {
 impl Accurate {
     // ---- the receiver
 
-    /// Counts an acceptable packet with `len` bytes of payload, of which `waiting` are not acknowledged or more are;
-    /// whether an ACK is due at once (RFC 9768 sections 3.2 and 3.2.2.5.1).
-    pub(super) fn arrived(&mut self, ecn: u8, len: u32, waiting: bool) -> bool {
+    /// Counts `packets` acceptable packets, merged into one if there are several, with `len` bytes of payload, of which
+    /// `waiting` are not acknowledged or more are; whether an ACK is due at once (RFC 9768 sections 3.2 and 3.2.2.5.1).
+    pub(super) fn arrived(&mut self, ecn: u8, packets: u16, len: u32, waiting: bool) -> bool {
         let marked = ecn == CE;
         let changed = marked && len > 0 && !self.last_marked;
         self.last_marked = marked;
@@ -130,8 +130,8 @@ impl Accurate {
         *counter = counter.wrapping_add(len);
         self.news |= len > 0;
         if marked {
-            self.received.cep = self.received.cep.wrapping_add(1);
-            self.marks = self.marks.saturating_add(1);
+            self.received.cep = self.received.cep.wrapping_add(u32::from(packets));
+            self.marks = u16::from(self.marks).saturating_add(packets).min(u16::from(u8::MAX)) as u8;
         }
         changed || self.marks >= if waiting { MARKS_WITH_DATA } else { MARKS_WITHOUT_DATA }
     }
@@ -263,7 +263,7 @@ mod tests {
         let mut receiver = Accurate::default();
         for mark in 0..20 {
             assert_eq!(ace(receiver.flags(true)), (5 + mark) % 8);
-            receiver.arrived(CE, 0, false);
+            receiver.arrived(CE, 1, 0, false);
         }
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let arrived = |codepoints: &[u8]| {
             let mut receiver = Accurate::default();
             codepoints.iter().for_each(|ecn| {
-                receiver.arrived(*ecn, 100, true);
+                receiver.arrived(*ecn, 1, 100, true);
             });
             receiver.option(false)
         };
@@ -343,15 +343,15 @@ mod tests {
     fn acks_are_due_when_marks_begin_and_for_every_few_of_them() {
         // Section 3.2.2.5.1.
         let mut receiver = Accurate::default();
-        assert!(!receiver.arrived(ECT0, 100, true));
-        assert!(receiver.arrived(CE, 100, true), "marks begin");
+        assert!(!receiver.arrived(ECT0, 1, 100, true));
+        assert!(receiver.arrived(CE, 1, 100, true), "marks begin");
         receiver.sent(true, true);
-        assert!(!receiver.arrived(CE, 100, true));
-        assert!(receiver.arrived(CE, 100, true), "two marks");
+        assert!(!receiver.arrived(CE, 1, 100, true));
+        assert!(receiver.arrived(CE, 1, 100, true), "two marks");
         receiver.sent(true, true);
-        assert!(!receiver.arrived(CE, 0, false));
-        assert!(!receiver.arrived(CE, 0, false));
-        assert!(receiver.arrived(CE, 0, false), "three marks without data");
+        assert!(!receiver.arrived(CE, 1, 0, false));
+        assert!(!receiver.arrived(CE, 1, 0, false));
+        assert!(receiver.arrived(CE, 1, 0, false), "three marks without data");
     }
 
     proptest! {
@@ -362,7 +362,7 @@ mod tests {
             let (mut receiver, mut sender) = (Accurate::default(), Accurate::default());
             for burst in packets.chunks(every) {
                 for (ecn, len) in burst {
-                    receiver.arrived(*ecn, *len, true);
+                    receiver.arrived(*ecn, 1, *len, true);
                 }
                 sender.take(receiver.flags(true), receiver.option(false), burst.len() as u32, MSS);
                 receiver.sent(true, true);

@@ -7,6 +7,7 @@ use core::net::{IpAddr, SocketAddr};
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
+use super::FastOpenNews;
 use crate::tcp::options::FastOpenOption;
 use crate::tcp::table::{List, Slab, TupleKey};
 use crate::time::{Duration, Instant};
@@ -33,6 +34,11 @@ pub(in crate::tcp) struct ClientCache {
 struct Entry {
     /// The two addresses; the ports are 0.
     pair: TupleKey,
+    knowledge: Knowledge,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Knowledge {
     cookie: Option<FastOpenOption>,
     /// The server's MSS option; 0: unknown.
     mss: u16,
@@ -105,43 +111,26 @@ impl ClientCache {
             return Advice::Request(FastOpenOption::request());
         };
         self.touch(index);
-        match self.entries.get(index) {
-            Some(entry) if now < entry.avoid_until => Advice::Avoid,
-            Some(Entry { cookie: Some(cookie), mss, .. }) => {
+        match self.entries.get(index).map(|entry| &entry.knowledge) {
+            Some(known) if now < known.avoid_until => Advice::Avoid,
+            Some(Knowledge { cookie: Some(cookie), mss, .. }) => {
                 Advice::Cookie { cookie: *cookie, mss: (*mss > 0).then_some(*mss) }
             }
-            Some(Entry { experimental: true, .. }) => {
+            Some(Knowledge { experimental: true, .. }) => {
                 Advice::Request(FastOpenOption::request().in_experimental(true))
             }
             _ => Advice::Request(FastOpenOption::request()),
         }
     }
 
-    /// Takes note of how an attempt went.
-    pub(in crate::tcp) fn note(&mut self, now: Instant, local: IpAddr, remote: IpAddr, report: Report) {
-        let Some(index) = self.find_or_insert(pair(local, remote)) else { return };
+    /// Takes note of how an attempt went; whether that changes how the next is made.
+    pub(in crate::tcp) fn note(&mut self, now: Instant, news: &FastOpenNews) -> bool {
+        let Some(index) = self.find_or_insert(pair(news.local, news.remote)) else { return false };
         let pause = self.pause;
-        let Some(entry) = self.entries.get_mut(index) else { return };
-        match report {
-            Report::Answered { cookie, mss, outcome } => {
-                entry.mss = mss.unwrap_or(entry.mss);
-                if cookie.is_some() {
-                    entry.cookie = cookie;
-                    entry.ignored = false;
-                }
-                match outcome {
-                    Outcome::Lost => entry.note_loss(now, pause),
-                    Outcome::Arrived => entry.losses = 0,
-                    Outcome::RequestIgnored { experimental } => {
-                        entry.losses = 0;
-                        entry.experimental = !experimental && !entry.ignored;
-                        entry.ignored = true;
-                    }
-                }
-            }
-            Report::Refused => entry.avoid_until = entry.avoid_until.max(now + REFUSED_PAUSE),
-            Report::TimedOut => entry.note_loss(now, pause),
-        }
+        let Some(entry) = self.entries.get_mut(index) else { return false };
+        let before = entry.knowledge.clone();
+        entry.knowledge.take(now, pause, news.report);
+        entry.knowledge != before
     }
 
     /// How many pairs are remembered.
@@ -165,12 +154,14 @@ impl ClientCache {
         }
         let index = self.entries.insert(Entry {
             pair,
-            cookie: None,
-            mss: 0,
-            experimental: false,
-            ignored: false,
-            losses: 0,
-            avoid_until: Instant::ZERO,
+            knowledge: Knowledge {
+                cookie: None,
+                mss: 0,
+                experimental: false,
+                ignored: false,
+                losses: 0,
+                avoid_until: Instant::ZERO,
+            },
         });
         self.entries.push_back(&mut self.used, index);
         let (entries, hasher) = (&self.entries, &self.hasher);
@@ -197,7 +188,30 @@ impl ClientCache {
     }
 }
 
-impl Entry {
+impl Knowledge {
+    fn take(&mut self, now: Instant, pause: Duration, report: Report) {
+        match report {
+            Report::Answered { cookie, mss, outcome } => {
+                self.mss = mss.unwrap_or(self.mss);
+                if cookie.is_some() {
+                    self.cookie = cookie;
+                    self.ignored = false;
+                }
+                match outcome {
+                    Outcome::Lost => self.note_loss(now, pause),
+                    Outcome::Arrived => self.losses = 0,
+                    Outcome::RequestIgnored { experimental } => {
+                        self.losses = 0;
+                        self.experimental = !experimental && !self.ignored;
+                        self.ignored = true;
+                    }
+                }
+            }
+            Report::Refused => self.avoid_until = self.avoid_until.max(now + REFUSED_PAUSE),
+            Report::TimedOut => self.note_loss(now, pause),
+        }
+    }
+
     /// One loss is congestion; several in a row are the path's dislike of Fast Open.
     /// RFC 7413 section 4.1.3.1.
     fn note_loss(&mut self, now: Instant, pause: Duration) {
@@ -223,6 +237,10 @@ mod tests {
         ClientCache::new(SipHasher13::new_with_keys(1, 2), max, HOUR)
     }
 
+    fn note(cache: &mut ClientCache, now: Instant, local: u8, remote: u8, report: Report) -> bool {
+        cache.note(now, &FastOpenNews { local: ip(local), remote: ip(remote), report })
+    }
+
     fn ip(last: u8) -> IpAddr {
         [192, 0, 2, last].into()
     }
@@ -244,8 +262,8 @@ mod tests {
         // RFC 7413 section 4.1.3.
         let (mut cache, now) = (cache(8), Instant::ZERO);
         assert_eq!(cache.advice(now, ip(1), ip(2)), Advice::Request(FastOpenOption::request()));
-        cache.note(now, ip(1), ip(2), answered(cookie(1), Some(1400)));
-        cache.note(now, ip(1), ip(2), answered(cookie(2), None));
+        note(&mut cache, now, 1, 2, answered(cookie(1), Some(1400)));
+        note(&mut cache, now, 1, 2, answered(cookie(2), None));
         assert_eq!(cache.advice(now, ip(1), ip(2)), Advice::Cookie { cookie: cookie(2), mss: Some(1400) });
         for (local, remote) in [(3, 2), (1, 3), (2, 1)] {
             assert!(matches!(cache.advice(now, ip(local), ip(remote)), Advice::Request(_)));
@@ -255,10 +273,10 @@ mod tests {
     #[test]
     fn the_pair_used_longest_ago_goes_first() {
         let (mut cache, now) = (cache(2), Instant::ZERO);
-        cache.note(now, ip(1), ip(2), answered(cookie(2), None));
-        cache.note(now, ip(1), ip(3), answered(cookie(3), None));
+        note(&mut cache, now, 1, 2, answered(cookie(2), None));
+        note(&mut cache, now, 1, 3, answered(cookie(3), None));
         assert!(matches!(cache.advice(now, ip(1), ip(2)), Advice::Cookie { .. }));
-        cache.note(now, ip(1), ip(4), answered(cookie(4), None));
+        note(&mut cache, now, 1, 4, answered(cookie(4), None));
         assert_eq!(cache.len(), 2);
         assert!(matches!(cache.advice(now, ip(1), ip(3)), Advice::Request(_)));
         assert!(matches!(cache.advice(now, ip(1), ip(2)), Advice::Cookie { .. }));
@@ -269,11 +287,11 @@ mod tests {
     fn a_server_that_ignores_one_option_is_asked_by_the_other_once() {
         let (mut cache, now) = (cache(8), Instant::ZERO);
         let experimental = FastOpenOption::request().in_experimental(true);
-        cache.note(now, ip(1), ip(2), ignored(false));
+        note(&mut cache, now, 1, 2, ignored(false));
         assert_eq!(cache.advice(now, ip(1), ip(2)), Advice::Request(experimental));
-        cache.note(now, ip(1), ip(2), ignored(true));
+        note(&mut cache, now, 1, 2, ignored(true));
         assert_eq!(cache.advice(now, ip(1), ip(2)), Advice::Request(FastOpenOption::request()));
-        cache.note(now, ip(1), ip(2), ignored(false));
+        note(&mut cache, now, 1, 2, ignored(false));
         assert_eq!(cache.advice(now, ip(1), ip(2)), Advice::Request(FastOpenOption::request()));
     }
 
@@ -282,18 +300,18 @@ mod tests {
         // RFC 7413 section 4.1.3.1.
         let mut cache = cache(8);
         let mut now = Instant::ZERO;
-        cache.note(now, ip(1), ip(2), answered(cookie(1), None));
-        cache.note(now, ip(1), ip(2), LOST);
+        note(&mut cache, now, 1, 2, answered(cookie(1), None));
+        note(&mut cache, now, 1, 2, LOST);
         assert!(matches!(cache.advice(now, ip(1), ip(2)), Advice::Cookie { .. }), "one loss is congestion");
         for hours in [1, 2, 4, 8, 16, 32, 64, 64] {
-            cache.note(now, ip(1), ip(2), LOST);
+            note(&mut cache, now, 1, 2, LOST);
             let end = now + HOUR * hours;
             assert_eq!(cache.advice(end - Duration::from_nanos(1), ip(1), ip(2)), Advice::Avoid, "{hours}");
             assert!(matches!(cache.advice(end, ip(1), ip(2)), Advice::Cookie { .. }), "{hours}");
             now = end;
         }
-        cache.note(now, ip(1), ip(2), answered(cookie(1), None));
-        cache.note(now, ip(1), ip(2), Report::TimedOut);
+        note(&mut cache, now, 1, 2, answered(cookie(1), None));
+        note(&mut cache, now, 1, 2, Report::TimedOut);
         assert!(matches!(cache.advice(now, ip(1), ip(2)), Advice::Cookie { .. }), "success forgives");
         assert!(
             matches!(cache.advice(now, ip(1), ip(3)), Advice::Request(_)),
@@ -304,8 +322,8 @@ mod tests {
     #[test]
     fn a_refused_attempt_is_followed_by_plain_ones() {
         let (mut cache, now) = (cache(8), Instant::ZERO);
-        cache.note(now, ip(1), ip(2), answered(cookie(1), None));
-        cache.note(now, ip(1), ip(2), Report::Refused);
+        note(&mut cache, now, 1, 2, answered(cookie(1), None));
+        note(&mut cache, now, 1, 2, Report::Refused);
         assert_eq!(cache.advice(now, ip(1), ip(2)), Advice::Avoid);
         assert!(matches!(cache.advice(now + REFUSED_PAUSE, ip(1), ip(2)), Advice::Cookie { .. }));
     }
@@ -313,8 +331,17 @@ mod tests {
     #[test]
     fn a_cache_without_room_remembers_nothing() {
         let (mut cache, now) = (cache(0), Instant::ZERO);
-        cache.note(now, ip(1), ip(2), answered(cookie(1), None));
+        note(&mut cache, now, 1, 2, answered(cookie(1), None));
         assert_eq!(cache.len(), 0);
         assert!(matches!(cache.advice(now, ip(1), ip(2)), Advice::Request(_)));
+    }
+
+    #[test]
+    fn only_what_changes_the_next_attempt_is_news() {
+        let (mut cache, now) = (cache(8), Instant::ZERO);
+        assert!(note(&mut cache, now, 1, 2, answered(cookie(1), Some(1400))));
+        assert!(!note(&mut cache, now, 1, 2, answered(cookie(1), Some(1400))));
+        assert!(note(&mut cache, now, 1, 2, answered(cookie(2), Some(1400))));
+        assert!(note(&mut cache, now, 1, 2, LOST));
     }
 }

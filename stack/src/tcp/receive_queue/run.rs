@@ -3,10 +3,15 @@
 
 use core::ops::Range;
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use super::super::Chunk;
+use super::block::Block;
 use crate::packet::PacketSlice;
+use crate::spares::{Shelf, rounded};
+
+thread_local! {
+    static BOOKS: Shelf<VecDeque<Piece>> = const { Shelf::new() };
+}
 
 /// Smallest heap block: what a lone byte costs.
 const BLOCK_MIN: usize = 64;
@@ -56,7 +61,7 @@ enum Piece {
 /// The bytes `start..end` of a block. The block has no other owner while it is in a run.
 #[derive(Debug)]
 struct Heap {
-    block: Rc<[u8]>,
+    block: Block,
     start: u32,
     end: u32,
 }
@@ -64,14 +69,7 @@ struct Heap {
 impl Heap {
     /// A block of `size` bytes, at least as many as there are in `bytes`, that begins with them.
     fn new(bytes: &[u8], size: usize) -> Self {
-        let block = if size == bytes.len() {
-            Rc::from(bytes)
-        } else {
-            let mut block: Rc<[u8]> = core::iter::repeat_n(0, size).collect();
-            own(&mut block)[..bytes.len()].copy_from_slice(bytes);
-            block
-        };
-        Self { block, start: 0, end: bytes.len() as u32 }
+        Self { block: Block::new(bytes, size), start: 0, end: bytes.len() as u32 }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -86,15 +84,10 @@ impl Heap {
     /// Appends as much of `bytes` as there is room for and returns the rest.
     fn fill<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let (now, later) = bytes.split_at(self.room().min(bytes.len()));
-        own(&mut self.block)[self.end as usize..][..now.len()].copy_from_slice(now);
+        self.block.own()[self.end as usize..][..now.len()].copy_from_slice(now);
         self.end += now.len() as u32;
         later
     }
-}
-
-/// A block in a run has one owner: it is shared only when it leaves the run as a chunk.
-fn own(block: &mut Rc<[u8]>) -> &mut [u8] {
-    Rc::get_mut(block).expect("a block in a run has one owner")
 }
 
 impl Piece {
@@ -125,12 +118,12 @@ impl Piece {
     }
 }
 
-/// Makes sure that `more` pieces fit. Grows by an eighth instead of to the double, so that the deque's growth cannot
-/// burst the queue's bound.
+/// Makes sure that `more` pieces fit. Grows by less than a quarter instead of to the double, so that the deque's growth
+/// cannot burst the queue's bound.
 fn make_places(pieces: &mut VecDeque<Piece>, more: usize) {
     let needed = pieces.len() + more;
     if needed > pieces.capacity() {
-        pieces.reserve_exact(more + (needed / 8).max(3));
+        BOOKS.with(|books| books.resize(pieces, needed + (needed / 16).max(3)));
     }
 }
 
@@ -217,14 +210,14 @@ impl Run {
         piece.len()
     }
 
-    /// Copies the front into `out` and drops it; returns how many bytes there were.
-    pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
-        let mut copied = 0;
-        while copied < out.len() {
+    /// Gives up to `max` bytes at the front to `take`, piece by piece, and drops them; returns how many there were.
+    pub(super) fn read_with(&mut self, max: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let mut taken = 0;
+        while taken < max {
             let Some(piece) = self.pieces.front_mut() else { break };
-            let len = piece.len().min(out.len() - copied);
-            out[copied..][..len].copy_from_slice(&piece.bytes()[..len]);
-            copied += len;
+            let len = piece.len().min(max - taken);
+            take(&piece.bytes()[..len]);
+            taken += len;
             if len == piece.len() {
                 self.pop_front();
             } else {
@@ -232,7 +225,7 @@ impl Run {
                 self.len -= len as u32;
             }
         }
-        copied
+        taken
     }
 
     /// Copies the front into `out` and keeps it; returns how many bytes there were.
@@ -302,11 +295,7 @@ impl Run {
     fn forget(&mut self, piece: &Piece) {
         self.len -= piece.len() as u32;
         self.cost -= piece.cost() as u32;
-        if self.pieces.is_empty() {
-            self.pieces = VecDeque::new();
-        } else if self.pieces.len() < self.pieces.capacity() / 4 {
-            self.pieces.shrink_to(2 * self.pieces.len());
-        }
+        let _ = BOOKS.try_with(|books| books.trim(&mut self.pieces));
     }
 
     /// Where this run's last and `other`'s first block meet: makes one of two that fit into one.
@@ -349,7 +338,7 @@ impl Run {
         let room = tail.room();
         if tail.block.len() > BLOCK_MIN && room > tail.block.len() / 8 {
             let before = tail.block.len();
-            *tail = Heap::new(tail.bytes(), tail.bytes().len());
+            *tail = Heap::new(tail.bytes(), rounded(tail.bytes().len()).min(before));
             self.cost -= (before - tail.block.len()) as u32;
         }
     }

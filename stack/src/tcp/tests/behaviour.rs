@@ -259,7 +259,7 @@ fn challenge_acks_of_one_connection_are_limited() {
         let seg = Seg { seq: script.seq + 1, ..script.seg(RST, b"") };
         script.host.receive(&seg);
     }
-    let sent = u64::from(crate::limits::TCP_CHALLENGE_ACKS);
+    let sent = u64::from(limits::TCP_CHALLENGE_ACKS);
     assert_eq!((script.host.counters.tcp_challenge_acks, script.host.wire.out.len() as u64), (sent, sent));
     assert_eq!(script.host.counters.tcp_challenge_acks_limited, 25 - sent);
 }
@@ -463,9 +463,9 @@ fn an_icmp_error_counts_only_for_what_is_in_flight() {
         kind: IcmpErrorKind::Refused,
     };
     let now = pair.now();
-    assert!(pair.a.tcp.icmp_error(now, &error(iss + 1), &mut pair.a.counters));
+    assert_eq!(pair.a.tcp.icmp_error(now, &error(iss + 1), &mut pair.a.counters), IcmpVerdict::Taken);
     assert!(pair.a.tcp.poll_connected(a, Waker::noop()).is_pending());
-    assert!(pair.a.tcp.icmp_error(now, &error(iss), &mut pair.a.counters));
+    assert_eq!(pair.a.tcp.icmp_error(now, &error(iss), &mut pair.a.counters), IcmpVerdict::Taken);
     assert_eq!(pair.a.tcp.poll_connected(a, Waker::noop()), Poll::Ready(Err(TcpError::ConnectionRefused)));
 }
 

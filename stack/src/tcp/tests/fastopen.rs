@@ -470,3 +470,21 @@ fn a_full_egress_delays_the_syn_ack_and_what_follows_it() {
     t.expect(syn_ack().ack(8));
     t.expect(seg().ack(8).data("answer"));
 }
+
+#[test]
+fn what_icmp_says_before_the_handshake_is_over_does_not_undo_what_was_delivered() {
+    // RFC 7413 section 2.1: the SYN that is sent again must find the connection.
+    for kind in [IcmpErrorKind::Refused, IcmpErrorKind::NeighborFailed] {
+        let (mut t, listener) = server();
+        let cookie = cookie(&mut t);
+        t.inject(syn().fastopen(cookie).data("request"));
+        let (id, _) = t.accept(listener).unwrap();
+        let error = IcmpError {
+            tuple: Tuple { local: t.local, remote: t.remote },
+            seq: t.isn(t.remote.port()),
+            kind,
+        };
+        assert_eq!(t.tcp.icmp_error(t.now, &error, &mut t.counters), IcmpVerdict::Taken);
+        assert_eq!(t.state(id), State::SynReceived);
+    }
+}

@@ -79,7 +79,17 @@ impl Egress for Wire<'_> {
         1500
     }
 
-    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+    fn super_segment_max(&self) -> usize {
+        crate::limits::TCP_BYTES_PER_TURN
+    }
+
+    fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        segment.each(|segment| self.send_one(now, segment))
+    }
+}
+
+impl Wire<'_> {
+    fn send_one(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
         self.room = self.room.checked_sub(1).ok_or(EgressError::Full)?;
         let header_len = 20 + segment.options.len();
         let mut header = Vec::new();

@@ -1,4 +1,5 @@
-//! Paths that carry less than the link and say nothing (RFC 4821): falling back, searching, losses of probes.
+//! Paths that carry less than the link and say nothing (RFC 4821): falling back, searching, losses of probes; and those of
+//! which the egress knows, or ICMP told (RFC 1191, RFC 8201).
 
 use super::super::testing::*;
 use super::super::*;
@@ -130,4 +131,57 @@ fn a_path_smaller_still_is_halved_down_to_the_least() {
     let mut path = Path::new(TcpConfig::default(), 600);
     path.transfer(50_000, Duration::from_secs(120));
     assert_eq!(path.pmtu(), 552);
+}
+
+#[test]
+fn what_the_path_is_known_to_carry_limits_segments_and_not_the_mss_option() {
+    // RFC 9293 section 3.7.1, MUST-67.
+    let mut t = Harness::new();
+    t.wire.path_mtu = Some(1300);
+    let listener = t.tcp.listen(t.local, 16, SocketOptions::default()).unwrap();
+    t.inject(syn().mss(1460));
+    assert_eq!(t.expect(syn_ack()).options.mss, Some(1460));
+    t.inject(seg());
+    let (id, _) = t.accept(listener).unwrap();
+    t.send(id, pattern(1, 2000));
+    t.expect(seg().stream(1260));
+    t.wire.sent.clear();
+    let mut t = Harness::new();
+    t.wire.path_mtu = Some(1300);
+    let id = t.connect_with(SocketOptions::default());
+    assert_eq!(t.expect(syn()).options.mss, Some(1460));
+    t.inject(syn_ack().mss(1460));
+    t.expect(seg());
+    t.send(id, pattern(1, 2000));
+    t.expect(seg().stream(1260));
+}
+
+#[test]
+fn what_icmp_told_is_believed_for_ten_minutes() {
+    // RFC 1191 section 6.3, RFC 8201 section 4.
+    let mut t = Harness::new();
+    let id = t.accept_with(SocketOptions::default(), syn().mss(1460));
+    t.send(id, pattern(1, 1460));
+    t.expect(seg().stream(1460));
+    let seq = t.isn(t.remote.port()) + 1;
+    let error = |mtu| IcmpError {
+        tuple: Tuple { local: t.local, remote: t.remote },
+        seq,
+        kind: IcmpErrorKind::PacketTooBig { mtu },
+    };
+    let (told, forged) = (error(1300), IcmpError { seq: seq + 1460, ..error(600) });
+    assert_eq!(t.tcp.icmp_error(t.now, &forged, &mut t.counters), IcmpVerdict::Taken);
+    assert_eq!(t.tcp.icmp_error(t.now, &told, &mut t.counters), IcmpVerdict::PathMtu(1300));
+    t.transmit();
+    t.expect(seg().stream(1260));
+    t.expect(seg().seq(1261).stream(200));
+    t.inject(seg().ack(1461));
+    t.advance(limits::PATH_MTU_LIFETIME - Duration::from_secs(1));
+    t.send(id, pattern(1461, 1460));
+    t.expect(seg().seq(1461).stream(1260));
+    t.expect(seg().seq(2721).stream(200));
+    t.inject(seg().ack(2921));
+    t.advance(Duration::from_secs(1));
+    t.send(id, pattern(2921, 1460));
+    t.expect(seg().seq(2921).stream(1460));
 }

@@ -412,3 +412,23 @@ fn many_small_segments_are_sent_again_as_few() {
     t.advance(250 * MS);
     t.expect(seg().stream(500));
 }
+
+#[test]
+fn an_original_that_a_timestamp_shows_to_be_late_is_a_lesson_about_reordering() {
+    // RFC 8985 section 6.2 step 4: with reordering seen, three SACKed segments are no proof of a loss any more.
+    let (mut t, id) = flight_with(syn().mss(1012).sack_ok().ts(500, 0), 6);
+    let echo = t.tcp.tables.connections.get(id.index).unwrap().ts_now(t.now);
+    t.advance(RTT);
+    t.inject(sacked(&[(1, 4)]).ts(700, echo));
+    t.expect(seg().stream(1000));
+    t.wire.sent.clear();
+    // The original arrives: the ACK echoes its timestamp.
+    t.advance(10 * MS);
+    t.inject(seg().ack(at(4)).ts(710, echo));
+    assert_eq!(t.counters.tcp_undos, 1);
+    t.send(id, pattern(at(6), 6000));
+    t.wire.sent.clear();
+    t.advance(RTT);
+    t.inject(seg().ack(at(6)).sack(&[(at(7), at(10))]).ts(820, echo));
+    t.expect_nothing();
+}

@@ -509,7 +509,7 @@ fn icmp(t: &mut Harness, seq: u32, kind: IcmpErrorKind) -> bool {
     let error = IcmpError { tuple: Tuple { local: t.local, remote: t.remote }, seq, kind };
     let known = t.tcp.icmp_error(t.now, &error, &mut t.counters);
     t.transmit();
-    known
+    known != IcmpVerdict::NotOurs
 }
 
 #[test]
@@ -527,15 +527,16 @@ fn port_unreachable_ends_an_attempt_and_nothing_else() {
     t.send(id, "abc");
     assert!(icmp(&mut t, 1, IcmpErrorKind::Refused));
     assert_eq!(t.state(id), State::Established);
-    assert!(!t.tcp.icmp_error(
+    let verdict = t.tcp.icmp_error(
         t.now,
         &IcmpError {
             tuple: Tuple { local: t.remote, remote: t.local },
             seq: SeqNumber(0),
-            kind: IcmpErrorKind::Refused
+            kind: IcmpErrorKind::Refused,
         },
-        &mut t.counters
-    ));
+        &mut t.counters,
+    );
+    assert_eq!(verdict, IcmpVerdict::NotOurs);
 }
 
 #[test]
@@ -664,14 +665,19 @@ fn connections_take_turns() {
         t.inject(seg().ack(1001).port(port));
         t.send(*id, [0; 2000]);
         t.inject(seg().ack(3001).port(port));
+        t.send(*id, [0; 4000]);
+        t.inject(seg().ack(7001).port(port));
     }
     t.wire.sent.clear();
     t.wire.room = 0;
-    ids.iter().for_each(|id| t.send(*id, [0; 3200]));
+    ids.iter().for_each(|id| t.send(*id, [0; 6000]));
     t.wire.room = usize::MAX;
     t.transmit();
     let turns: Vec<u16> = t.wire.sent.iter().map(|sent| sent.dst.port()).collect();
-    let expected: Vec<u16> = [1, 2, 3, 1, 2, 3].into_iter().flat_map(|port| [port; 16]).collect();
+    let turn = crate::limits::TCP_SEGMENTS_PER_TURN;
+    let round =
+        |segments: usize| [1, 2, 3].into_iter().flat_map(move |port| core::iter::repeat_n(port, segments));
+    let expected: Vec<u16> = round(turn).chain(round(60 - turn)).collect();
     assert_eq!(turns, expected);
 }
 
@@ -684,7 +690,7 @@ fn resets_wait_in_bounded_number() {
     }
     t.wire.room = usize::MAX;
     t.transmit();
-    assert_eq!(t.wire.sent.len(), crate::limits::TCP_REPLIES);
+    assert_eq!(t.wire.sent.len(), limits::TCP_REPLIES);
     assert_eq!(t.dropped(crate::counters::DropReason::TxQueueFull), 2000 - 1024);
 }
 
@@ -707,4 +713,22 @@ fn changing_the_congestion_control_is_refused_and_bad_options_too() {
     assert_eq!(t.tcp.options(stale), Err(TcpError::NotConnected));
     assert_eq!(t.tcp.tuple(stale), Err(TcpError::NotConnected));
     assert_eq!(t.tcp.state(stale), None);
+}
+
+#[test]
+fn from_the_third_retransmission_on_ip_is_told_with_each() {
+    // RFC 9293 section 3.8.3, MUST-20, SHLD-10.
+    let mut t = Harness::new();
+    let id = t.established();
+    t.send(id, "abc");
+    t.advance(60 * SECOND);
+    let sent: Vec<Instant> = t.wire.sent.iter().map(|sent| sent.at).collect();
+    assert!(sent.len() > 5);
+    assert_eq!(t.wire.doubted_at, sent[3..], "the first is no retransmission");
+    // So for SYNs.
+    let mut t = Harness::new();
+    t.connect_with(SocketOptions::default());
+    t.advance(60 * SECOND);
+    let sent: Vec<Instant> = t.wire.sent.iter().map(|sent| sent.at).collect();
+    assert_eq!(t.wire.doubted_at, sent[3..]);
 }

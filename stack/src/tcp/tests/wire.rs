@@ -89,7 +89,17 @@ impl Egress for Wire {
         self.mtu
     }
 
-    fn send(&mut self, _: Instant, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
+    fn super_segment_max(&self) -> usize {
+        crate::limits::TCP_BYTES_PER_TURN
+    }
+
+    fn send(&mut self, _: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        segment.each(|segment| self.send_one(segment))
+    }
+}
+
+impl Wire {
+    fn send_one(&mut self, segment: &SegmentOut<'_>) -> Result<(), EgressError> {
         if self.room == 0 {
             return Err(EgressError::Full);
         }
