@@ -15,6 +15,7 @@ use bywash::time::{Duration, Instant};
 use smoltcp::wire::EthernetAddress;
 
 use crate::REQUEST_BYTES;
+use crate::frames::arp_request;
 
 /// Connections that one peer address opens.
 const PORTS_PER_PEER: u32 = 50_000;
@@ -67,7 +68,7 @@ impl Crowd {
     /// When it does not open.
     pub fn open(&mut self, number: u32) {
         if number.is_multiple_of(PORTS_PER_PEER) {
-            self.device.arrive(&crate::ours::arp_request(peer(number)));
+            self.device.arrive(&arp_request(number));
             self.poll();
         }
         self.device.arrive(&segment(number, PEER_FIRST - 1, 0, SYN, &[]));

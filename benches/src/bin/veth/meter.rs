@@ -40,12 +40,59 @@ impl Meter {
         self.stop.store(true, Ordering::Relaxed);
     }
 
+    /// The count so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// CPU time of the thread.
     fn cpu(&self) -> Result<Duration> {
         let tid = self.tid.load(Ordering::Acquire);
         let text = fs::read_to_string(format!("/proc/self/task/{tid}/schedstat"))?;
         let nanos = text.split_whitespace().next().ok_or("no CPU time in schedstat")?;
         Ok(Duration::from_nanos(nanos.parse()?))
+    }
+}
+
+/// Holds a raw sender back while more than [`Credit::IN_FLIGHT`] of its packets have not arrived, as a window does: what the
+/// receiver's ring has no room for would be dropped, and cost less than what arrives.
+pub struct Credit<'a> {
+    arrivals: &'a Meter,
+    sent: u64,
+    /// Given up, or arrived before.
+    written_off: i64,
+}
+
+impl<'a> Credit<'a> {
+    /// Packets under way at most: with three frames each they fit the rings.
+    const IN_FLIGHT: i64 = 512;
+    /// Silence after which what has not arrived is lost.
+    const LOST_AFTER: Duration = Duration::from_millis(5);
+
+    /// With nothing under way; `arrivals` counts what arrives.
+    pub fn new(arrivals: &'a Meter) -> Self {
+        Self { arrivals, sent: 0, written_off: -(arrivals.count() as i64) }
+    }
+
+    /// Notes that `count` packets were sent, and waits until more may be. Returns whether to go on.
+    pub fn take(&mut self, count: u64) -> bool {
+        self.sent += count;
+        let mut since = Instant::now();
+        let mut before = self.arrivals.count();
+        while self.under_way() > Self::IN_FLIGHT && self.arrivals.goes_on() {
+            core::hint::spin_loop();
+            let now = self.arrivals.count();
+            if now != before {
+                (before, since) = (now, Instant::now());
+            } else if since.elapsed() > Self::LOST_AFTER {
+                self.written_off += self.under_way();
+            }
+        }
+        self.arrivals.goes_on()
+    }
+
+    fn under_way(&self) -> i64 {
+        self.sent as i64 - self.arrivals.count() as i64 - self.written_off
     }
 }
 
@@ -61,13 +108,34 @@ pub struct Reading {
 /// Lets things run for `warm_up`, then measures for `seconds`. `counted` counts, `worker` is the thread whose time is read.
 pub fn read(counted: &Meter, worker: &Meter, warm_up: Duration, seconds: Duration) -> Result<Reading> {
     thread::sleep(warm_up);
-    let begin = (Instant::now(), counted.count.load(Ordering::Relaxed), worker.cpu()?);
+    let begin = (Instant::now(), counted.count(), worker.cpu()?);
     thread::sleep(seconds);
-    let end = (Instant::now(), counted.count.load(Ordering::Relaxed), worker.cpu()?);
+    let end = (Instant::now(), counted.count(), worker.cpu()?);
     let count = (end.1 - begin.1) as f64;
     if count == 0.0 {
         return Err("nothing happened".into());
     }
     let cpu_nanos = (end.2 - begin.2).as_nanos() as f64 / count;
     Ok(Reading { rate: count / (end.0 - begin.0).as_secs_f64(), cpu_nanos })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_arrive_is_written_off() {
+        let arrivals = Meter::default();
+        arrivals.add(100);
+        let mut credit = Credit::new(&arrivals);
+        assert!(credit.take(10_000), "goes on once the loss is noticed");
+        assert_eq!(credit.under_way(), 0);
+    }
+
+    #[test]
+    fn a_sender_that_is_told_to_stop_does_not_wait() {
+        let arrivals = Meter::default();
+        arrivals.stop();
+        assert!(!Credit::new(&arrivals).take(10_000));
+    }
 }

@@ -321,10 +321,10 @@ impl Peer {
         drop_all(&mut self.queue, meter)
     }
 
-    /// Sends frames of `len` bytes without end, for a raw receiver.
-    pub fn generate(&mut self, len: usize, meter: &Meter) -> Result<()> {
+    /// Sends frames of `len` bytes without end, for a raw receiver, as long as `go_on` says.
+    pub fn generate(&mut self, len: usize, go_on: impl FnMut(u64) -> bool) -> Result<()> {
         let frame = self.frame(len);
-        transmit(&mut self.queue, &frame, meter)
+        transmit(&mut self.queue, &frame, go_on)
     }
 
     /// Keeps `in_flight` frames of `len` bytes under way between here and a reflector; counts what comes back.
@@ -376,8 +376,9 @@ fn tell_of(what: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Raw transmission on our driver: the frames' bytes are written once and sent over and over; counts packets taken.
-pub fn transmit(queue: &mut Queue, frame: &[u8], meter: &Meter) -> Result<()> {
+/// Raw transmission on our driver: the frames' bytes are written once and sent over and over. `go_on` gets the packets of
+/// each burst.
+pub fn transmit(queue: &mut Queue, frame: &[u8], mut go_on: impl FnMut(u64) -> bool) -> Result<()> {
     let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
     let all: Vec<_> = core::iter::from_fn(|| Packet::copy_from(queue.pool(), frame)).collect();
     drop(all);
@@ -391,7 +392,7 @@ pub fn transmit(queue: &mut Queue, frame: &[u8], meter: &Meter) -> Result<()> {
         if taken == 0 {
             queue.wait(wake.as_raw_fd(), Some(Duration::from_millis(1)))?;
         }
-        if !meter.add(taken as u64) {
+        if !go_on(taken as u64) {
             return Ok(());
         }
     }
