@@ -130,7 +130,7 @@ fn segment(number: u32, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8
     let options: &[u8] = if flags == SYN { &[2, 4, 5, 180, 4, 2, 1, 3, 3, 7, 1, 1] } else { &[] };
     let mut tcp =
         [&port.to_be_bytes()[..], &80u16.to_be_bytes(), &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
-    tcp.extend([0x50 + (options.len() as u8 / 4 << 4), flags, 0xff, 0xff, 0, 0, 0, 0]);
+    tcp.extend([0x50 + ((options.len() as u8 / 4) << 4), flags, 0xff, 0xff, 0, 0, 0, 0]);
     tcp.extend(options);
     tcp.extend(payload);
     let mut sum = Sum::pseudo_header(src.into(), US.into(), 6, tcp.len() as u32);

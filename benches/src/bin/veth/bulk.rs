@@ -100,7 +100,9 @@ fn raw(bed: &Bed, plan: &Plan, mtu: usize) -> Result<f64> {
                 let mut frame = vec![0; 14 + mtu];
                 frame[..6].copy_from_slice(&bed.pair.peer.run(|| Nic::open(&bed.pair.peer_interface))?.mac.0);
                 frame[12..14].copy_from_slice(&LOCAL_EXPERIMENT);
-                peer::transmit(&mut peer::open(&bed.pair.stack_interface)?, &frame, |count| meter.add(count))
+                peer::transmit(&mut peer::open(&bed.pair.stack_interface)?, &frame, |count| {
+                    meter.add(count).then_some(usize::MAX)
+                })
             })
         });
         let reading = meter::read(&meter, &meter, plan.warm_up(), plan.seconds());

@@ -27,7 +27,7 @@ system call a burst, an skb a frame), and where the sender's core also runs the 
 xsk-rs' rings as in its examples, `driver` a loop over our driver, `bywash` the whole stack and an application. The peer is
 the same each time and has no TCP stack: it acknowledges all it gets, once a burst of at most 64; or sends segments in order as far as
 the window goes; or sends a request on each connection and the next when the answer is whole. Frames count where they arrive, and
-raw senders hold back, too, while 512 are under way.
+at most 192 are under way, raw ones too: fewer than veth's own ring of 256 takes.
 
 - *send*: raw transmission of frames written once, received and dropped by the peer; against full segments that an application
   writes, copied, checksummed and acknowledged. The smallest has 102 bytes, as the stack cuts nothing below an MSS of 48.

@@ -61,38 +61,41 @@ pub struct Credit<'a> {
     sent: u64,
     /// Given up, or arrived before.
     written_off: i64,
+    /// The last arrival that was seen, and when.
+    heard: (u64, Instant),
 }
 
 impl<'a> Credit<'a> {
-    /// Packets under way at most: with three frames each they fit the rings.
-    const IN_FLIGHT: i64 = 512;
+    /// Packets under way at most: fewer than the 256 that veth itself holds for a receiver.
+    const IN_FLIGHT: i64 = 192;
+    /// Fewer are not worth a system call.
+    const BURST: i64 = 64;
     /// Silence after which what has not arrived is lost.
     const LOST_AFTER: Duration = Duration::from_millis(5);
 
     /// With nothing under way; `arrivals` counts what arrives.
     pub fn new(arrivals: &'a Meter) -> Self {
-        Self { arrivals, sent: 0, written_off: -(arrivals.count() as i64) }
+        let count = arrivals.count();
+        Self { arrivals, sent: 0, written_off: -(count as i64), heard: (count, Instant::now()) }
     }
 
-    /// Notes that `count` packets were sent, and waits until more may be. Returns whether to go on.
-    pub fn take(&mut self, count: u64) -> bool {
+    /// Notes that `count` packets were sent. Returns how many more may be now; `None`: no more ever.
+    pub fn take(&mut self, count: u64) -> Option<usize> {
         self.sent += count;
-        let mut since = Instant::now();
-        let mut before = self.arrivals.count();
-        while self.under_way() > Self::IN_FLIGHT && self.arrivals.goes_on() {
-            core::hint::spin_loop();
-            let now = self.arrivals.count();
-            if now != before {
-                (before, since) = (now, Instant::now());
-            } else if since.elapsed() > Self::LOST_AFTER {
-                self.written_off += self.under_way();
-            }
+        let arrived = self.arrivals.count();
+        if arrived != self.heard.0 {
+            self.heard = (arrived, Instant::now());
         }
-        self.arrivals.goes_on()
+        let mut room = Self::IN_FLIGHT - self.under_way(arrived);
+        if room < Self::BURST && self.heard.1.elapsed() > Self::LOST_AFTER {
+            self.written_off += self.under_way(arrived);
+            room = Self::IN_FLIGHT;
+        }
+        self.arrivals.goes_on().then_some(if room < Self::BURST { 0 } else { room as usize })
     }
 
-    fn under_way(&self) -> i64 {
-        self.sent as i64 - self.arrivals.count() as i64 - self.written_off
+    fn under_way(&self, arrived: u64) -> i64 {
+        self.sent as i64 - arrived as i64 - self.written_off
     }
 }
 
@@ -124,18 +127,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_arrive_is_written_off() {
+    fn what_is_under_way_holds_the_sender_back() {
         let arrivals = Meter::default();
         arrivals.add(100);
         let mut credit = Credit::new(&arrivals);
-        assert!(credit.take(10_000), "goes on once the loss is noticed");
-        assert_eq!(credit.under_way(), 0);
+        assert_eq!(credit.take(100), Some(92));
+        assert_eq!(credit.take(92), Some(0));
+        arrivals.add(192);
+        assert_eq!(credit.take(0), Some(192));
     }
 
     #[test]
-    fn a_sender_that_is_told_to_stop_does_not_wait() {
+    fn a_sender_is_told_to_stop() {
         let arrivals = Meter::default();
         arrivals.stop();
-        assert!(!Credit::new(&arrivals).take(10_000));
+        assert_eq!(Credit::new(&arrivals).take(1), None);
     }
 }
