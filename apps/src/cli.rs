@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bywash::config::{Cidr, PartialChecksums, Route};
+use bywash::runtime::Spin;
 use bywash::tcp::EcnConfig;
 use bywash::tcp::congestion::Algorithm;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -186,12 +187,21 @@ pub struct StackArgs {
     /// Whether packet memory uses huge pages
     #[arg(long, value_enum, default_value = "auto")]
     pub huge_pages: HugePagesArg,
-    /// How long an idle thread spins before it sleeps: 0 sleeps at once, `forever` never
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = spin)]
-    pub spin: Duration,
+    /// What an idle thread does before it sleeps: `off` sleeps at once (least CPU time); a TIME such as 50us spins for up to
+    /// that long while packets lately came in less than it, and not at all while they come more rarely or others want the CPU;
+    /// `always` never sleeps (least latency, a whole CPU for each queue)
+    #[arg(long, value_name = "off|TIME|always", default_value = "off", value_parser = spin)]
+    pub spin: Spin,
     /// CPUs for the threads, in the queues' order, such as 2-5; unless given, queue i runs on the i-th allowed CPU
     #[arg(long, value_name = "LIST", value_parser = cpu_list)]
     pub cpus: Option<CpuList>,
+    /// Filter what this host receives and sends by the rules in this file: iptables' words, as iptables-save prints them.
+    /// SIGHUP reads it again; rules that are wrong change nothing
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Most flows remembered, on each queue, for rules that ask for their state (262144 unless given)
+    #[arg(long, value_name = "N", requires = "rules", value_parser = conntrack_max)]
+    pub conntrack_max: Option<usize>,
     /// Write every packet that the stack received or sent to this file (tcpdump, tshark and Wireshark read it)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
@@ -548,9 +558,24 @@ fn route(text: &str) -> Result<Route, String> {
     Ok(Route { destination, gateway })
 }
 
-/// A duration or `forever`.
-fn spin(text: &str) -> Result<Duration, String> {
-    if text == "forever" { Ok(Duration::MAX) } else { duration(text) }
+/// A position of the dial between latency and CPU time.
+fn spin(text: &str) -> Result<Spin, String> {
+    match text {
+        "off" => Ok(Spin::Off),
+        "always" => Ok(Spin::Always),
+        time => match duration(time) {
+            Ok(Duration::ZERO) => Ok(Spin::Off),
+            Ok(most) => Ok(Spin::Adaptive(most)),
+            Err(error) => Err(format!("neither `off`, `always` nor a time: {error}")),
+        },
+    }
+}
+
+/// The bound of the connection tracking table.
+fn conntrack_max(text: &str) -> Result<usize, String> {
+    let max = bywash::limits::CONNTRACK_ENTRIES_MAX;
+    let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+    number.ok_or_else(|| format!("`{text}` is not a number from 1 to {max}"))
 }
 
 /// Linux's interval between keepalive probes, tcp(7).
@@ -594,6 +619,17 @@ mod tests {
         for text in ["", "198.51.100.0/24", "198.51.100.0/24 via x", "::/0 via 192.0.2.1", "x via 192.0.2.1"]
         {
             assert!(route(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_spin_dial_has_two_ends_and_times_between() {
+        assert_eq!(spin("off"), Ok(Spin::Off));
+        assert_eq!(spin("0"), Ok(Spin::Off));
+        assert_eq!(spin("50us"), Ok(Spin::Adaptive(Duration::from_micros(50))));
+        assert_eq!(spin("always"), Ok(Spin::Always));
+        for text in ["", "forever", "-1us"] {
+            assert!(spin(text).unwrap_err().contains("always"), "{text}");
         }
     }
 

@@ -2,12 +2,13 @@
 //! every queue on its own thread, say what was obtained, and sum up at the end.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bywash::config::{AddressUse, Cidr, Route, StackConfig};
+use bywash::config::{AddressUse, Cidr, FilterConfig, Route, StackConfig};
+use bywash::flow::filter::RuleSet;
 use bywash::limits::{INTERFACE_ADDRESSES, INTERFACE_ROUTES};
 use bywash::runtime::control_socket;
 use bywash::runtime::time::timeout;
@@ -101,7 +102,8 @@ impl Prepared {
         F: Fn(Context) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), BoxError>> + 'static,
     {
-        signals::install().map_err(|error| AppError::System { what: "listen for signals", error })?;
+        let reload = self.args.rules.clone().map(reload_rules);
+        signals::install(reload).map_err(|error| AppError::System { what: "listen for signals", error })?;
         let obtained: Arc<Mutex<Vec<ObtainedMode>>> = Arc::default();
         let pinning = self.args.cpus.clone().map_or(Pinning::Auto, |cpus| Pinning::Cpus(cpus.0));
         let mut builder = Runtime::builder(self.config.clone())
@@ -283,6 +285,13 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
     config.gro = args.gro == SwitchArg::On;
     config.gso = args.gso == SwitchArg::On;
     config.tcp.options.congestion = args.congestion;
+    if let Some(path) = &args.rules {
+        let mut filter = FilterConfig::new(read_rules(path)?, interface.to_owned());
+        if let Some(entries_max) = args.conntrack_max {
+            filter.gate.conntrack.entries_max = entries_max;
+        }
+        config.filter = Some(filter);
+    }
     config.dns_servers.clone_from(&args.dns);
     config.routes = args.gateway.iter().map(|&gateway| default_route(gateway)).collect();
     config.routes.extend(&args.route);
@@ -294,6 +303,38 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
         ));
     }
     Ok(config)
+}
+
+/// Largest file of rules read, in bytes: some hundred thousand rules; a larger one is a mistaken path.
+const RULES_BYTES_MAX: u64 = 64 << 20;
+
+fn read_rules(path: &Path) -> Result<Arc<RuleSet>, AppError> {
+    use std::io::Read as _;
+    let file_error = |error| AppError::File { what: "read the rules", path: path.to_owned(), error };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(file_error)?;
+    file.take(RULES_BYTES_MAX + 1).read_to_string(&mut text).map_err(file_error)?;
+    if text.len() as u64 > RULES_BYTES_MAX {
+        return Err(AppError::Usage(format!(
+            "{}: more than {RULES_BYTES_MAX} bytes are no rules",
+            path.display()
+        )));
+    }
+    let rules = RuleSet::parse(&text, &path.display().to_string());
+    rules.map(Arc::new).map_err(|error| AppError::Usage(error.to_string()))
+}
+
+/// Reads the rules again at SIGHUP; wrong ones are told, and the old ones stay.
+fn reload_rules(path: PathBuf) -> signals::Reload {
+    Box::new(move |handle| {
+        let set = read_rules(&path).and_then(|rules| {
+            handle.set_rules(&rules).map_err(|error| AppError::Usage(format!("{}: {error}", path.display())))
+        });
+        match set {
+            Ok(()) => tracing::info!("rules read again from {}", path.display()),
+            Err(error) => tracing::error!("the rules stay as they were: {error}"),
+        }
+    })
 }
 
 /// Takes over what the kernel has on the interface, as far as it fits and was not said otherwise.

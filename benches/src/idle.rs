@@ -15,10 +15,8 @@ use bywash::time::{Duration, Instant};
 use smoltcp::wire::EthernetAddress;
 
 use crate::REQUEST_BYTES;
-use crate::frames::arp_request;
+use crate::frames::{PORTS_PER_PEER, peer_addr};
 
-/// Connections that one peer address opens.
-const PORTS_PER_PEER: u32 = 50_000;
 /// Sequence number of every peer's first byte.
 const PEER_FIRST: u32 = 1001;
 const SYN: u8 = 0x02;
@@ -68,7 +66,7 @@ impl Crowd {
     /// When it does not open.
     pub fn open(&mut self, number: u32) {
         if number.is_multiple_of(PORTS_PER_PEER) {
-            self.device.arrive(&arp_request(number));
+            self.device.arrive(&crate::frames::arp_request(number));
             self.poll();
         }
         self.device.arrive(&segment(number, PEER_FIRST - 1, 0, SYN, &[]));
@@ -119,13 +117,9 @@ impl Crowd {
     }
 }
 
-fn peer(number: u32) -> [u8; 4] {
-    [10, 1, 0, 1 + (number / PORTS_PER_PEER) as u8]
-}
-
 /// A frame of connection `number`'s peer; a SYN offers what today's clients offer.
 fn segment(number: u32, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let (src, port) = (peer(number), 1024 + (number % PORTS_PER_PEER) as u16);
+    let (src, port) = (peer_addr(number), 1024 + (number % PORTS_PER_PEER) as u16);
     // MSS 1460, SACK permitted, window scale 7; without timestamps, which would have to be kept up.
     let options: &[u8] = if flags == SYN { &[2, 4, 5, 180, 4, 2, 1, 3, 3, 7, 1, 1] } else { &[] };
     let mut tcp =

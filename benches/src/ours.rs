@@ -32,8 +32,9 @@ impl Stack for Bywash {
     const NAME: &'static str = "bywash";
 
     fn new(app: App, connections: u32) -> Self {
-        let config =
+        let mut config =
             StackConfig::new(vec![Cidr { addr: STACK_ADDR.into(), prefix_len: PREFIX_LEN }], [1; 32]);
+        config.tcp.connections_max = config.tcp.connections_max.max(connections as usize);
         let layout = PoolLayout { frames: 4096, frame_size: 2048, headroom: 128 };
         let capabilities = Capabilities {
             mac: EthernetAddress(STACK_MAC),

@@ -12,6 +12,7 @@ use libc::{
 };
 
 use crate::errno::{Errno, guarded, last};
+use crate::notices::Notice;
 use crate::{address, epoll, io, monitor, poll, sockets, sockopt};
 
 /// How far the clock goes on each time it is read: runners spin on it.
@@ -125,6 +126,27 @@ pub unsafe extern "C" fn getsockopt(
         // SAFETY: the caller's own call, past the C library's symbol, which is this one.
         let result = unsafe { libc::syscall(libc::SYS_getsockopt, fd, level, name, value, len) };
         if result < 0 { Err(last()) } else { Ok(result as c_int) }
+    })
+}
+
+/// The C library's `sendfile(2)`: for runners that have scripts call it although the interface has no place for it.
+///
+/// # Safety
+/// As for `sendfile(2)`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile(
+    out: c_int,
+    from: c_int,
+    offset: *mut libc::off_t,
+    count: size_t,
+) -> ssize_t {
+    guarded(-1, || {
+        if monitor::call(|world| world.has(out)) {
+            // SAFETY: the caller's promise.
+            return Ok(unsafe { io::sendfile(out, from, offset, count)? } as ssize_t);
+        }
+        // SAFETY: the caller's own call, past the C library's symbol, which is this one.
+        passed_on(unsafe { libc::syscall(libc::SYS_sendfile, out, from, offset, count) } as ssize_t)
     })
 }
 
@@ -273,7 +295,14 @@ unsafe extern "C" fn call_recvmsg(_: Userdata, fd: c_int, message: *mut msghdr, 
             let received = io::receive(fd, buffers, flags)?;
             (*message).msg_namelen = 0;
             (*message).msg_flags = 0;
-            put_inq(message, received.inq);
+            match received.notice {
+                Some((notice, v6)) => {
+                    (*message).msg_flags =
+                        libc::MSG_ERRQUEUE | if notice.truncated { libc::MSG_TRUNC } else { 0 };
+                    put_notice(message, notice, v6);
+                }
+                None => put_inq(message, received.inq),
+            }
             Ok(received.bytes as ssize_t)
         }
     })
@@ -296,6 +325,50 @@ unsafe fn put_inq(message: *mut msghdr, inq: Option<c_int>) {
         (*header).cmsg_type = TCP_CM_INQ;
         libc::CMSG_DATA(header).cast::<c_int>().write_unaligned(inq);
         (*message).msg_controllen = space;
+    }
+}
+
+/// Writes the control messages of a notice: its time, if it has one, and what it says.
+///
+/// # Safety
+/// `message` is a valid `msghdr`.
+unsafe fn put_notice(message: *mut msghdr, notice: Notice, v6: bool) {
+    let mut parts = Vec::new();
+    if let Some(at) = notice.at {
+        let micros = at.as_micros();
+        // Three times, of which the first is software's.
+        let times =
+            [EPOCH_SECONDS + (micros / 1_000_000) as i64, (micros % 1_000_000) as i64 * 1000, 0, 0, 0, 0];
+        parts.push((libc::SOL_SOCKET, sockopt::SO_TIMESTAMPING, times.map(i64::to_ne_bytes).concat()));
+    }
+    let (level, kind) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) } else { (libc::IPPROTO_IP, libc::IP_RECVERR) };
+    let mut said = notice.errno.to_ne_bytes().to_vec();
+    said.extend_from_slice(&[notice.origin, 0, notice.code, 0]);
+    said.extend_from_slice(&notice.info.to_ne_bytes());
+    said.extend_from_slice(&notice.data.to_ne_bytes());
+    // The offender's address: nobody's.
+    said.resize(said.len() + if v6 { 28 } else { 16 }, 0);
+    parts.push((level, kind, said));
+    // SAFETY: the caller's promise; each part is written only where the space that is left has room for it.
+    unsafe {
+        let room = (*message).msg_controllen;
+        let mut used = 0;
+        let base = (*message).msg_control.cast::<u8>();
+        for (level, kind, data) in parts {
+            let space = libc::CMSG_SPACE(data.len() as c_uint) as usize;
+            if base.is_null() || used + space > room {
+                (*message).msg_flags |= libc::MSG_CTRUNC;
+                break;
+            }
+            let header = base.add(used).cast::<libc::cmsghdr>();
+            (*header).cmsg_len = libc::CMSG_LEN(data.len() as c_uint) as _;
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            core::ptr::copy_nonoverlapping(data.as_ptr(), libc::CMSG_DATA(header), data.len());
+            used += space;
+        }
+        (*message).msg_controllen = used;
     }
 }
 

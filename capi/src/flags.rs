@@ -17,6 +17,8 @@ pub(crate) struct Flags {
     pub(crate) join: bool,
     /// Sysctls by the last part of their names.
     pub(crate) sysctls: HashMap<String, String>,
+    /// The congestion control that the machine preferred when the runner began: not a script's wish.
+    pub(crate) inherited_congestion: String,
 }
 
 impl Default for Flags {
@@ -28,6 +30,9 @@ impl Default for Flags {
             mtu_ipv6: 1520,
             join: false,
             sysctls: HashMap::new(),
+            inherited_congestion: std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
+                .map(|name| name.trim().to_owned())
+                .unwrap_or_default(),
         }
     }
 }

@@ -10,6 +10,7 @@ use libc::{c_int, c_ulong, c_void, iovec};
 
 use crate::errno::{Errno, last};
 use crate::monitor;
+use crate::notices::Notice;
 use crate::sockets::{Phase, World};
 use crate::sysctl::Sysctls;
 
@@ -24,12 +25,26 @@ const LOWEST_ADDRESS: usize = 4096;
 
 const SIOCOUTQNSD: c_ulong = 0x894b;
 const SIOCATMARK: c_ulong = 0x8905;
+const MSG_ZEROCOPY: c_int = 0x400_0000;
 
 /// A message's data and what came with it.
 pub(crate) struct Message {
     pub(crate) bytes: usize,
     /// Bytes left to read, when the socket has `TCP_INQ` on.
     pub(crate) inq: Option<c_int>,
+    /// Of the error queue, and whether the socket is of `AF_INET6`.
+    pub(crate) notice: Option<(Notice, bool)>,
+}
+
+/// How a call writes.
+#[derive(Clone, Copy)]
+struct Writing {
+    /// `MSG_MORE`.
+    more: bool,
+    /// `MSG_EOR`.
+    ends_record: bool,
+    /// `MSG_ZEROCOPY`.
+    zerocopy: bool,
 }
 
 /// Reads into the buffers.
@@ -38,8 +53,12 @@ pub(crate) struct Message {
 /// Each buffer is null, or wholly writable.
 pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Result<Message, Errno> {
     if flags & libc::MSG_ERRQUEUE != 0 {
-        monitor::call(|world| world.socket(fd).map(|_| ()))?;
-        return Err(Errno(libc::EAGAIN));
+        let notice = monitor::call(|world| {
+            let socket = world.socket(fd)?;
+            Ok::<_, Errno>(socket.notices.take().map(|notice| (notice, socket.v6)))
+        })?;
+        let notice = notice.ok_or(Errno(libc::EAGAIN))?;
+        return Ok(Message { bytes: 0, inq: None, notice: Some(notice) });
     }
     if flags & libc::MSG_OOB != 0 {
         monitor::call(|world| world.socket(fd).map(|_| ()))?;
@@ -90,7 +109,7 @@ pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Resu
         unsafe { scatter(&got, buffers) };
     }
     let inq = monitor::call(|world| world.inq(fd));
-    Ok(Message { bytes: got.len(), inq })
+    Ok(Message { bytes: got.len(), inq, notice: None })
 }
 
 /// Writes the buffers; with `to` and `MSG_FASTOPEN`, connects first.
@@ -112,7 +131,28 @@ pub(crate) unsafe fn send(
             core::slice::from_raw_parts(buffer.iov_base.cast::<u8>(), buffer.iov_len)
         });
     }
-    let more = flags & libc::MSG_MORE != 0;
+    let how = Writing {
+        more: flags & libc::MSG_MORE != 0,
+        ends_record: flags & libc::MSG_EOR != 0,
+        zerocopy: flags & MSG_ZEROCOPY != 0,
+    };
+    let sent = send_all(fd, &bytes, flags, to, how)?;
+    monitor::call(|world| {
+        if let Ok(socket) = world.socket(fd) {
+            socket.notices.note_written(sent, how.zerocopy);
+        }
+    });
+    Ok(sent)
+}
+
+/// As [`send`], for bytes that were gathered.
+fn send_all(
+    fd: c_int,
+    bytes: &[u8],
+    flags: c_int,
+    to: Option<SocketAddr>,
+    how: Writing,
+) -> Result<usize, Errno> {
     let mut sent = 0;
     let limit = monitor::call(|world| {
         let socket = world.socket(fd)?;
@@ -123,7 +163,7 @@ pub(crate) unsafe fn send(
         }
         if early == Some(true) {
             // Before the SYN leaves.
-            if let Poll::Ready(taken) = world.write(fd, &bytes, more) {
+            if let Poll::Ready(taken) = world.write(fd, bytes, how) {
                 sent = taken?;
             }
         }
@@ -145,7 +185,7 @@ pub(crate) unsafe fn send(
             return Poll::Pending;
         }
         loop {
-            match world.write(fd, &bytes[sent..], more) {
+            match world.write(fd, &bytes[sent..], how) {
                 Poll::Ready(Ok(taken)) => sent += taken,
                 Poll::Ready(Err(errno)) => return Poll::Ready(Err(errno)),
                 Poll::Pending => {
@@ -236,7 +276,8 @@ impl World {
         }
     }
 
-    fn write(&mut self, fd: c_int, bytes: &[u8], more: bool) -> Poll<Result<usize, Errno>> {
+    fn write(&mut self, fd: c_int, bytes: &[u8], how: Writing) -> Poll<Result<usize, Errno>> {
+        let Writing { more, ends_record, .. } = how;
         let socket = self.socket(fd)?;
         let Some(id) = socket.connection() else { return Poll::Ready(Err(Errno(libc::EPIPE))) };
         if more || socket.more {
@@ -249,7 +290,13 @@ impl World {
                 self.stack.tcp.take_error(id);
                 Poll::Ready(Err(error.into()))
             }
-            other => other.map_err(Errno::from),
+            Poll::Ready(Ok(taken)) => {
+                if ends_record && taken == bytes.len() {
+                    self.stack.tcp.end_record(self.stack.now, id)?;
+                }
+                Poll::Ready(Ok(taken))
+            }
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -315,6 +362,39 @@ pub(crate) fn splice(from: c_int, to: c_int, len: usize, flags: u32) -> Result<c
         _ => return Err(Errno(libc::EINVAL)),
     };
     Ok(count as c_int)
+}
+
+/// `sendfile(2)` to one of our sockets.
+///
+/// # Safety
+/// `offset` is null or points to an offset.
+pub(crate) unsafe fn sendfile(
+    to: c_int,
+    from: c_int,
+    offset: *mut libc::off_t,
+    count: usize,
+) -> Result<usize, Errno> {
+    let mut bytes = vec![0u8; count.min(READ_STEP)];
+    let read = if offset.is_null() {
+        // SAFETY: the vector has as many bytes.
+        unsafe { libc::read(from, bytes.as_mut_ptr().cast(), bytes.len()) }
+    } else {
+        // SAFETY: as above; the offset is the caller's.
+        unsafe { libc::pread(from, bytes.as_mut_ptr().cast(), bytes.len(), offset.read_unaligned()) }
+    };
+    let read = usize::try_from(read).map_err(|_| last())?;
+    let buffer = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: read };
+    // SAFETY: the buffer is the vector's front.
+    let sent = unsafe { send(to, &[buffer], 0, None)? };
+    if offset.is_null() {
+        // What was not sent is there for the next call.
+        // SAFETY: a call without pointers.
+        unsafe { libc::lseek(from, sent as libc::off_t - read as libc::off_t, libc::SEEK_CUR) };
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { offset.write_unaligned(offset.read_unaligned() + sent as libc::off_t) };
+    }
+    Ok(sent)
 }
 
 /// `ioctl(2)`.

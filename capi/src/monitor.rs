@@ -190,6 +190,7 @@ fn enter() -> Guard {
 /// Lets everybody see what has happened: sends what is to be sent and waits until all blocked calls have looked.
 fn happened(mut shared: Guard) -> Guard {
     shared.world.stack.pump();
+    shared.world.note_progress();
     shared.threads.generation += 1;
     if shared.threads.waiting.is_empty() {
         return shared;
@@ -257,6 +258,7 @@ fn attempt_now<T>(
 ) -> Poll<Result<T, Errno>> {
     let result = attempt(&mut shared.world);
     shared.world.stack.pump();
+    shared.world.note_progress();
     match result {
         Poll::Pending if deadline.is_some_and(|deadline| deadline <= shared.world.stack.now) => {
             Poll::Ready(Err(late))

@@ -68,7 +68,7 @@ impl World {
     /// What the descriptor is ready for.
     pub(crate) fn ready(&mut self, fd: c_int) -> Ready {
         let Ok(socket) = self.socket(fd) else { return foreign(fd) };
-        let read_shut = socket.read_shut;
+        let (read_shut, has_notices) = (socket.read_shut, !socket.notices.is_empty());
         let lowat = socket.kept.get(&(libc::IPPROTO_TCP, crate::sockopt::TCP_NOTSENT_LOWAT)).copied();
         let cap = socket.options.send_buffer_bytes;
         let id = match &socket.phase {
@@ -108,7 +108,7 @@ impl World {
                 mask |= libc::POLLPRI;
             }
         }
-        if readiness.error.is_some() {
+        if readiness.error.is_some() || has_notices {
             mask |= libc::POLLERR;
         }
         let info = self.stack.tcp.info(self.stack.now, id);

@@ -13,6 +13,7 @@ use crate::epoll::Epoll;
 use crate::errno::{Errno, last};
 use crate::flags::Flags;
 use crate::monitor;
+use crate::notices::Notices;
 use crate::sockopt;
 use crate::stack::Stack;
 use crate::sysctl::{FastOpenUse, Sysctls};
@@ -50,6 +51,7 @@ pub(crate) struct Socket {
     pub(crate) more: bool,
     /// Read or written side shut by the application.
     pub(crate) read_shut: bool,
+    pub(crate) notices: Notices,
 }
 
 /// Where a socket's life is.
@@ -116,6 +118,7 @@ impl Socket {
             send_timeout: None,
             more: false,
             read_shut: false,
+            notices: Notices::default(),
         }
     }
 
@@ -252,9 +255,11 @@ impl World {
         let mut socket = Socket::new(parent.v6, parent.options.clone());
         socket.nonblocking = flags & libc::SOCK_NONBLOCK != 0;
         socket.kept.clone_from(&parent.kept);
+        let parent_notices = parent.notices.inherited();
         socket.receive_timeout = parent.receive_timeout;
         socket.send_timeout = parent.send_timeout;
         socket.options = self.stack.tcp.options(id)?;
+        socket.notices = parent_notices;
         socket.phase = Phase::Connected(id);
         let v6 = socket.v6;
         match self.open(Object::Socket(Box::new(socket))) {

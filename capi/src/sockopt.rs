@@ -1,6 +1,7 @@
 //! `setsockopt(2)` and `getsockopt(2)`: Linux's numbers to the engine's options. What has no effect on what TCP does here is
 //! kept and given back; what would have one but does not exist is refused with `ENOPROTOOPT`.
 
+use bywash::limits;
 use bywash::tcp::{FastOpenKeys, IpFields, SocketOptions, State};
 use bywash::time::Duration;
 use libc::{c_int, c_void, socklen_t};
@@ -18,6 +19,8 @@ pub(crate) const TCP_FASTOPEN_CONNECT: c_int = 30;
 const TCP_FASTOPEN_KEY: c_int = 33;
 const TCP_CC_INFO: c_int = 26;
 const SO_MEMINFO: c_int = 55;
+const SO_ZEROCOPY: c_int = 60;
+pub(crate) const SO_TIMESTAMPING: c_int = 37;
 /// What of `IP_TOS` is the socket's: the other two bits are ECN's, and Linux keeps them for itself, too.
 const TOS_MASK: u8 = 0xfc;
 /// Least `SO_RCVBUF` and `SO_SNDBUF`, Linux's `SOCK_MIN_RCVBUF` and `SOCK_MIN_SNDBUF`.
@@ -111,6 +114,15 @@ impl World {
                 let most = if name == libc::SO_SNDBUF { wmem_max } else { usize::MAX };
                 socket.options.send_buffer_bytes = buffer(value, most, SEND_BUFFER_MIN)?;
             }
+            SO_ZEROCOPY => match int(value)? {
+                on @ 0..=1 => socket.notices.zerocopy = on != 0,
+                _ => return Err(Errno(libc::EINVAL)),
+            },
+            SO_TIMESTAMPING => {
+                if !socket.notices.set_timestamping(int(value)?) {
+                    return Err(Errno(libc::EINVAL));
+                }
+            }
             libc::SO_RCVTIMEO => socket.receive_timeout = timeval(value)?,
             libc::SO_SNDTIMEO => socket.send_timeout = timeval(value)?,
             libc::SO_REUSEADDR
@@ -153,6 +165,33 @@ impl World {
                 count @ 1..=KEEPALIVE_COUNT_MAX => options.keepalive_count = count as u8,
                 _ => return Err(Errno(libc::EINVAL)),
             },
+            libc::TCP_MAXSEG => {
+                // 0 is the path's again.
+                let maxseg = u16::try_from(int(value)?).map_err(|_| Errno(libc::EINVAL))?;
+                if maxseg != 0 && !limits::TCP_MAXSEG.contains(&maxseg) {
+                    return Err(Errno(libc::EINVAL));
+                }
+                options.maxseg = (maxseg > 0).then_some(maxseg);
+            }
+            libc::TCP_SYNCNT => {
+                let count = u8::try_from(int(value)?).unwrap_or(0);
+                if !(1..=limits::TCP_SYN_COUNT_MAX).contains(&count) {
+                    return Err(Errno(libc::EINVAL));
+                }
+                options.syn_count = Some(count);
+            }
+            libc::TCP_DEFER_ACCEPT => {
+                let seconds = u64::try_from(int(value)?).unwrap_or(0);
+                options.defer_accept = (seconds > 0).then(|| Duration::from_secs(seconds));
+            }
+            libc::TCP_WINDOW_CLAMP => {
+                // 0 ends it, which only a closed socket may.
+                let clamp = u32::try_from(int(value)?).map_err(|_| Errno(libc::EINVAL))?;
+                if clamp == 0 && !matches!(socket.phase, Phase::Fresh) {
+                    return Err(Errno(libc::EINVAL));
+                }
+                options.window_clamp = (clamp > 0).then_some(clamp.max(limits::TCP_WINDOW_CLAMP_MIN));
+            }
             libc::TCP_USER_TIMEOUT => {
                 let ms = u64::try_from(int(value)?).map_err(|_| Errno(libc::EINVAL))?;
                 options.user_timeout = (ms > 0).then(|| Duration::from_millis(ms));
@@ -295,6 +334,8 @@ impl World {
                 Some(doubled) => one(*doubled),
                 None => one(Sysctls::new(&self.flags).buffers("tcp_rmem")[1] as c_int),
             },
+            SO_ZEROCOPY => one(c_int::from(socket.notices.zerocopy)),
+            SO_TIMESTAMPING => one(socket.notices.timestamping),
             libc::SO_SNDBUF => one(options.send_buffer_bytes as c_int),
             libc::SO_RCVTIMEO => timeval_bytes(socket.receive_timeout),
             libc::SO_SNDTIMEO => timeval_bytes(socket.send_timeout),
@@ -340,8 +381,13 @@ impl World {
             libc::TCP_USER_TIMEOUT => {
                 one(options.user_timeout.map_or(0, |timeout| timeout.as_millis() as c_int))
             }
+            libc::TCP_SYNCNT => {
+                one(options.syn_count.map_or_else(|| Sysctls::new(&self.flags).syn_retries(), c_int::from))
+            }
+            libc::TCP_DEFER_ACCEPT => one(options.defer_accept.map_or(0, |defer| defer.as_secs() as c_int)),
+            libc::TCP_WINDOW_CLAMP => one(options.window_clamp.unwrap_or(0) as c_int),
             libc::TCP_MAXSEG => match connection {
-                None => one(536),
+                None => one(options.maxseg.map_or(536, c_int::from)),
                 Some(id) => one(self.stack.tcp.info(self.stack.now, id)?.snd_mss as c_int),
             },
             TCP_NOTSENT_LOWAT | TCP_INQ | TCP_FASTOPEN | TCP_FASTOPEN_CONNECT => {

@@ -98,7 +98,7 @@ impl Stack {
         stack
     }
 
-    /// Uses another configuration from now on, if nothing is open that has the old one.
+    /// Uses another configuration from now on: wholly, or for what begins from now on if something is open that has the old.
     pub(crate) fn configure(&mut self, config: TcpConfig, flags: &Flags) {
         let census = self.tcp.census();
         let idle = census.connections + census.listeners + census.time_wait + census.syn_received == 0;
@@ -106,6 +106,8 @@ impl Stack {
             let sent = std::mem::take(&mut self.wire.sent);
             *self = Self::new(config, self.now, flags);
             self.wire.sent = sent;
+        } else if config != self.config && self.tcp.set_config(config.clone()).is_ok() {
+            self.config = config;
         }
     }
 

@@ -4,7 +4,9 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use bywash::tcp::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig};
+use bywash::tcp::{
+    AccurateEcnConfig, AccurateEcnOption, EcnConfig, FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig,
+};
 use bywash::time::Duration;
 
 use crate::flags::Flags;
@@ -42,7 +44,11 @@ impl<'a> Sysctls<'a> {
 
     fn numbers(&self, directory: &str, name: &str) -> Vec<u64> {
         let text = self.text(directory, name).unwrap_or_default();
-        text.split_whitespace().map_while(|word| word.parse().ok()).collect()
+        let number = |word: &str| match word.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => word.parse().ok(),
+        };
+        text.split_whitespace().map_while(number).collect()
     }
 
     fn number(&self, name: &str) -> Option<u64> {
@@ -64,6 +70,11 @@ impl<'a> Sysctls<'a> {
     pub(crate) fn buffer_max(&self, receive: bool) -> usize {
         let name = if receive { "rmem_max" } else { "wmem_max" };
         self.numbers("core", name).first().map_or(212_992, |value| *value as usize)
+    }
+
+    /// `tcp_syn_retries`.
+    pub(crate) fn syn_retries(&self) -> i32 {
+        self.number("tcp_syn_retries").map_or(6, |count| count.min(127) as i32)
     }
 
     /// Longest accept queue.
@@ -132,6 +143,8 @@ impl<'a> Sysctls<'a> {
             send_buffer_bytes: self.buffers("tcp_wmem")[2].clamp(4096, 1 << 30),
             congestion: self
                 .text("ipv4", "tcp_congestion_control")
+                // What a machine prefers is not what scripts expect: CUBIC, unless they set another.
+                .filter(|name| *name != self.flags.inherited_congestion)
                 .and_then(|name| name.parse().ok())
                 .unwrap_or(default.options.congestion),
             ..default.options
@@ -156,6 +169,25 @@ impl<'a> Sysctls<'a> {
             fin_wait2_timeout: seconds("tcp_fin_timeout", default.fin_wait2_timeout),
             time_wait_reuse: self.flag("tcp_tw_reuse", true),
             syn_cookies: self.flag("tcp_syncookies", true),
+            ecn: self
+                .number("tcp_ecn")
+                .and_then(|number| EcnConfig::from_sysctl(u8::try_from(number).ok()?))
+                .unwrap_or(default.ecn),
+            accurate_ecn: AccurateEcnConfig {
+                option: match self.number("tcp_ecn_option") {
+                    Some(0) => AccurateEcnOption::Never,
+                    Some(1) => AccurateEcnOption::OnChange,
+                    _ => AccurateEcnOption::Always,
+                },
+                control_packets: true,
+                check_path: self.flag("tcp_ecn_fallback", true),
+            },
+            slow_start_after_idle: self.flag("tcp_slow_start_after_idle", true),
+            max_rto: self
+                .number("tcp_rto_max_ms")
+                .map_or(default.max_rto, Duration::from_millis)
+                .clamp(default.initial_rto, Duration::from_secs(120)),
+            syn_linear_timeouts: count("tcp_syn_linear_timeouts", 4),
             fastopen: self.fastopen_config(),
             ..default
         };

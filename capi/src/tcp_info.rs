@@ -3,17 +3,19 @@
 
 use std::mem::offset_of;
 
-use bywash::tcp::{FastOpenFailure, State, TcpInfo};
+use bywash::tcp::{EcnMode, FastOpenFailure, State, TcpInfo};
 use bywash::time::Duration;
 
 const OPTION_TIMESTAMPS: u8 = 1;
 const OPTION_SACK: u8 = 2;
 const OPTION_WSCALE: u8 = 4;
+const OPTION_ECN: u8 = 8;
+const OPTION_ECN_SEEN: u8 = 16;
 const OPTION_SYN_DATA: u8 = 32;
 /// `snd_ssthresh` before the first loss: the kernel's `TCP_INFINITE_SSTHRESH`.
 const INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
 
-/// The kernel's structure up to `total_rto_time`; times in microseconds where nothing else is said.
+/// The kernel's structure up to `tcpi_options2`; times in microseconds where nothing else is said.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LinuxTcpInfo {
@@ -79,6 +81,16 @@ pub(crate) struct LinuxTcpInfo {
     pub(crate) total_rto: u16,
     pub(crate) total_rto_recoveries: u16,
     pub(crate) total_rto_time: u32,
+    /// Accurate ECN's counters; those of bytes without what they begin with.
+    pub(crate) received_ce: u32,
+    pub(crate) delivered_e1_bytes: u32,
+    pub(crate) delivered_e0_bytes: u32,
+    pub(crate) delivered_ce_bytes: u32,
+    pub(crate) received_e1_bytes: u32,
+    pub(crate) received_e0_bytes: u32,
+    pub(crate) received_ce_bytes: u32,
+    /// `ecn_mode` in the lowest two bits.
+    pub(crate) ecn_and_options2: u32,
 }
 
 // The kernel's offsets: one in each group of equal fields.
@@ -97,7 +109,8 @@ const _: () = {
     assert!(offset_of!(LinuxTcpInfo, bytes_sent) == 200);
     assert!(offset_of!(LinuxTcpInfo, reord_seen) == 220);
     assert!(offset_of!(LinuxTcpInfo, total_rto) == 240);
-    assert!(size_of::<LinuxTcpInfo>() == 248);
+    assert!(offset_of!(LinuxTcpInfo, received_ce) == 248);
+    assert!(size_of::<LinuxTcpInfo>() == 280);
 };
 
 impl LinuxTcpInfo {
@@ -124,8 +137,11 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             options: if info.timestamps { OPTION_TIMESTAMPS } else { 0 }
                 | if info.sack { OPTION_SACK } else { 0 }
                 | if info.wscale { OPTION_WSCALE } else { 0 }
+                | if info.ecn == EcnMode::Off { 0 } else { OPTION_ECN }
+                | if info.ecn_seen { OPTION_ECN_SEEN } else { 0 }
                 | if info.fastopen_syn_data { OPTION_SYN_DATA } else { 0 },
-            rate_and_fastopen: fastopen_failure_number(info.fastopen_client_fail) << 1,
+            rate_and_fastopen: u8::from(info.delivery_rate_app_limited)
+                | fastopen_failure_number(info.fastopen_client_fail) << 1,
             wscales: (info.snd_wscale & 15) | info.rcv_wscale << 4,
             rto: us(info.rto),
             ato: us(info.ato),
@@ -139,7 +155,7 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             last_data_recv: ms(info.last_data_recv),
             last_ack_recv: ms(info.last_ack_recv),
             pmtu: info.pmtu,
-            rcv_ssthresh: info.rcv_space,
+            rcv_ssthresh: info.rcv_ssthresh,
             rtt: us(info.rtt),
             rttvar: us(info.rttvar),
             snd_ssthresh: info.snd_ssthresh.min(INFINITE_SSTHRESH),
@@ -148,8 +164,23 @@ impl From<&TcpInfo> for LinuxTcpInfo {
             reordering: info.reordering,
             rcv_space: info.rcv_space,
             total_retrans: info.total_retrans,
-            pacing_rate: u64::MAX,
-            max_pacing_rate: u64::MAX,
+            pacing_rate: info.pacing_rate.unwrap_or(u64::MAX),
+            max_pacing_rate: info.max_pacing_rate,
+            rcv_rtt: us(info.rcv_rtt),
+            delivery_rate: info.delivery_rate,
+            delivered_ce: info.delivered_ce,
+            bytes_sent: info.bytes_sent,
+            total_rto: info.total_rto,
+            total_rto_recoveries: info.total_rto_recoveries,
+            total_rto_time: ms(info.total_rto_time),
+            received_ce: info.received_ce,
+            delivered_e1_bytes: info.delivered_e1_bytes,
+            delivered_e0_bytes: info.delivered_e0_bytes,
+            delivered_ce_bytes: info.delivered_ce_bytes,
+            received_e1_bytes: info.received_e1_bytes,
+            received_e0_bytes: info.received_e0_bytes,
+            received_ce_bytes: info.received_ce_bytes,
+            ecn_and_options2: ecn_mode_number(info.ecn),
             bytes_acked: info.bytes_acked,
             bytes_received: info.bytes_received,
             segs_out: info.segs_out,
@@ -198,6 +229,15 @@ fn ca_state_number(name: &str) -> u8 {
         "recovery" => 3,
         "loss" => 4,
         _ => 0,
+    }
+}
+
+/// The numbers of `tcpi_ecn_mode`.
+fn ecn_mode_number(mode: EcnMode) -> u32 {
+    match mode {
+        EcnMode::Off => 0,
+        EcnMode::Classic => 1,
+        EcnMode::Accurate => 2,
     }
 }
 

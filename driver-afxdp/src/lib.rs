@@ -6,13 +6,15 @@
 //! 3. [`Steer::queue`] checks the options (`options.rs`), and [`QueueOpener::open`], on the thread that will drive the
 //!    queue, allocates the frames (`umem.rs`), binds the socket (`socket.rs`) and starts the steering (`steer.rs`,
 //!    `ports.rs`);
-//! 4. [`Queue`] is the device (`queue.rs`, `rings.rs`): bursts of packets in and out, and sleep.
+//! 4. [`Queue`] is the device (`queue.rs`, `rings.rs`): bursts of packets in and out, and sleep. The rings' memory is behind
+//!    `access.rs` and `ring.rs`.
 //!
 //! All `unsafe` is here because the kernel is on the other side: rings and frames it shares, syscalls libc does not
 //! wrap. Needs Linux 5.18 or later.
 
 #![cfg(target_os = "linux")]
 
+mod access;
 mod bpf;
 mod error;
 mod ethtool;
@@ -24,6 +26,9 @@ mod ports;
 mod privileges;
 mod program;
 mod queue;
+mod ring;
+#[cfg(feature = "testing")]
+mod ring_bed;
 mod rings;
 mod socket;
 mod stats;

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use bywash::device::{Capabilities, Device, Steering, WaitDevice};
 use bywash::limits::BURST_PACKETS;
-use bywash::packet::{Packet, PacketBatch, PacketPool, Ring};
-use xsk_rs::FrameDesc;
+use bywash::packet::{Frame, Packet, PacketBatch, PacketPool, Ring};
 
 use crate::error::Error;
 use crate::link::{LinkState, LinkWatch};
@@ -18,6 +17,7 @@ use crate::maps::ADDRESSES_PER_QUEUE;
 use crate::nic::{AttachMode, Nic};
 use crate::options::{Mode, PortAddresses, QueueOptions};
 use crate::program::{Attached, Steer};
+use crate::ring::Desc;
 use crate::rings::{PACKET_CONTINUES, Rings};
 use crate::socket::{self, ObtainedMode};
 use crate::stats::{QueueCounters, XdpStatistics};
@@ -83,7 +83,7 @@ impl QueueOpener {
         let Self { attached, queue, options } = self;
         let memory = Memory::new(&options)?;
         let bound = socket::bind(&attached.nic, attached.mode, queue, &options, &memory.umem)?;
-        let fd = bound.rx.fd().as_raw_fd();
+        let fd = bound.handles.1.fd().as_raw_fd();
         let system = |what| {
             let interface = attached.nic.name.clone();
             move |source| Error::System { interface, what, source }
@@ -203,6 +203,11 @@ impl Queue {
         self.link_state == LinkState::Up
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn socket(&self) -> RawFd {
+        self.rings.fd
+    }
+
     /// Takes what the RX ring has, up to `budget` packets.
     fn receive_ring(&mut self, batch: &mut PacketBatch, budget: usize) -> usize {
         let mut received = 0;
@@ -213,7 +218,7 @@ impl Queue {
             }
             for i in 0..descs {
                 let desc = self.rings.scratch[i];
-                if let Some(packet) = self.take_frame(&desc) {
+                if let Some(packet) = self.take_frame(desc) {
                     batch.push_back(packet);
                     received += 1;
                 }
@@ -223,11 +228,28 @@ impl Queue {
         received
     }
 
-    /// Adds a received frame to the packet it belongs to; returns the packet when it is whole.
-    fn take_frame(&mut self, desc: &FrameDesc) -> Option<Packet> {
-        let frame = self.rings.reclaim(desc, Ring::Fill);
-        let start = desc.addr() % self.rings.frame_size();
-        let len = desc.lengths().data();
+    /// A received frame: as a packet, if it is one by itself, as nearly all are; else [`Queue::join_frame`].
+    fn take_frame(&mut self, desc: Desc) -> Option<Packet> {
+        let frame = self.rings.reclaim(desc.addr, Ring::Fill);
+        let start = desc.addr as usize & (self.rings.frame_size() - 1);
+        let len = desc.len as usize;
+        let continues = desc.options & PACKET_CONTINUES != 0;
+        if continues || !matches!(self.partial, Partial::None) {
+            return self.join_frame(frame, start, len, continues);
+        }
+        let packet = frame.and_then(|frame| Packet::from_frame(frame, start, len));
+        self.rings.counters.rx_bad_descriptors += u64::from(packet.is_none());
+        packet
+    }
+
+    /// Adds a frame to the packet it belongs to; returns the packet when it is whole.
+    fn join_frame(
+        &mut self,
+        frame: Option<Frame>,
+        start: usize,
+        len: usize,
+        continues: bool,
+    ) -> Option<Packet> {
         let counters = &mut self.rings.counters;
         let partial = core::mem::replace(&mut self.partial, Partial::None);
         let next = match (partial, frame) {
@@ -255,7 +277,7 @@ impl Queue {
                 }
             },
         };
-        if desc.options() & PACKET_CONTINUES != 0 {
+        if continues {
             self.partial = next;
             return None;
         }
@@ -333,21 +355,32 @@ impl Device for Queue {
         let mut room = self.rings.room();
         let (mut taken, mut put) = (0, false);
         self.tx_blocked = false;
-        while let Some(packet) = batch.pop_front() {
-            let Some(packet) = self.rings.sendable(packet) else {
-                taken += 1;
-                continue;
-            };
-            if packet.frames() > room {
+        while let Some(front) = batch.front() {
+            let ready = self.rings.is_ready(front);
+            let Some(mut packet) = batch.pop_front() else { break };
+            if !ready {
+                match self.rings.made_ready(packet) {
+                    Some(made) => packet = made,
+                    None => {
+                        taken += 1;
+                        continue;
+                    }
+                }
+            }
+            let frames = packet.frames();
+            if frames > room {
                 batch.push_front(packet);
                 self.tx_blocked = true;
                 self.rings.counters.tx_ring_full += 1;
                 break;
             }
-            room -= packet.frames();
+            room -= frames;
             taken += 1;
             put = true;
-            self.rings.put(packet);
+            self.rings.stage(packet);
+        }
+        if put {
+            self.rings.send_staged();
         }
         if put || self.rings.tx_pending {
             self.rings.push();

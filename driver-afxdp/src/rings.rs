@@ -1,15 +1,17 @@
-//! The four rings of a socket and the pool, and every movement of a frame between them: the pool, the fill and RX rings,
+//! The pool and the four rings of a socket, and every movement of a frame between them: the pool, the fill and RX rings,
 //! the stack, and the TX and completion rings. Every hand-over to a ring is a [`Frame::lend`], every return a
-//! [`PacketPool::reclaim`], so that no frame can be lost or doubled, whatever the kernel puts into a ring.
+//! [`PacketPool::reclaim`], so that no frame can be lost or doubled, whatever the kernel puts into a ring. All of it goes
+//! by bursts; how the rings' memory is accessed is `access.rs`.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 
 use bywash::limits::BURST_PACKETS;
 use bywash::packet::{Frame, Packet, PacketPool, Ring};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue, Umem};
 
+use crate::access::Access;
 use crate::options::{ETHERNET_HEADER, QueueOptions, XDP_HEADROOM};
+use crate::ring::Desc;
 use crate::socket::{BindMode, Bound};
 use crate::stats::QueueCounters;
 use crate::umem::Memory;
@@ -19,13 +21,8 @@ pub(crate) const PACKET_CONTINUES: u32 = 1;
 
 /// The four rings and the pool, and every movement of a frame between them.
 pub(crate) struct Rings {
-    rx: RxQueue,
-    tx: TxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
+    access: Access,
     pub pool: PacketPool,
-    umem: Umem,
-    frames: Box<[FrameDesc]>,
     pub fd: RawFd,
     fill_target: u32,
     always_push: bool,
@@ -37,21 +34,20 @@ pub(crate) struct Rings {
     /// The kernel would not transmit all that is in the TX ring: it must be asked again.
     pub tx_pending: bool,
     pub counters: QueueCounters,
-    pub scratch: Box<[FrameDesc; BURST_PACKETS]>,
+    /// Descriptors on their way: received ones, or the first `staged` to be sent.
+    pub scratch: Box<[Desc; BURST_PACKETS]>,
+    staged: usize,
+    addrs: Box<[u64; BURST_PACKETS]>,
 }
 
 impl Rings {
     /// Of a socket just bound; all frames are in the pool.
     pub fn new(bound: Bound, memory: Memory, options: &QueueOptions) -> Self {
+        let access = Access::new(bound.handles, memory.umem, memory.frames, options);
         Self {
-            fd: bound.rx.fd().as_raw_fd(),
-            rx: bound.rx,
-            tx: bound.tx,
-            fill: bound.fill,
-            completion: bound.completion,
+            fd: access.fd(),
+            access,
             pool: memory.pool,
-            umem: memory.umem,
-            frames: memory.frames,
             fill_target: options.fill_target(),
             // Without need-wakeup a zero-copy driver looks at the TX ring by itself; copy mode never does.
             always_push: bound.mode == BindMode::Copy && !options.need_wakeup,
@@ -61,7 +57,9 @@ impl Rings {
             tx_len_max: bound.mtu + ETHERNET_HEADER,
             tx_pending: false,
             counters: QueueCounters::default(),
-            scratch: Box::new([FrameDesc::default(); BURST_PACKETS]),
+            scratch: Box::new([Desc::default(); BURST_PACKETS]),
+            staged: 0,
+            addrs: Box::new([0; BURST_PACKETS]),
         }
     }
 
@@ -69,23 +67,33 @@ impl Rings {
         self.pool.layout().frame_size as usize
     }
 
-    /// The frame behind a descriptor that `ring` returned; `None` when that ring does not have it.
-    pub fn reclaim(&self, desc: &FrameDesc, ring: Ring) -> Option<Frame> {
-        self.pool.reclaim(u32::try_from(desc.addr() / self.frame_size()).ok()?, ring)
+    /// The address by which the rings know a frame's headroom.
+    fn addr(&self, index: u32) -> u64 {
+        u64::from(index) * u64::from(self.pool.layout().frame_size) + u64::from(XDP_HEADROOM)
+    }
+
+    /// The number of the frame at an address, which may be none of the pool's.
+    fn index(&self, addr: u64) -> u32 {
+        // Frame sizes are powers of two.
+        u32::try_from(addr >> self.pool.layout().frame_size.trailing_zeros()).unwrap_or(u32::MAX)
+    }
+
+    /// The frame at an address that `ring` returned; `None` when that ring does not have it.
+    pub fn reclaim(&self, addr: u64, ring: Ring) -> Option<Frame> {
+        self.pool.reclaim(self.index(addr), ring)
     }
 
     /// Takes up to `max` descriptors from the RX ring into the scratch.
     pub fn take_received(&mut self, max: usize) -> usize {
         let max = max.min(self.scratch.len());
-        // SAFETY: the frames named are only used after `PacketPool::reclaim` found that they were lent.
-        unsafe { self.rx.consume(&mut self.scratch[..max]) }
+        self.access.receive(&mut self.scratch[..max])
     }
 
     /// Tops the fill ring up, and wakes the driver if it wants to be told of it. It may say so a little after it ran out,
     /// when the ring is full again.
     pub fn refill(&mut self) {
         self.top_up();
-        if self.fill.needs_wakeup() {
+        if self.access.fill_needs_wakeup() {
             self.wake_receiver();
         }
     }
@@ -96,20 +104,18 @@ impl Rings {
         if want == 0 {
             return;
         }
-        want = want.min(self.fill.nb_free_exact());
+        want = want.min(self.access.fill_room());
         while want > 0 {
-            let chunk = want.min(BURST_PACKETS as u32).min(self.pool.free_frames()) as usize;
+            let mut indices = [0; BURST_PACKETS];
+            let chunk = self.pool.lend_free(Ring::Fill, &mut indices[..BURST_PACKETS.min(want as usize)]);
             if chunk == 0 {
                 self.counters.rx_starved += 1;
                 break;
             }
-            for i in 0..chunk {
-                let Some(frame) = self.pool.alloc() else { unreachable!("counted free frames above") };
-                self.scratch[i] = self.frames[frame.lend(Ring::Fill) as usize];
+            for (place, index) in indices[..chunk].iter().enumerate() {
+                self.addrs[place] = self.addr(*index);
             }
-            // SAFETY: these frames were just lent to this ring, so that nobody else uses them.
-            let put = unsafe { self.fill.produce(&self.scratch[..chunk]) };
-            assert_eq!(put, chunk, "the fill ring had room");
+            self.access.fill(&self.addrs[..chunk]);
             want -= chunk as u32;
         }
     }
@@ -127,7 +133,7 @@ impl Rings {
 
     /// Descriptors the TX ring has room for.
     pub fn room(&mut self) -> usize {
-        self.tx.nb_free_exact() as usize
+        self.access.tx_room()
     }
 
     /// Whether the fill ring lacks frames while transmitted ones have not come back.
@@ -139,34 +145,36 @@ impl Rings {
     /// Takes transmitted frames back to the pool.
     pub fn reap(&mut self) {
         loop {
-            // SAFETY: the frames named are only used after `PacketPool::reclaim` found that they were lent.
-            let count = unsafe { self.completion.consume(&mut self.scratch[..]) };
-            for i in 0..count {
-                match self.reclaim(&self.scratch[i], Ring::Tx) {
-                    Some(frame) => {
-                        drop(frame);
-                        self.counters.completions += 1;
-                    }
-                    None => self.counters.bad_completions += 1,
-                }
-            }
-            if count < self.scratch.len() {
+            let count = self.access.complete(&mut self.addrs[..]);
+            let indices = self.addrs[..count].iter().map(|&addr| self.index(addr));
+            let known = self.pool.free_lent(Ring::Tx, indices);
+            self.counters.completions += known as u64;
+            self.counters.bad_completions += (count - known) as u64;
+            if count < self.addrs.len() {
                 return;
             }
         }
     }
 
-    /// The packet as it can go into the TX ring: every frame's bytes at the frame's headroom. `None` when it cannot be
-    /// sent at all.
-    pub fn sendable(&mut self, packet: Packet) -> Option<Packet> {
+    /// Whether the packet can go into the TX ring as it is: of this pool's frames, not too many, each with bytes, and (through
+    /// xsk-rs) these at the frame's headroom.
+    pub fn is_ready(&self, packet: &Packet) -> bool {
+        let fits = packet.frames() <= self.tx_frames_max && packet.is_in(&self.pool);
+        let placed = || match self.access.sends_from_anywhere() {
+            true => packet.segments().all(|bytes| !bytes.is_empty()),
+            false => packet.starts_at(XDP_HEADROOM as usize),
+        };
+        fits && placed() && packet.len() <= self.tx_len_max
+    }
+
+    /// The packet as it can go into the TX ring. `None`, which is counted, when it cannot be sent at all.
+    pub fn made_ready(&mut self, packet: Packet) -> Option<Packet> {
         let len = packet.len();
         if len == 0 || len > self.tx_len_max {
             self.counters.tx_too_long += 1;
             return None;
         }
-        let fits = packet.frames() <= self.tx_frames_max && packet.is_in(&self.pool);
-        let aligned = fits && packet.starts_at(XDP_HEADROOM as usize);
-        let packet = if aligned { packet } else { self.realigned(packet)? };
+        let packet = self.realigned(packet)?;
         if packet.frames() > self.tx_frames_max {
             self.counters.tx_too_long += 1;
             return None;
@@ -231,33 +239,38 @@ impl Rings {
         out
     }
 
-    /// Puts a packet that [`Rings::sendable`] returned into the TX ring, which has room for all of its frames.
-    pub fn put(&mut self, packet: Packet) {
+    /// Puts a packet that is ready in line for the TX ring, which has room for all of its frames.
+    pub fn stage(&mut self, packet: Packet) {
         let frames = packet.frames();
         assert!(frames <= self.scratch.len(), "a packet's frames fit one burst");
-        for (i, (frame, _, len)) in packet.into_frames().enumerate() {
-            let mut desc = self.frames[frame.lend(Ring::Tx) as usize];
-            // SAFETY: the frame was just lent and is not in the ring yet, so that nobody else sees its bytes; the
-            // cursor only notes the length in the descriptor.
-            unsafe { self.umem.data_mut(&mut desc) }.cursor().set_pos(len);
-            desc.set_options(if i + 1 < frames { PACKET_CONTINUES } else { 0 });
-            self.scratch[i] = desc;
+        if self.staged + frames > self.scratch.len() {
+            self.send_staged();
         }
-        // SAFETY: these frames were just lent to this ring, so that nobody else uses them.
-        let put = unsafe { self.tx.produce(&self.scratch[..frames]) };
-        assert_eq!(put, frames, "the TX ring had room");
+        let frame_size = u64::from(self.pool.layout().frame_size);
+        for (i, (frame, start, len)) in packet.into_frames().enumerate() {
+            let addr = u64::from(frame.lend(Ring::Tx)) * frame_size + start as u64;
+            let options = if i + 1 < frames { PACKET_CONTINUES } else { 0 };
+            self.scratch[self.staged] = Desc { addr, len: len as u32, options };
+            self.staged += 1;
+        }
         self.counters.tx_packets += 1;
         self.counters.tx_frames += frames as u64;
+    }
+
+    /// Puts what was staged into the TX ring.
+    pub fn send_staged(&mut self) {
+        self.access.send(&self.scratch[..self.staged]);
+        self.staged = 0;
     }
 
     /// Lets the kernel transmit what is in the TX ring, if it wants to be told.
     pub fn push(&mut self) {
         self.tx_pending = false;
-        if !self.always_push && !self.tx.needs_wakeup() {
+        if !self.always_push && !self.access.tx_needs_wakeup() {
             return;
         }
         for _ in 0..self.pushes_max {
-            let before = self.tx.nb_free_exact();
+            let before = self.access.tx_room();
             self.counters.tx_wakeups += 1;
             // SAFETY: nothing is sent from: the buffer is null and its length 0.
             let result = unsafe {
@@ -269,7 +282,7 @@ impl Rings {
             self.tx_pending = true;
             match io::Error::last_os_error().raw_os_error() {
                 // Copy mode sends so many at a time: on, as long as that moves anything.
-                Some(libc::EAGAIN) if self.tx.nb_free_exact() > before => {}
+                Some(libc::EAGAIN) if self.access.tx_room() > before => {}
                 Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {
                     self.counters.tx_retries += 1;
                     return;

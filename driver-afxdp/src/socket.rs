@@ -83,10 +83,7 @@ impl fmt::Display for ObtainedMode {
 
 /// A bound socket.
 pub(crate) struct Bound {
-    pub rx: RxQueue,
-    pub tx: TxQueue,
-    pub fill: FillQueue,
-    pub completion: CompQueue,
+    pub handles: RingHandles,
     pub mode: BindMode,
     pub multi_buffer: bool,
     pub tx_frames_max: usize,
@@ -188,7 +185,8 @@ fn hopeless(nic: &Nic, queue: u32, options: &QueueOptions, source: &io::Error) -
     })
 }
 
-type RingHandles = (TxQueue, RxQueue, FillQueue, CompQueue);
+/// xsk-rs' sides of the four rings, each of which keeps the socket open.
+pub(crate) type RingHandles = (TxQueue, RxQueue, FillQueue, CompQueue);
 
 /// Binds, and waits for a while if the queue is busy.
 fn bind_patiently(
@@ -243,11 +241,11 @@ fn finish(
     nic: &Nic,
     queue: u32,
     options: &QueueOptions,
-    (tx, rx, fill, completion): RingHandles,
+    handles: RingHandles,
     attempt: Attempt,
     mtu: usize,
 ) -> Result<Bound, Error> {
-    let fd = rx.fd().as_raw_fd();
+    let fd = handles.1.fd().as_raw_fd();
     let system = |what| move |source| Error::System { interface: nic.name.clone(), what, source };
     let mode = obtained(fd).map_err(system("read XDP_OPTIONS of the socket"))?;
     if let Some(busy_poll) = options.busy_poll {
@@ -265,7 +263,7 @@ fn finish(
     };
     tracing::debug!(interface = nic.name, queue, ?attempt, ?mode, mtu, "bound");
     let multi_buffer = attempt.multi_buffer;
-    Ok(Bound { rx, tx, fill, completion, mode, multi_buffer, tx_frames_max, mtu })
+    Ok(Bound { handles, mode, multi_buffer, tx_frames_max, mtu })
 }
 
 /// What the kernel says of a bound socket.

@@ -9,6 +9,7 @@ mod plain;
 
 pub use plain::PlainSocket;
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
@@ -23,6 +24,20 @@ use crate::error::Error;
 use crate::maps::PROGRAM;
 use crate::nic::Nic;
 use crate::program::Steer;
+pub use crate::ring_bed::{Load, QueueBed, RingBed, Rival, forge};
+
+thread_local! {
+    static LIBRARY_RINGS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets the queues that this thread opens from now on access their rings through xsk-rs, as kernels before 6.4 demand.
+pub fn use_library_rings(yes: bool) {
+    LIBRARY_RINGS.set(yes);
+}
+
+pub(crate) fn library_rings() -> bool {
+    LIBRARY_RINGS.get()
+}
 
 /// Whether this process may make namespaces and load programs. If not, says so on stderr with the test's name, past the
 /// test harness's capturing, so that the skipped test is seen.

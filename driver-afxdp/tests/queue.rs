@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bywash::config::AddressUse;
 use bywash::device::{Device, Protocol, WaitDevice};
 use bywash::packet::{Packet, PacketBatch, PacketPool, PoolLayout};
-use bywash_afxdp::testing::{VethOptions, VethPair};
+use bywash_afxdp::testing::{VethOptions, VethPair, forge, use_library_rings};
 use bywash_afxdp::{
     AttachMode, AttachOptions, BindMode, Error, Mode, Nic, PortAddresses, QueueOptions, require_root,
 };
@@ -17,10 +17,22 @@ use common::*;
 
 /// Sends frames from the peer, reflects them in the stack's queue, and compares what comes back.
 fn reflect(pair: &VethPair, options: &QueueOptions, frames: &[Vec<u8>], check: impl Fn(&Packet) + Send) {
+    reflect_by(false, pair, options, frames, check);
+}
+
+/// As [`reflect`], by the library's ring calls or not.
+fn reflect_by(
+    library: bool,
+    pair: &VethPair,
+    options: &QueueOptions,
+    frames: &[Vec<u8>],
+    check: impl Fn(&Packet) + Send,
+) {
     std::thread::scope(|scope| {
         let (ready, is_ready) = std::sync::mpsc::channel();
         scope.spawn(move || {
             pair.stack.enter();
+            use_library_rings(library);
             let mut queue = open_owning(pair, options);
             ready.send(()).unwrap();
             let mut left = frames.len();
@@ -65,6 +77,17 @@ fn jumbo_frames_cross_in_several_buffers() {
     let pair = pair(VethOptions { mtu: 9000, ..VethOptions::default() });
     let frames: Vec<_> = (0..300).map(|i| udp(PEER, OWN, 5000, 7, &pattern(i, 8972 - i % 7))).collect();
     reflect(&pair, &small(), &frames, |packet| assert_eq!(packet.frames(), 3));
+}
+
+/// What kernels before 6.4 need.
+#[test]
+fn frames_of_every_size_cross_by_the_librarys_ring_calls() {
+    require_root!();
+    let pair = pair(VethOptions { mtu: 9000, ..VethOptions::default() });
+    let frames: Vec<_> = (0..2000).map(|i| udp(PEER, OWN, 5000, 7, &pattern(i, 18 + i * 7 % 8955))).collect();
+    reflect_by(true, &pair, &small(), &frames, |packet| {
+        assert_eq!(packet.frames(), packet.len().div_ceil(4096 - 256));
+    });
 }
 
 #[test]
@@ -305,10 +328,24 @@ fn a_pool_that_the_application_holds_empty_recovers() {
 }
 
 #[test]
-fn packets_that_begin_elsewhere_are_sent_right() {
+fn packets_are_sent_from_where_they_begin() {
     require_root!();
+    // None is moved, over several frames or not.
+    assert_eq!(send_from_headroom_and_elsewhere(false), 0);
+}
+
+#[test]
+fn packets_that_begin_elsewhere_are_moved_for_the_librarys_ring_calls() {
+    require_root!();
+    // Each that begins elsewhere, and none that was built by the stack.
+    assert_eq!(send_from_headroom_and_elsewhere(true), 7);
+}
+
+/// Sends packets of many lengths, each from the headroom and from elsewhere; returns how many were moved for that.
+fn send_from_headroom_and_elsewhere(library: bool) -> u64 {
     let pair = pair(VethOptions { mtu: 9000, ..VethOptions::default() });
     pair.stack.run(|| {
+        use_library_rings(library);
         let mut queue = open_owning(&pair, &small());
         let expected: Vec<_> = [1, 60, 1514, 3000, 4096, 8000, 9014]
             .iter()
@@ -320,7 +357,7 @@ fn packets_that_begin_elsewhere_are_sent_right() {
             // As the stack builds: at the pool's headroom.
             let mut built = Packet::copy_from(&pool, frame).unwrap();
             assert_eq!(built.headroom(), 256);
-            // Moved to the front, and to the back, of the first frame.
+            // Moved to the front of the first frame.
             let mut early = Packet::copy_from(&pool, frame).unwrap();
             let first = early.head().to_vec();
             let mut rest: Vec<_> = early.into_frames().collect();
@@ -336,10 +373,9 @@ fn packets_that_begin_elsewhere_are_sent_right() {
         }
         let twice: Vec<_> = expected.iter().flat_map(|frame| [frame.clone(), frame.clone()]).collect();
         peer_receives(&pair, &twice, || transmit_all(&mut queue, &mut batch));
-        // Each moved one, and none that was built by the stack, over several frames or not.
-        assert_eq!(queue.counters().tx_realigned, 7);
         assert_all_frames_back(&mut queue);
-    });
+        queue.counters().tx_realigned
+    })
 }
 
 /// `bytes` with an Ethernet header of IPv4 in front, as long as `bytes`.
@@ -593,6 +629,39 @@ fn packets_of_another_pool_are_copied() {
         peer_receives(&pair, &expected, || transmit_all(&mut queue, &mut batch));
         assert_eq!((other.free_frames(), queue.counters().tx_realigned), (32, 2));
         assert_all_frames_back(&mut queue);
+    });
+}
+
+#[test]
+fn descriptors_that_cannot_be_are_counted_and_touch_no_frame() {
+    require_root!();
+    let pair = pair(VethOptions::default());
+    pair.stack.run(|| {
+        let options = small();
+        let mut queue = open_owning(&pair, &options);
+        let usage = queue.pool().usage();
+        let (frame_size, frames) = (u64::from(options.frame_size), u64::from(options.frames));
+        // Frames start to be lent from the first on: the last is still in the pool.
+        let (lent, held) = (256, (frames - 1) * frame_size + 256);
+        let received = [
+            (frames * frame_size, 60, 0),  // behind the last frame
+            (u64::MAX, 60, 0),             // far behind it
+            (held, 60, 0),                 // a frame that is not lent
+            (lent, options.frame_size, 0), // bytes that reach beyond the frame: it is lent no longer
+            (lent, 60, 0),                 // the same frame again
+            (held, 60, 1),
+            (held, 60, 0), // two frames of one packet
+        ];
+        forge(&queue, &options, &received, &[held, u64::MAX, lent]).unwrap();
+        let mut batch = PacketBatch::new();
+        assert_eq!(queue.receive(&mut batch, 64), 0);
+        assert!(batch.is_empty());
+        let counters = queue.counters();
+        assert_eq!((counters.rx_bad_descriptors, counters.bad_completions), (6, 3));
+        assert_eq!((counters.rx_packets, counters.completions), (0, 0));
+        let now = queue.pool().usage();
+        assert_eq!((now.free, now.fill), (usage.free + 1, usage.fill - 1), "the one that was lent is back");
+        assert_eq!((now.tx, now.held), (0, 0));
     });
 }
 

@@ -39,3 +39,18 @@ fn gro_keeps_its_promises_on_the_corpus() {
 fn merging_and_cutting_change_nothing_on_the_corpus() {
     replay("gro_gso", bywash_fuzz::gro_gso::run);
 }
+
+#[test]
+fn rules_are_read_or_refused_on_the_corpus() {
+    replay("rules", bywash_fuzz::rules::run);
+}
+
+#[test]
+fn flows_keep_their_promises_on_the_corpus() {
+    replay("conntrack", bywash_fuzz::conntrack::run);
+}
+
+#[test]
+fn translated_errors_keep_their_checksums_on_the_corpus() {
+    replay("nat_icmp", bywash_fuzz::nat_icmp::run);
+}

@@ -1,7 +1,10 @@
 //! The stack's configuration: addresses, routes, TCP's defaults, pool and limits; checked once at the start.
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
+use crate::flow::filter::{RuleSet, Table};
+use crate::flow::gate::GateConfig;
 use crate::limits;
 use crate::tcp::{TcpConfig, TcpConfigError};
 
@@ -84,6 +87,8 @@ pub struct StackConfig {
     /// Software segmentation: TCP sends super-segments, which are cut into packets where frames are filled. The packets are
     /// the same without it.
     pub gso: bool,
+    /// Rules for what this host receives and sends; `None`: all may pass, and nothing is asked.
+    pub filter: Option<FilterConfig>,
     /// TCP's defaults and bounds.
     pub tcp: TcpConfig,
     /// Secret from which each shard's random numbers, ISNs and hash keys come. Must be unpredictable on a real network;
@@ -105,6 +110,7 @@ impl StackConfig {
             gro: true,
             mtu: None,
             gso: true,
+            filter: None,
             tcp: TcpConfig::default(),
             seed,
         }
@@ -134,6 +140,9 @@ impl StackConfig {
             return Err(ConfigError::TooManyDnsServers(self.dns_servers.len()));
         }
         self.tcp.validate()?;
+        if let Some(filter) = &self.filter {
+            filter.validate()?;
+        }
         // RFC 8200 section 5 and RFC 791 section 3.2: what every link must carry.
         let mtu_min = if self.addresses.iter().any(ipv6) { 1280 } else { 576 };
         match self.mtu {
@@ -168,6 +177,35 @@ impl StackConfig {
     }
 }
 
+/// Rules for a host's own packets.
+#[derive(Clone, Debug)]
+pub struct FilterConfig {
+    /// The rules: chains INPUT and OUTPUT of the filter table, PREROUTING and OUTPUT of the raw table. FORWARD is never
+    /// walked.
+    pub rules: Arc<RuleSet>,
+    /// The interface's name, as `-i` and `-o` match it.
+    pub interface: String,
+    /// Connection tracking, for rules that ask for it.
+    pub gate: GateConfig,
+}
+
+impl FilterConfig {
+    /// Rules for an interface, and defaults for the rest.
+    #[must_use]
+    pub fn new(rules: Arc<RuleSet>, interface: String) -> Self {
+        Self { rules, interface, gate: GateConfig::default() }
+    }
+
+    /// Checks that the rules can be meant for a host.
+    ///
+    /// # Errors
+    /// [`ConfigError::NatForHost`].
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let translates = self.rules.chains(Table::Nat).iter().find(|chain| !chain.rules.is_empty());
+        translates.map_or(Ok(()), |chain| Err(ConfigError::NatForHost(chain.name.clone())))
+    }
+}
+
 /// What is wrong with a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -197,6 +235,9 @@ pub enum ConfigError {
     /// More name servers than the resolver takes.
     #[error("{0} name servers, but the resolver takes at most 4")]
     TooManyDnsServers(usize),
+    /// Rules that translate, for a host that does not forward.
+    #[error("the nat table's {0} has rules: a server's own packets are filtered, not translated")]
+    NatForHost(String),
     /// TCP's part.
     #[error(transparent)]
     Tcp(#[from] TcpConfigError),

@@ -73,6 +73,11 @@ drop_reasons! {
     TcpBadAck "tcp_bad_ack" "A TCP segment that acknowledges what was never sent (RFC 5961 section 5).",
     TcpReceiveBufferFull "tcp_receive_buffer_full" "Payload for which the receive buffer had no room; the peer sends it again.",
     TcpBadReset "tcp_bad_reset" "A RST that RFC 5961 section 3 does not accept.",
+    Filtered "filtered" "A rule or a chain's policy dropped or rejected the packet.",
+    ConntrackTableFull "conntrack_table_full" "The first packet of a flow for which the connection tracking table had no room.",
+    ConntrackClash "conntrack_clash" "The first packet of a flow whose addresses and ports are those of another.",
+    NatNoFreePort "nat_no_free_port" "The first packet of a flow for which every port that may be translated to was taken.",
+    NatNoAddress "nat_no_address" "The first packet of a flow for which there is no address of its IP version to translate to.",
     TcpBadSyn "tcp_bad_syn" "A SYN on a connection that is synchronised (RFC 5961 section 4).",
 }
 

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod counters;
 pub mod device;
+pub mod flow;
 pub mod limits;
 pub mod listing;
 mod net;

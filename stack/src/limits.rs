@@ -172,6 +172,14 @@ pub const TCP_SEGMENTS_PER_TURN: usize = 48;
 /// Most connections of one listener that SYNs with data opened and whose handshake is not over, whatever is asked for:
 /// each is a whole connection that nobody has confirmed. Beyond it SYNs are answered without Fast Open (RFC 7413 section 4.2).
 pub const TCP_FASTOPEN_QLEN: usize = 1 << 16;
+/// Values of `TCP_MAXSEG`: Linux's `TCP_MIN_MSS` to `MAX_TCP_WINDOW`. Others are refused.
+pub const TCP_MAXSEG: core::ops::RangeInclusive<u16> = 88..=32_767;
+/// Most of `TCP_SYNCNT`: Linux's `MAX_TCP_SYNCNT`. More is refused.
+pub const TCP_SYN_COUNT_MAX: u8 = 127;
+/// Least `TCP_WINDOW_CLAMP`: half of Linux's `SOCK_MIN_RCVBUF`. Less is refused.
+pub const TCP_WINDOW_CLAMP_MIN: u32 = 1152;
+/// Ends of records (`MSG_EOR`) that a connection remembers until they are acknowledged. Records beyond that are joined.
+pub const TCP_RECORD_ENDS: usize = 1024;
 /// How long such a connection counts as pending after it was reset (RFC 7413 section 5.1; Linux's 60 s): RSTs from the
 /// spoofed clients of a flood would make room for further SYNs otherwise.
 pub const TCP_FASTOPEN_RESET_MEMORY: Duration = Duration::from_secs(60);
@@ -209,6 +217,13 @@ pub const FINAL_TURNS: usize = 64;
 /// How long a shard sleeps that has something to send but found no room in the device; the device ends the sleep when it has
 /// room, so that the bound matters only with devices that cannot.
 pub const STALLED_WAIT: Duration = Duration::from_millis(1);
+/// Least time an idle shard spins that spins at all ([`crate::runtime::Spin::Adaptive`]): a few looks. Less is none.
+pub const SPIN_MIN: Duration = Duration::from_micros(5);
+/// Most time between two looks of a spinning shard: a hundred times what one takes. After more, another thread had the CPU.
+pub const SPIN_LOOK_MAX: Duration = Duration::from_micros(100);
+/// How long a shard then sleeps when it is idle, rather than spin: what spinning took from the other thread the scheduler takes
+/// from the shard when packets wait, milliseconds at a time.
+pub const SPIN_HOLD: Duration = Duration::from_secs(1);
 /// A busy shard publishes its figures no more often than this (a snapshot costs microseconds and a system call); an idle
 /// one not at all.
 pub const METRICS_INTERVAL: Duration = Duration::from_millis(100);
@@ -240,3 +255,15 @@ pub const CONTROL_CLIENTS: usize = 8;
 pub const CONTROL_REQUEST_BYTES: usize = 4096;
 /// How long a client of the control socket may be silent, or not read what it asked for; then it is disconnected.
 pub const CONTROL_CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Flows that connection tracking remembers in one shard unless configured otherwise (Linux's `nf_conntrack_max` on machines
+/// with 4 GiB or more). Beyond it the oldest flow that is not assured ends early; a new flow is refused when all are.
+pub const CONNTRACK_ENTRIES: usize = 1 << 18;
+/// Most that it may be configured for: places have 31 bits.
+pub const CONNTRACK_ENTRIES_MAX: usize = 1 << 30;
+/// Events of connection tracking that wait for whoever follows them; further ones are lost, and counted.
+pub const CONNTRACK_EVENTS: usize = 4096;
+/// Chains that rules may lead through one another, the built-in one counted; deeper rule sets are refused.
+pub const FILTER_CHAIN_DEPTH: usize = 16;
+/// Networks that one `connlimit` counts flows for; packets of further ones count as over every limit.
+pub const FILTER_COUNTED_NETWORKS: usize = 1 << 16;

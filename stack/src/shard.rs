@@ -12,6 +12,7 @@ use rand_core::{RngCore, SeedableRng};
 
 mod links;
 mod receive;
+mod rules;
 mod sockets;
 mod steering;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::listing::{Cursor, Listed};
 use crate::net::dhcp::{Dhcp, Lease};
 use crate::net::egress::{Output, mtu_in_frames};
 use crate::net::fragment::FragmentIds;
+use crate::net::host_gate::HostGate;
 use crate::net::icmp;
 use crate::net::iface::Iface;
 use crate::net::neighbor::Neighbors;
@@ -110,6 +112,11 @@ impl Shard {
         let id_keys = keys(&mut rng);
         let ids = FragmentIds::new(&mut rng, id_keys, index, count);
         let mut output = Output::new(capabilities.mac, mtu, config.gso, pool.clone(), neighbors, ids, now);
+        output.gate = config.filter.as_ref().map(|filter| {
+            let mut gate_seed = [0; 32];
+            shared.fill_bytes(&mut gate_seed);
+            Box::new(HostGate::new(filter, gate_seed, index, count.max(1), now))
+        });
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
         let partial_checksums = config.partial_checksums.accepts(capabilities.partial_checksums);
@@ -214,6 +221,7 @@ impl Shard {
         let net = [
             self.output.neighbors.next_deadline(),
             self.output.announcer.next_deadline(),
+            self.output.gate.as_ref().and_then(|gate| gate.next_deadline()),
             self.reassembly.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
@@ -383,6 +391,9 @@ impl Shard {
         self.output.expire_path_mtus(now);
         self.links.settle(self.lease.as_ref());
         self.tcp.poll_timers(now, &mut self.counters);
+        if let Some(gate) = &mut self.output.gate {
+            gate.advance(now);
+        }
     }
 
     /// Asks for the neighbours that packets wait for; tells TCP and UDP of those that do not answer.

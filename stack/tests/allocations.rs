@@ -346,7 +346,7 @@ fn udp_echo_allocates_nothing_per_packet() {
                 while let Poll::Ready(got) =
                     pair.hosts[1].shard().udp_poll_recv_from(ids[1], &mut into, Waker::noop())
                 {
-                    let (len, from) = got.expect("the socket is open");
+                    let (len, from, _) = got.expect("the socket is open");
                     taken(pair.hosts[1].shard().udp_poll_send_to(ids[1], &into[..len], from, Waker::noop()));
                 }
                 while let Poll::Ready(got) =

@@ -144,7 +144,8 @@ where
     }
 }
 
-/// What is at a path of the served directory.
+/// What is at a path of the served directory. For a directory its index is tried first: where there is one, which is
+/// nearly always, the directory itself need not be opened.
 async fn path_answer(site: &Site, method: &Method, headers: &HeaderMap, target: &Target) -> Response<Body> {
     let path = target.file_path();
     if target.directory {

@@ -15,8 +15,15 @@ use bywash_fuzz::seeds::{parse_seeds, shard_seeds};
 fn main() -> io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let gro = gro::seeds().into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
-    let targets =
-        [("parse", parse_seeds()), ("shard", shard_seeds()), ("gro", gro), ("gro_gso", gro_gso_seeds())];
+    let targets = [
+        ("parse", parse_seeds()),
+        ("shard", shard_seeds()),
+        ("gro", gro),
+        ("gro_gso", gro_gso_seeds()),
+        ("rules", bywash_fuzz::rules::seeds()),
+        ("conntrack", bywash_fuzz::conntrack::seeds()),
+        ("nat_icmp", bywash_fuzz::nat_icmp::seeds()),
+    ];
     for (target, seeds) in targets {
         let dir = corpus.join(target);
         fs::create_dir_all(&dir)?;

@@ -11,6 +11,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 
 use super::announce::{Announcer, Step};
 use super::fragment::{FragmentIds, Fragments, write_header};
+use super::host_gate::HostGate;
 use super::neighbor::{Due, Neighbors};
 use super::path_mtu::{PathMtu, PathMtus, Witness};
 use super::route::{NextHop, Routes};
@@ -58,6 +59,8 @@ pub(crate) struct Output {
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
     pub(crate) announcer: Announcer,
+    /// The rules for what this host receives and sends.
+    pub(crate) gate: Option<Box<HostGate>>,
     /// TCP was told [`EgressError::Full`].
     refused: bool,
 }
@@ -113,6 +116,7 @@ impl Output {
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
             announcer: Announcer::default(),
+            gate: None,
             refused: false,
         }
     }
@@ -180,6 +184,11 @@ impl Output {
         };
         if !self.has_room() {
             self.counters.drop(DropReason::TxQueueFull);
+            return;
+        }
+        if let Some(gate) = &mut self.gate
+            && !gate.send(now, packet, &mut self.counters)
+        {
             return;
         }
         let mtu = self.packet_mtu(dst, hop, number);
@@ -382,6 +391,12 @@ impl tcp::Egress for Output {
             return Err(EgressError::Full);
         }
         let hop = self.tcp_hop(now, segment.dst.ip())?;
+        if let Some(gate) = &mut self.gate
+            && !gate.send_segment(now, segment, &mut self.counters)
+        {
+            // As if the network had lost it.
+            return Ok(payload_len);
+        }
         // For a neighbour that is not known yet the address is filled in when it is.
         let to = hop.unwrap_or(EthernetAddress([0; 6]));
         let Some(template) = self.template(segment, to) else {

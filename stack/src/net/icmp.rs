@@ -30,6 +30,13 @@ pub(crate) enum Complaint {
     PortUnreachable,
     /// Nobody here handles the protocol; for IPv6 with the offset of the field that names it.
     ProtocolUnreachable(u32),
+    /// A rule rejects it: destination unreachable, with the code for each IP version.
+    Prohibited {
+        /// RFC 792, RFC 1812 section 5.2.7.1.
+        ipv4: u8,
+        /// RFC 4443 section 3.1.
+        ipv6: u8,
+    },
     /// A packet's fragments did not all arrive in time.
     ReassemblyTimeout,
     /// IPv6 only.
@@ -157,6 +164,8 @@ impl Complaint {
             (Self::PortUnreachable, true) => Some((1, 4, 0)),
             (Self::ProtocolUnreachable(_), false) => Some((3, 2, 0)),
             (Self::ProtocolUnreachable(pointer), true) => Some((4, 1, pointer)),
+            (Self::Prohibited { ipv4, .. }, false) => Some((3, ipv4, 0)),
+            (Self::Prohibited { ipv6, .. }, true) => Some((1, ipv6, 0)),
             (Self::ReassemblyTimeout, false) => Some((11, 1, 0)),
             (Self::ReassemblyTimeout, true) => Some((3, 1, 0)),
             (Self::Parameter(problem), true) => Some((4, problem.code, problem.pointer)),

@@ -178,6 +178,44 @@ impl PacketPool {
         Some(Frame { pool: self.inner.clone(), index })
     }
 
+    /// Lends up to `out.len()` free frames to `ring` and writes their indices: as [`PacketPool::alloc`] and [`Frame::lend`] for
+    /// each, but the book is opened once. Returns how many there were.
+    #[must_use = "the indices must go into the ring, or the frames are out of use for ever"]
+    pub fn lend_free(&self, ring: Ring, out: &mut [u32]) -> usize {
+        let mut free = self.inner.free.borrow_mut();
+        let count = out.len().min(free.len());
+        let rest = free.len() - count;
+        for (out, index) in out.iter_mut().zip(free.drain(rest..).rev()) {
+            debug_assert_eq!(self.inner.place[index as usize].get(), Place::Free);
+            self.inner.place[index as usize].set(Place::Lent(ring));
+            *out = index;
+        }
+        let lent = self.inner.lent(ring);
+        lent.set(lent.get() + count as u32);
+        count
+    }
+
+    /// Takes back onto the free list the frames that `ring` returned by their indices: as [`PacketPool::reclaim`] for each, and
+    /// dropping what it gives. Returns how many there were; the others were not lent to that ring and are counted.
+    pub fn free_lent(&self, ring: Ring, indices: impl Iterator<Item = u32>) -> usize {
+        let mut free = self.inner.free.borrow_mut();
+        let (before, mut bogus) = (free.len(), 0);
+        for index in indices {
+            match self.inner.place.get(index as usize) {
+                Some(place) if place.get() == Place::Lent(ring) => {
+                    place.set(Place::Free);
+                    free.push(index);
+                }
+                _ => bogus += 1,
+            }
+        }
+        let count = free.len() - before;
+        let lent = self.inner.lent(ring);
+        lent.set(lent.get() - count as u32);
+        self.inner.bogus_returns.set(self.inner.bogus_returns.get() + bogus);
+        count
+    }
+
     /// Where the frames are now.
     #[must_use]
     pub fn usage(&self) -> PoolUse {
@@ -490,6 +528,21 @@ mod tests {
     }
 
     #[test]
+    fn frames_are_lent_and_come_back_many_at_a_time() {
+        let pool = pool(4);
+        let held = pool.alloc().unwrap();
+        let mut out = [u32::MAX; 5];
+        assert_eq!(pool.lend_free(Ring::Fill, &mut out), 3, "all that are free");
+        assert!(!out[..3].contains(&held.index()) && out[3] == u32::MAX);
+        assert_eq!(pool.lend_free(Ring::Fill, &mut out[3..]), 0);
+        let returned = [out[0], held.index(), 99, out[0], out[1]];
+        assert_eq!(pool.free_lent(Ring::Tx, returned.into_iter()), 0, "wrong ring");
+        assert_eq!(pool.free_lent(Ring::Fill, returned.into_iter()), 2);
+        assert_eq!(pool.bogus_returns(), 5 + 3);
+        assert_eq!(pool.usage(), PoolUse { total: 4, free: 2, fill: 1, held: 1, ..PoolUse::default() });
+    }
+
+    #[test]
     fn the_last_view_frees_the_frame() {
         let pool = pool(1);
         let mut frame = pool.alloc().unwrap();
@@ -506,7 +559,7 @@ mod tests {
     proptest! {
         /// Any order of taking, lending, sharing, returning and dropping keeps every frame in exactly one place.
         #[test]
-        fn every_frame_is_in_exactly_one_place(steps in prop::collection::vec((0u8..8, any::<prop::sample::Index>()), 0..300)) {
+        fn every_frame_is_in_exactly_one_place(steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..300)) {
             let pool = pool(8);
             let (mut held, mut views, mut fill, mut tx) = (Vec::new(), Vec::<FrameRef>::new(), Vec::new(), Vec::new());
             for (step, pick) in steps {
@@ -518,6 +571,15 @@ mod tests {
                     5 if !tx.is_empty() => drop(pool.reclaim(tx.swap_remove(pick.index(tx.len())), Ring::Tx)),
                     6 if !held.is_empty() => views.push(held.swap_remove(pick.index(held.len())).share()),
                     7 if !views.is_empty() => drop(views.swap_remove(pick.index(views.len()))),
+                    8 => {
+                        let mut out = vec![0; pick.index(4)];
+                        let count = pool.lend_free(Ring::Fill, &mut out);
+                        fill.extend(&out[..count]);
+                    }
+                    9 => {
+                        let back: Vec<_> = tx.drain(pick.index(tx.len() + 1)..).collect();
+                        prop_assert_eq!(pool.free_lent(Ring::Tx, back.iter().copied()), back.len());
+                    }
                     _ => {}
                 }
                 let usage = pool.usage();

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use super::capture::Capture;
 use super::control::{Handle, Shared};
 use super::control_socket::ControlSocket;
+use super::idle::Spin;
 use super::local::SteeringError;
 use super::metrics::{Metrics, ShardMetrics, Summary};
 use super::thread::{self, Setup};
@@ -47,7 +48,7 @@ pub enum Pinning {
 pub struct Builder {
     config: StackConfig,
     queues: Vec<Open>,
-    spin: Duration,
+    spin: Spin,
     pinning: Pinning,
     drain_timeout: Duration,
     pcap: Option<PathBuf>,
@@ -59,7 +60,7 @@ impl Builder {
         Self {
             config,
             queues: Vec::new(),
-            spin: Duration::ZERO,
+            spin: Spin::Off,
             pinning: Pinning::Auto,
             drain_timeout: DRAIN_TIMEOUT,
             pcap: None,
@@ -80,9 +81,8 @@ impl Builder {
         self
     }
 
-    /// How long an idle shard looks for work again and again before it sleeps in `poll(2)`: less latency for more CPU
-    /// time. Zero unless set; `Duration::MAX` never sleeps.
-    pub fn spin(mut self, spin: Duration) -> Self {
+    /// What an idle shard does before it sleeps in `poll(2)`; [`Spin::Off`] unless set.
+    pub fn spin(mut self, spin: Spin) -> Self {
         self.spin = spin;
         self
     }

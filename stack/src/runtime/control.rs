@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::builder::RunError;
 use super::capture::CaptureFigures;
+use super::idle::Spin;
 use super::local::{self, Local};
 use super::metrics::{Metrics, ShardMetrics};
 use super::wake::Alarm;
@@ -51,7 +52,7 @@ pub(super) struct Shared {
     /// Where the next blocking connection goes.
     next_shard: AtomicUsize,
     pub(super) drain_timeout: Duration,
-    pub(super) spin: Duration,
+    pub(super) spin: Spin,
     pub(super) started: Instant,
     /// The first thing that went wrong.
     failure: Mutex<Option<RunError>>,
@@ -61,7 +62,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         shards: usize,
-        spin: Duration,
+        spin: Spin,
         drain_timeout: Duration,
         capture: Option<Arc<CaptureFigures>>,
     ) -> io::Result<(Self, Vec<Receiver<Message>>)> {

@@ -51,9 +51,11 @@ mod control;
 pub mod control_socket;
 #[cfg(feature = "hyper")]
 pub mod hyper;
+mod idle;
 mod local;
 mod metrics;
 pub mod net;
+mod rules;
 mod sys;
 #[cfg(any(test, feature = "sim"))]
 pub mod testing;
@@ -67,6 +69,7 @@ mod wake;
 
 pub use builder::{BoxError, Builder, DRAIN_TIMEOUT, Pinning, RunError, Runtime, StartError};
 pub use control::{ControlError, Handle};
+pub use idle::Spin;
 pub use local::{OffShard, SteeringError};
 pub use metrics::{Metrics, RuntimeCounters, ShardMetrics, Summary};
 

@@ -73,9 +73,13 @@ impl EventFd {
         let _ = (&self.0).write(&1u64.to_ne_bytes());
     }
 
-    /// Makes the descriptor unreadable. It fails only when it already is.
-    pub(super) fn clear(&self) {
-        let _ = (&self.0).read(&mut [0; 8]);
+    /// Makes the descriptor unreadable; returns how many signals that took away. It fails only when it already is.
+    pub(super) fn clear(&self) -> u64 {
+        let mut count = [0; 8];
+        match (&self.0).read_exact(&mut count) {
+            Ok(()) => u64::from_ne_bytes(count),
+            Err(_) => 0,
+        }
     }
 
     pub(super) fn raw(&self) -> RawFd {
@@ -138,7 +142,7 @@ mod tests {
         event.signal();
         event.signal();
         poll_readable(&[event.raw()], None).unwrap();
-        event.clear();
+        assert_eq!(event.clear(), 2);
         let start = monotonic();
         poll_readable(&[event.raw()], Some(Duration::from_millis(2))).unwrap();
         assert!(monotonic() - start >= Duration::from_millis(2));

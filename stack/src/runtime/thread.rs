@@ -1,8 +1,8 @@
 //! A shard's thread: opens its device, then turns the loop until the runtime ends.
 //!
 //! One turn: commands, timers, ready tasks (all bounded), the steering, one burst through the shard. A turn that found
-//! nothing to do is followed by spinning, if configured, and then by sleep in `poll(2)` until a packet, another thread
-//! or the next deadline ends it.
+//! nothing to do is followed by spinning, where that pays (`idle.rs`), and then by sleep in `poll(2)` until a packet,
+//! another thread or the next deadline ends it.
 
 use core::future::Future;
 use core::pin::{Pin, pin};
@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::builder::{BoxError, Open, RunError, StartError};
 use super::capture::Recorder;
 use super::control::{Message, Phase, Shared};
+use super::idle::{Idle, Spent};
 use super::local::{Entered, Local};
 use super::metrics::ShardMetrics;
 use super::{Context, sys};
@@ -90,8 +91,7 @@ struct Driver {
     entered: Entered,
     executor: Rc<LocalExecutor<'static>>,
     control: Receiver<Message>,
-    /// When the last turn did something.
-    last_work: Instant,
+    idle: Idle,
     /// Whether something was done since the figures were published.
     unpublished: bool,
     last_published: Instant,
@@ -116,6 +116,7 @@ impl Driver {
             device = Box::new(recorder.tap(device));
         }
         let now = sys::monotonic();
+        let idle = Idle::new(shared.spin);
         let count = shared.ports.len() as u16;
         let mut stack = Shard::new(&setup.config, shard as u16, count, setup.links, &*device, now)?;
         let notified = Arc::clone(&shared);
@@ -134,7 +135,7 @@ impl Driver {
             entered,
             executor,
             control: setup.control,
-            last_work: now,
+            idle,
             unpublished: true,
             last_published: now,
             drain_deadline: None,
@@ -184,7 +185,8 @@ impl Driver {
         loop {
             let worked = self.turn();
             if worked {
-                self.last_work = self.local.now();
+                let spent = self.idle.worked(self.local.now());
+                self.count(spent);
                 self.unpublished = true;
             }
             self.publish();
@@ -194,7 +196,7 @@ impl Driver {
             if worked || self.look_again {
                 continue;
             }
-            if self.local.now() - self.last_work < self.local.shared.spin {
+            if self.idle.spins(self.local.now()) {
                 core::hint::spin_loop();
             } else if tick.as_mut().poll(&mut cx).is_ready() {
                 tick.set(executor.tick());
@@ -251,11 +253,22 @@ impl Driver {
         if timeout.is_some_and(|timeout| timeout.is_zero()) || !alarm.prepare_sleep() {
             return Ok(());
         }
+        let spent = self.idle.sleeps(local.now());
         let slept = local.device_wait(timeout);
         let mut counters = local.counters.borrow_mut();
         counters.sleeps += 1;
         counters.wakeups += u64::from(alarm.woke_up());
+        drop(counters);
+        self.count(spent);
         slept
+    }
+
+    /// Counts what a pause consisted of.
+    fn count(&self, spent: Spent) {
+        let mut counters = self.local.counters.borrow_mut();
+        counters.slept_nanoseconds += spent.slept.as_nanos() as u64;
+        counters.spun_nanoseconds += spent.spun.as_nanos() as u64;
+        counters.spins_preempted += u64::from(spent.preempted);
     }
 
     /// Publishes the figures if there are new ones and the last are old enough.

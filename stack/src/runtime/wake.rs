@@ -14,7 +14,7 @@
 //! the shard's, the shard's (acquire) sees what the producer's (release) published; if it is after, the state is
 //! NOTIFIED and `prepare_sleep` fails, so that the shard looks again.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -31,11 +31,13 @@ const NOTIFIED: u8 = 2;
 pub(super) struct Alarm {
     state: AtomicU8,
     event: EventFd,
+    /// Signals that were or will be given and are not yet cleared. The shard's thread alone has to do with it.
+    owed: AtomicU64,
 }
 
 impl Alarm {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { state: AtomicU8::new(AWAKE), event: EventFd::new()? })
+        Ok(Self { state: AtomicU8::new(AWAKE), event: EventFd::new()?, owed: AtomicU64::new(0) })
     }
 
     /// Call after leaving work for the shard: it will look at it without delay.
@@ -60,10 +62,17 @@ impl Alarm {
     }
 
     /// Call after sleeping; returns whether [`Alarm::notify`] ended the sleep. A producer that has swapped the state
-    /// but not yet written the eventfd makes the next sleep end early, which is harmless.
+    /// but not yet written the eventfd makes the next sleep end early, which is harmless. After a sleep that a packet ended
+    /// nobody has written the eventfd, and the syscall to read it is spared.
     pub(super) fn woke_up(&self) -> bool {
-        self.event.clear();
-        self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED
+        let notified = self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED;
+        // Each swap from SLEEPING to NOTIFIED is followed by exactly one signal.
+        let mut owed = self.owed.load(Ordering::Relaxed) + u64::from(notified);
+        if owed > 0 {
+            owed -= self.event.clear();
+            self.owed.store(owed, Ordering::Relaxed);
+        }
+        notified
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -122,6 +131,20 @@ mod tests {
             }
         }
         producers.into_iter().for_each(|producer| producer.join().unwrap());
+    }
+
+    /// As when the producer was held up between its swap and its write.
+    #[test]
+    fn a_signal_that_comes_late_ends_one_sleep_and_no_more() {
+        let alarm = Alarm::new().unwrap();
+        assert!(alarm.prepare_sleep());
+        assert_eq!(alarm.state.swap(NOTIFIED, Ordering::AcqRel), SLEEPING);
+        assert!(alarm.woke_up(), "a packet ended the sleep, and the swap is seen");
+        alarm.event.signal();
+        assert!(alarm.prepare_sleep());
+        assert!(!alarm.woke_up(), "the signal ended the sleep");
+        assert_eq!(alarm.event.clear(), 0, "and was cleared");
+        assert_eq!(alarm.owed.load(Ordering::Relaxed), 0);
     }
 
     #[test]

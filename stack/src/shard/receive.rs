@@ -140,13 +140,22 @@ impl Shard {
     }
 
     fn tcp_segment(&mut self, now: Instant, visit: Visit, packet: Packet) {
+        if self.output.gate.is_some()
+            && self.tcp.takes(&packet)
+            && self.gate_asks_for(&packet)
+            && !self.admits(now, &packet)
+        {
+            return;
+        }
         match self.tcp.receive(now, packet, &mut self.counters) {
             Received::Done => {}
             Received::Merged(packet) => {
                 packet.into_packets().for_each(|packet| self.tcp_segment(now, visit, packet));
             }
             Received::NoConnection(packet) => {
-                if !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet) {
+                if !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet)
+                    && (self.tcp.takes(&packet) || self.admits(now, &packet))
+                {
                     self.tcp.reject(now, &packet, &mut self.counters);
                 }
             }
@@ -163,10 +172,16 @@ impl Shard {
         }
         let unicast = self.policy.is_ours(flow.dst);
         if self.iface.udp_takes(flow.dst, flow.dst_port, unicast) {
+            if !self.admits(now, packet) {
+                return;
+            }
             let Self { iface, output, scratch, .. } = self;
             let bytes = contiguous(packet, scratch);
             iface.udp_receive(now, &packet.parsed, unicast, bytes, output);
         } else if !self.hand_over(visit, flow.dst_port % self.count, packet) {
+            if !self.admits(now, packet) {
+                return;
+            }
             self.counters.drop(DropReason::UdpNoSocket);
             if self.own && unicast {
                 let complaint = Complaint::PortUnreachable;
@@ -199,6 +214,11 @@ impl Shard {
         let echo_request = kind == if ipv6 { 128 } else { 8 };
         let echo_reply = kind == if ipv6 { 129 } else { 0 };
         let membership = ipv6 && matches!(kind, 130..=132 | 143);
+        // A reply may be for another shard, which then asks its own gate.
+        let elsewhere = echo_reply && visit.is_first() && self.count > 1;
+        if !elsewhere && !self.admits(now, packet) {
+            return;
+        }
         if ipv6 && ndp::is_ndp(kind) {
             self.neighbor_discovery(now, packet, reassembled);
         } else if icmp::is_error(ipv6, kind) {
@@ -314,6 +334,9 @@ impl Shard {
     }
 
     fn other_protocol(&mut self, now: Instant, packet: &Packet) {
+        if !self.admits(now, packet) {
+            return;
+        }
         let parsed = &packet.parsed;
         let ipv6 = parsed.flow.dst.is_ipv6();
         match parsed.flow.protocol {

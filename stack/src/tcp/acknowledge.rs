@@ -58,7 +58,9 @@ impl Connection {
     pub(super) fn process_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) {
         let window_before = self.snd_wnd;
         let in_flight_before = self.in_flight();
-        let is_app_limited = self.cwnd_limited.le(self.snd_una);
+        // As in Linux, a window that was not used grows to twice of what was in flight.
+        let is_ample = self.congestion.in_slow_start() && self.cwnd() / 2 >= self.flight_most;
+        let is_app_limited = is_ample || self.cwnd_limited.le(self.snd_una);
         self.update_send_window(segment);
         let mut feedback = Feedback {
             echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
@@ -262,6 +264,7 @@ impl Connection {
         self.snd_sml = self.snd_sml.max(self.snd_una);
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
         self.progress_at = cx.now;
+        self.more_acked = self.more;
         (self.retransmits, self.probes) = (0, 0);
         self.note_timeouts_over(cx.now);
         if self.send.len() <= self.send_cap() / 3 * 2 {
@@ -344,7 +347,8 @@ impl Connection {
         }
         self.congestion.on_ack(&Ack {
             now: cx.now,
-            acked_bytes: feedback.acked,
+            // What SACKs told of before counts for nothing, as in Linux: after reordering the window does not leap.
+            acked_bytes: feedback.acked.min(feedback.delivered),
             acks: u32::from(acks),
             delivered_bytes: feedback.delivered,
             rtt,

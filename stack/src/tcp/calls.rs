@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::config::{FastOpenKeys, SocketOptions};
+use super::config::{FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
 use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
@@ -91,6 +91,23 @@ impl Tcp {
     pub fn set_fastopen_keys(&mut self, keys: &FastOpenKeys) {
         // The operator's keys take the place of all that is derived from the seed.
         self.fastopen_cookies = CookieMaker::new(&[0; 32], self.config.fastopen.key_lifetime, Some(keys));
+    }
+
+    /// Takes other settings for what begins from now on. Connections and listeners keep their options; ports, sizes of tables
+    /// that are bounded once, and what was derived from the seed stay as they are.
+    ///
+    /// # Errors
+    /// What is out of its bounds; nothing has changed then.
+    pub fn set_config(&mut self, config: TcpConfig) -> Result<(), TcpConfigError> {
+        config.validate()?;
+        if let Some(keys) =
+            config.fastopen.keys.as_ref().filter(|keys| self.config.fastopen.keys.as_ref() != Some(*keys))
+        {
+            self.set_fastopen_keys(keys);
+        }
+        self.default_options = Rc::new(config.options.clone());
+        self.config = config;
+        Ok(())
     }
 
     /// The next connection whose handshake is over, or that brought data with its SYN, and the peer's address. It may have ended already: receiving then gives
@@ -576,6 +593,7 @@ impl Tcp {
                 connection.cold_mut().tuning = None;
             }
             connection.options = options;
+            connection.update_mss();
             // Set again from the new intervals.
             connection.timers.keepalive = None;
             if connection.timers.retransmit.is_some() && old.user_timeout != connection.options.user_timeout {

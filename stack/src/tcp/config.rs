@@ -4,7 +4,7 @@
 use core::ops::RangeInclusive;
 
 use super::congestion::Algorithm;
-use super::ecn::EcnConfig;
+use super::ecn::{AccurateEcnConfig, EcnConfig};
 use super::{IpFields, MtuProbing};
 use crate::limits;
 use crate::time::Duration;
@@ -51,6 +51,19 @@ pub struct SocketOptions {
     /// most [`limits::TCP_FASTOPEN_QLEN`], more counts as that.
     /// RFC 7413 sections 2 and 4.2.
     pub fastopen_qlen: usize,
+    /// `TCP_MAXSEG`: bound on the MSS that is announced and on what a segment carries, bytes; 88 to 32,767. `None`, the
+    /// default: what the path takes. Set before the connection is opened; a later change bounds only what is sent.
+    /// RFC 9293 section 3.7.1.
+    pub maxseg: Option<u16>,
+    /// `TCP_SYNCNT`: SYNs sent again before an active open fails, 1 to 127; `None`: [`TcpConfig::syn_retries`].
+    pub syn_count: Option<u8>,
+    /// `TCP_DEFER_ACCEPT` of a listener: accept a connection only when its first data has arrived. The handshake's ACK by
+    /// itself is not taken; when the time is over the SYN-ACK is sent again, and an ACK of that one is. A SYN cookie's ACK is
+    /// taken at once. `None`, the default: accept at once.
+    pub defer_accept: Option<Duration>,
+    /// `TCP_WINDOW_CLAMP`: bound on the receive window that is announced, bytes, at least 1152; `None`: what the receive buffer
+    /// allows. What was announced before is not taken back.
+    pub window_clamp: Option<u32>,
     /// `IP_TOS` and `IP_TTL`, or `IPV6_TCLASS` and `IPV6_UNICAST_HOPS`; a listener's are in its SYN-ACKs, too.
     /// RFC 9293 section 3.9.1.9, SHLD-21.
     pub ip: IpFields,
@@ -72,6 +85,10 @@ impl Default for SocketOptions {
             send_buffer_bytes: 0,
             congestion: Algorithm::default(),
             fastopen_qlen: 0,
+            maxseg: None,
+            syn_count: None,
+            defer_accept: None,
+            window_clamp: None,
             ip: IpFields::default(),
         }
     }
@@ -112,6 +129,14 @@ impl SocketOptions {
             && self.ip.hop_limit >= 1
             && self.send_buffer_bytes <= limits::TCP_SEND_BUFFER_MAX
             && self.user_timeout.is_none_or(|timeout| timeout >= tick)
+            && self.maxseg.is_none_or(|maxseg| limits::TCP_MAXSEG.contains(&maxseg))
+            && self.syn_count.is_none_or(|count| (1..=limits::TCP_SYN_COUNT_MAX).contains(&count))
+            && self.window_clamp.is_none_or(|clamp| clamp >= limits::TCP_WINDOW_CLAMP_MIN)
+    }
+
+    /// `window` within `window_clamp`.
+    pub(super) fn clamped(&self, window: usize) -> usize {
+        self.window_clamp.map_or(window, |clamp| window.min(clamp as usize))
     }
 }
 
@@ -136,12 +161,18 @@ pub struct TcpConfig {
     pub mtu_probing: MtuProbing,
     /// Ports for [`super::Tcp::connect`] with port 0; 32768 to 60999. The shard uses those that are its own.
     pub ephemeral_ports: RangeInclusive<u16>,
+    /// Begin anew with the initial window when nothing was sent for a retransmission timeout (RFC 5681 section 4.1, Linux's
+    /// `tcp_slow_start_after_idle`). On.
+    pub slow_start_after_idle: bool,
     /// Retransmission timeout before the round-trip time is known; 1 s (RFC 6298 section 2.1).
     pub initial_rto: Duration,
     /// Least retransmission timeout; 200 ms (RFC 6298 section 2.4 asks for 1 s, everyone uses less).
     pub min_rto: Duration,
     /// Largest retransmission timeout; 120 s (RFC 6298 section 2.5 asks for at least 60 s).
     pub max_rto: Duration,
+    /// SYNs that time out before the timeout begins to double: Linux's `tcp_syn_linear_timeouts`, 4 there. 0, as RFC 6298 section
+    /// 5.5 asks.
+    pub syn_linear_timeouts: u8,
     /// SYNs sent again before an active open fails; 7. With Linux's 6 the last one would go out after 63 s and the end come
     /// after 127 s, less than the 3 minutes of RFC 9293 section 3.8.3 (MUST-23).
     pub syn_retries: u8,
@@ -190,6 +221,8 @@ pub struct TcpConfig {
     pub copy_received: bool,
     /// Explicit congestion notification (RFC 3168), Linux's `tcp_ecn`; agreed to, not asked for.
     pub ecn: EcnConfig,
+    /// What accurate ECN does where it is agreed on.
+    pub accurate_ecn: AccurateEcnConfig,
 }
 
 /// Fast Open's settings (RFC 7413), Linux's sysctls of the same subject.
@@ -253,9 +286,11 @@ impl Default for TcpConfig {
             mtu_probing: MtuProbing::default(),
             pacing: false,
             ephemeral_ports: 32768..=60999,
+            slow_start_after_idle: true,
             initial_rto: Duration::from_secs(1),
             min_rto: Duration::from_millis(200),
             max_rto: Duration::from_secs(120),
+            syn_linear_timeouts: 0,
             syn_retries: 7,
             syn_give_up_after: Duration::from_secs(180),
             syn_ack_retries: 5,
@@ -274,6 +309,7 @@ impl Default for TcpConfig {
             fastopen: FastOpenConfig::default(),
             copy_received: false,
             ecn: EcnConfig::default(),
+            accurate_ecn: AccurateEcnConfig::default(),
         }
     }
 }
@@ -377,6 +413,9 @@ mod tests {
         assert_eq!(with(|c| c.syn_ack_retries = 8), TcpConfigError::BadSynAckRetries(8));
         assert!(matches!(with(|c| c.ephemeral_ports = 0..=0), TcpConfigError::NoEphemeralPorts(_)));
         assert!(matches!(with(|c| c.options.keepalive_count = 0), TcpConfigError::BadOptions(_)));
+        assert!(matches!(with(|c| c.options.maxseg = Some(87)), TcpConfigError::BadOptions(_)));
+        assert!(matches!(with(|c| c.options.syn_count = Some(128)), TcpConfigError::BadOptions(_)));
+        assert!(matches!(with(|c| c.options.window_clamp = Some(1)), TcpConfigError::BadOptions(_)));
         let short = Duration::from_millis(999);
         assert_eq!(
             with(|c| c.fastopen.key_lifetime = Duration::from_millis(999)),

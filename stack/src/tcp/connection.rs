@@ -3,6 +3,7 @@
 //! `timers` act on its deadlines; the engine does what concerns the tables (`engine`).
 
 use core::task::Waker;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::chronograph::Chronograph;
@@ -94,6 +95,8 @@ pub(super) struct Connection {
     pub(super) fin_queued: bool,
     /// More is to follow the last write: its end is held back like a corked one, and not pushed.
     pub(super) more: bool,
+    /// An ACK came since: Nagle's rule alone holds that end back, as in Linux.
+    pub(super) more_acked: bool,
     /// The FIN is part of what was sent.
     pub(super) fin_sent: bool,
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
@@ -130,6 +133,9 @@ pub(super) struct Connection {
     pub(super) ecn: Ecn,
     /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
     pub(super) cwnd_limited: SeqNumber,
+    /// Most bytes in flight at a time of late, and up to where that holds: slow start may double them.
+    pub(super) flight_most: u32,
+    pub(super) flight_most_until: SeqNumber,
     /// Retransmission timeouts since the last progress; while the window is closed, probes since the last answer.
     pub(super) retransmits: u8,
     /// Probes of a closed window since it closed.
@@ -209,6 +215,8 @@ pub(super) struct Cold {
     /// The receive buffer grows: its bound, and what decides on that.
     pub(super) tuning: Option<Tuning>,
     pub(super) troubles: Troubles,
+    /// Where records of the application end, as offsets like `una_offset`: no segment goes across.
+    pub(super) record_ends: VecDeque<u64>,
     /// The TIME-WAIT entry that went on when this handle stayed: place and generation.
     pub(super) time_wait: Option<(u32, u32)>,
     /// Challenge ACKs sent since.
@@ -253,11 +261,11 @@ impl Connection {
         connection.state = State::SynSent;
         connection.ts_enabled = config.timestamps;
         connection.sack_enabled = config.sack;
-        connection.ecn = Ecn::requesting(config.ecn.request);
+        connection.ecn = Ecn::requesting(config.ecn.request, config.accurate_ecn);
         connection.ts_offset = ts_offset;
         if config.window_scaling {
             connection.wscale_enabled = true;
-            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
+            connection.rcv_wscale = window_scale_for(&connection.options);
         }
         connection.syn_due = true;
         connection
@@ -281,13 +289,13 @@ impl Connection {
         if let Some(shift) = handshake.wscale {
             connection.wscale_enabled = true;
             connection.snd_wscale = shift;
-            connection.rcv_wscale = window_scale_for(connection.options.receive_buffer_limit());
+            connection.rcv_wscale = window_scale_for(&connection.options);
         }
         (connection.our_mss, connection.mtu) = (handshake.our_mss, handshake.mtu);
         connection.set_peer_mss(Some(handshake.peer_mss));
         connection.syn_sent_at = handshake.syn_ack_sent_at;
         connection.sack_enabled = handshake.sack;
-        connection.ecn = Ecn::agreed(handshake.ecn);
+        connection.ecn = Ecn::agreed(handshake.ecn, config.accurate_ecn);
         connection.retransmits = u8::from(handshake.timed_out);
         connection
     }
@@ -320,6 +328,7 @@ impl Connection {
             syn_acknowledged: false,
             fin_queued: false,
             more: false,
+            more_acked: false,
             fin_sent: false,
             mss: default_mss,
             peer_mss: default_mss,
@@ -345,6 +354,8 @@ impl Connection {
             loss: LossRecovery::default(),
             ecn: Ecn::default(),
             cwnd_limited: iss,
+            flight_most: 0,
+            flight_most_until: iss,
             retransmits: 0,
             probes: 0,
             keepalive_probes: 0,
@@ -388,7 +399,7 @@ impl Connection {
         self.irs = irs;
         self.receive = ReceiveQueue::new(irs + 1);
         self.last_ack_sent = irs + 1;
-        self.rcv_edge = irs + 1 + u32::from(syn_window(self.receive_cap()));
+        self.rcv_edge = irs + 1 + u32::from(syn_window(self.receive_cap(), &self.options));
     }
 
     /// Takes over what the peer's SYN says in its options.
@@ -491,7 +502,7 @@ impl Connection {
 
     /// RFC 9293 section 3.7.1: the smaller of what the peer and what the path takes, less our options.
     /// RFC 9293 section 3.7.1, MUST-16.
-    fn update_mss(&mut self) {
+    pub(super) fn update_mss(&mut self) {
         self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
     }
 
@@ -536,15 +547,18 @@ impl Connection {
 
     /// Payload of a full segment in a packet of `mtu` bytes: the effective send MSS (RFC 9293 section 3.7.1).
     pub(super) fn payload_of(&self, mtu: u16) -> u16 {
-        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 };
-        self.peer_mss.min(mtu.saturating_sub(self.fixed_headers())).saturating_sub(options).max(MSS_MIN)
+        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 } + self.ecn.option_len();
+        let most = self.options.maxseg.unwrap_or(u16::MAX).min(mtu.saturating_sub(self.fixed_headers()));
+        self.peer_mss.min(most).saturating_sub(options).max(MSS_MIN)
     }
 
-    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers. What the path
-    /// carries towards the peer says nothing of the way back.
+    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers, or what the
+    /// application chose. What the path carries towards the peer says nothing of the way back.
     /// RFC 9293 section 3.7.1, SHLD-6, MUST-67.
     pub(super) fn our_mss(&self) -> u16 {
-        if self.our_mss > 0 { self.our_mss } else { self.mtu.saturating_sub(self.fixed_headers()) }
+        let of_link =
+            if self.our_mss > 0 { self.our_mss } else { self.mtu.saturating_sub(self.fixed_headers()) };
+        of_link.min(self.options.maxseg.unwrap_or(u16::MAX))
     }
 
     pub(super) fn set_our_mss(&mut self, link_mtu: usize) {
@@ -568,7 +582,7 @@ impl Connection {
     pub(super) fn select_window(&self, pressure: bool) -> u16 {
         let cap = if pressure { pressure_cap(self.receive_cap()) } else { self.receive_cap() };
         let current = self.rcv_wnd();
-        let free = self.receive.space(cap).min(65_535 << self.rcv_wscale) as u32;
+        let free = self.options.clamped(self.receive.space(cap)).min(65_535 << self.rcv_wscale) as u32;
         let step = u32::from(self.mss).min(ReceiveQueue::window_max(self.receive_cap()) as u32 / 2);
         let kept = current.div_ceil(1 << self.rcv_wscale);
         let window = if free >= current + step { kept.max(free >> self.rcv_wscale) } else { kept };
@@ -637,7 +651,7 @@ impl Connection {
             seq: self.ack_seq(),
             ack: self.rcv_nxt(),
             flags: Flags::RST | Flags::ACK,
-            window: 0,
+            window: self.select_window(false),
             timestamps: self.timestamps(now),
             syn_ack: None,
             ip: self.options.ip,
@@ -773,13 +787,13 @@ pub(super) fn pressure_cap(cap_bytes: usize) -> usize {
 }
 
 /// The window field of a SYN, never scaled (RFC 7323 section 2.2).
-pub(super) fn syn_window(receive_buffer_bytes: usize) -> u16 {
-    ReceiveQueue::window_max(receive_buffer_bytes).min(65_535) as u16
+pub(super) fn syn_window(receive_buffer_bytes: usize, options: &SocketOptions) -> u16 {
+    options.clamped(ReceiveQueue::window_max(receive_buffer_bytes)).min(65_535) as u16
 }
 
-/// The least shift with which the whole buffer can be announced, at most 14 (RFC 7323 section 2.3).
-pub(super) fn window_scale_for(receive_buffer_bytes: usize) -> u8 {
-    let window = ReceiveQueue::window_max(receive_buffer_bytes);
+/// The least shift with which the largest window can be announced, at most 14 (RFC 7323 section 2.3).
+pub(super) fn window_scale_for(options: &SocketOptions) -> u8 {
+    let window = options.clamped(ReceiveQueue::window_max(options.receive_buffer_limit()));
     (0..14).find(|shift| window >> shift <= 65_535).unwrap_or(14)
 }
 

@@ -14,7 +14,8 @@ use super::connection::{Connection, Context, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
 use super::options::{AccurateEcn, OPTIONS_LEN_MAX, TcpOptions};
-use accurate::{Accurate, ace, ace_flags, handshake_encoding};
+use super::seq::SeqNumber;
+use accurate::{Accurate, Counts, ace, ace_flags, handshake_encoding};
 
 /// The ECN field of the IP header (RFC 3168 section 5): not ECN-capable.
 const NOT_ECT: u8 = 0;
@@ -31,6 +32,8 @@ const CLASSIC_SYN: Flags = Flags::CWR.union(Flags::ECE);
 const QUICK_ACKS_AFTER_MARK: u8 = 2;
 /// SACK blocks that go before accurate ECN's option (RFC 9768 section 3.2.3.3), bytes.
 const TWO_BLOCKS_LEN: usize = 20;
+/// Accurate ECN's option with all counters, padded.
+const WHOLE_OPTION_LEN: u16 = 12;
 
 /// How two ends tell each other of marks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize)]
@@ -89,6 +92,38 @@ impl EcnConfig {
 impl Default for EcnConfig {
     fn default() -> Self {
         Self::ACCEPT
+    }
+}
+
+/// When accurate ECN's option is sent (RFC 9768 section 3.2.3.3): Linux's `tcp_ecn_option`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum AccurateEcnOption {
+    /// Never: 0.
+    Never,
+    /// On ACKs that have a changed counter to tell, with the counters that have changed ever, where the segment has room beside
+    /// its payload.
+    #[default]
+    OnChange,
+    /// On every segment to a peer that sends the option itself, with all counters: 2. A full segment carries 12 bytes less.
+    Always,
+}
+
+/// What accurate ECN does where RFC 9768 leaves a choice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct AccurateEcnConfig {
+    /// When the option is sent.
+    pub option: AccurateEcnOption,
+    /// Send ACKs, FINs and retransmissions ECN-capable, too, as Linux does: what RFC 8311 section 4.3 leaves to experiments with
+    /// control packets. Off: RFC 3168 sections 6.1.4 and 6.1.5.
+    pub control_packets: bool,
+    /// Send nothing ECN-capable where the handshake shows that the path changes the ECN field (RFC 9768 section 3.2.2.3): Linux's
+    /// `tcp_ecn_fallback`. On.
+    pub check_path: bool,
+}
+
+impl Default for AccurateEcnConfig {
+    fn default() -> Self {
+        Self { option: AccurateEcnOption::default(), control_packets: false, check_path: true }
     }
 }
 
@@ -212,6 +247,7 @@ struct Live {
     request: EcnMode,
     /// What both ends agreed on, and whether new data is sent ECN-capable.
     agreed: Agreed,
+    config: AccurateEcnConfig,
     /// A SYN of ours was sent without asking.
     fell_back: bool,
     /// Classic: every ACK says that a mark was met, until the peer says that it reduced its window.
@@ -227,13 +263,13 @@ struct Live {
 
 impl Ecn {
     /// Of a connection that begins with our SYN.
-    pub(super) fn requesting(request: EcnMode) -> Self {
-        Self((request != EcnMode::Off).then(|| Box::new(Live { request, ..Live::default() })))
+    pub(super) fn requesting(request: EcnMode, config: AccurateEcnConfig) -> Self {
+        Self((request != EcnMode::Off).then(|| Box::new(Live { request, config, ..Live::default() })))
     }
 
     /// Of a connection whose SYN-ACK a listener sent.
-    pub(super) fn agreed(agreed: Agreed) -> Self {
-        Self((agreed.mode != EcnMode::Off).then(|| Box::new(Live { agreed, ..Live::default() })))
+    pub(super) fn agreed(agreed: Agreed, config: AccurateEcnConfig) -> Self {
+        Self((agreed.mode != EcnMode::Off).then(|| Box::new(Live { agreed, config, ..Live::default() })))
     }
 
     /// What both ends agreed on.
@@ -258,15 +294,11 @@ impl Ecn {
         self.0.as_ref().map_or(0, |live| live.delivered_ce)
     }
 
-    /// Marked bytes that arrived at the peer, as accurate ECN's option told.
-    pub(super) fn delivered_ce_bytes(&self) -> u32 {
-        self.accurate().map_or(0, |accurate| accurate.delivered.ceb)
-    }
-
-    /// Marked packets that arrived here, as accurate ECN counts them.
-    pub(super) fn received_ce(&self) -> u32 {
-        let initial = Accurate::default().received.cep;
-        self.accurate().map_or(0, |accurate| accurate.received.cep.wrapping_sub(initial))
+    /// What accurate ECN counted since the connection began: what the peer told that it received, and what arrived here.
+    pub(super) fn counts(&self) -> (Counts, Counts) {
+        let none = Accurate::default();
+        let accurate = self.accurate().unwrap_or(&none);
+        (accurate.delivered.since_initial(), accurate.received.since_initial())
     }
 
     /// Whether our SYN asked and no plain one followed.
@@ -309,7 +341,8 @@ impl Ecn {
     /// sent before.
     pub(super) fn syn_ack(&mut self, timeouts: u8, again: bool) -> (Flags, Option<AccurateEcn>) {
         let Some(live) = &mut self.0 else { return (Flags::NONE, None) };
-        (live.agreed.syn_ack_flags(timeouts), live.agreed.syn_ack_option().filter(|_| !again))
+        let sends = !again && live.config.option != AccurateEcnOption::Never;
+        (live.agreed.syn_ack_flags(timeouts), live.agreed.syn_ack_option().filter(|_| sends))
     }
 
     /// The peer's SYN in a simultaneous open. What the peer makes of our SYN is what we make of its (RFC 9768 section
@@ -317,7 +350,7 @@ impl Ecn {
     pub(super) fn take_simultaneous_syn(&mut self, syn: &Segment, accept: EcnMode) {
         let Some(live) = &self.0 else { return };
         let accept = if live.fell_back { EcnMode::Off } else { accept.min(live.request) };
-        *self = Self::agreed(Agreed::from_syn(syn.flags, syn.ecn, accept));
+        *self = Self::agreed(Agreed::from_syn(syn.flags, syn.ecn, accept), live.config);
     }
 
     /// As [`Agreed::note_syn_again`].
@@ -342,7 +375,7 @@ impl Ecn {
         };
         // Classic: what sent a plain SYN sends nothing ECN-capable (RFC 3168 section 6.1.1). Accurate: our SYN was not
         // ECN-capable; if it arrived otherwise the path changes what it should not (RFC 9768 section 3.2.2.3).
-        let unchanged = [0b010, 0b101].contains(&answer);
+        let unchanged = [0b010, 0b101].contains(&answer) || !live.config.check_path;
         let may_send = if mode == EcnMode::Classic { !live.fell_back } else { unchanged };
         live.agreed = Agreed { mode, may_send, syn_ecn: NOT_ECT };
         if mode != EcnMode::Accurate {
@@ -354,11 +387,11 @@ impl Ecn {
         answer == handshake_encoding(CE)
     }
 
-    /// The server sent its SYN-ACK again: our ACK tells that one's ECN field (RFC 9768 section 3.2.2.1).
+    /// The server sent its SYN-ACK again, so it has not got our ACK: the next tells that one's ECN field (RFC 9768 section
+    /// 3.2.2.1), also if that SYN-ACK is plain, as after two that were lost.
     pub(super) fn note_syn_ack_again(&mut self, syn_ack: &Segment) {
-        let confirms = ![0b000, 0b001, 0b111].contains(&ace(syn_ack.flags));
         let is_client = self.0.as_ref().is_some_and(|live| live.request == EcnMode::Accurate);
-        if let Some(accurate) = self.accurate_mut().filter(|_| confirms && is_client) {
+        if let Some(accurate) = self.accurate_mut().filter(|_| is_client) {
             accurate.syn_ack_arrived(syn_ack.ecn);
         }
     }
@@ -378,9 +411,11 @@ impl Ecn {
             // Not ECN-capable as it was sent, or a value without meaning yet.
             1 | 2 | 5 | 7 => {}
             answer => {
-                live.agreed.may_send = false;
-                live.accurate.delivered.cep += u32::from(answer == handshake_encoding(CE));
-                return answer == handshake_encoding(CE);
+                let marked = answer == handshake_encoding(CE);
+                live.agreed.may_send &= !live.config.check_path;
+                live.accurate.delivered.cep += u32::from(marked);
+                live.delivered_ce += u32::from(marked);
+                return marked;
             }
         }
         false
@@ -418,11 +453,38 @@ impl Ecn {
         self.accurate().is_some_and(|accurate| accurate.option(true).is_some())
     }
 
-    /// The IP header's field: ECN-capable is only data that is sent for the first time, so that a mark or loss of it is
-    /// sure to be told (RFC 3168 sections 6.1.1, 6.1.4, 6.1.5 and 6.1.6).
+    /// The IP header's field of a segment without SYN: ECN-capable is only data that is sent for the first time, so that a mark
+    /// or loss of it is sure to be told (RFC 3168 sections 6.1.1, 6.1.4, 6.1.5 and 6.1.6); accurate ECN may be configured to
+    /// send all so, as its counters tell of marked ACKs, too.
     pub(super) fn codepoint(&self, new: bool) -> u8 {
-        let may_send = self.0.as_ref().is_some_and(|live| live.agreed.may_send);
-        if new && may_send { ECT0 } else { NOT_ECT }
+        let Some(live) = &self.0 else { return NOT_ECT };
+        let all = live.agreed.mode == EcnMode::Accurate && live.config.control_packets;
+        if live.agreed.may_send && (new || all) { ECT0 } else { NOT_ECT }
+    }
+
+    /// Bytes that accurate ECN's option takes in every segment.
+    pub(super) fn option_len(&self) -> u16 {
+        if self.always_option().is_some() { WHOLE_OPTION_LEN } else { 0 }
+    }
+
+    /// The counters, if the option goes on every segment: to a peer that sends it, too.
+    fn always_option(&self) -> Option<&Accurate> {
+        let live = self.0.as_deref().filter(|live| live.config.option == AccurateEcnOption::Always)?;
+        self.accurate().filter(|_| live.accurate.is_heard() && !live.accurate.mute)
+    }
+
+    /// An ACK goes out that tells with the option that a segment at `start` came twice.
+    pub(super) fn note_duplicate_told(&mut self, start: SeqNumber) {
+        if let Some(accurate) = self.accurate_mut() {
+            accurate.told_duplicate = Some(start);
+        }
+    }
+
+    /// A segment at `start` came again. If the last ACK told just that, it was lost or not understood: options may be what
+    /// gets ACKs lost (RFC 9768 section 3.2.3.2.2), and are no longer sent: `true`.
+    pub(super) fn note_duplicate(&mut self, start: SeqNumber) -> bool {
+        let accurate = self.accurate_mut().filter(|accurate| accurate.told_duplicate == Some(start));
+        accurate.map(|accurate| accurate.mute = true).is_some()
     }
 
     /// A segment without SYN went out.
@@ -512,6 +574,21 @@ impl Connection {
         delivered: u32,
         cx: &mut Context<'_>,
     ) -> bool {
+        let marked = self.read_marks(segment, feedback, delivered, cx);
+        if segment.options.accurate_ecn.is_some() {
+            // The first one may be the sign to send it on every segment.
+            self.update_mss();
+        }
+        marked
+    }
+
+    fn read_marks(
+        &mut self,
+        segment: &Segment,
+        feedback: &Feedback,
+        delivered: u32,
+        cx: &mut Context<'_>,
+    ) -> bool {
         let newer =
             segment.options.timestamps.is_some_and(|theirs| timestamp_before(self.ts_recent, theirs.val));
         let is_news = feedback.delivered > 0 || feedback.acked > 0 || (self.ts_enabled && newer);
@@ -543,10 +620,22 @@ impl Connection {
     /// Adds accurate ECN's option where it is due and there is room for it in a segment with `len` bytes of payload,
     /// two SACK blocks included (RFC 9768 section 3.2.3.3). `new`: the payload was never sent before.
     pub(super) fn add_accurate_option(&self, options: &mut TcpOptions, len: u32, new: bool, blocks: usize) {
-        let Some(option) = self.ecn.accurate().and_then(|accurate| accurate.option(new)) else { return };
+        let room = usize::from(self.mtu().saturating_sub(self.fixed_headers()));
+        if let Some(accurate) = self.ecn.always_option() {
+            let before = options.emitted_len(false);
+            let fields = accurate.fitting_fields(OPTIONS_LEN_MAX - before, blocks);
+            let option = accurate.first_fields(fields);
+            if fields > 0 && before + option.emitted_len() + len as usize <= room {
+                options.accurate_ecn = Some(option);
+            }
+            return;
+        }
+        let live = self.ecn.0.as_deref().filter(|live| live.config.option == AccurateEcnOption::OnChange);
+        let Some(option) = live.and(self.ecn.accurate()).and_then(|accurate| accurate.option(new)) else {
+            return;
+        };
         let blocks_len = if blocks == 0 { 0 } else { (4 + 8 * blocks).min(TWO_BLOCKS_LEN) };
         let total = options.emitted_len(false) + option.emitted_len() + blocks_len;
-        let room = usize::from(self.mtu().saturating_sub(self.fixed_headers()));
         if total <= OPTIONS_LEN_MAX && total + len as usize <= room {
             options.accurate_ecn = Some(option);
         }

@@ -255,6 +255,25 @@ impl Tcp {
         self.tables.connections.get(index).is_some_and(|connection| connection.takes_merged(packet))
     }
 
+    /// Whether a connection of this shard, half-open or in TIME-WAIT too, has the packet's addresses and ports.
+    #[must_use]
+    pub fn knows_packet(&self, packet: &Packet) -> bool {
+        self.tables.find(&super::input::key_of(packet)).is_some()
+    }
+
+    /// Whether this shard has a use for the packet: its connection, or a listener.
+    #[must_use]
+    pub fn takes(&self, packet: &Packet) -> bool {
+        self.knows_packet(packet) || self.listeners.find(super::input::key_of(packet).local()).is_some()
+    }
+
+    /// Answers a segment that a rule rejects with a RST (none for a RST).
+    pub fn reset(&mut self, packet: &Packet, counters: &mut Counters) {
+        if let Some(reset) = super::input::reset_for_packet(packet) {
+            self.replies.push(reset, counters);
+        }
+    }
+
     /// Answers a segment that no shard takes with the RST that RFC 9293 section 3.10.7.1 wants (none for a RST). It is
     /// sent by the next [`Tcp::transmit`].
     pub fn reject(&mut self, now: Instant, packet: &Packet, counters: &mut Counters) {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::ListenerId;
 use super::config::SocketOptions;
-use super::connection::{Connection, Context, Handshake, timestamp};
+use super::connection::{Connection, Context, Handshake, syn_window, timestamp};
 use super::engine::{Kind, Tcp};
 use super::fastopen::Verdict;
 use super::header::Flags;
@@ -105,9 +105,9 @@ impl Tcp {
         let listener = self.listeners.slab.get(entry.listener);
         let options =
             listener.map_or_else(|| self.default_options.clone(), |listener| listener.options.clone());
-        let buffer = options.receive_buffer_start();
+        let window = syn_window(options.receive_buffer_start(), &options);
         let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
-        match entry.segment_arrives(segment, buffer, &mut cx) {
+        match entry.segment_arrives(segment, window, &mut cx) {
             syn_queue::Outcome::Done => {}
             // Or the ACK of a cookie that was sent before the SYN came again and found room.
             syn_queue::Outcome::NotOurs(segment) => {
@@ -123,6 +123,8 @@ impl Tcp {
                 let ack = entry.ack(&options, ts_now);
                 self.challenge(now, ack, counters);
             }
+            syn_queue::Outcome::Establish(segment)
+                if segment.len() == 0 && entry.defers(options.defer_accept, &self.config) => {}
             syn_queue::Outcome::Establish(segment) => {
                 self.establish(now, index, options, segment, counters);
             }

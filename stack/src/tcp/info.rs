@@ -97,8 +97,18 @@ pub struct TcpInfo {
     pub delivered_ce: u32,
     /// Payload bytes that arrived at the peer marked (RFC 9768); low 32 bits.
     pub delivered_ce_bytes: u32,
+    /// The same of bytes that arrived there with ECT(0) and with ECT(1).
+    pub delivered_e0_bytes: u32,
+    /// See `delivered_e0_bytes`.
+    pub delivered_e1_bytes: u32,
     /// Packets that arrived here marked (RFC 9768).
     pub received_ce: u32,
+    /// Payload bytes that arrived here marked, with ECT(0) and with ECT(1) (RFC 9768); low 32 bits.
+    pub received_ce_bytes: u32,
+    /// See `received_ce_bytes`.
+    pub received_e0_bytes: u32,
+    /// See `received_ce_bytes`.
+    pub received_e1_bytes: u32,
     /// Payload bytes sent, those sent again included.
     pub bytes_sent: u64,
     /// Bytes a second at which segments may leave now; `None`: they are not paced.
@@ -253,6 +263,7 @@ impl Connection {
         let (delivery_rate, delivery_rate_app_limited) = self.rate.last_rate();
         let none = Troubles::default();
         let troubles = self.troubles().unwrap_or(&none);
+        let (delivered_bytes, received) = self.ecn.counts();
         TcpInfo {
             state: self.state,
             ca_state: match self.loss.state {
@@ -285,8 +296,13 @@ impl Connection {
             reord_seen: self.rack.reordering_seen,
             delivered: statistics.delivered,
             delivered_ce: self.ecn.delivered_ce(),
-            delivered_ce_bytes: self.ecn.delivered_ce_bytes(),
-            received_ce: self.ecn.received_ce(),
+            delivered_ce_bytes: delivered_bytes.ceb,
+            delivered_e0_bytes: delivered_bytes.e0b,
+            delivered_e1_bytes: delivered_bytes.e1b,
+            received_ce: received.cep,
+            received_ce_bytes: received.ceb,
+            received_e0_bytes: received.e0b,
+            received_e1_bytes: received.e1b,
             bytes_sent: self.bytes_sent(),
             pacing_rate: self.congestion.pacing_rate(),
             max_pacing_rate: u64::MAX,

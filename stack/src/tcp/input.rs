@@ -203,6 +203,7 @@ impl Connection {
             return;
         }
         let marked = self.ecn.take_syn_ack(&segment);
+        self.update_mss();
         self.measure_handshake(&segment, cx);
         self.note_syn_acknowledged();
         self.conclude_fastopen(segment.ack, Some(&segment.options), cx);
@@ -241,7 +242,8 @@ impl Connection {
     /// Whether a packet that several segments were merged into may be processed as one. Payload may: all of the segments have
     /// the same acknowledgment and options. Of acknowledgments the last may stand for all while nothing is amiss: whatever
     /// the others say about what arrived, it says too, and they say it in the same burst, that is at the same time. What is
-    /// lost by it: rate samples, of which the last covers the most, and the smaller steps in which the window would have
+    /// lost by it: rate samples, of which the last covers the most, the second sample of SRTT where a round trip ends within the
+    /// burst, and the smaller steps in which the window would have
     /// grown; how many ACKs there were is told to congestion control, so that HyStart++ and the limits of slow start count as
     /// before. In recovery, where single ACKs decide (F-RTO, proportional rate reduction, the probe of a tail), each is
     /// processed.
@@ -427,6 +429,7 @@ impl Connection {
         if self.ecn.take_handshake_ack(segment) {
             self.reduce_for_marks(0, 0, cx);
         }
+        self.update_mss();
     }
 
     /// What the acknowledgment of our FIN means for the state.
@@ -559,6 +562,9 @@ impl Connection {
     fn note_duplicate(&mut self, seq: SeqNumber, len: u32) {
         if self.sack_enabled && len > 0 {
             self.cold_mut().duplicate_block = Some((seq, seq + len));
+        }
+        if self.ecn.note_duplicate(seq) {
+            self.update_mss();
         }
     }
 

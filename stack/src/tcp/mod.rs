@@ -49,7 +49,7 @@ pub mod seq;
 mod state;
 mod syn_cookie;
 mod syn_queue;
-mod table;
+pub(crate) mod table;
 mod tail_probe;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -63,7 +63,7 @@ mod tuning;
 use core::net::{IpAddr, SocketAddr};
 
 pub use config::{FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
-pub use ecn::{EcnConfig, EcnMode, UnknownEcnConfig};
+pub use ecn::{AccurateEcnConfig, AccurateEcnOption, EcnConfig, EcnMode, UnknownEcnConfig};
 pub use engine::Tcp;
 pub use fastopen::FastOpenNews;
 pub use info::{FastOpenFailure, TcpInfo};

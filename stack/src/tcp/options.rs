@@ -338,10 +338,13 @@ impl TcpOptions {
             (Some(timestamps), false) => {
                 writer.put(&[&[KIND_NOP, KIND_NOP], &timestamps_option(timestamps)]);
             }
-            (None, true) => {
-                writer.put(&[&[KIND_NOP, KIND_NOP, KIND_SACK_PERMITTED, 2]]);
-            }
-            (None, false) => {}
+            (None, _) => {}
+        }
+        if let Some(accurate_ecn) = &self.accurate_ecn {
+            accurate_ecn.emit(writer);
+        }
+        if self.sack_permitted && self.timestamps.is_none() {
+            writer.put(&[&[KIND_NOP, KIND_NOP, KIND_SACK_PERMITTED, 2]]);
         }
         if let Some(shift) = self.window_scale {
             writer.put(&[&[KIND_NOP, KIND_WINDOW_SCALE, 3, shift.min(WINDOW_SCALE_MAX)]]);
@@ -354,9 +357,6 @@ impl TcpOptions {
                 &[KIND_FASTOPEN, cookie.len() as u8 + 2]
             };
             writer.put(&[head, cookie]);
-        }
-        if let Some(accurate_ecn) = &self.accurate_ecn {
-            accurate_ecn.emit(writer);
         }
     }
 

@@ -63,6 +63,8 @@ pub(super) struct Output<'a> {
     pub(super) counters: &'a mut Counters,
     /// All buffers together are over their bound: windows do not grow.
     pub(super) pressure: bool,
+    /// [`super::TcpConfig::slow_start_after_idle`].
+    pub(super) slow_start_after_idle: bool,
     /// What the connection may still send in this turn, besides what it is about to send.
     pub(super) segments_left: usize,
     pub(super) bytes_left: usize,
@@ -110,13 +112,13 @@ impl Connection {
         if let Some(len) = probe {
             return Some(self.data(self.snd_nxt, len, false, Why::Next));
         }
-        let wanted = unsent.min(u32::from(self.mss));
+        let wanted = unsent.min(u32::from(self.mss)).min(self.record_rest(self.nxt_offset()));
         if !self.congestion_allows(wanted) {
             return None;
         }
         if room >= wanted {
             let fin = wanted == unsent && self.fin_queued && room > wanted;
-            if wanted < u32::from(self.mss) && !self.may_send_small() {
+            if wanted < u32::from(self.mss) && wanted == unsent && !self.may_send_small() {
                 return None;
             }
             return Some(self.data(self.snd_nxt, wanted, fin, Why::Next));
@@ -161,8 +163,9 @@ impl Connection {
     }
 
     fn data(&self, seq: SeqNumber, len: u32, fin: bool, why: Why) -> Data {
-        // The last byte there is: the peer should not wait for more (RFC 9293 section 3.9.1.2, MUST-61).
-        let push = len > 0 && seq + len == self.data_end() && !self.more;
+        // The last byte there is, or of a record: the peer should not wait for more (RFC 9293 section 3.9.1.2, MUST-61).
+        let end = seq + len;
+        let push = len > 0 && ((end == self.data_end() && !self.more) || self.is_record_end(end));
         Data { seq, len, mss: len.max(1), fin, push, why }
     }
 
@@ -178,7 +181,7 @@ impl Connection {
         }
         let (unsent, room) = (self.unsent(), self.window_room());
         let congestion_room = self.cwnd().saturating_sub(self.in_flight());
-        let may = unsent.min(room).min(congestion_room).min(limit);
+        let may = unsent.min(room).min(congestion_room).min(limit).min(self.record_rest(self.nxt_offset()));
         let most = (out.segments_left as u32 + 1).min(may.div_ceil(mss));
         let count = if most > 1 { self.paced_segments(most, out.now) } else { most };
         let mut len = (may - may % mss).min(count * mss);
@@ -210,6 +213,32 @@ impl Connection {
         (due && self.window_room() > 0).then(|| self.data(self.snd_nxt, 0, true, Why::Next))
     }
 
+    /// The application's record ends with what it has written; what it writes next begins a segment.
+    pub(super) fn end_record(&mut self) {
+        let end = self.una_offset + u64::from(self.data_end().since(self.snd_una));
+        let (una, ends) = (self.una_offset, &mut self.cold_mut().record_ends);
+        while ends.front().is_some_and(|end| *end <= una) {
+            ends.pop_front();
+        }
+        if ends.len() < crate::limits::TCP_RECORD_ENDS && ends.back() != Some(&end) {
+            ends.push_back(end);
+        }
+    }
+
+    /// Bytes from an offset to the end of the record there.
+    pub(super) fn record_rest(&self, from: u64) -> u32 {
+        let Some(ends) = self.cold().map(|cold| &cold.record_ends).filter(|ends| !ends.is_empty()) else {
+            return u32::MAX;
+        };
+        let next = ends.partition_point(|end| *end <= from);
+        ends.get(next).map_or(u32::MAX, |end| (end - from) as u32)
+    }
+
+    fn is_record_end(&self, seq: SeqNumber) -> bool {
+        let offset = self.una_offset + u64::from(seq.since(self.snd_una));
+        self.cold().is_some_and(|cold| cold.record_ends.binary_search(&offset).is_ok())
+    }
+
     /// Bytes queued and never sent.
     pub(super) fn unsent(&self) -> u32 {
         let end = self.data_end();
@@ -239,7 +268,9 @@ impl Connection {
     /// As `may_send_small`, behind other segments: the override timeout is over with the first.
     fn nagle_allows(&self) -> bool {
         self.fin_queued
-            || (!self.options.cork && !self.more && (self.options.nodelay || self.snd_sml.le(self.snd_una)))
+            || (!self.options.cork
+                && (!self.more || self.more_acked)
+                && (self.options.nodelay || self.snd_sml.le(self.snd_una)))
     }
 
     /// Whether something is held back that no ACK will set free: by cork, or because less than a segment fits the
@@ -260,6 +291,9 @@ impl Connection {
     /// it is enough, as in Linux.
     pub(super) fn note_limit(&mut self) {
         let (mss, cwnd, in_flight) = (u32::from(self.mss), self.cwnd(), self.in_flight());
+        if in_flight > self.flight_most || self.flight_most_until.le(self.snd_una) {
+            (self.flight_most, self.flight_most_until) = (in_flight, self.snd_nxt);
+        }
         if self.timers.pace.is_some() {
             return;
         }
@@ -308,7 +342,7 @@ impl Connection {
         let segment = Header {
             seq: self.iss,
             flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN } | ecn,
-            window: syn_window(self.receive_cap()).min(space),
+            window: syn_window(self.receive_cap(), &self.options).min(space),
             options: &options,
         };
         let window = segment.window;
@@ -334,13 +368,14 @@ impl Connection {
 
     /// RFC 9293 section 3.9.1.2, SHLD-27.
     fn send_data(&mut self, data: Data, out: &mut Output<'_>) -> Result<(), EgressError> {
-        if self.outstanding() == 0 && out.now - self.last_sent_at > self.rtt.rto() {
+        let idle = self.outstanding() == 0 && out.now - self.last_sent_at > self.rtt.rto();
+        if idle && out.slow_start_after_idle {
             // RFC 5681 section 4.1.
             self.congestion.on_idle_restart(out.now);
         }
         let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
         let plain = options;
-        self.add_feedback(&mut options, data.seq, data.len);
+        self.add_feedback(&mut options, data.seq, data.len.min(data.mss));
         // All segments of a super-segment have the same options, and feedback belongs on one of them. It seldom fits a full
         // one, so that a segment with feedback goes alone, and so does the short last one while some is owed.
         let data = if options == plain { self.super_segment(data, self.owes_feedback(), out) } else { data };
@@ -516,6 +551,9 @@ impl Connection {
         if duplicate.is_some() && options.sack.first().copied() == duplicate {
             self.cold_mut().duplicate_block = None;
             counters.tcp_dsacks_tx += 1;
+            if let Some((start, _)) = duplicate.filter(|_| options.accurate_ecn.is_some()) {
+                self.ecn.note_duplicate_told(start);
+            }
         }
         let rcv_nxt = self.rcv_nxt();
         self.rcv_edge = self.rcv_edge.max(rcv_nxt + (u32::from(window) << self.rcv_wscale));

@@ -66,7 +66,25 @@ impl Tcp {
     /// `NotConnected` for a stale handle.
     pub fn set_more(&mut self, now: Instant, id: ConnId, more: bool) -> Result<(), TcpError> {
         self.get(id)?;
-        self.call(now, id.index, |connection, _| connection.more = more);
+        self.call(now, id.index, |connection, _| {
+            connection.more = more;
+            connection.more_acked &= !more;
+        });
+        Ok(())
+    }
+
+    /// What was written so far ends a record (`MSG_EOR`): the segment that has its last byte is pushed, and what is written
+    /// next begins another one. Call it after the write, before [`Tcp::transmit`].
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn end_record(&mut self, now: Instant, id: ConnId) -> Result<(), TcpError> {
+        self.get(id)?;
+        self.call(now, id.index, |connection, _| {
+            if !connection.send.is_empty() {
+                connection.end_record();
+            }
+        });
         Ok(())
     }
 

@@ -421,13 +421,14 @@ impl Connection {
             self.sent.forget_duplicates();
             self.lose(cx.now, |board, each| board.mark_lost_where(|_| true, each));
         }
-        self.sent.join_first(self.mss.into());
+        self.sent.join_first(u32::from(self.mss).min(self.record_rest(self.una_offset)));
         if first_timeout || self.una_offset >= self.loss.recover || self.retransmits == 0 {
             self.begin_undo();
         }
         self.congestion.on_timeout(cx.now, in_flight);
         self.ecn.note_reduced();
         self.ecn.note_timeout(self.una_offset == 1);
+        self.update_mss();
         self.loss.state = Recovery::Loss;
         self.loss.recover = self.nxt_offset();
         self.loss.frto = if first_timeout || self.retransmits > 0 { Frto::Resent } else { Frto::Off };
@@ -447,7 +448,7 @@ impl Connection {
     fn go_on_after_timeout(&mut self, feedback: &mut Feedback, cx: &mut Context<'_>) {
         let complete = self.una_offset >= self.loss.recover;
         if feedback.acked > 0 {
-            self.sent.join_first(self.mss.into());
+            self.sent.join_first(u32::from(self.mss).min(self.record_rest(self.una_offset)));
             if self.may_undo(feedback) {
                 return self.undo_timeout(cx);
             }

@@ -29,6 +29,8 @@ pub(super) struct Reply {
 /// The options that only a SYN-ACK has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SynAckOptions {
+    /// Bound on the MSS.
+    pub(super) maxseg: u16,
     pub(super) window_scale: Option<u8>,
     pub(super) sack_permitted: bool,
 }
@@ -61,8 +63,8 @@ impl Reply {
     pub(super) fn emit<R>(&self, our_mss: u16, send: impl FnOnce(&SegmentOut<'_>) -> R) -> R {
         let mut buffer = [0; OPTIONS_LEN_MAX];
         let mut options = TcpOptions { timestamps: self.timestamps, ..TcpOptions::default() };
-        if let Some(SynAckOptions { window_scale, sack_permitted }) = self.syn_ack {
-            options = TcpOptions { mss: Some(our_mss), window_scale, sack_permitted, ..options };
+        if let Some(SynAckOptions { maxseg, window_scale, sack_permitted }) = self.syn_ack {
+            options = TcpOptions { mss: Some(our_mss.min(maxseg)), window_scale, sack_permitted, ..options };
         }
         let len = options.emit(self.syn_ack.is_some(), &mut buffer);
         send(&SegmentOut {

@@ -131,8 +131,8 @@ impl Tcp {
     ) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         listener.cookies_until = now + LIFETIME;
-        let (buffer, limit) =
-            (listener.options.receive_buffer_start(), listener.options.receive_buffer_limit());
+        let window = syn_window(listener.options.receive_buffer_start(), &listener.options);
+        let (shift, maxseg) = (window_scale_for(&listener.options), listener.options.maxseg);
         let ip = listener.options.ip;
         let key = syn.key();
         let default_mss = if key.is_ipv4() { 536 } else { 1220 };
@@ -157,10 +157,11 @@ impl Tcp {
                 seq: self.syn_cookies.encode(now, &key, syn.seq, syn.options.mss.unwrap_or(default_mss)),
                 ack: syn.seq + 1,
                 flags: Flags::SYN | Flags::ACK | ecn_flags,
-                window: syn_window(buffer),
+                window,
                 timestamps: timestamps.map(|theirs| Timestamps { val, ecr: theirs.val }),
                 syn_ack: Some(SynAckOptions {
-                    window_scale: options.wscale.map(|_| window_scale_for(limit)),
+                    maxseg: maxseg.unwrap_or(u16::MAX),
+                    window_scale: options.wscale.map(|_| shift),
                     sack_permitted: options.sack,
                 }),
                 ip,

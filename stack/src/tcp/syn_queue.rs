@@ -50,6 +50,9 @@ pub(super) struct HalfOpen {
     /// The SYN-ACK was sent more than once: no round-trip time can be measured.
     resent: bool,
     pending: bool,
+    /// The handshake's ACK came and is not taken, nor the SYN-ACK sent again, before as many timeouts: the listener waits for
+    /// data.
+    deferred_until: u8,
 }
 
 /// What becomes of a segment for a half-open connection.
@@ -97,7 +100,15 @@ impl HalfOpen {
             timeouts: 0,
             resent: false,
             pending: true,
+            deferred_until: 0,
         }
+    }
+
+    /// An ACK without data came for a listener that waits `defer` for data: whether it is not to be taken yet.
+    pub(super) fn defers(&mut self, defer: Option<Duration>, config: &TcpConfig) -> bool {
+        let Some(defer) = defer else { return false };
+        self.deferred_until = deferring_timeouts(defer, config);
+        self.timeouts < self.deferred_until
     }
 
     pub(super) fn displacing(self, place: u32, generation: u32) -> Self {
@@ -129,13 +140,8 @@ impl HalfOpen {
 
     /// RFC 9293 section 3.10.7.4 for SYN-RECEIVED after a passive open. The ACK is looked at before the sequence number: a
     /// wrong one shows that the segment belongs elsewhere, so no judgement on its sequence number may be passed here.
-    pub(super) fn segment_arrives(
-        &mut self,
-        segment: Segment,
-        receive_buffer_bytes: usize,
-        cx: &mut Context<'_>,
-    ) -> Outcome {
-        let window = u32::from(syn_window(receive_buffer_bytes));
+    pub(super) fn segment_arrives(&mut self, segment: Segment, window: u16, cx: &mut Context<'_>) -> Outcome {
+        let window = u32::from(window);
         if segment.has(Flags::RST) {
             return self.check_reset(segment, window, cx);
         }
@@ -216,7 +222,7 @@ impl HalfOpen {
             seq: self.iss + 1,
             ack: self.rcv_nxt(),
             flags: Flags::ACK | self.ecn.ack_flags(),
-            window: syn_window(options.receive_buffer_start()),
+            window: syn_window(options.receive_buffer_start(), options),
             timestamps: self.timestamps(ts_now),
             syn_ack: None,
             ip: options.ip,
@@ -269,6 +275,18 @@ impl HalfOpen {
             timed_out: self.timeouts > 0,
         }
     }
+}
+
+/// SYN-ACK timeouts that pass while a listener waits `defer` for data: at least as long, if there are as many.
+fn deferring_timeouts(defer: Duration, config: &TcpConfig) -> u8 {
+    let mut passed = Duration::ZERO;
+    (0..config.syn_ack_retries)
+        .take_while(|timeouts| {
+            let waits = passed < defer;
+            passed += (config.initial_rto * (1 << timeouts)).min(config.max_rto);
+            waits
+        })
+        .count() as u8
 }
 
 /// All half-open connections.
@@ -332,6 +350,13 @@ impl SynQueue {
         self.unlink(index);
         if let Some(entry) = self.entries.get_mut(index) {
             entry.pending = false;
+        }
+        self.wait(index, now, config);
+    }
+
+    /// The entry waits for the next timeout.
+    fn wait(&mut self, index: u32, now: Instant, config: &TcpConfig) {
+        if let Some(entry) = self.entries.get_mut(index) {
             let wait = config.initial_rto * (1 << entry.timeouts);
             entry.expires = (now + wait.min(config.max_rto)).into();
             let list = &mut self.waiting[usize::from(entry.timeouts)];
@@ -349,10 +374,16 @@ impl SynQueue {
             return Some(Err(index));
         }
         self.unlink(index);
+        let mut is_deferred = false;
         if let Some(entry) = self.entries.get_mut(index) {
             entry.timeouts += 1;
+            is_deferred = entry.timeouts < entry.deferred_until;
         }
-        self.make_pending(index);
+        if is_deferred {
+            self.wait(index, now, config);
+        } else {
+            self.make_pending(index);
+        }
         Some(Ok(()))
     }
 

@@ -112,7 +112,7 @@ impl From<CompactInstant> for Instant {
 
 /// Places for `T`, each with a generation that tells its tenants apart, and two links for one [`List`].
 #[derive(Debug)]
-pub(super) struct Slab<T> {
+pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     /// First vacant place; they are threaded through `next`.
     free: u32,
@@ -129,45 +129,45 @@ struct Slot<T> {
 
 /// A list of places of one [`Slab`]; a place is in at most one list at a time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct List {
+pub(crate) struct List {
     head: u32,
     tail: u32,
 }
 
 impl List {
-    pub(super) const EMPTY: Self = Self { head: NIL, tail: NIL };
+    pub(crate) const EMPTY: Self = Self { head: NIL, tail: NIL };
 
-    pub(super) fn front(&self) -> Option<u32> {
+    pub(crate) fn front(&self) -> Option<u32> {
         (self.head != NIL).then_some(self.head)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.head == NIL
     }
 }
 
 impl<T> Slab<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), free: NIL, len: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Places that there are, vacant ones too.
-    pub(super) fn places(&self) -> u32 {
+    pub(crate) fn places(&self) -> u32 {
         self.slots.len() as u32
     }
 
     /// Bytes that one more entry costs.
     #[cfg(test)]
-    pub(super) const fn slot_size() -> usize {
+    pub(crate) const fn slot_size() -> usize {
         size_of::<Slot<T>>()
     }
 
     /// Places `value`, in no list. There are never 2^32 - 1: every kind has a lower bound in the configuration.
-    pub(super) fn insert(&mut self, value: T) -> u32 {
+    pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         if self.free == NIL {
             self.slots.push(Slot { generation: 0, prev: NIL, next: NIL, value: Some(value) });
@@ -181,7 +181,7 @@ impl<T> Slab<T> {
     }
 
     /// Vacates a place, which must be in no list; handles to it become stale.
-    pub(super) fn remove(&mut self, index: u32) -> Option<T> {
+    pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
         let slot = self.slots.get_mut(index as usize)?;
         let value = slot.value.take()?;
         slot.generation = slot.generation.wrapping_add(1);
@@ -191,38 +191,38 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    pub(super) fn get(&self, index: u32) -> Option<&T> {
+    pub(crate) fn get(&self, index: u32) -> Option<&T> {
         self.slots.get(index as usize)?.value.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         self.slots.get_mut(index as usize)?.value.as_mut()
     }
 
-    pub(super) fn generation(&self, index: u32) -> u32 {
+    pub(crate) fn generation(&self, index: u32) -> u32 {
         self.slots.get(index as usize).map_or(0, |slot| slot.generation)
     }
 
     /// The value at `index` if it is still the tenant that `generation` means.
-    pub(super) fn get_exact(&self, index: u32, generation: u32) -> Option<&T> {
+    pub(crate) fn get_exact(&self, index: u32, generation: u32) -> Option<&T> {
         let slot = self.slots.get(index as usize)?;
         if slot.generation == generation { slot.value.as_ref() } else { None }
     }
 
-    pub(super) fn get_exact_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
+    pub(crate) fn get_exact_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
         let slot = self.slots.get_mut(index as usize)?;
         if slot.generation == generation { slot.value.as_mut() } else { None }
     }
 
     /// All entries: place, generation, value. O(places): for user calls only.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
         self.slots
             .iter()
             .enumerate()
             .filter_map(|(index, slot)| Some((index as u32, slot.generation, slot.value.as_ref()?)))
     }
 
-    pub(super) fn push_back(&mut self, list: &mut List, index: u32) {
+    pub(crate) fn push_back(&mut self, list: &mut List, index: u32) {
         let slot = &mut self.slots[index as usize];
         (slot.prev, slot.next) = (list.tail, NIL);
         match list.tail {
@@ -233,7 +233,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes `index` out of `list`, in which it must be.
-    pub(super) fn unlink(&mut self, list: &mut List, index: u32) {
+    pub(crate) fn unlink(&mut self, list: &mut List, index: u32) {
         let slot = &mut self.slots[index as usize];
         let (prev, next) = (core::mem::replace(&mut slot.prev, NIL), core::mem::replace(&mut slot.next, NIL));
         match prev {

@@ -277,7 +277,7 @@ impl Harness {
                 doubted_at: Vec::new(),
                 too_big: None,
                 no_route: false,
-                super_segment_max: crate::limits::TCP_BYTES_PER_TURN,
+                super_segment_max: limits::TCP_BYTES_PER_TURN,
                 isns: HashMap::new(),
             },
             counters: Counters::default(),

@@ -19,6 +19,7 @@ mod path_mtu;
 mod recovery;
 mod rfc9293;
 mod sending;
+mod socket_options;
 mod syn_cookies;
 mod windows;
 mod wire;

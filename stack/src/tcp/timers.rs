@@ -162,8 +162,10 @@ impl Connection {
     /// RFC 9293 section 3.8.3 for SYNs.
     /// RFC 9293 section 3.8.3, MUST-22.
     fn syn_is_due(&mut self, stalled: Duration, cx: &mut Context<'_>) {
-        let retries =
-            if self.state == State::SynSent { cx.config.syn_retries } else { cx.config.syn_ack_retries };
+        let retries = match self.state {
+            State::SynSent => self.options.syn_count.unwrap_or(cx.config.syn_retries),
+            _ => cx.config.syn_ack_retries,
+        };
         if self.retransmits >= retries || self.options.user_timeout.is_some_and(|limit| stalled >= limit) {
             return self.time_out(cx);
         }
@@ -173,7 +175,9 @@ impl Connection {
         self.retransmits += 1;
         self.note_unanswered();
         self.ecn.note_syn_lost(self.retransmits);
-        self.rtt.back_off();
+        if self.state != State::SynSent || self.retransmits > cx.config.syn_linear_timeouts {
+            self.rtt.back_off();
+        }
         self.syn_sent_at = None;
         self.syn_due = true;
         self.restart_retransmit_timer(cx.now);

@@ -1,10 +1,10 @@
-//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a
-//! super-segment or a few segments, until nothing is
-//! left or the egress is full. What was next then is next again.
+//! Sending: replies first, then SYN-ACKs, then connection after connection in turn, each a super-segment or a few segments,
+//! until nothing is left or the egress is full. What was next then is next again.
 
 use core::net::IpAddr;
 
 use super::connection::{syn_window, timestamp, window_scale_for};
+use super::ecn::AccurateEcnOption;
 use super::engine::Tcp;
 use super::fastopen::Ends;
 use super::header::Flags;
@@ -59,7 +59,8 @@ impl Tcp {
             let Some(entry) = self.tables.syn_queue.entries.get_mut(index) else { break };
             let listener = self.listeners.slab.get(entry.listener);
             let options = listener.map_or(&self.default_options, |listener| &listener.options);
-            let (buffer, limit) = (options.receive_buffer_start(), options.receive_buffer_limit());
+            let window = syn_window(options.receive_buffer_start(), options);
+            let (shift, maxseg) = (window_scale_for(options), options.maxseg);
             let ip = options.ip;
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
@@ -69,8 +70,11 @@ impl Tcp {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
                 self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
             });
-            let (seq, ack, flags, options) =
-                entry.syn_ack((our_mss, mtu), window_scale_for(limit), ts_now, cookie);
+            let (seq, ack, flags, mut options) = entry.syn_ack((our_mss, mtu), shift, ts_now, cookie);
+            options.mss = options.mss.map(|mss| mss.min(maxseg.unwrap_or(u16::MAX)));
+            if self.config.accurate_ecn.option == AccurateEcnOption::Never {
+                options.accurate_ecn = None;
+            }
             let mut bytes = [0; OPTIONS_LEN_MAX];
             let len = options.emit(true, &mut bytes);
             let segment = SegmentOut {
@@ -80,7 +84,7 @@ impl Tcp {
                 ack,
                 flags: flags.0,
                 first_flags: 0,
-                window: syn_window(buffer),
+                window,
                 urgent: 0,
                 options: &bytes[..len],
                 payload: &[],
@@ -144,6 +148,7 @@ impl Tcp {
             counters,
             pressure,
             segments_left: limits::TCP_SEGMENTS_PER_TURN,
+            slow_start_after_idle: self.config.slow_start_after_idle,
             bytes_left: limits::TCP_BYTES_PER_TURN,
         };
         while out.segments_left > 0 && out.bytes_left >= usize::from(connection.mss) {

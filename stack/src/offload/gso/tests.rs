@@ -25,7 +25,7 @@ fn super_segment() -> impl Strategy<Value = Super> {
             let tcp_len = 20 + 4 * tcp_options;
             bytes[l3] = if is_ipv4 { 0x40 | (ip_len / 4) as u8 } else { 0x60 };
             bytes[if is_ipv4 { l3 + 9 } else { l3 + 6 }] = protocol::TCP;
-            bytes[l4 + 12] = (tcp_len / 4) as u8 * 16 | bytes[l4 + 12] & 0x0f;
+            bytes[l4 + 12] = (((tcp_len / 4) as u8) << 4) | (bytes[l4 + 12] & 0x0f);
             bytes.truncate(l4 + tcp_len);
             Super { headers: bytes, l3, l4, payload }
         },

@@ -328,6 +328,22 @@ impl TcpStream {
         self.edit_options(|options| options.user_timeout = timeout)
     }
 
+    /// `TCP_MAXSEG`: bound on the payload of a segment that is sent from now on, bytes ([`SocketOptions::maxseg`]).
+    ///
+    /// # Errors
+    /// As [`TcpStream::set_options`].
+    pub fn set_maxseg(&self, maxseg: Option<u16>) -> io::Result<()> {
+        self.edit_options(|options| options.maxseg = maxseg)
+    }
+
+    /// `TCP_WINDOW_CLAMP`: bound on the receive window announced from now on, bytes ([`SocketOptions::window_clamp`]).
+    ///
+    /// # Errors
+    /// As [`TcpStream::set_options`].
+    pub fn set_window_clamp(&self, clamp: Option<u32>) -> io::Result<()> {
+        self.edit_options(|options| options.window_clamp = clamp)
+    }
+
     /// `IP_TOS` and `IP_TTL`, or `IPV6_TCLASS` and `IPV6_UNICAST_HOPS`, from the next segment on.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod names;
 mod neighbors;
 mod ping;
 mod queues;
+mod rules;
 mod tcp;
 mod udp;
 

@@ -3,6 +3,7 @@
 
 use super::super::header::Flags;
 use super::super::options::AccurateEcn;
+use super::super::seq::SeqNumber;
 use super::{CE, ECT0, NOT_ECT};
 
 /// What the packet counters begin with (RFC 9768 section 3.2.1).
@@ -22,15 +23,29 @@ const EWMA: u32 = 8;
 
 /// Counters as RFC 9768 section 3.2 names them, of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Counts {
+pub(in crate::tcp) struct Counts {
     /// Packets marked.
-    pub(super) cep: u32,
+    pub(in crate::tcp) cep: u32,
     /// Payload bytes in marked packets.
-    pub(super) ceb: u32,
+    pub(in crate::tcp) ceb: u32,
     /// Payload bytes in packets with ECT(0).
-    pub(super) e0b: u32,
+    pub(in crate::tcp) e0b: u32,
     /// Payload bytes in packets with ECT(1).
-    pub(super) e1b: u32,
+    pub(in crate::tcp) e1b: u32,
+}
+
+impl Counts {
+    /// What was counted, without what the counters begin with.
+    pub(super) fn since_initial(self) -> Self {
+        let Self { cep, ceb, e0b, e1b } = self;
+        let initial = Self::default();
+        Self {
+            cep: cep.wrapping_sub(initial.cep),
+            ceb: ceb.wrapping_sub(initial.ceb),
+            e0b: e0b.wrapping_sub(initial.e0b),
+            e1b: e1b.wrapping_sub(initial.e1b),
+        }
+    }
 }
 
 impl Default for Counts {
@@ -68,6 +83,10 @@ pub(super) struct Accurate {
     marks: u8,
     /// Byte counters have changed since the last option, or none was sent yet.
     pub(super) news: bool,
+    /// How many of the counters of ECT(1), CE and ECT(0) the next option must have to tell all that has changed since the last.
+    needed: u8,
+    /// The last ACK told that a segment that began here came twice.
+    pub(super) told_duplicate: Option<SeqNumber>,
     /// The first data carries an option too (section 3.2.3.2.1).
     pub(super) greets: bool,
     /// Options seem to get lost (section 3.2.3.2.2): none is sent.
@@ -129,6 +148,14 @@ impl Accurate {
         };
         *counter = counter.wrapping_add(len);
         self.news |= len > 0;
+        if len > 0 {
+            let place = match ecn {
+                CE => 2,
+                ECT0 => 3,
+                _ => 1,
+            };
+            self.needed = self.needed.max(place);
+        }
         if marked {
             self.received.cep = self.received.cep.wrapping_add(u32::from(packets));
             self.marks = u16::from(self.marks).saturating_add(packets).min(u16::from(u8::MAX)) as u8;
@@ -155,7 +182,33 @@ impl Accurate {
 
     /// The option that tells all byte counters: on a SYN-ACK.
     pub(super) fn whole_option(&self) -> AccurateEcn {
-        AccurateEcn::new(false, &[self.received.e0b, self.received.ceb, self.received.e1b])
+        self.first_fields(3)
+    }
+
+    /// The option with the first `count` counters of ECT(1), CE and ECT(0), in that order.
+    pub(super) fn first_fields(&self, count: usize) -> AccurateEcn {
+        let Counts { ceb, e0b, e1b, .. } = self.received;
+        AccurateEcn::new(true, &[e1b, ceb, e0b][..count.min(3)])
+    }
+
+    /// How many of those counters go into `room` bytes of options beside `blocks` SACK blocks: all, or as few as tell what
+    /// changed. All but two blocks give way to that (RFC 9768 section 3.2.3.3). 0: no option.
+    pub(super) fn fitting_fields(&self, room: usize, blocks: usize) -> usize {
+        let needed = usize::from(self.needed.max(1));
+        let most_blocks = blocks.min(room.saturating_sub(4) / 8);
+        for blocks in (most_blocks.min(2)..=most_blocks).rev() {
+            let taken = if blocks == 0 { 0 } else { 4 + 8 * blocks };
+            let fits = |count: &usize| taken + (2 + 3 * count).next_multiple_of(4) <= room;
+            if let Some(count) = (needed..=3).rev().find(fits) {
+                return count;
+            }
+        }
+        0
+    }
+
+    /// The peer has sent the option.
+    pub(super) fn is_heard(&self) -> bool {
+        self.incoming != Incoming::Missing
     }
 
     /// The option for an ACK: every counter that has changed ever, in the order that needs fewer fields (RFC 9768
@@ -179,6 +232,9 @@ impl Accurate {
     pub(super) fn sent(&mut self, pure: bool, with_option: bool) {
         self.marks = 0;
         self.news &= !with_option;
+        if with_option {
+            self.needed = 0;
+        }
         if pure {
             self.handshake_ack = None;
         }
@@ -218,11 +274,14 @@ impl Accurate {
         mss: u32,
     ) -> Told {
         let bytes = self.take_option(option);
+        let segments_scaled = segments.min(0xffff) * EWMA;
+        self.thinning = match self.thinning {
+            0 => segments_scaled,
+            old if segments > 0 => old - old / EWMA + segments_scaled / EWMA,
+            old => old,
+        };
         let least = ace(flags).wrapping_sub(self.delivered.cep) & 7;
         let packets = self.resolve(least, bytes, segments, mss);
-        if segments > 0 {
-            self.thinning = self.thinning - self.thinning / EWMA + segments.min(0xffff);
-        }
         self.delivered.cep = self.delivered.cep.wrapping_add(packets);
         let contradicts = packets == 0 && segments < 8 && bytes.is_some_and(|bytes| bytes > 0);
         Told { packets, bytes: bytes.unwrap_or(0), contradicts }
@@ -270,8 +329,15 @@ mod tests {
     #[test]
     fn the_safest_likely_number_of_marks_is_taken_without_options() {
         // Appendix A.2.1's examples.
-        assert_eq!(after(5).take(ace_flags(7), None, 9, MSS).packets, 2);
-        assert_eq!(after(5).take(ace_flags(7), None, 10, MSS).packets, 10);
+        let often = || {
+            let mut sender = after(5);
+            sender.take(ace_flags(5), None, 1, MSS);
+            sender
+        };
+        assert_eq!(often().take(ace_flags(7), None, 9, MSS).packets, 2);
+        assert_eq!(often().take(ace_flags(7), None, 10, MSS).packets, 10);
+        // One ACK for all that was sent is no sign of lost ACKs by itself.
+        assert_eq!(after(5).take(ace_flags(7), None, 10, MSS).packets, 2);
         // More marks than segments: the counter is believed (section 3.2.2.5.2).
         assert_eq!(after(5).take(ace_flags(7), None, 1, MSS).packets, 2);
         // Where ACKs always stand for many segments, a jump is no sign of lost ACKs.
@@ -336,7 +402,22 @@ mod tests {
         assert_eq!(arrived(&[CE]), Some(AccurateEcn::new(false, &[1, 100])));
         assert_eq!(arrived(&[1]), Some(AccurateEcn::new(true, &[101])));
         assert_eq!(arrived(&[1, CE]), Some(AccurateEcn::new(true, &[101, 100])));
-        assert_eq!(arrived(&[1, CE, ECT0]), Some(AccurateEcn::new(false, &[101, 100, 101])));
+        assert_eq!(arrived(&[1, CE, ECT0]), Some(AccurateEcn::new(true, &[101, 100, 101])));
+    }
+
+    #[test]
+    fn counters_at_the_end_give_way_to_sack_blocks_unless_they_have_changed() {
+        let mut receiver = Accurate::default();
+        // Room beside timestamps, and without.
+        assert_eq!((receiver.fitting_fields(28, 1), receiver.fitting_fields(28, 2)), (3, 2));
+        assert_eq!(receiver.fitting_fields(40, 4), 3);
+        receiver.arrived(1, 1, 100, true);
+        assert_eq!((receiver.fitting_fields(28, 3), receiver.first_fields(2).e1b()), (2, Some(101)));
+        receiver.arrived(ECT0, 1, 100, true);
+        // The last counter has changed: one block of three goes, but none of two.
+        assert_eq!((receiver.fitting_fields(40, 4), receiver.fitting_fields(28, 2)), (3, 0));
+        receiver.sent(true, true);
+        assert_eq!(receiver.fitting_fields(28, 2), 2);
     }
 
     #[test]

@@ -29,6 +29,11 @@ fn option(counters: &[u32]) -> Option<AccurateEcn> {
     Some(AccurateEcn::new(false, counters))
 }
 
+/// The option with all counters, as we send it.
+fn whole(e0b: u32, ceb: u32, e1b: u32) -> Option<AccurateEcn> {
+    Some(AccurateEcn::new(true, &[e1b, ceb, e0b]))
+}
+
 fn told(segment: Seg, counters: &[u32]) -> Seg {
     let mut segment = segment;
     segment.options.accurate_ecn = option(counters);
@@ -41,7 +46,7 @@ fn accepted() -> (Harness, ConnId) {
     let listener = t.tcp.listen(t.local, 16, SocketOptions::default()).unwrap();
     t.inject(syn().mss(1000).sack_ok().with(ASK));
     let answer = t.expect(syn_ack().with(ace(0b010)));
-    assert_eq!(answer.options.accurate_ecn, option(&[1, 0, 1]));
+    assert_eq!(answer.options.accurate_ecn, whole(1, 0, 1));
     t.inject(told(seg().with(ace(0b010)), &[1, 0, 1]));
     let id = t.accept(listener).unwrap().0;
     assert_eq!(info(&t, id).ecn, EcnMode::Accurate);
@@ -55,7 +60,7 @@ fn connected() -> (Harness, ConnId) {
     t.expect(syn().with(ASK));
     t.inject(told(syn_ack().mss(1000).with(ace(0b010)), &[1, 0, 1]));
     let ack = t.expect(seg().with(ace(0b010)));
-    assert_eq!((ack.options.accurate_ecn, ack.ecn), (option(&[1, 0, 1]), 0));
+    assert_eq!((ack.options.accurate_ecn, ack.ecn), (whole(1, 0, 1), 0));
     (t, id)
 }
 
@@ -257,7 +262,9 @@ fn what_the_ack_of_our_syn_ack_tells_follows_table_4() {
         // What comes later is a counter again; from a peer that does not take part it says nothing (note 1).
         let counter = if answer == 0b110 { 7 } else { 6 };
         t.inject(seg().ack(1001).with(ace(counter)));
-        assert_eq!(info(&t, id).delivered_ce, u32::from(answer != 0), "{answer:03b}");
+        // The marked SYN-ACK counts, too.
+        let delivered = u32::from(answer != 0) + u32::from(answer == 0b110);
+        assert_eq!(info(&t, id).delivered_ce, delivered, "{answer:03b}");
     }
 }
 
@@ -370,4 +377,82 @@ fn the_first_data_carries_an_option_and_what_follows_its_loss_does_not() {
     t.wire.sent.clear();
     t.inject(seg().ack(6).data("marked").ecn(CE).with(ace(5)));
     assert!(t.expect(seg().seq(6).ack(7).with(ace(6))).options.accurate_ecn.is_none());
+}
+
+// ---- settings
+
+/// A listener's connection that follows Linux in what RFC 9768 leaves open; the peer's last ACK has `first` as its option.
+fn like_linux(first: Option<AccurateEcn>) -> (Harness, ConnId) {
+    let accurate_ecn = AccurateEcnConfig {
+        option: AccurateEcnOption::Always,
+        control_packets: true,
+        ..AccurateEcnConfig::default()
+    };
+    let ecn = EcnConfig::ACCURATE;
+    let mut t = Harness::with(TcpConfig { ecn, accurate_ecn, ..TcpConfig::default() });
+    let listener = t.tcp.listen(t.local, 16, SocketOptions::default()).unwrap();
+    t.inject(syn().mss(1000).sack_ok().with(ASK));
+    t.expect(syn_ack().with(ace(0b010)));
+    let mut ack = seg().with(ace(0b010));
+    ack.options.accurate_ecn = first;
+    t.inject(ack);
+    let id = t.accept(listener).unwrap().0;
+    (t, id)
+}
+
+#[test]
+fn an_option_on_every_segment_makes_full_ones_shorter() {
+    let (mut t, id) = like_linux(option(&[1, 0, 1]));
+    t.send(id, pattern(1, 2000));
+    let sent: Vec<_> = t.wire.sent.drain(..).collect();
+    let lens: Vec<_> = sent.iter().map(|segment| segment.payload.len()).collect();
+    assert_eq!(lens, [988, 988, 24]);
+    assert!(sent.iter().all(|segment| segment.options.accurate_ecn == whole(1, 0, 1) && segment.ecn == ECT0));
+}
+
+#[test]
+fn a_peer_that_sends_no_option_gets_none_until_it_does() {
+    let (mut t, id) = like_linux(None);
+    t.send(id, pattern(1, 1000));
+    let sent = t.wire.sent.pop_front().unwrap();
+    assert_eq!((sent.payload.len(), sent.options.accurate_ecn), (1000, None));
+    t.inject(told(seg().ack(1001).with(ace(5)), &[1001, 0, 1]));
+    t.send(id, pattern(1001, 988));
+    let sent = t.wire.sent.pop_front().unwrap();
+    assert_eq!((sent.payload.len(), sent.options.accurate_ecn), (988, whole(1, 0, 1)));
+}
+
+#[test]
+fn acks_and_what_is_sent_again_are_ecn_capable_on_request() {
+    let (mut t, id) = like_linux(option(&[1, 0, 1]));
+    t.inject(seg().stream(500).ecn(ECT0).with(ace(5)));
+    assert_eq!(t.wire.sent.pop_front().unwrap().ecn, ECT0);
+    t.send(id, "x");
+    t.wire.sent.clear();
+    t.advance(Duration::from_secs(3));
+    assert!(t.wire.sent.iter().any(|segment| segment.payload == b"x"));
+    assert!(t.wire.sent.iter().all(|segment| segment.ecn == ECT0));
+}
+
+#[test]
+fn a_segment_that_comes_a_third_time_ends_the_option() {
+    // Section 3.2.3.2.2: ACKs with it seem to get lost.
+    let (mut t, _) = like_linux(option(&[1, 0, 1]));
+    for carries in [true, true, false] {
+        t.inject(seg().stream(500).ecn(ECT0).with(ace(5)));
+        assert_eq!(t.wire.sent.pop_front().unwrap().options.accurate_ecn.is_some(), carries);
+    }
+}
+
+#[test]
+fn no_option_at_all_is_sent_where_it_is_turned_off() {
+    let accurate_ecn = AccurateEcnConfig { option: AccurateEcnOption::Never, ..AccurateEcnConfig::default() };
+    let ecn = EcnConfig::ACCURATE;
+    let mut t = Harness::with(TcpConfig { ecn, accurate_ecn, ..TcpConfig::default() });
+    t.tcp.listen(t.local, 16, SocketOptions::default()).unwrap();
+    t.inject(syn().mss(1000).with(ASK));
+    assert_eq!(t.expect(syn_ack().with(ace(0b010))).options.accurate_ecn, None);
+    t.inject(told(seg().with(ace(0b010)), &[1, 0, 1]));
+    t.inject(seg().stream(500).ecn(CE).with(ace(5)));
+    assert_eq!(t.expect(seg().ack(501).with(ace(6))).options.accurate_ecn, None);
 }

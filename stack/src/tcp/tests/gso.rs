@@ -21,7 +21,7 @@ impl Egress for Given {
     }
 
     fn super_segment_max(&self) -> usize {
-        crate::limits::TCP_BYTES_PER_TURN
+        limits::TCP_BYTES_PER_TURN
     }
 
     fn send(&mut self, _: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
@@ -294,7 +294,7 @@ proptest! {
             config.options.congestion = congestion::Algorithm::Bbr;
         }
         let syn = syn.with(flags);
-        let mut sides = [0, crate::limits::TCP_BYTES_PER_TURN].map(|max| Side::new(max, &config, &syn));
+        let mut sides = [0, limits::TCP_BYTES_PER_TURN].map(|max| Side::new(max, &config, &syn));
         for step in &steps {
             sides.iter_mut().for_each(|side| side.run(step));
             let [(without, figures), (with, with_figures)] = sides.each_mut().map(Side::seen);

@@ -33,6 +33,17 @@ fn failure(t: &mut Harness, id: ConnId) -> Option<TcpError> {
 // ---- active open
 
 #[test]
+fn the_first_timeouts_of_a_syn_are_equal_on_request() {
+    // Linux's `tcp_syn_linear_timeouts`; by default RFC 6298 section 5.5 holds from the first.
+    let mut t = Harness::with(TcpConfig { syn_linear_timeouts: 2, ..TcpConfig::default() });
+    t.connect_with(SocketOptions::default());
+    t.expect(syn());
+    for seconds in [1, 1, 1, 2, 4] {
+        t.expect_after(SECOND * seconds, syn());
+    }
+}
+
+#[test]
 fn a_syn_is_sent_again_for_three_minutes() {
     // RFC 9293 section 3.8.3, MUST-22, MUST-23.
     let (mut t, id) = connecting();

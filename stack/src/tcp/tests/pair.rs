@@ -80,7 +80,7 @@ impl Egress for Wire<'_> {
     }
 
     fn super_segment_max(&self) -> usize {
-        crate::limits::TCP_BYTES_PER_TURN
+        limits::TCP_BYTES_PER_TURN
     }
 
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {

@@ -674,7 +674,7 @@ fn connections_take_turns() {
     t.wire.room = usize::MAX;
     t.transmit();
     let turns: Vec<u16> = t.wire.sent.iter().map(|sent| sent.dst.port()).collect();
-    let turn = crate::limits::TCP_SEGMENTS_PER_TURN;
+    let turn = limits::TCP_SEGMENTS_PER_TURN;
     let round =
         |segments: usize| [1, 2, 3].into_iter().flat_map(move |port| core::iter::repeat_n(port, segments));
     let expected: Vec<u16> = round(turn).chain(round(60 - turn)).collect();

@@ -33,6 +33,8 @@ pub struct Network {
     pub domain: c_int,
     /// How far times may be off, microseconds.
     pub tolerance: i64,
+    /// Microseconds in a tick of the stack's timestamps: then they are compared to the script's, else only their echoes.
+    pub timestamp_tick: Option<i64>,
 }
 
 /// A connection as script and stack see it.
@@ -43,8 +45,9 @@ struct Flow {
     offset: Option<u32>,
     /// The peer's initial sequence number: scripts count from it, but for SYNs and their acknowledgments.
     remote_isn: Option<u32>,
-    /// The stack's timestamps by the script's.
+    /// The stack's timestamps by the script's, and the first pair.
     timestamps: HashMap<u32, u32>,
+    first_timestamps: Option<(u32, u32)>,
     /// Payload of a full segment to the peer, by its SYN.
     mss: usize,
     /// The last packet that the stack sent, for ICMP to quote.
@@ -102,6 +105,8 @@ pub fn run(script: &Script, interface: Interface, network: Network, directory: &
             bind_to: any(network.local, LISTEN_PORT),
             connect_to: any(network.remote, LISTEN_PORT),
             domain: network.domain,
+            start: interface.now(),
+            tolerance: network.tolerance,
         },
         interface,
         network,
@@ -197,9 +202,6 @@ impl Run<'_> {
             "connect" => self.connecting = true,
             "sendto" | "sendmsg" if is_fastopen(call) => self.connecting = true,
             _ => {}
-        }
-        if call.name == "open" || call.name == "sendfile" {
-            return Err(format!("{} is not part of the interface", call.name));
         }
         let Some(until) = until else {
             let outcome = perform(&self.interface, &self.scene, call);
@@ -445,8 +447,14 @@ impl Run<'_> {
         let Some(options) = &expected.options else { return Ok(()) };
         let mut wanted = options.clone();
         for (wanted, got) in wanted.iter_mut().zip(&got.options) {
-            // What our clock says is not compared; what it echoes is.
+            // What the stack's clock says is compared only on request, and then to what it said first; what it echoes always is.
             if let (TcpOption::Ts(script, ecr), TcpOption::Ts(live, _)) = (&wanted, got) {
+                let first = *flow.first_timestamps.get_or_insert((*script, *live));
+                let passed = [script.wrapping_sub(first.0), live.wrapping_sub(first.1)].map(i64::from);
+                let tick = self.network.timestamp_tick.unwrap_or(0);
+                if (passed[0] - passed[1]).abs() * tick > (2 * self.network.tolerance).max(tick) {
+                    return differs("ticks since the first timestamp", &passed[0], &passed[1]);
+                }
                 flow.timestamps.insert(*script, *live);
                 *wanted = TcpOption::Ts(*live, *ecr);
             }
@@ -474,6 +482,7 @@ impl Flow {
             offset: None,
             remote_isn: None,
             timestamps: HashMap::new(),
+            first_timestamps: None,
             mss: 536,
             last_sent: Vec::new(),
         }

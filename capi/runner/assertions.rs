@@ -61,6 +61,27 @@ const FIELDS: &[(&str, usize)] = &[
     ("total_rto", 2),
     ("total_rto_recoveries", 2),
     ("total_rto_time", 4),
+    ("received_ce", 4),
+    ("delivered_e1_bytes", 4),
+    ("delivered_e0_bytes", 4),
+    ("delivered_ce_bytes", 4),
+    ("received_e1_bytes", 4),
+    ("received_e0_bytes", 4),
+    ("received_ce_bytes", 4),
+];
+
+/// `SO_MEMINFO`, and its counts in order.
+const SO_MEMINFO: c_int = 55;
+const MEMORY: &[&str] = &[
+    "RMEM_ALLOC",
+    "RCVBUF",
+    "WMEM_ALLOC",
+    "SNDBUF",
+    "FWD_ALLOC",
+    "WMEM_QUEUED",
+    "OPTMEM",
+    "BACKLOG",
+    "DROPS",
 ];
 
 const BYTES: &[&str] = &["state", "ca_state", "retransmits", "probes", "backoff", "options"];
@@ -102,6 +123,11 @@ impl Assertions {
         for (name, width) in FIELDS {
             let _ = writeln!(program, "tcpi_{name} = {}", number(at, *width));
             at += width;
+        }
+        let memory = interface.getsockopt(fd, libc::SOL_SOCKET, SO_MEMINFO, 64).unwrap_or_default();
+        for (name, value) in MEMORY.iter().zip(memory.chunks_exact(4)) {
+            let value = u32::from_le_bytes(value.try_into().unwrap_or_default());
+            let _ = writeln!(program, "SK_MEMINFO_{name} = {value}");
         }
         let _ = writeln!(program, "line = {line}\n{}", code.trim());
         Ok(())

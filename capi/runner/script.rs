@@ -98,6 +98,29 @@ pub struct Script {
     pub events: Vec<Event>,
 }
 
+/// What control messages and their options are made of.
+const NOTICES: &[(&str, i64)] = &[
+    ("ENOMSG", libc::ENOMSG as i64),
+    ("SCM_TIMESTAMPING", 37),
+    ("SCM_TSTAMP_SND", 0),
+    ("SCM_TSTAMP_SCHED", 1),
+    ("SCM_TSTAMP_ACK", 2),
+    ("SOF_TIMESTAMPING_TX_HARDWARE", 1 << 0),
+    ("SOF_TIMESTAMPING_TX_SOFTWARE", 1 << 1),
+    ("SOF_TIMESTAMPING_RX_HARDWARE", 1 << 2),
+    ("SOF_TIMESTAMPING_RX_SOFTWARE", 1 << 3),
+    ("SOF_TIMESTAMPING_SOFTWARE", 1 << 4),
+    ("SOF_TIMESTAMPING_RAW_HARDWARE", 1 << 6),
+    ("SOF_TIMESTAMPING_OPT_ID", 1 << 7),
+    ("SOF_TIMESTAMPING_TX_SCHED", 1 << 8),
+    ("SOF_TIMESTAMPING_TX_ACK", 1 << 9),
+    ("SOF_TIMESTAMPING_OPT_CMSG", 1 << 10),
+    ("SOF_TIMESTAMPING_OPT_TSONLY", 1 << 11),
+    ("SO_EE_ORIGIN_TIMESTAMPING", 4),
+    ("SO_EE_ORIGIN_ZEROCOPY", 5),
+    ("SO_EE_CODE_ZEROCOPY_COPIED", 1),
+];
+
 /// Names that stand for numbers in calls.
 pub fn symbol(name: &str) -> Option<i64> {
     const SOCK_NONBLOCK: i64 = libc::SOCK_NONBLOCK as i64;
@@ -196,7 +219,7 @@ pub fn symbol(name: &str) -> Option<i64> {
         "ETIMEDOUT" => libc::ETIMEDOUT.into(),
         "EHOSTUNREACH" => libc::EHOSTUNREACH.into(),
         "SO_MARK" => libc::SO_MARK.into(),
-        _ => return None,
+        _ => return NOTICES.iter().find(|(known, _)| *known == name).map(|(_, value)| *value),
     })
 }
 
@@ -416,10 +439,12 @@ impl<'a> Reader<'a> {
 
     fn icmp(&mut self) -> Result<Packet, String> {
         let kind = self.name();
-        if kind != "unreachable" {
-            return Err(format!("cannot send ICMP {kind}"));
-        }
-        let (mut code, mut mtu) = (self.name().to_owned(), 0);
+        let mut code = match kind {
+            "unreachable" => self.name().to_owned(),
+            "packet_too_big" => "frag_needed".to_owned(),
+            _ => return Err(format!("cannot send ICMP {kind}")),
+        };
+        let mut mtu = 0;
         if code == "mtu" {
             mtu = self.number()?;
             code = "frag_needed".to_owned();

@@ -7,12 +7,14 @@ use bywash_packetdrill::abi::PacketdrillInterface;
 use libc::{c_int, size_t, socklen_t, timeval};
 
 type Getsockopt = unsafe extern "C" fn(c_int, c_int, c_int, *mut c_void, *mut socklen_t) -> c_int;
+type Sendfile = unsafe extern "C" fn(c_int, c_int, *mut libc::off_t, size_t) -> libc::ssize_t;
 type Init = unsafe extern "C" fn(*const c_char, *mut PacketdrillInterface);
 
 /// The loaded object.
 pub struct Interface {
     pub calls: PacketdrillInterface,
     getsockopt: Getsockopt,
+    pub sendfile: Sendfile,
 }
 
 // SAFETY: the object may be called by any thread: its interface says so, and takes a lock of its own.
@@ -40,8 +42,9 @@ impl Interface {
         unsafe {
             let init: Init = core::mem::transmute(symbol(c"packetdrill_interface_init")?);
             let getsockopt: Getsockopt = core::mem::transmute(symbol(c"getsockopt")?);
+            let sendfile: Sendfile = core::mem::transmute(symbol(c"sendfile")?);
             init(flags.as_ptr(), calls.as_mut_ptr());
-            Ok(Self { calls: calls.assume_init(), getsockopt })
+            Ok(Self { calls: calls.assume_init(), getsockopt, sendfile })
         }
     }
 

@@ -17,6 +17,9 @@ pub struct Scene {
     pub connect_to: SocketAddr,
     /// IP version of sockets: `socket(...)` asks for it.
     pub domain: c_int,
+    /// The script's time 0 on the stack's clock, and how far times may be off; microseconds.
+    pub start: i64,
+    pub tolerance: i64,
 }
 
 /// What a call gave, and what of it differs from the script.
@@ -169,6 +172,17 @@ impl Performer<'_> {
                     }
                     result.into()
                 }
+                // Past the interface, which has no place for these two.
+                "open" => {
+                    let Arg::Text(path) = self.arg(0) else { return Err("open wants a path".into()) };
+                    let path = std::ffi::CString::new(path.clone()).map_err(|error| error.to_string())?;
+                    libc::open(path.as_ptr(), self.int(1)? as c_int).into()
+                }
+                "sendfile" => {
+                    let mut offset = self.int(2)?;
+                    let count = self.int(3)? as usize;
+                    (self.interface.sendfile)(self.fd(0)?, self.fd(1)?, &raw mut offset, count) as i64
+                }
                 "splice" => {
                     let null = core::ptr::null_mut();
                     let (len, flags) = (self.int(4)? as usize, self.int(5)? as u32);
@@ -243,7 +257,7 @@ impl Performer<'_> {
         }
     }
 
-    /// Control messages with an int in each.
+    /// Control messages: an int, a timestamp since the script's start, or what the kernel's `sock_extended_err` says.
     ///
     /// # Safety
     /// `message` was filled in by `recvmsg`.
@@ -253,25 +267,48 @@ impl Performer<'_> {
         unsafe {
             let mut header = libc::CMSG_FIRSTHDR(message);
             while !header.is_null() {
-                let data = libc::CMSG_DATA(header).cast::<c_int>().read_unaligned();
-                found.push([(*header).cmsg_level, (*header).cmsg_type, data].map(i64::from));
+                let len = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let data = core::slice::from_raw_parts(libc::CMSG_DATA(header), len).to_vec();
+                found.push(((*header).cmsg_level, (*header).cmsg_type, data));
                 header = libc::CMSG_NXTHDR(message, header);
             }
         }
-        let wanted: Vec<[i64; 3]> = expected
-            .iter()
-            .map(|entry| {
-                let Arg::Struct(fields) = entry else { return [-1; 3] };
-                ["cmsg_level", "cmsg_type", "cmsg_data"].map(|name| {
-                    match fields.iter().find(|field| field.0 == name) {
-                        Some((_, Arg::Int(value))) => *value,
-                        _ => -1,
-                    }
-                })
-            })
-            .collect();
-        if wanted != found {
-            self.problem(format!("control messages are {found:?}, expected {wanted:?}"));
+        let as_wanted = found.len() == expected.len()
+            && expected.iter().zip(&found).all(|(wanted, found)| self.is_control(wanted, found));
+        if !as_wanted {
+            self.problem(format!("control messages are {found:?}, expected {expected:?}"));
+        }
+    }
+
+    fn is_control(&self, wanted: &Arg, (level, kind, data): &(c_int, c_int, Vec<u8>)) -> bool {
+        let Arg::Struct(fields) = wanted else { return false };
+        let field = |fields: &[(String, Arg)], name: &str| {
+            fields.iter().find(|field| field.0 == name).map(|field| field.1.clone())
+        };
+        let number = |fields: &[(String, Arg)], name: &str| match field(fields, name) {
+            Some(Arg::Int(value)) => value,
+            _ => -1,
+        };
+        if (number(fields, "cmsg_level"), number(fields, "cmsg_type")) != ((*level).into(), (*kind).into()) {
+            return false;
+        }
+        let i32_at = |at: usize| data.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes).map(i64::from);
+        let i64_at = |at: usize| data.get(at..at + 8)?.try_into().ok().map(i64::from_ne_bytes);
+        match field(fields, "cmsg_data") {
+            Some(Arg::Int(value)) => i32_at(0) == Some(value),
+            Some(Arg::Struct(said)) if field(&said, "scm_sec").is_some() => {
+                let wanted = number(&said, "scm_sec") * 1_000_000 + number(&said, "scm_nsec") / 1000;
+                let (Some(seconds), Some(nanos)) = (i64_at(0), i64_at(8)) else { return false };
+                let at = seconds * 1_000_000 + nanos / 1000 - self.scene.start;
+                (at - wanted).abs() <= self.scene.tolerance
+            }
+            Some(Arg::Struct(said)) => {
+                let bytes = [4, 5, 6].map(|at| data.get(at).map(|byte| i64::from(*byte)));
+                [i32_at(0), bytes[0], bytes[1], bytes[2], i32_at(8), i32_at(12)]
+                    == ["ee_errno", "ee_origin", "ee_type", "ee_code", "ee_info", "ee_data"]
+                        .map(|name| Some(number(&said, name)))
+            }
+            _ => false,
         }
     }
 

@@ -1,0 +1,481 @@
+//! Connection tracking, as netfilter's users know it: which flow a packet belongs to, whether it is new, established, related
+//! or invalid, and how long the flow is remembered.
+//!
+//! [`Conntrack::track`] is asked once for each packet. A packet that begins a flow gets a [`Begin`], which is no entry yet: the
+//! rules may still drop the packet. [`Conntrack::confirm`] makes it one. One [`Conntrack`] belongs to one shard; both
+//! directions of a flow must come to the same. It reads no clock: time comes with each call.
+
+mod config;
+mod entry;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use core::hash::Hasher;
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
+
+pub use config::{ConntrackConfig, Timeouts};
+pub use entry::{Count, Direction, Entry, ProtocolState};
+pub use tcp::{Misfit, TcpState, TcpTrack};
+
+use self::entry::Update;
+use super::FlowTuple;
+use super::view::{PacketView, Transport};
+use crate::limits;
+use crate::tcp::table::{List, Slab};
+use crate::time::Instant;
+use crate::timer_wheel::TimerWheel;
+
+/// A flow of this shard. Stale handles find nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct EntryId {
+    index: u32,
+    generation: u32,
+}
+
+/// A packet's state, as rules match it (`--ctstate`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CtState {
+    /// It begins a flow, or the flow was not answered yet.
+    New,
+    /// The flow has packets in both directions.
+    Established,
+    /// It begins a flow that another one announced, or is an ICMP error about a flow.
+    Related,
+    /// It fits no flow and begins none.
+    Invalid,
+    /// A rule said not to track it, or it is of a kind that is not tracked.
+    Untracked,
+}
+
+/// What [`Conntrack::track`] found.
+#[derive(Debug)]
+pub enum Tracked {
+    /// The packet of a known flow.
+    Known(Hit),
+    /// The first packet of a flow, which exists once it is confirmed.
+    Begin(Begin),
+    /// It fits no flow.
+    Invalid(Invalid),
+    /// It is of a kind that is not tracked: neighbour discovery, redirects, group membership.
+    Untracked,
+}
+
+/// The packet of a known flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hit {
+    /// The flow.
+    pub id: EntryId,
+    /// Which way the packet goes. For an ICMP error: the way that the flow's packets go which come from where it came from.
+    pub direction: Direction,
+    /// New, established or related.
+    pub state: CtState,
+}
+
+/// A flow that has no entry yet. Who translates it changes `entry.reply` before it is confirmed.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// What the entry will be.
+    pub entry: Entry,
+}
+
+/// Why a packet fits no flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Invalid {
+    /// A TCP segment.
+    Tcp(Misfit),
+    /// A reply to an ICMP query that nobody asked.
+    UnaskedReply,
+    /// An ICMP error that quotes no flow known here.
+    UnknownQuote,
+}
+
+/// Why a flow was not confirmed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// Every entry is assured.
+    #[error("the connection tracking table is full")]
+    TableFull,
+    /// Another flow has one of its tuples by now.
+    #[error("another flow has the same tuple")]
+    Clash,
+}
+
+/// What [`Conntrack::take_events`] tells.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// The entry as it was then.
+    pub entry: Entry,
+}
+
+/// What happened to an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// It was confirmed.
+    New,
+    /// It was answered, assured, marked, or its state changed.
+    Update,
+    /// It ended.
+    Destroy,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ConntrackCounters {
+    /// Flows confirmed.
+    pub confirmed: u64,
+    /// Packets that fit no flow.
+    pub invalid: u64,
+    /// Entries that ended before their time to make room.
+    pub early_drops: u64,
+    /// Flows refused because all entries were assured.
+    pub table_full: u64,
+    /// Flows refused because another had the same tuple.
+    pub clashes: u64,
+    /// Entries that ran out.
+    pub expired: u64,
+    /// Events that nobody took in time.
+    pub events_lost: u64,
+}
+
+/// One shard's table of flows.
+pub struct Conntrack {
+    config: ConntrackConfig,
+    by_tuple: HashTable<Place>,
+    hasher: SipHasher13,
+    entries: Slab<Entry>,
+    /// Entries that may be dropped to make room, oldest first.
+    unassured: List,
+    /// One timer for each entry; it is moved only when it fires too early.
+    wheel: TimerWheel<Timer>,
+    fired: Vec<Timer>,
+    events: Option<VecDeque<Event>>,
+    /// Entries that ended and whose mapping is to be given back.
+    ended: Vec<Entry>,
+    counters: ConntrackCounters,
+}
+
+/// What a tuple leads to: an entry's place and, in the lowest bit, the direction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place(u32);
+
+/// The timer of an entry; one of an entry that is gone does nothing.
+#[derive(Clone, Copy, Debug)]
+struct Timer {
+    index: u32,
+    generation: u32,
+}
+
+impl Place {
+    fn new(index: u32, direction: Direction) -> Self {
+        Self(index << 1 | direction as u32)
+    }
+
+    fn index(self) -> u32 {
+        self.0 >> 1
+    }
+
+    fn direction(self) -> Direction {
+        if self.0 & 1 == 0 { Direction::Original } else { Direction::Reply }
+    }
+}
+
+impl Conntrack {
+    /// An empty table. `hash_keys` must be unpredictable on a real network.
+    #[must_use]
+    pub fn new(config: ConntrackConfig, hash_keys: (u64, u64), now: Instant) -> Self {
+        let mut config = config;
+        config.entries_max = config.entries_max.clamp(1, limits::CONNTRACK_ENTRIES_MAX);
+        Self {
+            config,
+            by_tuple: HashTable::new(),
+            hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
+            entries: Slab::new(),
+            unassured: List::EMPTY,
+            wheel: TimerWheel::new(now),
+            fired: Vec::new(),
+            events: None,
+            ended: Vec::new(),
+            counters: ConntrackCounters::default(),
+        }
+    }
+
+    // ---- the packet path
+
+    /// Says which flow a packet belongs to, and takes it into account there.
+    pub fn track(&mut self, now: Instant, view: &PacketView) -> Tracked {
+        match &view.transport {
+            Transport::Error { quoted, .. } => return self.track_error(view, quoted.as_ref()),
+            Transport::Icmp { .. } => return Tracked::Untracked,
+            _ => {}
+        }
+        let Some(place) = self.find_place(&view.tuple) else { return self.begin(now, view) };
+        let (index, direction) = (place.index(), place.direction());
+        let Some(entry) = self.entries.get_mut(index) else { return Tracked::Untracked };
+        if entry.expires <= now {
+            // Its timer is late.
+            self.counters.expired += 1;
+            self.remove(index);
+            return self.begin(now, view);
+        }
+        let was_assured = entry.assured;
+        let update = entry.update(now, direction, view, &self.config);
+        let (seen_reply, related, assured) = (entry.seen_reply, entry.related, entry.assured);
+        let id = EntryId { index, generation: self.entries.generation(index) };
+        if assured && !was_assured {
+            self.entries.unlink(&mut self.unassured, index);
+        }
+        match update {
+            Update::Taken { changed } => {
+                if changed {
+                    self.tell(EventKind::Update, index);
+                }
+            }
+            // The packet itself still belongs to it: it goes with the timer, which is due at once.
+            Update::Ends => self.expire_at(now, index),
+            Update::Reopens => {
+                self.remove(index);
+                return self.begin(now, view);
+            }
+            Update::Invalid(misfit) => {
+                self.counters.invalid += 1;
+                return Tracked::Invalid(Invalid::Tcp(misfit));
+            }
+        }
+        let state = match (seen_reply, related) {
+            (true, _) => CtState::Established,
+            (false, true) => CtState::Related,
+            (false, false) => CtState::New,
+        };
+        Tracked::Known(Hit { id, direction, state })
+    }
+
+    /// Makes an entry of a flow whose first packet may pass.
+    ///
+    /// # Errors
+    /// See [`ConfirmError`]; the packet should be dropped then.
+    pub fn confirm(&mut self, now: Instant, begin: Begin) -> Result<EntryId, ConfirmError> {
+        let entry = begin.entry;
+        let clash = self.find_place(&entry.original).is_some() || self.find_place(&entry.reply).is_some();
+        if clash || entry.original == entry.reply {
+            self.counters.clashes += 1;
+            return Err(ConfirmError::Clash);
+        }
+        if self.entries.len() >= self.config.entries_max && !self.drop_early() {
+            self.counters.table_full += 1;
+            return Err(ConfirmError::TableFull);
+        }
+        let expires = entry.expires.max(now);
+        let index = self.entries.insert(entry);
+        let generation = self.entries.generation(index);
+        self.entries.push_back(&mut self.unassured, index);
+        self.attach(index, Direction::Original);
+        self.attach(index, Direction::Reply);
+        self.wheel.schedule(expires, Timer { index, generation });
+        self.counters.confirmed += 1;
+        self.tell(EventKind::New, index);
+        Ok(EntryId { index, generation })
+    }
+
+    /// Ends what has run out.
+    pub fn advance(&mut self, now: Instant) {
+        let mut fired = core::mem::take(&mut self.fired);
+        self.wheel.advance(now, &mut fired);
+        for timer in fired.drain(..) {
+            let Some(entry) = self.entries.get_exact(timer.index, timer.generation) else { continue };
+            let expires = entry.expires;
+            if expires > now {
+                self.wheel.schedule(expires, timer);
+            } else {
+                self.counters.expired += 1;
+                self.remove(timer.index);
+            }
+        }
+        self.fired = fired;
+    }
+
+    /// When [`Conntrack::advance`] is next needed.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    fn begin(&mut self, now: Instant, view: &PacketView) -> Tracked {
+        let begun = if view.tuple.may_begin() {
+            Entry::begin(now, view, &self.config).map_err(Invalid::Tcp)
+        } else {
+            Err(Invalid::UnaskedReply)
+        };
+        match begun {
+            Ok(entry) => Tracked::Begin(Begin { entry }),
+            Err(invalid) => {
+                self.counters.invalid += 1;
+                Tracked::Invalid(invalid)
+            }
+        }
+    }
+
+    /// An ICMP error is related to the flow whose packet it quotes, and must go to who sent that.
+    fn track_error(&mut self, view: &PacketView, quoted: Option<&FlowTuple>) -> Tracked {
+        let place = quoted
+            .filter(|quoted| quoted.src() == view.tuple.dst())
+            .and_then(|quoted| self.find_place(&quoted.reversed()));
+        let Some(place) = place else {
+            self.counters.invalid += 1;
+            return Tracked::Invalid(Invalid::UnknownQuote);
+        };
+        let id = EntryId { index: place.index(), generation: self.entries.generation(place.index()) };
+        Tracked::Known(Hit { id, direction: place.direction(), state: CtState::Related })
+    }
+
+    // ---- calls
+
+    /// The entry, if it still exists.
+    #[must_use]
+    pub fn get(&self, id: EntryId) -> Option<&Entry> {
+        self.entries.get_exact(id.index, id.generation)
+    }
+
+    /// The flow of which `tuple` is one direction's, before translation.
+    #[must_use]
+    pub fn find(&self, tuple: &FlowTuple) -> Option<(EntryId, Direction)> {
+        let place = self.find_place(tuple)?;
+        let index = place.index();
+        Some((EntryId { index, generation: self.entries.generation(index) }, place.direction()))
+    }
+
+    /// Gives an entry a mark.
+    pub fn set_mark(&mut self, id: EntryId, mark: u32) {
+        if let Some(entry) = self.entries.get_exact_mut(id.index, id.generation)
+            && entry.mark != mark
+        {
+            entry.mark = mark;
+            self.tell(EventKind::Update, id.index);
+        }
+    }
+
+    /// Ends a flow; `false`: it had ended.
+    pub fn delete(&mut self, id: EntryId) -> bool {
+        let exists = self.get(id).is_some();
+        if exists {
+            self.remove(id.index);
+        }
+        exists
+    }
+
+    /// Entries at the `places` places from `cursor` on, and the cursor of the next portion; `None`: that was all.
+    pub fn list(&self, cursor: u32, places: u32, found: &mut Vec<(EntryId, Entry)>) -> Option<u32> {
+        let end = cursor.saturating_add(places).min(self.entries.places());
+        for index in cursor..end {
+            if let Some(entry) = self.entries.get(index) {
+                found.push((EntryId { index, generation: self.entries.generation(index) }, entry.clone()));
+            }
+        }
+        (end < self.entries.places()).then_some(end)
+    }
+
+    /// Flows known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no flow is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> ConntrackCounters {
+        self.counters
+    }
+
+    /// Whether events are kept for [`Conntrack::take_events`], at most [`limits::CONNTRACK_EVENTS`].
+    pub fn follow(&mut self, on: bool) {
+        self.events = on.then(VecDeque::new);
+    }
+
+    /// The events since the last call.
+    pub fn take_events(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.events.iter_mut().flat_map(|events| events.drain(..))
+    }
+
+    /// The entries with a mapping of translation's that ended since the last call. It must be asked after each call that may
+    /// end some.
+    pub fn take_ended(&mut self) -> impl Iterator<Item = Entry> + '_ {
+        self.ended.drain(..)
+    }
+
+    // ---- tables
+
+    fn hash(&self, tuple: &FlowTuple) -> u64 {
+        let mut hasher = self.hasher;
+        hasher.write(&tuple.bytes());
+        hasher.finish()
+    }
+
+    fn find_place(&self, tuple: &FlowTuple) -> Option<Place> {
+        let same = |place: &Place| {
+            self.entries.get(place.index()).is_some_and(|entry| entry.tuple(place.direction()) == tuple)
+        };
+        self.by_tuple.find(self.hash(tuple), same).copied()
+    }
+
+    fn attach(&mut self, index: u32, direction: Direction) {
+        let Some(entry) = self.entries.get(index) else { return };
+        let hash = self.hash(entry.tuple(direction));
+        let mut by_tuple = core::mem::take(&mut self.by_tuple);
+        by_tuple.insert_unique(hash, Place::new(index, direction), |place| {
+            self.entries.get(place.index()).map_or(0, |entry| self.hash(entry.tuple(place.direction())))
+        });
+        self.by_tuple = by_tuple;
+    }
+
+    fn remove(&mut self, index: u32) {
+        let Some(entry) = self.entries.get(index) else { return };
+        for direction in [Direction::Original, Direction::Reply] {
+            let (hash, place) = (self.hash(entry.tuple(direction)), Place::new(index, direction));
+            if let Ok(found) = self.by_tuple.find_entry(hash, |other| *other == place) {
+                found.remove();
+            }
+        }
+        if !entry.assured {
+            self.entries.unlink(&mut self.unassured, index);
+        }
+        self.tell(EventKind::Destroy, index);
+        self.ended.extend(self.entries.remove(index).filter(|entry| entry.owns_mapping));
+    }
+
+    /// Ends the oldest flow that is not assured; `false`: there is none.
+    fn drop_early(&mut self) -> bool {
+        let Some(index) = self.unassured.front() else { return false };
+        self.counters.early_drops += 1;
+        self.remove(index);
+        true
+    }
+
+    fn expire_at(&mut self, now: Instant, index: u32) {
+        let generation = self.entries.generation(index);
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.expires = now;
+            self.wheel.schedule(now, Timer { index, generation });
+        }
+    }
+
+    fn tell(&mut self, kind: EventKind, index: u32) {
+        let Some(events) = &mut self.events else { return };
+        let Some(entry) = self.entries.get(index) else { return };
+        if events.len() >= limits::CONNTRACK_EVENTS {
+            self.counters.events_lost += 1;
+            return;
+        }
+        events.push_back(Event { kind, entry: entry.clone() });
+    }
+}

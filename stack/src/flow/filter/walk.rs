@@ -1,0 +1,389 @@
+//! The walk: a packet goes through the rules of one chain of one table until one decides.
+//!
+//! A [`Walker`] is made from a checked [`RuleSet`]: chains and sets are found by number, limits have their state. It belongs to
+//! one shard; rates are those of the whole process divided by its shards.
+
+use core::net::IpAddr;
+use std::collections::HashMap;
+
+use super::limit::{Bucket, Buckets, FlowCounts};
+use super::rule::{
+    Condition, ConnLimit, ConnMark, Family, HashLimit, Hook, Match, Rate, RejectWith, Rule, Table, Target,
+    TcpMss,
+};
+use super::set::masked;
+use super::{AddressSet, Policy, RuleSet, link};
+use crate::flow::FlowTuple;
+use crate::flow::conntrack::{Count, CtState};
+use crate::flow::view::{PacketView, Transport};
+use crate::limits;
+use crate::parse::protocol;
+use crate::time::Instant;
+
+/// What rules may ask about a packet, and what they may change.
+pub struct Facts<'a> {
+    /// Its headers.
+    pub view: &'a PacketView,
+    /// The interface it came in by; `None`: it is of this host.
+    pub in_interface: Option<&'a str>,
+    /// The interface it leaves by; `None`: not known yet, or it is for this host.
+    pub out_interface: Option<&'a str>,
+    /// What connection tracking says of it.
+    pub state: CtState,
+    /// Its flow's source is translated.
+    pub snat: bool,
+    /// Its flow's destination is translated.
+    pub dnat: bool,
+    /// Its mark.
+    pub mark: u32,
+    /// Its flow's mark.
+    pub conn_mark: u32,
+    /// A rule said not to track it.
+    pub untracked: bool,
+    /// A rule lowers the MSS that it offers.
+    pub mss: Option<TcpMss>,
+    /// Whether a flow still exists, by its original tuple.
+    pub alive: &'a mut dyn FnMut(&FlowTuple) -> bool,
+}
+
+/// What the rules of one chain decided.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The packet may pass.
+    Accept,
+    /// It is dropped.
+    Drop,
+    /// It is dropped, and its sender told.
+    Reject(RejectWith),
+    /// Its flow is translated: SNAT, MASQUERADE, DNAT, REDIRECT or NETMAP.
+    Translate(Target),
+}
+
+/// One shard's use of a rule set.
+#[derive(Debug)]
+pub struct Walker {
+    rules: Vec<Step>,
+    chains: Vec<Span>,
+    /// By table and hook: the chain's number.
+    entries: HashMap<(Table, Hook), u32>,
+    sets: Vec<AddressSet>,
+    buckets: Vec<Option<Bucket>>,
+    hash_buckets: Vec<Buckets>,
+    flow_counts: Vec<FlowCounts>,
+    counts: Vec<Count>,
+    /// What built-in chains' policies decided about, by chain.
+    policy_counts: Vec<Count>,
+}
+
+/// A chain: its rules' numbers.
+#[derive(Debug)]
+struct Span {
+    start: u32,
+    end: u32,
+    policy: Option<Policy>,
+}
+
+/// A rule ready to be asked.
+#[derive(Debug)]
+struct Step {
+    family: Family,
+    conditions: Vec<(bool, Test)>,
+    target: Target,
+    /// The chain it leads to.
+    chain: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Test {
+    /// Needs nothing but the packet.
+    Plain(Match),
+    Limit(usize, Rate),
+    HashLimit(usize, HashLimit),
+    ConnLimit(usize, ConnLimit),
+    Set(usize, bool),
+}
+
+/// Where a walk goes on when a chain ends.
+#[derive(Clone, Copy)]
+struct Frame {
+    chain: u32,
+    next: u32,
+}
+
+impl Walker {
+    /// For one of `shards` shards.
+    #[must_use]
+    pub fn new(set: &RuleSet, shards: u16) -> Self {
+        let mut walker = Self {
+            rules: Vec::new(),
+            chains: Vec::new(),
+            entries: HashMap::new(),
+            sets: set.sets.values().cloned().collect(),
+            buckets: Vec::new(),
+            hash_buckets: Vec::new(),
+            flow_counts: Vec::new(),
+            counts: Vec::new(),
+            policy_counts: Vec::new(),
+        };
+        let mut named = HashMap::new();
+        for (&table, chains) in &set.tables {
+            let first = walker.chains.len() as u32;
+            for chain in chains {
+                let number = walker.chains.len() as u32;
+                if let Some(hook) = Hook::named(&chain.name).filter(|_| chain.policy.is_some()) {
+                    walker.entries.insert((table, hook), number);
+                }
+                let start = walker.rules.len() as u32;
+                for rule in &chain.rules {
+                    let target = link::chain_of(&rule.target)
+                        .and_then(|name| chains.iter().position(|chain| chain.name == name))
+                        .map(|place| first + place as u32);
+                    let step = walker.step(set, rule, target, shards, &mut named);
+                    walker.rules.push(step);
+                }
+                walker.chains.push(Span { start, end: walker.rules.len() as u32, policy: chain.policy });
+            }
+        }
+        walker.counts = vec![Count::default(); walker.rules.len()];
+        walker.policy_counts = vec![Count::default(); walker.chains.len()];
+        walker
+    }
+
+    /// Walks the chain of `hook` in `table`.
+    pub fn walk(&mut self, now: Instant, table: Table, hook: Hook, facts: &mut Facts<'_>) -> Verdict {
+        let Some(&entry) = self.entries.get(&(table, hook)) else { return Verdict::Accept };
+        let mut stack = [Frame { chain: 0, next: 0 }; limits::FILTER_CHAIN_DEPTH];
+        let mut depth = 0;
+        let mut at = Frame { chain: entry, next: self.chains[entry as usize].start };
+        loop {
+            if at.next >= self.chains[at.chain as usize].end {
+                match self.leave(at.chain, &mut depth, &stack, facts) {
+                    Ok(back) => {
+                        at = back;
+                        continue;
+                    }
+                    Err(verdict) => return verdict,
+                }
+            }
+            let rule = at.next as usize;
+            at.next += 1;
+            if !self.matches(now, rule, facts) {
+                continue;
+            }
+            count(&mut self.counts[rule], facts.view.len);
+            let step = &self.rules[rule];
+            match &step.target {
+                Target::Nothing => {}
+                Target::Accept => return Verdict::Accept,
+                Target::Drop => return Verdict::Drop,
+                Target::Reject(with) => return Verdict::Reject(*with),
+                Target::Return => at.next = self.chains[at.chain as usize].end,
+                Target::Log { prefix, level } => log(prefix, *level, hook, facts),
+                Target::Mark { value, mask } => facts.mark = (facts.mark & !mask) ^ value,
+                Target::ConnMark(change) => change_marks(*change, facts),
+                Target::NoTrack => facts.untracked = true,
+                Target::TcpMss(mss) => facts.mss = Some(*mss),
+                Target::Jump(_) | Target::Goto(_) => {
+                    let Some(chain) = step.chain else { continue };
+                    if matches!(step.target, Target::Jump(_)) && depth < stack.len() {
+                        stack[depth] = at;
+                        depth += 1;
+                    }
+                    at = Frame { chain, next: self.chains[chain as usize].start };
+                }
+                target => return Verdict::Translate(target.clone()),
+            }
+        }
+    }
+
+    /// Packets and bytes that a rule matched, in the order in which the set has the rules.
+    #[must_use]
+    pub fn counts(&self) -> &[Count] {
+        &self.counts
+    }
+
+    /// At the end of a chain: where it was called from, or what the policy says.
+    fn leave(
+        &mut self,
+        chain: u32,
+        depth: &mut usize,
+        stack: &[Frame],
+        facts: &Facts<'_>,
+    ) -> Result<Frame, Verdict> {
+        if *depth > 0 {
+            *depth -= 1;
+            return Ok(stack[*depth]);
+        }
+        // A chain reached by goto from a built-in one ends as that one does.
+        count(&mut self.policy_counts[chain as usize], facts.view.len);
+        Err(match self.chains[chain as usize].policy {
+            Some(Policy::Drop) => Verdict::Drop,
+            Some(Policy::Accept) | None => Verdict::Accept,
+        })
+    }
+
+    fn step(
+        &mut self,
+        set: &RuleSet,
+        rule: &Rule,
+        chain: Option<u32>,
+        shards: u16,
+        named: &mut HashMap<String, usize>,
+    ) -> Step {
+        let conditions = rule.conditions.iter().map(|condition| {
+            let Condition { inverted, test } = condition;
+            let test = match test {
+                Match::Limit(rate) => {
+                    self.buckets.push(None);
+                    Test::Limit(self.buckets.len() - 1, share(*rate, shards))
+                }
+                Match::HashLimit(limit) => {
+                    let buckets = &mut self.hash_buckets;
+                    let place = *named.entry(limit.name.clone()).or_insert_with(|| {
+                        buckets.push(Buckets::default());
+                        buckets.len() - 1
+                    });
+                    Test::HashLimit(place, HashLimit { rate: share(limit.rate, shards), ..limit.clone() })
+                }
+                Match::ConnLimit(limit) => {
+                    self.flow_counts.push(FlowCounts::default());
+                    let flows = limit.flows.div_ceil(u32::from(shards.max(1)));
+                    Test::ConnLimit(self.flow_counts.len() - 1, ConnLimit { flows, ..*limit })
+                }
+                Match::Set { name, destination } => {
+                    let place = set.sets.keys().position(|known| known == name).unwrap_or(usize::MAX);
+                    Test::Set(place, *destination)
+                }
+                plain => Test::Plain(plain.clone()),
+            };
+            (*inverted, test)
+        });
+        let conditions = conditions.collect();
+        Step { family: rule.family, conditions, target: rule.target.clone(), chain }
+    }
+
+    fn matches(&mut self, now: Instant, rule: usize, facts: &mut Facts<'_>) -> bool {
+        let Self { rules, sets, buckets, hash_buckets, flow_counts, .. } = self;
+        let step = &rules[rule];
+        let tuple = facts.view.tuple;
+        match step.family {
+            Family::Ipv4 if !tuple.is_ipv4() => return false,
+            Family::Ipv6 if tuple.is_ipv4() => return false,
+            _ => {}
+        }
+        step.conditions.iter().all(|(inverted, test)| {
+            let holds = match test {
+                Test::Plain(test) => plain(test, facts),
+                Test::Limit(place, rate) => {
+                    buckets[*place].get_or_insert_with(|| Bucket::full(now, rate)).take(now, rate)
+                }
+                Test::HashLimit(place, limit) => hash_buckets[*place].take(now, &tuple, limit) != limit.above,
+                Test::ConnLimit(place, limit) => {
+                    let addr = if limit.destination { tuple.dst() } else { tuple.src() };
+                    let network = limit.prefix.map_or(addr, |prefix| masked(addr, prefix));
+                    let count = flow_counts[*place].count(network, &tuple, limit.flows, facts.alive);
+                    (count > limit.flows) == limit.above
+                }
+                Test::Set(place, destination) => {
+                    let addr = if *destination { tuple.dst() } else { tuple.src() };
+                    sets.get(*place).is_some_and(|set| set.contains(addr))
+                }
+            };
+            holds != *inverted
+        })
+    }
+}
+
+/// One shard's share of a rate: flows are spread over the shards by their hash.
+fn share(rate: Rate, shards: u16) -> Rate {
+    let shards = u32::from(shards.max(1));
+    if shards == 1 {
+        return rate;
+    }
+    // In the longest unit no rate is rounded to nothing.
+    let day = super::RateUnit::Day.seconds();
+    let a_day = u64::from(rate.events) * u64::from(day / rate.unit.seconds()) / u64::from(shards);
+    let (events, unit) = if a_day / u64::from(day) >= 1000 {
+        ((a_day / u64::from(day)) as u32, super::RateUnit::Second)
+    } else {
+        (a_day.clamp(1, u64::from(u32::MAX)) as u32, super::RateUnit::Day)
+    };
+    Rate { events, unit, burst: rate.burst.div_ceil(shards) }
+}
+
+fn count(count: &mut Count, bytes: u32) {
+    count.packets += 1;
+    count.bytes += u64::from(bytes);
+}
+
+fn plain(test: &Match, facts: &Facts<'_>) -> bool {
+    let tuple = &facts.view.tuple;
+    let inside = |networks: &[crate::config::Cidr], addr: IpAddr| {
+        networks.iter().any(|network| network.contains(addr))
+    };
+    match test {
+        Match::Source(networks) => inside(networks, tuple.src()),
+        Match::Destination(networks) => inside(networks, tuple.dst()),
+        Match::Protocol(number) => tuple.protocol == *number,
+        Match::InInterface(name) => facts.in_interface.is_some_and(|known| name.matches(known)),
+        Match::OutInterface(name) => facts.out_interface.is_some_and(|known| name.matches(known)),
+        Match::SourcePorts(ports) => has_ports(facts) && ports.contains(tuple.src_port),
+        Match::DestinationPorts(ports) => has_ports(facts) && ports.contains(tuple.dst_port),
+        Match::EitherPorts(ports) => {
+            has_ports(facts) && (ports.contains(tuple.src_port) || ports.contains(tuple.dst_port))
+        }
+        Match::TcpFlags { mask, set } => match &facts.view.transport {
+            Transport::Tcp(tcp) => tcp.flags & *mask == *set,
+            _ => false,
+        },
+        Match::IcmpType { kind, code, ipv6 } => icmp(facts, *ipv6).is_some_and(|found| {
+            kind.is_none_or(|kind| kind == found.0) && code.is_none_or(|code| code == found.1)
+        }),
+        Match::CtState(states) => states.matches(facts.state, facts.snat, facts.dnat),
+        Match::Mark { value, mask } => facts.mark & mask == *value,
+        Match::ConnMark { value, mask } => facts.conn_mark & mask == *value,
+        Match::Limit(_) | Match::HashLimit(_) | Match::ConnLimit(_) | Match::Set { .. } => false,
+    }
+}
+
+fn has_ports(facts: &Facts<'_>) -> bool {
+    matches!(facts.view.transport, Transport::Tcp(_) | Transport::Ports)
+}
+
+fn icmp(facts: &Facts<'_>, ipv6: bool) -> Option<(u8, u8)> {
+    let wanted = if ipv6 { protocol::ICMPV6 } else { protocol::ICMPV4 };
+    if facts.view.tuple.protocol != wanted {
+        return None;
+    }
+    match facts.view.transport {
+        Transport::Query { kind, code }
+        | Transport::Error { kind, code, .. }
+        | Transport::Icmp { kind, code } => Some((kind, code)),
+        _ => None,
+    }
+}
+
+fn change_marks(change: ConnMark, facts: &mut Facts<'_>) {
+    match change {
+        ConnMark::Set { value, mask } => facts.conn_mark = (facts.conn_mark & !mask) ^ value,
+        ConnMark::Save { mask } => facts.conn_mark = (facts.conn_mark & !mask) | (facts.mark & mask),
+        ConnMark::Restore { mask } => facts.mark = (facts.mark & !mask) | (facts.conn_mark & mask),
+    }
+}
+
+fn log(prefix: &str, level: u8, hook: Hook, facts: &Facts<'_>) {
+    let (tuple, len) = (&facts.view.tuple, facts.view.len);
+    let (input, output) = (facts.in_interface.unwrap_or(""), facts.out_interface.unwrap_or(""));
+    let hook = hook.name();
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(target: "bywash::filter", hook, r#in = input, out = output, len, "{prefix}{tuple:?}")
+        };
+    }
+    match level {
+        0..=3 => line!(error),
+        4 => line!(warn),
+        5 | 6 => line!(info),
+        _ => line!(debug),
+    }
+}

@@ -1,0 +1,481 @@
+//! The gate: takes a packet through tables and chains in netfilter's order, with connection tracking and translation between
+//! them.
+//!
+//! ```text
+//! received ─ raw PREROUTING ─ track ─ nat PREROUTING ─┬─ filter INPUT ─ nat INPUT ─ confirm ─▶ a local socket
+//!            [Gate::arrive]                           │  [Gate::deliver]
+//!                                                     └─ filter FORWARD ─ nat POSTROUTING ─ confirm ─▶ the wire
+//!                                                        [Gate::forward]
+//! a local socket ─ raw OUTPUT ─ track ─ nat OUTPUT ─ filter OUTPUT ─ nat POSTROUTING ─ confirm ─▶ the wire
+//!                  [Gate::send]
+//! ```
+//!
+//! Only the first packet of a flow walks rules; one that belongs to a flow that was let through costs one lookup. ICMP errors
+//! about a flow (RELATED) and packets that fit none (INVALID, UNTRACKED) walk each time. Where no rule asks for flows and
+//! none translates, nothing is tracked, and only packets that begin something should be shown to the gate.
+
+use core::net::IpAddr;
+
+use super::FlowTuple;
+use super::conntrack::{
+    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, EntryId, Hit, Tracked,
+};
+use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
+use super::nat::{self, Filtering, Nat, NatError};
+use super::view::{PacketView, Transport};
+use crate::counters::DropReason;
+use crate::time::Instant;
+
+/// An interface as rules know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Interface<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its address of the packet's IP version, for MASQUERADE and REDIRECT.
+    pub address: Option<IpAddr>,
+}
+
+/// What the gate is made of.
+#[derive(Clone, Debug, Default)]
+pub struct GateConfig {
+    /// Bounds and timeouts of connection tracking.
+    pub conntrack: ConntrackConfig,
+    /// Who may send to a mapping.
+    pub filtering: Filtering,
+}
+
+/// One shard's tables, flows and translations.
+pub struct Gate {
+    walker: Walker,
+    table: Option<Conntrack>,
+    nat: Nat,
+    config: GateConfig,
+    keys: (u64, u64),
+    shards: u16,
+}
+
+/// A packet under way through the gate.
+#[derive(Debug)]
+pub struct Passage {
+    view: PacketView,
+    state: CtState,
+    hit: Option<Hit>,
+    begin: Option<Begin>,
+    /// Its mark.
+    pub mark: u32,
+    /// The MSS that a SYN may offer at most, as a rule said.
+    pub mss: Option<TcpMss>,
+}
+
+/// What the packet becomes on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Its own addresses and ports.
+    Packet(FlowTuple),
+    /// It is an ICMP error: its addresses, and those of the packet that it quotes.
+    Error {
+        /// Source and destination of the error.
+        addresses: (IpAddr, IpAddr),
+        /// Of the quoted packet.
+        quoted: FlowTuple,
+    },
+}
+
+/// Why a packet does not pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// It is dropped.
+    Drop(DropReason),
+    /// It is dropped, counted as filtered, and its sender told.
+    Reject(RejectWith),
+}
+
+impl Gate {
+    /// A gate with these rules, for one of `shards` shards. `seed` must be unpredictable on a real network and the same on
+    /// all shards.
+    #[must_use]
+    pub fn new(
+        rules: &RuleSet,
+        config: GateConfig,
+        seed: [u8; 32],
+        shard: u16,
+        shards: u16,
+        now: Instant,
+    ) -> Self {
+        let keys = (
+            u64::from_le_bytes(seed[..8].try_into().expect("8 bytes")),
+            u64::from_le_bytes(seed[8..16].try_into().expect("8 bytes")),
+        );
+        let table = rules.needs_tracking().then(|| Conntrack::new(config.conntrack.clone(), keys, now));
+        Self {
+            walker: Walker::new(rules, shards),
+            table,
+            nat: Nat::new(config.filtering, seed, shard, shards),
+            config,
+            keys,
+            shards,
+        }
+    }
+
+    /// Other rules from now on. Flows that were let through go on, as does their translation.
+    pub fn reload(&mut self, now: Instant, rules: &RuleSet) {
+        self.walker = Walker::new(rules, self.shards);
+        if rules.needs_tracking() && self.table.is_none() {
+            self.table = Some(Conntrack::new(self.config.conntrack.clone(), self.keys, now));
+        }
+    }
+
+    /// The flows, when they are tracked.
+    #[must_use]
+    pub fn flows(&mut self) -> Option<&mut Conntrack> {
+        self.table.as_mut()
+    }
+
+    /// The flows, to look at.
+    #[must_use]
+    pub fn table(&self) -> Option<&Conntrack> {
+        self.table.as_ref()
+    }
+
+    /// Whether flows are tracked: every packet must be shown to the gate then.
+    #[must_use]
+    pub fn tracks(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// The rules' counts and limits.
+    #[must_use]
+    pub fn walker(&self) -> &Walker {
+        &self.walker
+    }
+
+    /// The mappings.
+    #[must_use]
+    pub fn nat(&self) -> &Nat {
+        &self.nat
+    }
+
+    // ---- received packets
+
+    /// A packet came in.
+    ///
+    /// # Errors
+    /// It does not pass.
+    pub fn arrive(
+        &mut self,
+        now: Instant,
+        view: PacketView,
+        from: Interface<'_>,
+    ) -> Result<Passage, Refused> {
+        let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
+        self.translate(now, &mut passage, Hook::Prerouting, Some(from), None)?;
+        Ok(passage)
+    }
+
+    /// It is for this host. Then it is what [`Gate::change`] says.
+    ///
+    /// # Errors
+    /// It does not pass.
+    pub fn deliver(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        from: Interface<'_>,
+    ) -> Result<Option<Change>, Refused> {
+        self.filter(now, passage, Hook::Input, Some(from), None)?;
+        self.translate(now, passage, Hook::Input, Some(from), None)?;
+        self.confirm(now, passage)
+    }
+
+    /// It goes on by another interface.
+    ///
+    /// # Errors
+    /// It does not pass.
+    pub fn forward(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        from: Interface<'_>,
+        to: Interface<'_>,
+    ) -> Result<Option<Change>, Refused> {
+        self.filter(now, passage, Hook::Forward, Some(from), Some(to))?;
+        self.translate(now, passage, Hook::Postrouting, None, Some(to))?;
+        self.confirm(now, passage)
+    }
+
+    // ---- packets of this host
+
+    /// A packet of this host leaves by `to`.
+    ///
+    /// # Errors
+    /// It does not pass.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        view: PacketView,
+        to: Interface<'_>,
+    ) -> Result<(Passage, Option<Change>), Refused> {
+        let mut passage = self.enter(now, view, Hook::Output, None, Some(to))?;
+        self.translate(now, &mut passage, Hook::Output, None, Some(to))?;
+        self.filter(now, &mut passage, Hook::Output, None, Some(to))?;
+        self.translate(now, &mut passage, Hook::Postrouting, None, Some(to))?;
+        let change = self.confirm(now, &mut passage)?;
+        Ok((passage, change))
+    }
+
+    // ---- time
+
+    /// Ends flows whose time is over.
+    pub fn advance(&mut self, now: Instant) {
+        if let Some(table) = &mut self.table {
+            table.advance(now);
+        }
+        self.release_ended();
+    }
+
+    /// When [`Gate::advance`] is next needed.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.table.as_ref()?.next_deadline()
+    }
+
+    /// Ends a flow; `false`: it had ended.
+    pub fn delete(&mut self, id: EntryId) -> bool {
+        let deleted = self.table.as_mut().is_some_and(|table| table.delete(id));
+        self.release_ended();
+        deleted
+    }
+
+    // ---- steps
+
+    /// The raw table, then tracking.
+    fn enter(
+        &mut self,
+        now: Instant,
+        view: PacketView,
+        hook: Hook,
+        from: Option<Interface<'_>>,
+        to: Option<Interface<'_>>,
+    ) -> Result<Passage, Refused> {
+        let mut passage =
+            Passage { view, state: CtState::Untracked, hit: None, begin: None, mark: 0, mss: None };
+        let untracked = self.walk(now, &mut passage, Table::Raw, hook, from, to)?;
+        let Some(table) = self.table.as_mut().filter(|_| !untracked) else { return Ok(passage) };
+        match table.track(now, &passage.view) {
+            Tracked::Known(hit) => {
+                passage.state = hit.state;
+                passage.hit = Some(hit);
+            }
+            Tracked::Begin(begin) => {
+                passage.state = CtState::New;
+                passage.begin = Some(begin);
+            }
+            Tracked::Invalid(_) => passage.state = CtState::Invalid,
+            Tracked::Untracked => {}
+        }
+        self.release_ended();
+        Ok(passage)
+    }
+
+    /// The filter table, for what was not let through before.
+    fn filter(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        hook: Hook,
+        from: Option<Interface<'_>>,
+        to: Option<Interface<'_>>,
+    ) -> Result<(), Refused> {
+        let known = matches!(passage.hit, Some(hit) if hit.state != CtState::Related || !passage.is_error());
+        if known {
+            return Ok(());
+        }
+        // What the rules see is the packet as it is by now.
+        let view = passage.view;
+        if let Some(begin) = &passage.begin {
+            passage.view.tuple = begin.entry.reply.reversed();
+        }
+        let walked = self.walk(now, passage, Table::Filter, hook, from, to);
+        passage.view = view;
+        walked.map(|_| ())
+    }
+
+    /// The nat table, for the first packet of a flow.
+    fn translate(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        hook: Hook,
+        from: Option<Interface<'_>>,
+        to: Option<Interface<'_>>,
+    ) -> Result<(), Refused> {
+        let Some(begin) = &passage.begin else { return Ok(()) };
+        let view = passage.view;
+        passage.view.tuple = begin.entry.reply.reversed();
+        let (verdict, _) = self.verdict(now, passage, Table::Nat, hook, from, to);
+        passage.view = view;
+        let (Some(table), Some(begin)) = (&self.table, &mut passage.begin) else { return Ok(()) };
+        match verdict {
+            Verdict::Translate(target) => {
+                let here = if hook == Hook::Postrouting { to } else { from.or(to) };
+                let address = here.and_then(|interface| interface.address);
+                self.nat.set_up(table, begin, &target, hook, address).map_err(refused)
+            }
+            _ if hook == Hook::Prerouting => {
+                if let Some(inside) = self.nat.inbound(&begin.entry.original) {
+                    self.nat.let_in(begin, inside);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The end of the way: a flow that begins exists from now on.
+    fn confirm(&mut self, now: Instant, passage: &mut Passage) -> Result<Option<Change>, Refused> {
+        if let Some(mut begin) = passage.begin.take()
+            && let Some(table) = &mut self.table
+        {
+            self.nat.make_unique(table, &mut begin).map_err(refused)?;
+            let direction = Direction::Original;
+            let id = table.confirm(now, begin).map_err(|error| {
+                Refused::Drop(match error {
+                    ConfirmError::TableFull => DropReason::ConntrackTableFull,
+                    ConfirmError::Clash => DropReason::ConntrackClash,
+                })
+            })?;
+            if let Some(entry) = table.get(id) {
+                self.nat.keep(entry);
+            }
+            passage.hit = Some(Hit { id, direction, state: CtState::New });
+            self.release_ended();
+        }
+        Ok(self.change(passage))
+    }
+
+    /// What the packet becomes; `None`: it stays as it is. After PREROUTING, where it goes to; at the end of its way, all of
+    /// it.
+    #[must_use]
+    pub fn change(&self, passage: &Passage) -> Option<Change> {
+        if let Some(begin) = &passage.begin {
+            let forward = begin.entry.reply.reversed();
+            return (forward != passage.view.tuple).then_some(Change::Packet(forward));
+        }
+        let hit = passage.hit?;
+        let entry = self.table.as_ref()?.get(hit.id)?;
+        if !passage.is_error() {
+            return nat::translated(entry, hit.direction).map(Change::Packet);
+        }
+        if !entry.is_translated() {
+            return None;
+        }
+        // The error goes against the packet that it is about. Its sender may be one of the flow's ends, known by another
+        // address on the other side.
+        let (before, after) = (entry.tuple(hit.direction), entry.tuple(hit.direction.other()).reversed());
+        let tuple = &passage.view.tuple;
+        let from = if tuple.src() == before.src() { after.src() } else { tuple.src() };
+        Some(Change::Error { addresses: (from, after.dst()), quoted: *entry.tuple(hit.direction.other()) })
+    }
+
+    /// Walks a chain in which nothing is translated; whether the packet is not to be tracked.
+    fn walk(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        table: Table,
+        hook: Hook,
+        from: Option<Interface<'_>>,
+        to: Option<Interface<'_>>,
+    ) -> Result<bool, Refused> {
+        let (verdict, untracked) = self.verdict(now, passage, table, hook, from, to);
+        match verdict {
+            Verdict::Accept | Verdict::Translate(_) => Ok(untracked),
+            Verdict::Drop => Err(Refused::Drop(DropReason::Filtered)),
+            Verdict::Reject(with) => Err(Refused::Reject(with)),
+        }
+    }
+
+    fn verdict(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        table: Table,
+        hook: Hook,
+        from: Option<Interface<'_>>,
+        to: Option<Interface<'_>>,
+    ) -> (Verdict, bool) {
+        let flow = passage
+            .hit
+            .and_then(|hit| self.table.as_ref()?.get(hit.id))
+            .or(passage.begin.as_ref().map(|begin| &begin.entry));
+        let (conn_mark, snat, dnat) = flow.map_or((0, false, false), |entry| {
+            let forward = entry.reply.reversed();
+            let (snat, dnat) = (
+                forward.source() != entry.original.source(),
+                forward.destination() != entry.original.destination(),
+            );
+            (entry.mark, snat, dnat)
+        });
+        let flows = self.table.as_ref();
+        let mut facts = Facts {
+            view: &passage.view,
+            in_interface: from.map(|interface| interface.name),
+            out_interface: to.map(|interface| interface.name),
+            state: passage.state,
+            snat,
+            dnat,
+            mark: passage.mark,
+            conn_mark,
+            untracked: false,
+            mss: passage.mss,
+            alive: &mut |tuple| flows.is_some_and(|flows| flows.find(tuple).is_some()),
+        };
+        let verdict = self.walker.walk(now, table, hook, &mut facts);
+        let Facts { mark, conn_mark: new_mark, untracked, mss, .. } = facts;
+        (passage.mark, passage.mss) = (mark, mss);
+        if new_mark != conn_mark {
+            match (&mut passage.begin, passage.hit, &mut self.table) {
+                (Some(begin), ..) => begin.entry.mark = new_mark,
+                (None, Some(hit), Some(table)) => table.set_mark(hit.id, new_mark),
+                _ => {}
+            }
+        }
+        (verdict, untracked)
+    }
+
+    fn release_ended(&mut self) {
+        let Some(table) = &mut self.table else { return };
+        for entry in table.take_ended() {
+            self.nat.release(&entry);
+        }
+    }
+}
+
+impl Passage {
+    /// What connection tracking says of the packet.
+    #[must_use]
+    pub fn state(&self) -> CtState {
+        self.state
+    }
+
+    /// The flow that it belongs to, once there is one.
+    #[must_use]
+    pub fn flow(&self) -> Option<EntryId> {
+        self.hit.map(|hit| hit.id)
+    }
+
+    fn is_error(&self) -> bool {
+        matches!(self.view.transport, Transport::Error { .. })
+    }
+}
+
+fn refused(error: NatError) -> Refused {
+    Refused::Drop(match error {
+        NatError::NoFreePort => DropReason::NatNoFreePort,
+        NatError::NoAddress => DropReason::NatNoAddress,
+    })
+}
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;

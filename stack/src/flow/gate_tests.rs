@@ -1,0 +1,285 @@
+use core::net::SocketAddr;
+
+use super::*;
+use crate::flow::view::TcpView;
+use crate::parse::protocol;
+use crate::tcp::header::Flags;
+use crate::tcp::seq::SeqNumber;
+use crate::time::Duration;
+
+fn at(seconds: u64) -> Instant {
+    Instant::ZERO + Duration::from_secs(seconds)
+}
+
+fn rules(text: &str) -> RuleSet {
+    RuleSet::parse(text, "rules").unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn gate(text: &str) -> Gate {
+    Gate::new(&rules(text), GateConfig::default(), [5; 32], 0, 1, Instant::ZERO)
+}
+
+const LAN: Interface<'_> =
+    Interface { name: "lan", address: Some(IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 1))) };
+const WAN: Interface<'_> =
+    Interface { name: "wan", address: Some(IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1))) };
+
+fn udp(src: &str, dst: &str) -> PacketView {
+    let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
+    PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports }
+}
+
+fn syn(src: &str, dst: &str) -> PacketView {
+    let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+    let tcp = TcpView {
+        seq: SeqNumber(1),
+        ack: SeqNumber(0),
+        flags: Flags::SYN,
+        window: 1000,
+        payload_len: 0,
+        window_scale: None,
+        sack_permitted: false,
+        sack_edge: None,
+    };
+    PacketView {
+        tuple: FlowTuple::new(src, dst, protocol::TCP),
+        len: 40,
+        packets: 1,
+        transport: Transport::Tcp(tcp),
+    }
+}
+
+fn unreachable(from: &str, to: &str, quoted: FlowTuple) -> PacketView {
+    let tuple = FlowTuple::portless(from.parse().unwrap(), to.parse().unwrap(), protocol::ICMPV4);
+    PacketView {
+        tuple,
+        len: 56,
+        packets: 1,
+        transport: Transport::Error { kind: 3, code: 3, quoted: Some(quoted) },
+    }
+}
+
+/// Through the gate to another interface: what the packet is then.
+fn through(
+    gate: &mut Gate,
+    view: PacketView,
+    from: Interface<'_>,
+    to: Interface<'_>,
+) -> Result<FlowTuple, Refused> {
+    let mut passage = gate.arrive(at(0), view, from)?;
+    match gate.forward(at(0), &mut passage, from, to)? {
+        None => Ok(view.tuple),
+        Some(Change::Packet(tuple)) => Ok(tuple),
+        Some(Change::Error { .. }) => panic!("no error"),
+    }
+}
+
+fn local(gate: &mut Gate, view: PacketView, from: Interface<'_>) -> Result<Option<Change>, Refused> {
+    let mut passage = gate.arrive(at(0), view, from)?;
+    gate.deliver(at(0), &mut passage, from)
+}
+
+const ROUTER: &str = "\
+*nat
+:POSTROUTING ACCEPT
+-A POSTROUTING -o wan -j MASQUERADE
+-A PREROUTING -i wan -p udp --dport 80 -j DNAT --to-destination 10.0.0.100:8080
+COMMIT
+*filter
+:FORWARD DROP
+-A FORWARD -m conntrack --ctstate RELATED -j ACCEPT
+-A FORWARD -i lan -j ACCEPT
+-A FORWARD -m conntrack --ctstate DNAT -j ACCEPT
+COMMIT
+";
+
+#[test]
+fn a_lan_host_talks_through_the_masquerade_and_strangers_do_not_get_in() {
+    let mut gate = gate(ROUTER);
+    let asked = udp("10.0.0.2:5000", "198.51.100.1:53");
+    let outside = through(&mut gate, asked, LAN, WAN).unwrap();
+    assert_eq!(outside.source(), "192.0.2.1:5000".parse().unwrap());
+    let answer = PacketView { tuple: outside.reversed(), ..asked };
+    assert_eq!(through(&mut gate, answer, WAN, LAN), Ok(asked.tuple.reversed()));
+    assert_eq!(through(&mut gate, asked, LAN, WAN), Ok(outside), "the same again");
+    let stranger = udp("203.0.113.7:9", "10.0.0.2:5000");
+    assert_eq!(through(&mut gate, stranger, WAN, LAN), Err(Refused::Drop(DropReason::Filtered)));
+    assert_eq!(gate.flows().unwrap().len(), 1, "a dropped packet begins no flow");
+}
+
+#[test]
+fn a_forwarded_port_is_reached_from_outside() {
+    let mut gate = gate(ROUTER);
+    let asked = udp("203.0.113.7:4000", "192.0.2.1:80");
+    let inside = through(&mut gate, asked, WAN, LAN).unwrap();
+    assert_eq!(inside.destination(), "10.0.0.100:8080".parse().unwrap());
+    let answer = PacketView { tuple: inside.reversed(), ..asked };
+    assert_eq!(through(&mut gate, answer, LAN, WAN), Ok(asked.tuple.reversed()));
+}
+
+#[test]
+fn after_prerouting_the_packet_shows_where_it_goes() {
+    let mut gate = gate(ROUTER);
+    let asked = udp("203.0.113.7:4000", "192.0.2.1:80");
+    let passage = gate.arrive(at(0), asked, WAN).unwrap();
+    let Some(Change::Packet(tuple)) = gate.change(&passage) else { panic!("{passage:?}") };
+    assert_eq!(tuple.destination(), "10.0.0.100:8080".parse().unwrap());
+    assert_eq!(tuple.source(), asked.tuple.source());
+}
+
+#[test]
+fn an_error_about_a_translated_flow_reaches_the_host_that_began_it() {
+    let mut gate = gate(ROUTER);
+    let asked = udp("10.0.0.2:5000", "198.51.100.1:53");
+    let outside = through(&mut gate, asked, LAN, WAN).unwrap();
+    for from in ["203.0.113.254", "198.51.100.1"] {
+        let error = unreachable(from, "192.0.2.1", outside);
+        let mut passage = gate.arrive(at(0), error, WAN).unwrap();
+        assert_eq!(passage.state(), CtState::Related);
+        let change = gate.forward(at(0), &mut passage, WAN, LAN).unwrap();
+        let addresses = (from.parse().unwrap(), "10.0.0.2".parse().unwrap());
+        assert_eq!(change, Some(Change::Error { addresses, quoted: asked.tuple }));
+    }
+}
+
+#[test]
+fn an_error_of_a_server_behind_a_forwarded_port_comes_from_the_outside_address() {
+    let mut gate = gate(ROUTER);
+    let asked = udp("203.0.113.7:4000", "192.0.2.1:80");
+    let inside = through(&mut gate, asked, WAN, LAN).unwrap();
+    let error = unreachable("10.0.0.100", "203.0.113.7", inside);
+    let mut passage = gate.arrive(at(0), error, LAN).unwrap();
+    let change = gate.forward(at(0), &mut passage, LAN, WAN).unwrap();
+    let addresses = ("192.0.2.1".parse().unwrap(), "203.0.113.7".parse().unwrap());
+    assert_eq!(change, Some(Change::Error { addresses, quoted: asked.tuple }));
+}
+
+#[test]
+fn hairpin_works_with_the_rules_that_people_write() {
+    let text = ROUTER.replace("-A PREROUTING -i wan -p", "-A PREROUTING -d 192.0.2.1 -p").replace(
+        "-A POSTROUTING -o wan -j MASQUERADE",
+        "-A POSTROUTING -o wan -j MASQUERADE\n-A POSTROUTING -s 10.0.0.0/24 -d 10.0.0.0/24 -j MASQUERADE",
+    );
+    let mut gate = gate(&text);
+    let asked = udp("10.0.0.2:5000", "192.0.2.1:80");
+    let inside = through(&mut gate, asked, LAN, LAN).unwrap();
+    assert_eq!(inside.source(), "10.0.0.1:5000".parse().unwrap());
+    assert_eq!(inside.destination(), "10.0.0.100:8080".parse().unwrap());
+    let answer = PacketView { tuple: inside.reversed(), ..asked };
+    assert_eq!(through(&mut gate, answer, LAN, LAN), Ok(asked.tuple.reversed()));
+}
+
+#[test]
+fn only_the_first_packet_of_a_flow_walks_the_rules() {
+    let mut gate = gate(
+        "-A INPUT -m conntrack --ctstate INVALID -j DROP\n-A INPUT -p udp --dport 53 -j ACCEPT\n-P INPUT DROP",
+    );
+    let asked = udp("10.0.0.2:5000", "10.0.0.1:53");
+    for _ in 0..5 {
+        assert_eq!(local(&mut gate, asked, LAN), Ok(None));
+    }
+    assert_eq!(gate.walker().counts()[1].packets, 1);
+    assert_eq!(
+        local(&mut gate, udp("10.0.0.2:5000", "10.0.0.1:54"), LAN),
+        Err(Refused::Drop(DropReason::Filtered))
+    );
+}
+
+#[test]
+fn rejects_say_how() {
+    let mut gate = gate("-A INPUT -p tcp -j REJECT --reject-with tcp-reset\n-A INPUT -j REJECT");
+    assert_eq!(
+        local(&mut gate, syn("10.0.0.2:1", "10.0.0.1:2"), LAN),
+        Err(Refused::Reject(RejectWith::TcpReset))
+    );
+    assert_eq!(
+        local(&mut gate, udp("10.0.0.2:1", "10.0.0.1:2"), LAN),
+        Err(Refused::Reject(RejectWith::Icmp(3)))
+    );
+    assert!(!gate.tracks(), "no rule asks for flows");
+}
+
+#[test]
+fn what_is_not_tracked_is_not_remembered() {
+    let mut gate = gate(
+        "-t raw -A PREROUTING -p udp -j NOTRACK\n-A INPUT -m conntrack --ctstate UNTRACKED -j ACCEPT\n-P INPUT DROP",
+    );
+    assert_eq!(local(&mut gate, udp("10.0.0.2:1", "10.0.0.1:2"), LAN), Ok(None));
+    assert_eq!(
+        local(&mut gate, syn("10.0.0.2:1", "10.0.0.1:2"), LAN),
+        Err(Refused::Drop(DropReason::Filtered))
+    );
+    assert!(gate.flows().unwrap().is_empty());
+}
+
+#[test]
+fn our_own_packets_pass_output_and_their_answers_come_back() {
+    let mut gate = gate(
+        "-A OUTPUT -p udp -j ACCEPT\n-P OUTPUT DROP\n-P INPUT DROP\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT",
+    );
+    let asked = udp("192.0.2.1:5000", "198.51.100.1:53");
+    let (passage, change) = gate.send(at(0), asked, WAN).unwrap();
+    assert_eq!((passage.state(), change), (CtState::New, None));
+    let answer = PacketView { tuple: asked.tuple.reversed(), ..asked };
+    assert_eq!(local(&mut gate, answer, WAN), Ok(None));
+    assert_eq!(
+        gate.send(at(0), syn("192.0.2.1:1", "198.51.100.1:2"), WAN).unwrap_err(),
+        Refused::Drop(DropReason::Filtered)
+    );
+}
+
+#[test]
+fn other_rules_keep_the_flows_that_were_let_through() {
+    let mut gate = gate("-A INPUT -m conntrack --ctstate NEW -p udp -j ACCEPT\n-P INPUT DROP");
+    let asked = udp("10.0.0.2:5000", "10.0.0.1:53");
+    assert_eq!(local(&mut gate, asked, LAN), Ok(None));
+    gate.reload(at(1), &rules("-P INPUT DROP"));
+    assert_eq!(local(&mut gate, asked, LAN), Ok(None));
+    assert!(local(&mut gate, udp("10.0.0.3:5000", "10.0.0.1:53"), LAN).is_err());
+}
+
+#[test]
+fn a_flows_mark_is_there_for_its_later_packets() {
+    let mut gate = gate(
+        "-A INPUT -m conntrack --ctstate NEW -j CONNMARK --set-mark 7\n-A INPUT -m connmark --mark 7 -j ACCEPT\n-P INPUT DROP",
+    );
+    let asked = udp("10.0.0.2:5000", "10.0.0.1:53");
+    let mut passage = gate.arrive(at(0), asked, LAN).unwrap();
+    gate.deliver(at(0), &mut passage, LAN).unwrap();
+    let id = passage.flow().unwrap();
+    assert_eq!(gate.flows().unwrap().get(id).unwrap().mark, 7);
+}
+
+#[test]
+fn ended_flows_give_their_ports_back() {
+    let mut gate = gate("-t nat -A POSTROUTING -o wan -p udp -j MASQUERADE --to-ports 4000-4000");
+    through(&mut gate, udp("10.0.0.2:5000", "198.51.100.1:53"), LAN, WAN).unwrap();
+    let other = udp("10.0.0.3:5000", "198.51.100.1:53");
+    assert_eq!(through(&mut gate, other, LAN, WAN), Err(Refused::Drop(DropReason::NatNoFreePort)));
+    gate.advance(at(31));
+    assert!(gate.nat().mappings().is_empty());
+    through(&mut gate, other, LAN, WAN).unwrap();
+}
+
+#[test]
+fn a_flood_of_new_flows_leaves_established_ones_alone() {
+    let config = GateConfig {
+        conntrack: ConntrackConfig { entries_max: 1000, ..ConntrackConfig::default() },
+        ..GateConfig::default()
+    };
+    let mut gate = Gate::new(&rules(ROUTER), config, [5; 32], 0, 1, Instant::ZERO);
+    let kept = udp("10.0.0.2:5000", "198.51.100.1:53");
+    let outside = through(&mut gate, kept, LAN, WAN).unwrap();
+    let answer = PacketView { tuple: outside.reversed(), ..kept };
+    through(&mut gate, answer, WAN, LAN).unwrap();
+    let mut passage = gate.arrive(at(3), kept, LAN).unwrap();
+    gate.forward(at(3), &mut passage, LAN, WAN).unwrap();
+    for i in 0..50_000u32 {
+        let [_, b, c, d] = i.to_be_bytes();
+        let spoofed = udp(&format!("10.{b}.{c}.{d}:{}", 1000 + i % 60_000), "198.51.100.1:53");
+        let _ = through(&mut gate, spoofed, LAN, WAN);
+        assert!(gate.flows().unwrap().len() <= 1000);
+    }
+    assert_eq!(through(&mut gate, answer, WAN, LAN), Ok(kept.tuple.reversed()));
+    assert!(gate.nat().mappings().len() <= 1000);
+}

@@ -1,0 +1,15 @@
+//! Flows: connection tracking, and what is built on it (filter, NAT). A packet comes here parsed, on its way from the burst
+//! to local delivery or forwarding, or from a local socket to the wire.
+//!
+//! [`view`] reads what the rest must know of a packet, once; [`conntrack`] says which flow it belongs to and whether it fits;
+//! [`filter`] has the rules, which only a flow's first packet walks; [`nat`] says what its packets become; [`gate`] leads a packet
+//! through all of it in netfilter's order.
+
+pub mod conntrack;
+pub mod filter;
+pub mod gate;
+pub mod nat;
+mod tuple;
+pub mod view;
+
+pub use tuple::FlowTuple;

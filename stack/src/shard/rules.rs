@@ -1,0 +1,87 @@
+//! Rules on the receive path: which packets are shown to the gate, and what becomes of those that it refuses.
+
+use std::sync::Arc;
+
+use super::Shard;
+use crate::config::{ConfigError, FilterConfig};
+use crate::counters::DropReason;
+use crate::flow::conntrack::Conntrack;
+use crate::flow::filter::{RejectWith, RuleSet};
+use crate::flow::gate::Refused;
+use crate::net::icmp::{self, Complaint};
+use crate::packet::Packet;
+use crate::time::Instant;
+
+impl Shard {
+    /// Other rules from now on, for a shard that was made with some: connections and flows that were let through go on.
+    /// Without rules from the start nothing happens, and it is `Ok(false)`.
+    ///
+    /// # Errors
+    /// What is wrong with them for a host; the old ones stay.
+    pub fn set_rules(&mut self, now: Instant, rules: Arc<RuleSet>) -> Result<bool, ConfigError> {
+        let filter = FilterConfig::new(rules, String::new());
+        filter.validate()?;
+        let Some(gate) = &mut self.output.gate else { return Ok(false) };
+        gate.reload(now, filter.rules);
+        Ok(true)
+    }
+
+    /// The flows, where rules ask for them.
+    pub fn flows(&mut self) -> Option<&mut Conntrack> {
+        self.output.gate.as_mut()?.flows()
+    }
+
+    /// Whether a TCP packet that this shard takes must be shown to the gate: all when flows are tracked, else those of no
+    /// connection yet.
+    pub(super) fn gate_asks_for(&self, packet: &Packet) -> bool {
+        self.output.gate.as_ref().is_some_and(|gate| gate.tracks() || !self.tcp.knows_packet(packet))
+    }
+
+    /// Shows a packet to the gate, if there is one. `false`: it was refused, counted, and answered where a rule says so.
+    pub(super) fn admits(&mut self, now: Instant, packet: &Packet) -> bool {
+        let Some(gate) = &mut self.output.gate else { return true };
+        match gate.receive(now, packet) {
+            Ok(()) => true,
+            Err(Refused::Drop(reason)) => {
+                self.counters.drop(reason);
+                false
+            }
+            Err(Refused::Reject(with)) => {
+                self.counters.drop(DropReason::Filtered);
+                match complaint(with) {
+                    Some(complaint) => {
+                        icmp::complain_about(now, complaint, packet, &self.policy, &mut self.output);
+                    }
+                    None => self.tcp.reset(packet, &mut self.counters),
+                }
+                false
+            }
+        }
+    }
+}
+
+/// The ICMP error that tells of a refusal; `None`: a RST does. Codes of one IP version have their nearest of the other.
+fn complaint(with: RejectWith) -> Option<Complaint> {
+    let (ipv4, ipv6) = match with {
+        RejectWith::TcpReset => return None,
+        RejectWith::Icmp(code) => (
+            code,
+            match code {
+                0 => 0,
+                1 => 3,
+                3 => 4,
+                _ => 1,
+            },
+        ),
+        RejectWith::Icmpv6(code) => (
+            match code {
+                0 => 0,
+                3 => 1,
+                4 => 3,
+                _ => 13,
+            },
+            code,
+        ),
+    };
+    Some(Complaint::Prohibited { ipv4, ipv6 })
+}
