@@ -19,7 +19,7 @@ quick) quick=(--quick) results=target/bench-quick ;;
 esac
 
 # Programs that measure, in this order: each takes --quick and --results DIRECTORY. `root` before those that need it.
-programs=(stack 'root veth')
+programs=(stack idle_memory 'root veth')
 
 cargo build --release --package bywash-benches --package bywash-apps --features bywash-benches/lwip
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')

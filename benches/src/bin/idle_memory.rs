@@ -2,12 +2,22 @@
 //! divides by their number what the process's resident memory grew. Once as they were opened, once after each has carried a
 //! request and its answer, so that everything that traffic allocates and keeps is in it.
 //!
-//! `cargo run --release -p bywash-benches --bin idle_memory -- [--connections N] [--json FILE]`
+//! usage: idle_memory [--quick] [--connections N] [--results DIRECTORY]
+//!
+//! Without `--results` the exit code says whether a connection keeps within its bound.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bywash_benches::idle::Crowd;
+use bywash_benches::results::{Benchmark, Better, Target};
+
+const TITLE: &str = "Memory of idle connections, in memory";
+const ABOUT: &str = "\
+What resident memory grew by, for each connection from peers that exist only as frames to one shard without tasks: as
+opened, and after each has carried a request and its answer. One sample: it does not depend on the machine's moods.
+`limit` is the bound that the stack sets itself.";
 
 /// What the resident memory is counted in.
 const PAGE_BYTES: u64 = 4096;
@@ -27,14 +37,22 @@ fn main() -> ExitCode {
 
 /// Whether an idle connection stays within its bound.
 fn run() -> io::Result<bool> {
-    let (mut connections, mut json) = (1_000_000u32, None);
+    let (mut connections, mut directory) = (1_000_000u32, None);
+    let mut command = "make bench";
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
+        if arg == "--quick" {
+            (connections, command) = (100_000, "make bench-quick");
+            continue;
+        }
         let value = args.next().ok_or_else(|| io::Error::other(format!("{arg} wants a value")))?;
         match arg.as_str() {
             "--connections" => connections = value.parse().map_err(io::Error::other)?,
-            "--json" => json = Some(value),
-            _ => return Err(io::Error::other(format!("{arg}: --connections N and --json FILE are known"))),
+            "--results" => directory = Some(PathBuf::from(value)),
+            _ => {
+                let text = format!("{arg}: --quick, --connections N and --results DIRECTORY are known");
+                return Err(io::Error::other(text));
+            }
         }
     }
     // What does not depend on the number of connections is there before the first look.
@@ -51,16 +69,17 @@ fn run() -> io::Result<bool> {
     println!(
         "{connections} connections: {opened:.0} resident bytes each as opened, {used:.0} after a request and its answer"
     );
-    if let Some(path) = json {
-        let figures = serde_json::json!({
-            "benchmark": "idle-memory",
-            "connections": connections,
-            "bytes_per_connection": { "opened": opened, "after_request": used },
-            "bound_bytes": BOUND_BYTES,
-        });
-        std::fs::write(path, format!("{figures:#}\n"))?;
+    let Some(directory) = directory else { return Ok(opened <= BOUND_BYTES && used <= BOUND_BYTES) };
+    let mut benchmark = Benchmark::new("idle-memory", 4, TITLE, ABOUT, command);
+    let unit = "bytes a connection";
+    for (when, bytes) in [("as opened", opened), ("after a request", used)] {
+        let case = format!("{connections} connections, {when}");
+        benchmark.add(&case, "bywash", unit, Better::Less, bytes);
+        benchmark.add(&case, "limit", unit, Better::Less, BOUND_BYTES);
+        benchmark.compare(&case, unit, "bywash", "limit", Some(Target::AtMost(1.0)));
     }
-    Ok(opened <= BOUND_BYTES && used <= BOUND_BYTES)
+    benchmark.write(&directory)?;
+    Ok(true)
 }
 
 /// Resident memory of this process (proc(5), `statm`'s second field).

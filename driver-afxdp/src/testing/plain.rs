@@ -79,8 +79,9 @@ impl PlainSocket {
         self.steering.own_address(addr)
     }
 
-    /// Sends `packet` over and over, in bursts; the frames' bytes are written once. `go_on` gets the packets of each burst.
-    pub fn transmit(&mut self, packet: &[u8], mut go_on: impl FnMut(u64) -> bool) {
+    /// Sends `packet` over and over, in bursts; the frames' bytes are written once. `more` gets the packets of each burst and
+    /// says how many the next may have; `None`: no more.
+    pub fn transmit(&mut self, packet: &[u8], mut more: impl FnMut(u64) -> Option<usize>) {
         let pieces: Vec<&[u8]> = packet.chunks(self.room).collect();
         for desc in &mut self.idle {
             // SAFETY: the frame is in no ring.
@@ -89,10 +90,11 @@ impl PlainSocket {
             data.cursor().set_pos(pieces[0].len());
             data.contents_mut().copy_from_slice(pieces[0]);
         }
-        loop {
+        let mut packets = 0;
+        while let Some(may) = more(packets as u64) {
             self.reap();
             let room = (self.tx.nb_free_exact() as usize).min(self.idle.len()).min(BURST_PACKETS);
-            let packets = room / pieces.len();
+            packets = (room / pieces.len()).min(may);
             let mut count = 0;
             for _ in 0..packets {
                 for (i, piece) in pieces.iter().enumerate() {
@@ -105,9 +107,6 @@ impl PlainSocket {
                 }
             }
             self.send(count);
-            if !go_on(packets as u64) {
-                return;
-            }
         }
     }
 

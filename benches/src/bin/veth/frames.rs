@@ -10,7 +10,7 @@ use bywash_afxdp::testing::PlainSocket;
 use bywash_afxdp::{AttachOptions, Nic, QueueOptions};
 
 use super::bed::{Bed, PEER, STACK, Side};
-use super::meter::{self, Meter, Reading};
+use super::meter::{self, Credit, Meter, Reading};
 use super::ours::{self, Use};
 use super::peer::{self, Peer};
 use super::segment::HEADERS;
@@ -26,7 +26,8 @@ Frames per second over a veth pair, one core a side: AF_XDP in copy mode, where 
 system call a burst, an skb a frame), and where the sender's core also runs the receiver's driver. `xsk-rs` is a loop over
 xsk-rs' rings as in its examples, `driver` a loop over our driver, `bywash` the whole stack and an application. The peer is
 the same each time and has no TCP stack: it acknowledges all it gets, once a burst of at most 64; or sends segments in order as far as
-the window goes; or sends a request on each connection and the next when the answer is whole.
+the window goes; or sends a request on each connection and the next when the answer is whole. Frames count where they arrive, and
+at most 192 are under way, raw ones too: fewer than veth's own ring of 256 takes.
 
 - *send*: raw transmission of frames written once, received and dropped by the peer; against full segments that an application
   writes, copied, checksummed and acknowledged. The smallest has 102 bytes, as the stack cuts nothing below an MSS of 48.
@@ -157,22 +158,23 @@ fn measure(bed: &Bed, plan: &Plan, case: Case, rival: Rival) -> Result<Reading> 
     }
 }
 
-/// Runs two threads, a worker at the server's side and a peer at the client's, and reads `counted` of the two meters.
+/// Runs two threads, a worker at the server's side and a peer at the client's, each with its own meter and the other's, and
+/// reads one of the two.
 fn at_both_sides(
     bed: &Bed,
     plan: &Plan,
     counts_worker: bool,
-    worker: impl FnOnce(&Meter) -> Result<()> + Send,
-    peer: impl FnOnce(&Meter) -> Result<()> + Send,
+    worker: impl FnOnce(&Meter, &Meter) -> Result<()> + Send,
+    peer: impl FnOnce(&Meter, &Meter) -> Result<()> + Send,
 ) -> Result<Reading> {
     let (here, there) = (Meter::default(), Meter::default());
     let (here, there) = (&here, &there);
     thread::scope(|scope| {
-        let peer = scope.spawn(move || bed.on(Side::Client, || peer(there)));
+        let peer = scope.spawn(move || bed.on(Side::Client, || peer(there, here)));
         let worker = scope.spawn(move || {
             bed.on(Side::Server, || {
                 here.this_thread();
-                worker(here)
+                worker(here, there)
             })
         });
         let reading =
@@ -193,11 +195,12 @@ fn raw(bed: &Bed, plan: &Plan, case: Case, rival: Rival) -> Result<Reading> {
     let mut back = frame;
     let (dst, src) = back[..12].split_at_mut(6);
     dst.swap_with_slice(src);
-    let worker = |meter: &Meter| {
+    let worker = |meter: &Meter, arrivals: &Meter| {
+        let mut credit = Credit::new(arrivals);
         if rival == Rival::Driver {
             let mut queue = peer::open(interface)?;
             return match case.work {
-                Work::Send => peer::transmit(&mut queue, &back, meter),
+                Work::Send => peer::transmit(&mut queue, &back, |count| credit.take(count)),
                 Work::Receive => peer::drop_all(&mut queue, meter),
                 Work::Requests(_) => peer::reflect(&mut queue, meter),
             };
@@ -209,22 +212,23 @@ fn raw(bed: &Bed, plan: &Plan, case: Case, rival: Rival) -> Result<Reading> {
         }
         let go_on = |count| meter.add(count);
         match case.work {
-            Work::Send => socket.transmit(&back, go_on),
+            Work::Send => socket.transmit(&back, |count| credit.take(count)),
             Work::Receive => socket.drop_all(go_on)?,
             Work::Requests(_) => socket.reflect(go_on)?,
         }
         Ok(())
     };
-    let peer = |meter: &Meter| {
+    let peer = |meter: &Meter, arrivals: &Meter| {
+        let mut credit = Credit::new(arrivals);
         let mut peer = Peer::open(bed)?;
         match case.work {
             Work::Send => peer.drop_all(meter),
-            Work::Receive => peer.generate(case.frame, meter),
+            Work::Receive => peer.generate(case.frame, |count| credit.take(count)),
             Work::Requests(in_flight) => peer.bounce(case.frame, in_flight, meter),
         }
     };
-    // What was sent, or what arrived; answers are counted where they arrive.
-    at_both_sides(bed, plan, !matches!(case.work, Work::Requests(_)), worker, peer)
+    // Frames count where they arrive.
+    at_both_sides(bed, plan, case.work == Work::Receive, worker, peer)
 }
 
 fn stack(bed: &Bed, plan: &Plan, case: Case) -> Result<Reading> {

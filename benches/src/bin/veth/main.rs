@@ -94,7 +94,7 @@ fn run() -> Result<()> {
     let most = rustix::process::Rlimit { current: files.maximum, ..files };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
     if std::env::args().nth(1).as_deref() == Some(memory::HOLD) {
-        return memory::hold(std::env::args().skip(2).collect());
+        return memory::hold(&std::env::args().skip(2).collect::<Vec<_>>());
     }
     let mut plan = Plan { quick: false, rounds: 0, only: None, started: Instant::now() };
     let mut directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");

@@ -91,8 +91,8 @@ impl Held {
 }
 
 /// What a client process does: opens its connections, says so by one byte, and waits for its end.
-pub fn hold(arguments: Vec<String>) -> Result<()> {
-    let [source, server, count] = &arguments[..] else { return Err("--hold SOURCE SERVER COUNT".into()) };
+pub fn hold(arguments: &[String]) -> Result<()> {
+    let [source, server, count] = arguments else { return Err("--hold SOURCE SERVER COUNT".into()) };
     let held = kernel::connect_from(source.parse()?, server.parse()?, count.parse()?)?;
     for stream in &held {
         // Reset at the end: no TIME-WAIT.

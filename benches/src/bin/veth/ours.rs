@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use bywash::config::StackConfig;
 use bywash::runtime::net::{SocketOptions, TcpListener, TcpStream};
 use bywash::runtime::{BoxError, Context, Pinning, Runtime, spawn};
@@ -97,9 +98,9 @@ async fn connection(port: u16, mut stream: TcpStream) -> io::Result<()> {
 }
 
 async fn send_without_end(stream: &mut TcpStream) -> io::Result<()> {
-    let bytes = vec![0x5a; WRITE_BYTES];
+    let bytes = Bytes::from(vec![0x5a; WRITE_BYTES]);
     loop {
-        stream.write_all(&bytes).await?;
+        stream.write_bytes(bytes.clone()).await?;
     }
 }
 
@@ -150,9 +151,9 @@ async fn use_server(what: Use, meter: &Meter) -> io::Result<()> {
             }
         }
         Use::Write => {
-            let bytes = vec![0x5a; WRITE_BYTES];
+            let bytes = Bytes::from(vec![0x5a; WRITE_BYTES]);
             loop {
-                stream.write_all(&bytes).await?;
+                stream.write_bytes(bytes.clone()).await?;
                 meter.add(WRITE_BYTES as u64);
             }
         }

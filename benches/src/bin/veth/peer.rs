@@ -21,8 +21,8 @@ use super::segment::{self, ACK, Header, PSH, SYN, Segment};
 
 /// Local port of the first connection.
 const FIRST_PORT: u16 = 10_000;
-/// Segments under way at most: with their frames they fit the rings of both ends, so that nothing is lost.
-const IN_FLIGHT: u32 = 512;
+/// Segments under way at most: fewer than the 256 that veth itself holds for a receiver, so that nothing is lost.
+const IN_FLIGHT: u32 = 192;
 /// The shift of our window.
 const WINDOW_SHIFT: u8 = 7;
 /// Silence after which something must have been lost.
@@ -321,10 +321,10 @@ impl Peer {
         drop_all(&mut self.queue, meter)
     }
 
-    /// Sends frames of `len` bytes without end, for a raw receiver.
-    pub fn generate(&mut self, len: usize, meter: &Meter) -> Result<()> {
+    /// Sends frames of `len` bytes without end, for a raw receiver, as many as `more` says.
+    pub fn generate(&mut self, len: usize, more: impl FnMut(u64) -> Option<usize>) -> Result<()> {
         let frame = self.frame(len);
-        transmit(&mut self.queue, &frame, meter)
+        transmit(&mut self.queue, &frame, more)
     }
 
     /// Keeps `in_flight` frames of `len` bytes under way between here and a reflector; counts what comes back.
@@ -376,25 +376,25 @@ fn tell_of(what: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Raw transmission on our driver: the frames' bytes are written once and sent over and over; counts packets taken.
-pub fn transmit(queue: &mut Queue, frame: &[u8], meter: &Meter) -> Result<()> {
-    let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK)?;
-    let all: Vec<_> = core::iter::from_fn(|| Packet::copy_from(queue.pool(), frame)).collect();
+/// Raw transmission on our driver: the frames' bytes are written once and sent over and over. `more` gets the packets that
+/// the driver took and says how many it may be given next; `None`: no more.
+pub fn transmit(queue: &mut Queue, frame: &[u8], mut more: impl FnMut(u64) -> Option<usize>) -> Result<()> {
+    // Every frame gets the packet's head, whatever place it will take: nobody reads what follows.
+    let room = Packet::alloc(queue.pool()).map_or(0, |packet| packet.tailroom());
+    let head = &frame[..frame.len().min(room)];
+    let all: Vec<_> = core::iter::from_fn(|| Packet::copy_from(queue.pool(), head)).collect();
     drop(all);
     let mut batch = PacketBatch::new();
-    loop {
-        while batch.len() < BURST_PACKETS {
+    let mut taken = 0;
+    while let Some(may) = more(taken) {
+        while batch.len() < may.min(BURST_PACKETS) {
             let Some(packet) = segment::stale(queue.pool(), frame.len()) else { break };
             batch.push_back(packet);
         }
-        let taken = queue.transmit(&mut batch);
-        if taken == 0 {
-            queue.wait(wake.as_raw_fd(), Some(Duration::from_millis(1)))?;
-        }
-        if !meter.add(taken as u64) {
-            return Ok(());
-        }
+        // Also with nothing new: what the kernel would not send at once it is asked to send again.
+        taken = queue.transmit(&mut batch) as u64;
     }
+    Ok(())
 }
 
 /// Raw reception on our driver: receives and drops; counts packets.
