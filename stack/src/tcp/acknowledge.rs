@@ -307,8 +307,8 @@ impl Connection {
         // from before the last timeout: the answer to a retransmission that brought nothing new echoes what
         // came in order before it (RFC 7323 section 4.3), which may be minutes old, and as Karn's rule has it,
         // an answer to the first transmission cannot be told from that.
-        let since_timeout = (now - self.timed_out_at).as_millis();
-        let believable = elapsed_ms <= ECHO_AGE_MAX_MS && u128::from(elapsed_ms) <= since_timeout + 1;
+        let since_timeout = timestamp(now, 0).wrapping_sub(self.timed_out_ms);
+        let believable = elapsed_ms <= ECHO_AGE_MAX_MS && elapsed_ms <= since_timeout.saturating_add(1);
         believable.then(|| Duration::from_millis(u64::from(elapsed_ms.max(1))))
     }
 

@@ -2,6 +2,7 @@
 //! of the tasks that wait for it. `input` and `recovery` change it by segments, `output` reads what to send off it,
 //! `timers` act on its deadlines; the engine does what concerns the tables (`engine`).
 
+use core::num::NonZeroU32;
 use core::task::Waker;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -71,8 +72,8 @@ pub(super) struct Connection {
     pub(super) orphan: bool,
     /// In the list of those with something to send.
     pub(super) queued: bool,
-    /// The listener in whose accept queue it waits.
-    pub(super) listener: Option<u32>,
+    /// One more than the place of the listener in whose accept queue it waits.
+    pub(super) listener: Option<NonZeroU32>,
 
     // Send side.
     pub(super) iss: SeqNumber,
@@ -145,8 +146,9 @@ pub(super) struct Connection {
     pub(super) syn_sent_at: Option<Instant>,
     /// A round trip is over when this offset is acknowledged: then the next is measured for SRTT.
     pub(super) round_end: u64,
-    /// When the retransmission timer last fired: older echoes say nothing about what was sent since.
-    pub(super) timed_out_at: Instant,
+    /// When the retransmission timer last fired, by a clock of milliseconds that wraps ([`timestamp`]), or long ago: older
+    /// echoes say nothing about what was sent since.
+    pub(super) timed_out_ms: u32,
     pub(super) last_sent_at: Instant,
     /// When acknowledgment last made progress, or waiting for it began.
     pub(super) progress_at: Instant,
@@ -361,7 +363,7 @@ impl Connection {
             keepalive_probes: 0,
             syn_sent_at: None,
             round_end: 0,
-            timed_out_at: Instant::ZERO,
+            timed_out_ms: timestamp(now, 0).wrapping_sub(1 << 31),
             last_sent_at: now,
             progress_at: now,
             irs: SeqNumber(0),

@@ -171,7 +171,7 @@ impl Tcp {
         counters: &mut Counters,
     ) -> u32 {
         let mut connection = Connection::accepted(now, handshake, options, &self.config);
-        connection.listener = Some(listener);
+        connection.listener = core::num::NonZeroU32::MIN.checked_add(listener);
         let place = self.insert_connection(connection);
         counters.tcp_passive_opens += 1;
         if let Some(listener) = self.listeners.slab.get_mut(listener) {

@@ -401,7 +401,7 @@ impl Connection {
     pub(super) fn enter_loss(&mut self, cx: &mut Context<'_>) {
         cx.counters.tcp_timeouts += 1;
         self.note_timeout(cx.now);
-        self.timed_out_at = cx.now;
+        self.timed_out_ms = timestamp(cx.now, 0);
         let first_timeout = self.loss.state != Recovery::Loss && self.loss.state != Recovery::Fast;
         let reneged = self.sent.first().is_some_and(|first| first.sacked);
         if reneged {

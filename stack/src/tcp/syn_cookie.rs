@@ -229,7 +229,7 @@ impl Tcp {
         let place = self.admit(now, &handshake, options, id.index, counters);
         if let Some(connection) = self.tables.connections.get_mut(place) {
             // The echo is up to 63 ms older than the SYN-ACK: no measure of the round-trip time.
-            connection.timed_out_at = now;
+            connection.timed_out_ms = timestamp(now, 0);
         }
         self.connection_receives(now, place, segment, counters)
     }

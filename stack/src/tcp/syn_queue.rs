@@ -47,12 +47,33 @@ pub(super) struct HalfOpen {
     ecn: ecn::Agreed,
     /// SYN-ACKs that timed out.
     timeouts: u8,
-    /// The SYN-ACK was sent more than once: no round-trip time can be measured.
-    resent: bool,
-    pending: bool,
+    syn_ack: SynAck,
     /// The handshake's ACK came and is not taken, nor the SYN-ACK sent again, before as many timeouts: the listener waits for
     /// data.
     deferred_until: u8,
+}
+
+/// Where an entry's SYN-ACK is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum SynAck {
+    /// To be sent.
+    Due,
+    /// It was sent once.
+    Sent,
+    /// To be sent once more: no round-trip time can be measured from now on.
+    DueAgain,
+    /// It was sent more than once.
+    SentAgain,
+}
+
+impl SynAck {
+    fn is_due(self) -> bool {
+        matches!(self, Self::Due | Self::DueAgain)
+    }
+
+    fn is_again(self) -> bool {
+        matches!(self, Self::DueAgain | Self::SentAgain)
+    }
 }
 
 /// What becomes of a segment for a half-open connection.
@@ -98,8 +119,7 @@ impl HalfOpen {
             sack: config.sack && syn.options.sack_permitted,
             ecn: ecn::Agreed::from_syn(syn.flags, syn.ecn, config.ecn.accept),
             timeouts: 0,
-            resent: false,
-            pending: true,
+            syn_ack: SynAck::Due,
             deferred_until: 0,
         }
     }
@@ -122,7 +142,7 @@ impl HalfOpen {
     /// Whether the SYN-ACK that goes out now carries a Fast Open cookie, in the experimental option or not. Those sent again
     /// do not (RFC 7413 section 4.2.2).
     pub(super) fn cookie_wanted(&self) -> Option<bool> {
-        self.cookie_wanted.filter(|_| !self.resent)
+        self.cookie_wanted.filter(|_| !self.syn_ack.is_again())
     }
 
     pub(super) fn displaced(&self) -> Option<(u32, u32)> {
@@ -245,7 +265,7 @@ impl HalfOpen {
             sack_permitted: self.sack,
             timestamps: self.timestamps(ts_now),
             fastopen,
-            accurate_ecn: self.ecn.syn_ack_option().filter(|_| !self.resent),
+            accurate_ecn: self.ecn.syn_ack_option().filter(|_| !self.syn_ack.is_again()),
             ..TcpOptions::default()
         };
         let flags = Flags::SYN | Flags::ACK | self.ecn.syn_ack_flags(self.timeouts);
@@ -253,7 +273,7 @@ impl HalfOpen {
     }
 
     pub(super) fn was_sent_before(&self) -> bool {
-        self.resent
+        self.syn_ack.is_again()
     }
 
     /// What the connection needs to know.
@@ -270,7 +290,7 @@ impl HalfOpen {
             peer_mss: self.peer_mss,
             our_mss: self.our_mss,
             mtu: self.mtu,
-            syn_ack_sent_at: (!self.resent && !self.pending)
+            syn_ack_sent_at: (self.syn_ack == SynAck::Sent)
                 .then(|| Instant::from(self.expires) - initial_rto),
             timed_out: self.timeouts > 0,
         }
@@ -316,7 +336,7 @@ impl SynQueue {
 
     fn unlink(&mut self, index: u32) -> Option<()> {
         let entry = self.entries.get(index)?;
-        let list = match entry.pending {
+        let list = match entry.syn_ack.is_due() {
             true => &mut self.pending,
             false => &mut self.waiting[usize::from(entry.timeouts)],
         };
@@ -326,7 +346,7 @@ impl SynQueue {
 
     /// The SYN-ACK is to be sent again, for a SYN that came again.
     pub(super) fn send_again(&mut self, index: u32) {
-        if self.entries.get(index).is_none_or(|entry| entry.pending) {
+        if self.entries.get(index).is_none_or(|entry| entry.syn_ack.is_due()) {
             return;
         }
         self.unlink(index);
@@ -335,7 +355,7 @@ impl SynQueue {
 
     fn make_pending(&mut self, index: u32) {
         if let Some(entry) = self.entries.get_mut(index) {
-            (entry.pending, entry.resent) = (true, true);
+            entry.syn_ack = SynAck::DueAgain;
             self.entries.push_back(&mut self.pending, index);
         }
     }
@@ -349,7 +369,7 @@ impl SynQueue {
     pub(super) fn note_sent(&mut self, index: u32, now: Instant, config: &TcpConfig) {
         self.unlink(index);
         if let Some(entry) = self.entries.get_mut(index) {
-            entry.pending = false;
+            entry.syn_ack = if entry.syn_ack.is_again() { SynAck::SentAgain } else { SynAck::Sent };
         }
         self.wait(index, now, config);
     }

@@ -2,7 +2,7 @@
 //! earliest; it is moved only to become earlier, and when it fires the connection looks at its real deadlines.
 
 use super::State;
-use super::connection::{Connection, Context};
+use super::connection::{Connection, Context, timestamp};
 use crate::limits;
 use crate::time::{Duration, Instant};
 use crate::timer_wheel::TimerId;
@@ -171,7 +171,7 @@ impl Connection {
         }
         cx.counters.tcp_timeouts += 1;
         self.note_timeout(cx.now);
-        self.timed_out_at = cx.now;
+        self.timed_out_ms = timestamp(cx.now, 0);
         self.retransmits += 1;
         self.note_unanswered();
         self.ecn.note_syn_lost(self.retransmits);
