@@ -228,7 +228,7 @@ impl Tcp {
         let found = self.tables.find(&key);
         // A connection was not opened with anything else.
         let is_connection = matches!(found, Some(Kind::Connection(_)));
-        if !is_connection && !(is_unicast(key.remote().ip()) && is_unicast(key.local().ip())) {
+        if !is_connection && (!is_unicast(key.remote().ip()) || !is_unicast(key.local().ip())) {
             // RFC 9293 section 3.9.2.3, MUST-57 and MUST-63: not even a RST.
             counters.tcp_segments_rx += 1;
             counters.drop(DropReason::Martian);
