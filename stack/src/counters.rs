@@ -108,6 +108,11 @@ macro_rules! counters {
 
             const NOTHING: Self = Self { $($name: 0,)* drops: Drops([0; DropReason::ALL.len()]) };
 
+            /// Whether nothing was counted. Without branches: it is asked after nearly every user call.
+            fn is_nothing(&self) -> bool {
+                self.drops.0.iter().fold(0 $(| self.$name)*, |any, count| any | count) == 0
+            }
+
             /// Adds another shard's counts to these.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)*
@@ -206,7 +211,7 @@ impl Counters {
     pub(crate) fn take_over(&mut self, other: &mut Fresh) {
         self.tx_packets += core::mem::take(&mut other.counters.tx_packets);
         self.tx_bytes += core::mem::take(&mut other.counters.tx_bytes);
-        if core::mem::take(&mut other.counted) && other.counters != Self::NOTHING {
+        if core::mem::take(&mut other.counted) && !other.counters.is_nothing() {
             self.add(&other.counters);
             other.counters = Self::NOTHING;
         }

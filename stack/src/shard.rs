@@ -183,7 +183,7 @@ impl Shard {
         self.counters.rx_packets += rx.len() as u64;
         // One packet alone has nothing to be merged with.
         let merging = self.gro.is_some() && rx.len() > 1;
-        for packet in rx.drain(..) {
+        while let Some(packet) = rx.pop_front() {
             self.counters.rx_bytes += packet.len() as u64;
             self.receive(now, packet, merging);
         }
@@ -196,7 +196,7 @@ impl Shard {
 
         // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
         // qdisc -> GSO; of these, `net::egress` has routes, neighbours and GSO.
-        for request in self.echo_requests.drain(..) {
+        while let Some(request) = self.echo_requests.pop_front() {
             request.send(now, &mut self.output);
         }
         self.iface.poll(now, &mut self.output);

@@ -93,9 +93,13 @@ impl<B: Buffer> Shelf<B> {
 
     /// Gives back a buffer, which must be empty.
     pub(crate) fn give(&self, buffer: B) {
-        let bytes = self.bytes.get() + buffer.capacity() * B::ELEMENT_BYTES;
-        let (class, size) = round_up(buffer.capacity());
-        if class >= CLASSES || size != buffer.capacity() || size == 0 || bytes > SPARE_BYTES {
+        let capacity = buffer.capacity();
+        if capacity == 0 {
+            return;
+        }
+        let bytes = self.bytes.get() + capacity * B::ELEMENT_BYTES;
+        let (class, size) = round_up(capacity);
+        if class >= CLASSES || size != capacity || bytes > SPARE_BYTES {
             return;
         }
         let mut classes = self.classes.borrow_mut();
@@ -111,7 +115,10 @@ impl<T> Shelf<VecDeque<T>> {
     /// Moves the elements of `deque` to another with room for `capacity` of them.
     pub(crate) fn resize(&self, deque: &mut VecDeque<T>, capacity: usize) {
         let mut other = self.take(capacity);
-        other.append(deque);
+        // Nearly always there is nothing to move: a queue that was empty begins.
+        if !deque.is_empty() {
+            other.append(deque);
+        }
         self.give(core::mem::replace(deque, other));
     }
 

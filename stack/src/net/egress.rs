@@ -2,7 +2,7 @@
 //! the shard's backlog for the device.
 //!
 //! TCP's segments ([`tcp::Egress`]) come as super-segments, whose hop is looked up and whose headers are written once; they
-//! are cut into frames by [`crate::offload::gso`]. What smoltcp and ICMP send comes as whole IP packets and is cut into
+//! are cut into frames by [`crate::offload::gso`]. One that is not to be cut is written straight into its frame. What smoltcp and ICMP send comes as whole IP packets and is cut into
 //! fragments where it is too long (see [`super::fragment`]).
 
 use core::net::IpAddr;
@@ -337,21 +337,60 @@ impl Output {
     /// The headers of a segment with all of its payload, for `to`.
     /// RFC 9293 section 3.1, MUST-2.
     fn template(&self, segment: &SegmentOut<'_>, to: EthernetAddress) -> Option<Template> {
-        let (src, dst) = (segment.src.ip(), segment.dst.ip());
-        let (ip_header, ethertype) = match dst {
-            IpAddr::V4(_) => (IPV4_HEADER, EthernetProtocol::Ipv4),
-            IpAddr::V6(_) => (IPV6_HEADER, EthernetProtocol::Ipv6),
-        };
+        let l4 = tcp_at(segment);
         let mut headers = [0; HEADERS_MAX];
-        let tcp_header = TCP_HEADER + segment.options.len();
-        let headers = headers.get_mut(..ETHERNET_HEADER + ip_header + tcp_header)?;
+        let headers = headers.get_mut(..l4 + TCP_HEADER + segment.options.len())?;
+        self.write_headers(headers, segment, 0, to);
+        Template::new(headers, ETHERNET_HEADER, l4, Flags(segment.first_flags))
+    }
+
+    /// A segment that is not to be cut, with `payload_len` bytes of payload, written where it goes; `None` when no frame is
+    /// free or it does not fit one.
+    fn single(&self, segment: &SegmentOut<'_>, payload_len: usize, to: EthernetAddress) -> Option<Packet> {
+        let l4 = tcp_at(segment);
+        let headers = l4 + TCP_HEADER + segment.options.len();
+        let mut packet = Packet::alloc(&self.pool)?;
+        let frame = packet.append(headers + payload_len)?;
+        let (headers, mut room) = frame.split_at_mut(headers);
+        self.write_headers(headers, segment, payload_len, to);
+        let tcp = &mut headers[l4..];
+        let len = (tcp.len() + payload_len) as u32;
+        let mut sum = Sum::pseudo_header(segment.src.ip(), segment.dst.ip(), protocol::TCP, len);
+        sum.add(tcp);
+        for piece in segment.payload {
+            let (here, rest) = room.split_at_mut(piece.len());
+            sum.copy_and_add(here, piece);
+            room = rest;
+        }
+        tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
+        Some(packet)
+    }
+
+    /// All headers for `payload_len` bytes of payload but for the TCP checksum, which is 0.
+    fn write_headers(
+        &self,
+        headers: &mut [u8],
+        segment: &SegmentOut<'_>,
+        payload_len: usize,
+        to: EthernetAddress,
+    ) {
+        let (src, dst) = (segment.src.ip(), segment.dst.ip());
+        let ethertype = if dst.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
         write_ethernet(headers, self.mac, ethertype);
         EthernetFrame::new_unchecked(&mut *headers).set_dst_addr(to);
-        let ip = &mut headers[ETHERNET_HEADER..];
+        let (link_and_ip, tcp) = headers.split_at_mut(tcp_at(segment));
         let tos = segment.ip.traffic_class(segment.ecn);
-        write_header(ip, src, dst, protocol::TCP, tcp_header, tos, segment.ip.hop_limit);
-        write_tcp(&mut ip[ip_header..], segment);
-        Template::new(headers, ETHERNET_HEADER, ETHERNET_HEADER + ip_header, Flags(segment.first_flags))
+        let len = tcp.len() + payload_len;
+        write_header(
+            &mut link_and_ip[ETHERNET_HEADER..],
+            src,
+            dst,
+            protocol::TCP,
+            len,
+            tos,
+            segment.ip.hop_limit,
+        );
+        write_tcp(tcp, segment);
     }
 }
 
@@ -399,6 +438,15 @@ impl tcp::Egress for Output {
         }
         // For a neighbour that is not known yet the address is filled in when it is.
         let to = hop.unwrap_or(EthernetAddress([0; 6]));
+        if payload_len <= mss
+            && let Some(packet) = self.single(segment, payload_len, to)
+        {
+            match hop {
+                Ok(_) => self.backlog.push_back(packet),
+                Err(neighbor) => self.neighbors.hold(now, neighbor, packet, &mut self.counters),
+            }
+            return Ok(payload_len);
+        }
         let Some(template) = self.template(segment, to) else {
             return Err(EgressError::TooBig { mtu: self.mtu });
         };
@@ -420,6 +468,11 @@ impl tcp::Egress for Output {
         }
         Ok(payload_len.min(made * mss))
     }
+}
+
+/// Where the TCP header of a segment begins.
+fn tcp_at(segment: &SegmentOut<'_>) -> usize {
+    ETHERNET_HEADER + if segment.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER }
 }
 
 /// RFC 9293 section 3.1.

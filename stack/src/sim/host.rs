@@ -147,7 +147,7 @@ impl Device for SimDevice {
     fn receive(&mut self, batch: &mut PacketBatch, budget: usize) -> usize {
         let count = budget.min(self.rx.len());
         if count == self.rx.len() {
-            batch.append(&mut self.rx);
+            hand_over(&mut self.rx, batch);
         } else {
             batch.extend(self.rx.drain(..count));
         }
@@ -158,7 +158,7 @@ impl Device for SimDevice {
     fn transmit(&mut self, batch: &mut PacketBatch) -> usize {
         let count = self.transmit_room().min(batch.len());
         if count == batch.len() {
-            self.tx.append(batch);
+            hand_over(batch, &mut self.tx);
         } else {
             self.tx.extend(batch.drain(..count));
         }
@@ -169,6 +169,15 @@ impl Device for SimDevice {
 
     fn transmit_room(&mut self) -> usize {
         self.tx_ring - self.tx.len().min(self.tx_ring)
+    }
+}
+
+/// Moves all packets of `from` to the end of `to`: the whole deque if `to` is empty, as a ring's descriptors change hands.
+fn hand_over(from: &mut PacketBatch, to: &mut PacketBatch) {
+    if to.is_empty() {
+        core::mem::swap(from, to);
+    } else {
+        to.append(from);
     }
 }
 

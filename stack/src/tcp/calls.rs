@@ -375,7 +375,8 @@ impl Tcp {
             connection.chronograph.turn(now, connection.limit());
             return Poll::Pending;
         }
-        self.call(now, id.index, |_, _| ());
+        let open = self.settle_open(now, id.index);
+        debug_assert!(open, "queueing ends no connection");
         Poll::Ready(Ok(taken))
     }
 
@@ -460,11 +461,17 @@ impl Tcp {
     }
 
     fn after_read(&mut self, now: Instant, id: ConnId, len: usize) {
-        self.call(now, id.index, |connection, cx| {
-            connection.tune_receive_buffer(len, cx);
-            connection.ack_now |= connection.owes_window_update();
-            connection.forget_urgent();
-        });
+        let pressure = self.is_under_pressure();
+        let Some(connection) = self.tables.connections.get_mut(id.index) else { return };
+        connection.tune_receive_buffer(len, now, pressure);
+        connection.forget_urgent();
+        connection.measure_reading(now);
+        if connection.owes_window_update() {
+            connection.ack_now = true;
+            return self.call(now, id.index, |_, _| ());
+        }
+        // Nothing else follows from reading.
+        self.account(id.index);
     }
 
     /// How far urgent data reaches beyond what was read, in bytes; `None` when there is none. It comes in line with the

@@ -14,6 +14,7 @@ use super::fastopen::{ClientCache, CookieMaker, FastOpenNews};
 use super::input::Segment;
 use super::isn::IsnSecret;
 use super::listener::Listeners;
+use super::output::Plan;
 use super::ports::EphemeralPorts;
 use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
@@ -224,13 +225,16 @@ impl Tcp {
             }
         };
         let (key, merged, acks) = (segment.key(), segment.merged, segment.acks());
-        if !is_unicast(key.remote().ip()) || !is_unicast(key.local().ip()) {
+        let found = self.tables.find(&key);
+        // A connection was not opened with anything else.
+        let is_connection = matches!(found, Some(Kind::Connection(_)));
+        if !is_connection && (!is_unicast(key.remote().ip()) || !is_unicast(key.local().ip())) {
             // RFC 9293 section 3.9.2.3, MUST-57 and MUST-63: not even a RST.
             counters.tcp_segments_rx += 1;
             counters.drop(DropReason::Martian);
             return Received::Done;
         }
-        let left = match self.tables.find(&key) {
+        let left = match found {
             Some(Kind::Connection(index)) => self.connection_receives(now, index, segment, counters),
             Some(Kind::HalfOpen(index)) => self.half_open_receives(now, index, segment, counters),
             Some(Kind::TimeWait(index)) => self.time_wait_receives(now, index, segment, counters),
@@ -453,20 +457,26 @@ impl Tcp {
 
     /// Follows up what happened to a connection: its memory, its end, its timers, its place among those that send.
     pub(super) fn settle(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        if !self.settle_open(now, index) {
+            self.retire(now, index, counters);
+        }
+    }
+
+    /// As `settle`, but only says `false` of a connection that is over.
+    pub(super) fn settle_open(&mut self, now: Instant, index: u32) -> bool {
         if self.tables.connections.get(index).is_some_and(|connection| connection.fastopen.is_some()) {
             self.follow_fastopen(now, index);
         }
-        let Some(connection) = self.tables.connections.get_mut(index) else { return };
-        let memory = connection.memory();
-        self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
-        connection.buffered = memory;
+        self.account(index);
+        let Some(connection) = self.tables.connections.get_mut(index) else { return true };
         if connection.state.is_over() {
             connection.chronograph.turn(now, Limit::Idle);
-            return self.retire(now, index, counters);
+            return false;
         }
         connection.chronograph.turn(now, connection.limit());
         connection.measure_reading(now);
-        connection.refresh_timers(now);
+        let plan = if connection.queued { None } else { connection.plan() };
+        connection.refresh_timers(now, matches!(plan, Some(Plan::Data(_))));
         if let Some(at) = connection.timers.earliest() {
             connection.timers.armed = Some(match connection.timers.armed {
                 None => (self.wheel.schedule(at, index), at),
@@ -477,10 +487,19 @@ impl Tcp {
                 Some(armed) => armed,
             });
         }
-        if !connection.queued && connection.plan().is_some() {
+        if plan.is_some() {
             connection.queued = true;
             self.tables.connections.push_back(&mut self.ready, index);
         }
+        true
+    }
+
+    /// Counts what a connection's buffers take now.
+    pub(super) fn account(&mut self, index: u32) {
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        let memory = connection.memory();
+        self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
+        connection.buffered = memory;
     }
 
     /// A connection is CLOSED or in TIME-WAIT: takes it out of the tables; the memory goes when no handle is left.

@@ -239,6 +239,10 @@ impl Connection {
 
     /// RACK (RFC 8985 section 6.2 step 5): bytes now lost, and whether a retransmission is among them.
     fn detect_by_time(&mut self, now: Instant) -> (u32, bool) {
+        if self.sent.first().is_none() {
+            self.timers.reorder = None;
+            return (0, false);
+        }
         let (at, end) = self.rack.newest();
         let patience = self.rack_patience();
         let detected = self.lose(now, |sent, each| sent.detect(now, at, end, patience, each));

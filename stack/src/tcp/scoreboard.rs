@@ -477,9 +477,9 @@ impl Scoreboard {
 
     /// Everything outstanding is void: nothing was sent.
     pub(super) fn clear(&mut self) {
-        let mut old = core::mem::take(self);
-        old.segments.clear();
-        let _ = BOOKS.try_with(|books| books.trim(&mut old.segments));
+        let mut segments = core::mem::take(self).segments;
+        segments.clear();
+        let _ = BOOKS.try_with(|books| books.give(segments));
     }
 
     // ---- helpers

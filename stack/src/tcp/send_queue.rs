@@ -138,6 +138,13 @@ impl SendQueue {
         let from = self.start.saturating_add(offset as u64).min(self.end);
         let until = from.saturating_add(len as u64).min(self.end);
         let first = self.blocks.partition_point(|block| block.end() <= from);
+        if let Some(block) = self.blocks.get(first)
+            && from < until
+            && until <= block.end()
+        {
+            let (start, end) = ((from - block.start) as usize, (until - block.start) as usize);
+            return f(&[&block.data.bytes()[start..end]]);
+        }
         let blocks = self.blocks.range(first..).take_while(|block| from < until && block.start < until);
         let runs = blocks.map(|block| {
             let skip = from.saturating_sub(block.start) as usize;
@@ -185,9 +192,11 @@ impl SendQueue {
 
     /// Drops everything and frees the memory.
     pub fn clear(&mut self) {
-        let mut old = core::mem::take(self);
-        old.blocks.drain(..).for_each(|block| block.data.give_back());
-        let _ = BOOKS.try_with(|books| books.trim(&mut old.blocks));
+        let mut blocks = core::mem::take(self).blocks;
+        while let Some(block) = blocks.pop_front() {
+            block.data.give_back();
+        }
+        let _ = BOOKS.try_with(|books| books.give(blocks));
     }
 
     /// Memory that the queue keeps, in bytes: up to a block of acknowledged bytes at its front, and the unused room of

@@ -86,8 +86,9 @@ impl Connection {
     }
 
     /// Sets the timers that the state asks for and stops those it does not. Called after everything that may change it.
+    /// `sends`: data is known to go next, so that nothing is held back.
     /// RFC 8985 section 8.
-    pub(super) fn refresh_timers(&mut self, now: Instant) {
+    pub(super) fn refresh_timers(&mut self, now: Instant, sends: bool) {
         if self.state.is_over() {
             return;
         }
@@ -105,7 +106,7 @@ impl Connection {
             self.timers.reorder = None;
         }
         self.refresh_probe_timer(now);
-        if !self.is_holding_back() {
+        if sends || !self.is_holding_back() {
             self.timers.hold = None;
         } else if self.timers.hold.is_none() {
             self.timers.hold = Some(now + self.rtt.base_rto().clamp(OVERRIDE_MIN, OVERRIDE_MAX));

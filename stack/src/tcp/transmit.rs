@@ -136,11 +136,11 @@ impl Tcp {
     ) -> Turn {
         let pressure = self.is_under_pressure();
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
-        let remote = connection.key.remote().ip();
+        let key = connection.key;
         connection.forget_old_mtu(now);
-        connection.learn_mtu(|| egress.path_mtu(remote));
+        connection.learn_mtu(|| egress.path_mtu(key.remote().ip()));
         if connection.take_advice() {
-            egress.doubt(now, remote);
+            egress.doubt(now, key.remote().ip());
         }
         let mut out = Output {
             now,

@@ -2,7 +2,7 @@
 //! in Linux), so that the announced window lets a peer's congestion window double; the send buffer with the congestion window.
 //! Windows never shrink by it, and a reader that is slow keeps the buffer small.
 
-use super::connection::{Connection, Context};
+use super::connection::Connection;
 use super::receive_queue::ReceiveQueue;
 use crate::time::{Duration, Instant};
 
@@ -26,10 +26,10 @@ pub(super) struct Tuning {
 
 impl Connection {
     /// The application read `len` bytes.
-    pub(super) fn tune_receive_buffer(&mut self, len: usize, cx: &Context<'_>) {
+    pub(super) fn tune_receive_buffer(&mut self, len: usize, now: Instant, pressure: bool) {
         let limit = self.options.receive_buffer_limit();
         let cap = self.receive_cap();
-        if cap >= limit || cx.pressure {
+        if cap >= limit || pressure {
             return;
         }
         let mss = usize::from(self.rcv_mss);
@@ -41,12 +41,12 @@ impl Connection {
         }
         let tuning = self.cold_mut().tuning.get_or_insert_with(|| Tuning {
             receive_cap: cap,
-            round_at: cx.now,
+            round_at: now,
             read: 0,
             most: ReceiveQueue::window_max(cap) / 4,
         });
         tuning.read += len;
-        if cx.now - tuning.round_at < rtt {
+        if now - tuning.round_at < rtt {
             return;
         }
         if tuning.read > tuning.most {
@@ -58,7 +58,7 @@ impl Connection {
             tuning.receive_cap = (window.saturating_add(window / 3)).clamp(tuning.receive_cap, limit);
             tuning.most = tuning.read;
         }
-        (tuning.read, tuning.round_at) = (0, cx.now);
+        (tuning.read, tuning.round_at) = (0, now);
     }
 
     /// Bound of the send buffer, bytes.
