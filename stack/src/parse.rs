@@ -219,6 +219,24 @@ pub mod protocol {
 /// # Errors
 /// The reason to drop the packet: it is malformed, not for us, or must not be on the wire.
 pub fn parse(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
+    parse_after(packet, policy, &Parsed::default())
+}
+
+/// As [`parse`], after `last`, which was parsed with the same secret: a packet of the same flow is not hashed again.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn parse_after(packet: &Packet, policy: &Policy, last: &Parsed) -> Result<Parsed, Refusal> {
+    let mut parsed = headers(packet, policy)?;
+    if !matches!(parsed.kind, Kind::Arp | Kind::Fragment) {
+        let known = last.hash != 0 && last.flow == parsed.flow;
+        parsed.hash = if known { last.hash } else { flow_hash(&parsed.flow, policy.hash_keys) };
+    }
+    Ok(parsed)
+}
+
+/// All but the hash.
+fn headers(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
     let head = packet.head();
     let ethernet = head.get(..ETHERNET_HEADER).ok_or(DropReason::Truncated)?;
     let ethernet = EthernetFrame::new_unchecked(ethernet);
@@ -477,12 +495,12 @@ fn options(header: &[u8], offset: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The transport header at `l4`: lengths, ports, checksum, flow.
+/// The transport header at `l4`: lengths, ports, checksum.
 fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> Result<Parsed, Refusal> {
     let head = packet.head();
     let head = &head[..head.len().min(parsed.end as usize)];
     let bytes = head.get(usize::from(parsed.l4)..).ok_or(DropReason::Truncated)?;
-    let mut parsed = match (parsed.flow.protocol, parsed.flow.dst) {
+    Ok(match (parsed.flow.protocol, parsed.flow.dst) {
         // RFC 9293 section 3.9.2.3 (MUST-57): TCP is between two hosts.
         (protocol::TCP, _) if group => return Err(DropReason::NotForUs.into()),
         (protocol::TCP, _) => tcp(packet, policy, parsed, bytes)?,
@@ -490,9 +508,7 @@ fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> R
         (protocol::ICMPV4, IpAddr::V4(_)) => icmp(packet, parsed, bytes, Kind::Icmpv4)?,
         (protocol::ICMPV6, IpAddr::V6(_)) => icmp(packet, parsed, bytes, Kind::Icmpv6)?,
         _ => Parsed { kind: Kind::Other, ..parsed },
-    };
-    parsed.hash = flow_hash(&parsed.flow, policy.hash_keys);
-    Ok(parsed)
+    })
 }
 
 /// RFC 9293 section 3.1, MUST-3.

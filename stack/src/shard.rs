@@ -40,7 +40,7 @@ use crate::net::route::{Routes, link_local};
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::offload::gro::Gro;
 use crate::packet::{PacketBatch, PacketPool};
-use crate::parse::Policy;
+use crate::parse::{Parsed, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
 use links::{Channels, Message};
@@ -72,6 +72,8 @@ pub struct Shard {
     rx: PacketBatch,
     gro: Option<Gro>,
     scratch: Vec<u8>,
+    /// Of the last good packet: those of one flow mostly come together, and are hashed once.
+    last_parsed: Parsed,
     /// Who last confirmed itself by data, so that a burst asks the neighbour table once.
     last_data: Option<receive::LastData>,
     rng: ChaCha12Rng,
@@ -154,6 +156,7 @@ impl Shard {
             rx: PacketBatch::new(),
             gro: config.gro.then(Gro::default),
             scratch: Vec::new(),
+            last_parsed: Parsed::default(),
             last_data: None,
             rng,
             blocked: false,

@@ -402,6 +402,19 @@ fn a_flow_has_one_hash_and_the_key_matters() {
     assert_ne!(one, look(&tcp_frame(V4, b"one"), &other_key).unwrap().hash);
 }
 
+#[test]
+fn a_packet_parses_alike_whatever_came_before() {
+    let policy = policy();
+    let packets: Vec<_> =
+        valid_frames().iter().map(|frame| Packet::copy_from(&pool(4096), frame).unwrap()).collect();
+    for packet in &packets {
+        let alone = parse(packet, &policy);
+        for last in packets.iter().filter_map(|last| parse(last, &policy).ok()) {
+            assert_eq!(parse_after(packet, &policy, &last), alone, "after {last:?}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

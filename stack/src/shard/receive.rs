@@ -16,7 +16,7 @@ use crate::net::reassembly::{Outcome, last_next_header};
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::net::{Heard, arp, ndp};
 use crate::packet::Packet;
-use crate::parse::{Kind, Parsed, Refusal, parse, protocol};
+use crate::parse::{Kind, Parsed, Refusal, parse, parse_after, protocol};
 use crate::tcp::{IcmpError, IcmpVerdict, Received};
 use crate::time::{Duration, Instant};
 
@@ -36,10 +36,11 @@ pub(super) struct LastData {
 impl Shard {
     /// A packet from this shard's queue. `merging`: TCP waits in `gro` until the burst is complete.
     pub(super) fn receive(&mut self, now: Instant, mut packet: Packet, merging: bool) {
-        match parse(&packet, &self.policy) {
+        match parse_after(&packet, &self.policy, &self.last_parsed) {
             Ok(parsed) => packet.parsed = parsed,
             Err(refusal) => return self.refuse(now, refusal, &packet),
         }
+        self.last_parsed = packet.parsed;
         self.counters.rx_partial_checksums += u64::from(packet.parsed.partial_checksum);
         // Place for tunnel: decapsulate and parse the inner packet.
         if packet.parsed.kind == Kind::Fragment {

@@ -94,7 +94,7 @@ impl ReceiveQueue {
         let mut at = self.offset(seq);
         for slice in payload {
             let len = slice.len() as u64;
-            self.insert_data(at, &Data::Frame(slice), &mut insert);
+            self.insert_data(at, Data::Frame(slice), &mut insert);
             at += len;
         }
         insert.inserted
@@ -103,7 +103,7 @@ impl ReceiveQueue {
     /// As [`ReceiveQueue::insert`], for bytes that are in no frame.
     pub fn insert_bytes(&mut self, seq: SeqNumber, bytes: &[u8], cap_bytes: usize) -> Inserted {
         let mut insert = Insert::new(cap_bytes, true);
-        self.insert_data(self.offset(seq), &Data::Bytes(bytes), &mut insert);
+        self.insert_data(self.offset(seq), Data::Bytes(bytes), &mut insert);
         insert.inserted
     }
 
@@ -234,7 +234,7 @@ impl ReceiveQueue {
     }
 
     /// Takes one slice: what was in order before is cut off at its front, what has no room at its end.
-    fn insert_data(&mut self, at: u64, data: &Data<'_>, insert: &mut Insert) {
+    fn insert_data(&mut self, at: u64, mut data: Data<'_>, insert: &mut Insert) {
         let end = at + data.len() as u64;
         if at < self.next {
             insert.duplicate(at, end.min(self.next));
@@ -245,20 +245,27 @@ impl ReceiveQueue {
         if from >= until {
             return;
         }
-        let data = data.part((from - at) as usize..(until - at) as usize);
+        data.cut((from - at) as usize..(until - at) as usize);
         if from == self.next {
-            self.insert_in_order(&data, insert);
+            self.insert_in_order(data, insert);
         } else {
             self.insert_out_of_order(from, &data, insert);
         }
     }
 
-    fn insert_in_order(&mut self, data: &Data<'_>, insert: &mut Insert) {
+    fn insert_in_order(&mut self, data: Data<'_>, insert: &mut Insert) {
         // Whether or not it succeeds: the window promised room, and the sixteenth left over is enough for it.
         self.make_room(insert.need(data.len()), insert, 0);
         let before = self.next;
+        if self.ahead.is_none() {
+            self.next += data.len() as u64;
+            insert.inserted.advanced += data.len() as u32;
+            let memory = self.memory();
+            self.has_frames |= insert.push(&mut self.ready, data, memory);
+            return;
+        }
         let mut ready = core::mem::take(&mut self.ready);
-        self.next = self.extend(&mut ready, before, before, data, insert);
+        self.next = self.extend(&mut ready, before, before, &data, insert);
         self.ready = ready;
         if self.ahead.as_ref().is_some_and(|ahead| ahead.runs.is_empty()) {
             self.ahead = None;
@@ -295,7 +302,10 @@ impl ReceiveQueue {
                 self.ahead.as_ref().and_then(|ahead| ahead.runs.range(end..).next()).map(|(start, _)| *start);
             let gap_end = next_run.unwrap_or(until).min(until);
             if gap_end > end {
-                self.push(run, data.part((end - at) as usize..(gap_end - at) as usize), insert);
+                let mut part = data.clone();
+                part.cut((end - at) as usize..(gap_end - at) as usize);
+                let memory = self.memory() + run.memory();
+                self.has_frames |= insert.push(run, part, memory);
                 end = gap_end;
             }
             if let Some(other) = next_run.filter(|start| *start == end).and_then(|start| self.take_run(start))
@@ -309,18 +319,6 @@ impl ReceiveQueue {
         end
     }
 
-    /// Appends one part of a segment, in its frame if that is worth it.
-    fn push(&mut self, run: &mut Run, data: Data<'_>, insert: &Insert) {
-        let memory = self.memory() + run.memory();
-        match data {
-            Data::Frame(slice) if insert.keeps_frame(&slice, memory) => {
-                self.has_frames = true;
-                run.push_frame(slice);
-            }
-            data => run.push_bytes(data.bytes(), insert.block_max),
-        }
-    }
-
     /// Makes room for `need` bytes of memory: by copying out of frames and half-used blocks, then by dropping
     /// out-of-order data from `evict_from` on, farthest first (RFC 2018 section 8 allows that). Whether it succeeded.
     ///
@@ -329,9 +327,10 @@ impl ReceiveQueue {
     /// bound is left for the growth of the books when runs meet.
     fn make_room(&mut self, need: usize, insert: &Insert, evict_from: u64) -> bool {
         let bound = insert.cap - insert.cap / 16;
-        if self.memory() + need > bound {
-            self.release_frames();
+        if self.memory() + need <= bound {
+            return true;
         }
+        self.release_frames();
         if self.memory() + need > bound && self.ready.waste(insert.block_max) > insert.cap / 8 {
             self.ready.compact(insert.block_max);
         }
@@ -427,6 +426,21 @@ impl Insert {
     /// The most memory that `len` bytes take when they are copied.
     fn need(&self, len: usize) -> usize {
         len + (len / self.block_max + 1) * 128 + self.block_max + 128
+    }
+
+    /// Appends one part of a segment to `run`, in its frame if that is worth it: then `true`. `memory`: what is behind the
+    /// queue now.
+    fn push(&self, run: &mut Run, data: Data<'_>, memory: usize) -> bool {
+        match data {
+            Data::Frame(slice) if self.keeps_frame(&slice, memory) => {
+                run.push_frame(slice);
+                true
+            }
+            data => {
+                run.push_bytes(data.bytes(), self.block_max);
+                false
+            }
+        }
     }
 
     /// Whether a slice stays in its frame: it makes use of the frame, would fit into a block if it had to be copied

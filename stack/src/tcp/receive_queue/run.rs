@@ -37,16 +37,14 @@ impl Data<'_> {
         self.bytes().len()
     }
 
-    /// The bytes of `range`, which lies inside; the frame, if any, is then shared.
-    pub(super) fn part(&self, range: Range<usize>) -> Self {
+    /// Leaves only the bytes of `range`, which lies inside.
+    pub(super) fn cut(&mut self, range: Range<usize>) {
         match self {
             Self::Frame(slice) => {
-                let mut slice = slice.clone();
                 slice.truncate(range.end);
                 slice.advance(range.start);
-                Self::Frame(slice)
             }
-            Self::Bytes(bytes) => Self::Bytes(&bytes[range]),
+            Self::Bytes(bytes) => *bytes = &bytes[range],
         }
     }
 }
