@@ -193,13 +193,14 @@ pub(super) struct Connection {
     pub(super) buffered: usize,
     pub(super) statistics: Statistics,
     pub(super) chronograph: Chronograph,
-    pub(super) fastopen: Option<Box<FastOpen>>,
     cold: Option<Box<Cold>>,
 }
 
 /// What few connections need, and none that never sent anything.
 #[derive(Default)]
 pub(super) struct Cold {
+    /// A connection that Fast Open opened, or was to open.
+    pub(super) fastopen: Option<Box<FastOpen>>,
     pub(super) flush_waker: Option<Waker>,
     /// What ICMP said about our segments: the reason to give when the connection is given up.
     pub(super) soft_error: Option<TcpError>,
@@ -391,7 +392,6 @@ impl Connection {
             buffered: 0,
             statistics: Statistics::default(),
             chronograph: Chronograph::default(),
-            fastopen: None,
             cold: None,
         }
     }
@@ -752,6 +752,14 @@ impl Connection {
 
     pub(super) fn cold_mut(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()
+    }
+
+    pub(super) fn fastopen(&self) -> Option<&FastOpen> {
+        self.cold.as_ref()?.fastopen.as_deref()
+    }
+
+    pub(super) fn fastopen_mut(&mut self) -> Option<&mut FastOpen> {
+        self.cold.as_mut()?.fastopen.as_deref_mut()
     }
 
     pub(super) fn receive_rate(&self) -> Option<&ReceiveRate> {

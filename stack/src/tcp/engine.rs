@@ -464,7 +464,7 @@ impl Tcp {
 
     /// As `settle`, but only says `false` of a connection that is over.
     pub(super) fn settle_open(&mut self, now: Instant, index: u32) -> bool {
-        if self.tables.connections.get(index).is_some_and(|connection| connection.fastopen.is_some()) {
+        if self.tables.connections.get(index).is_some_and(|connection| connection.fastopen().is_some()) {
             self.follow_fastopen(now, index);
         }
         self.account(index);

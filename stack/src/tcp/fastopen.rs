@@ -152,7 +152,7 @@ impl Tcp {
         let failed = !connection.syn_acked() && connection.state.is_over();
         let error = connection.error.filter(|_| failed);
         let tried_once = connection.retransmits == 0 && !connection.ecn.fell_back();
-        let Some(open) = connection.fastopen.as_deref_mut() else { return };
+        let Some(open) = connection.fastopen_mut() else { return };
         match &mut open.side {
             Side::Client { mss, sent, report } => {
                 let attempted = open.option.is_some() || *sent > 0;
@@ -228,7 +228,7 @@ impl Connection {
         self.set_send_window(&syn);
         self.congestion.on_established(cx.now, u32::from(self.mss));
         let payload = syn.payload_len() > 0;
-        self.fastopen = Some(Box::new(FastOpen {
+        self.cold_mut().fastopen = Some(Box::new(FastOpen {
             side: Side::Server { pending: Some(listener) },
             option: answer,
             syn_data: payload,
@@ -240,7 +240,7 @@ impl Connection {
 
     /// Whether a SYN with data opened it from the other side.
     pub(super) fn was_opened_with_data(&self) -> bool {
-        self.fastopen.as_deref().is_some_and(|open| matches!(open.side, Side::Server { .. }))
+        self.fastopen().is_some_and(|open| matches!(open.side, Side::Server { .. }))
     }
 
     /// Whether data may go out although our SYN-ACK is not acknowledged: it is sent, and the client showed a cookie.
@@ -269,7 +269,7 @@ impl Connection {
             Advice::Request(request) => (Some(request), None),
             Advice::Avoid => (None, None),
         };
-        self.fastopen = Some(Box::new(FastOpen {
+        self.cold_mut().fastopen = Some(Box::new(FastOpen {
             side: Side::Client { mss, sent: 0, report: None },
             option,
             syn_data: false,
@@ -281,7 +281,7 @@ impl Connection {
     /// What the SYN or SYN-ACK that is sent now carries: an option, and payload bytes. Only the first one has any: what
     /// follows a timeout is plain, for the sake of networks and servers that drop the others (sections 4.2.1 and 4.2.2).
     pub(super) fn fastopen_syn(&self) -> (Option<FastOpenOption>, u32) {
-        let Some(open) = self.fastopen.as_deref().filter(|_| !self.snd_nxt.gt(self.iss)) else {
+        let Some(open) = self.fastopen().filter(|_| !self.snd_nxt.gt(self.iss)) else {
             return (None, 0);
         };
         match (&open.side, self.state) {
@@ -299,7 +299,7 @@ impl Connection {
 
     /// The first SYN went out with `len` bytes of data.
     pub(super) fn note_syn_data_sent(&mut self, len: u32, counters: &mut Counters) {
-        if let Some(FastOpen { side: Side::Client { sent, .. }, .. }) = self.fastopen.as_deref_mut() {
+        if let Some(FastOpen { side: Side::Client { sent, .. }, .. }) = self.fastopen_mut() {
             *sent = len;
             counters.tcp_bytes_tx += u64::from(len);
             self.statistics.data_segments_out += u32::from(len > 0);
@@ -316,7 +316,7 @@ impl Connection {
     ) {
         let retransmitted = self.retransmits > 0;
         let data = self.iss + 1;
-        let Some(open) = self.fastopen.as_deref_mut() else { return };
+        let Some(open) = self.fastopen_mut() else { return };
         let Side::Client { sent, report, .. } = &mut open.side else { return };
         let sent = core::mem::take(sent);
         let acked = if ack.gt(data) { ack.since(data).min(sent) } else { 0 };

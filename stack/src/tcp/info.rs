@@ -340,9 +340,9 @@ impl Connection {
             rcv_ooopack: troubles.out_of_order_in,
             notsent_bytes: self.unsent(),
             unread_bytes: self.receive.readable() as u32,
-            fastopen_syn_data: self.fastopen.as_deref().is_some_and(|open| open.syn_data),
-            fastopen_cookie_req: self.fastopen.as_deref().is_some_and(|open| open.cookie_requested),
-            fastopen_client_fail: self.fastopen.as_deref().and_then(|open| open.failure),
+            fastopen_syn_data: self.fastopen().is_some_and(|open| open.syn_data),
+            fastopen_cookie_req: self.fastopen().is_some_and(|open| open.cookie_requested),
+            fastopen_client_fail: self.fastopen().and_then(|open| open.failure),
             congestion: self.congestion.name(),
         }
     }
