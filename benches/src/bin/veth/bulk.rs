@@ -35,7 +35,7 @@ merged or summed, which no network does. There the kernel wins against any stack
 
 /// Runs it.
 pub fn run(plan: &Plan) -> Result<Benchmark> {
-    let mut benchmark = Benchmark::new("veth-bulk", 3, TITLE, ABOUT, plan.command());
+    let mut benchmark = Benchmark::new("veth-bulk", 3, TITLE, ABOUT, &plan.command());
     let iperf3 = bed::tool("iperf3");
     if iperf3.is_none() {
         eprintln!("iperf3 is not installed: without it");

@@ -20,7 +20,7 @@ client's TCP, for the kernel's server as well.";
 
 /// Runs it.
 pub fn run(plan: &Plan) -> Result<Benchmark> {
-    let mut benchmark = Benchmark::new("veth-echo", 3, TITLE, ABOUT, plan.command());
+    let mut benchmark = Benchmark::new("veth-echo", 3, TITLE, ABOUT, &plan.command());
     let bed = Arc::new(Bed::new(1500, true)?);
     let counts: &[usize] = if plan.quick { &[1, 64] } else { &[1, 64, 256, 1024] };
     for round in 0..plan.rounds {

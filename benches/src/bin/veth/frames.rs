@@ -96,7 +96,7 @@ impl Case {
 
 /// Runs it.
 pub fn run(plan: &Plan) -> Result<Benchmark> {
-    let mut benchmark = Benchmark::new("veth-frames", 2, TITLE, ABOUT, plan.command());
+    let mut benchmark = Benchmark::new("veth-frames", 2, TITLE, ABOUT, &plan.command());
     let small = LEAST_MSS + HEADERS;
     let all = |frame: usize| {
         let send = Case { work: Work::Send, frame: frame.max(small) };

@@ -44,7 +44,7 @@ request to whole answer, under the load that the server bears: a faster server i
 
 /// Runs it.
 pub fn run(plan: &Plan) -> Result<Benchmark> {
-    let mut benchmark = Benchmark::new("veth-http", 3, TITLE, ABOUT, plan.command());
+    let mut benchmark = Benchmark::new("veth-http", 3, TITLE, ABOUT, &plan.command());
     let bed = Arc::new(Bed::new(1500, true)?);
     let work = std::env::current_exe()?.with_file_name("bench-veth-work");
     fs::create_dir_all(&work)?;

@@ -31,6 +31,11 @@ pub type Result<T> = core::result::Result<T, Error>;
 
 const USAGE: &str = "usage: veth [--quick] [--rounds N] [--only TEXT] [--results DIRECTORY] [NAME...]";
 
+/// Rounds unless others are asked for.
+const ROUNDS: usize = 5;
+/// The same with `--quick`.
+const ROUNDS_QUICK: usize = 3;
+
 /// How long and how often is measured.
 pub struct Plan {
     /// Fewer cases and rounds, shorter ones.
@@ -57,9 +62,14 @@ impl Plan {
         self.only.as_ref().is_none_or(|only| format!("{case}: {who}").contains(only))
     }
 
-    /// What a reader is to type.
-    pub fn command(&self) -> &'static str {
-        if self.quick { "make bench-quick" } else { "make bench" }
+    /// What a reader is to type: the rounds too, where they were chosen.
+    pub fn command(&self) -> String {
+        let quick = if self.quick { " --quick" } else { "" };
+        match (self.quick, self.rounds) {
+            (true, ROUNDS_QUICK) => "make bench-quick".to_owned(),
+            (false, ROUNDS) => "make bench".to_owned(),
+            (_, rounds) => format!("target/release/veth{quick} --rounds {rounds}"),
+        }
     }
 
     /// Says what comes.
@@ -111,7 +121,7 @@ fn run() -> Result<()> {
         }
     }
     if plan.rounds == 0 {
-        plan.rounds = if plan.quick { 3 } else { 5 };
+        plan.rounds = if plan.quick { ROUNDS_QUICK } else { ROUNDS };
     }
     if !rustix::process::geteuid().is_root() {
         return Err("network namespaces and AF_XDP need root".into());

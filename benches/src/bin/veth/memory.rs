@@ -30,7 +30,7 @@ const EACH: usize = 10_000;
 
 /// Runs it.
 pub fn run(plan: &Plan) -> Result<Benchmark> {
-    let mut benchmark = Benchmark::new("veth-memory", 4, TITLE, ABOUT, plan.command());
+    let mut benchmark = Benchmark::new("veth-memory", 4, TITLE, ABOUT, &plan.command());
     let count = if plan.quick { 2 * EACH } else { 10 * EACH };
     let case = format!("{count} connections");
     // Memory does not depend on the machine's moods.
