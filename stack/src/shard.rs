@@ -30,11 +30,11 @@ use crate::limits;
 use crate::listing::{Cursor, Listed};
 use crate::net::dhcp::{Dhcp, Lease};
 use crate::net::egress::{Output, mtu_in_frames};
-use crate::net::link::Link;
 use crate::net::fragment::FragmentIds;
 use crate::net::host_gate::HostGate;
 use crate::net::icmp;
 use crate::net::iface::Iface;
+use crate::net::link::Link;
 use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
@@ -124,17 +124,17 @@ impl Shard {
         };
         config.validate((0..links_there).map(device_mtu).min().unwrap_or(0))?;
         let wishes = [config.mtu].into_iter().chain(config.further_links.iter().map(|link| link.mtu));
-        let mtus: Vec<usize> = wishes
-            .enumerate()
-            .map(|(link, wish)| wish.unwrap_or(usize::MAX).min(device_mtu(link)))
-            .collect();
+        let mtus: Vec<usize> =
+            wishes.enumerate().map(|(link, wish)| wish.unwrap_or(usize::MAX).min(device_mtu(link))).collect();
         let mut shared = rng(config.seed, u64::MAX);
         let hash_keys = keys(&mut shared);
         let mut rng = rng(config.seed, u64::from(index));
         let out: Vec<Link> = mtus
             .into_iter()
             .enumerate()
-            .map(|(link, mtu)| Link::new(device.capabilities_of(link).mac, mtu, Neighbors::new(keys(&mut rng))))
+            .map(|(link, mtu)| {
+                Link::new(device.capabilities_of(link).mac, mtu, Neighbors::new(keys(&mut rng)))
+            })
             .collect();
         let id_keys = keys(&mut rng);
         let ids = FragmentIds::new(&mut rng, id_keys, index, count);
@@ -146,12 +146,15 @@ impl Shard {
         });
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp_link = config.dhcp_link();
-        let dhcp = dhcp_link.filter(|_| index == 0).map(|link| Dhcp::new(link, rng.next_u64(), now, &mut output));
+        let dhcp =
+            dhcp_link.filter(|_| index == 0).map(|link| Dhcp::new(link, rng.next_u64(), now, &mut output));
         let policy = |link: usize| Policy {
             mac: device.capabilities_of(link).mac,
             addresses: Vec::new(),
             groups: Vec::new(),
-            partial_checksums: config.partial_checksums.accepts(device.capabilities_of(link).partial_checksums),
+            partial_checksums: config
+                .partial_checksums
+                .accepts(device.capabilities_of(link).partial_checksums),
             forwarding: config.forward.is_some(),
             dhcp: dhcp_link == Some(link),
             hash_keys,

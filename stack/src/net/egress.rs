@@ -20,10 +20,10 @@ use super::{Heard, arp, ndp};
 use crate::counters::{DropReason, Fresh};
 use crate::device::Device;
 use crate::flow::gate::Change;
+use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
 use crate::limits;
 use crate::offload::gso::{self, Template};
 use crate::packet::checksum::Sum;
-use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
 use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout, Writer};
 use crate::parse::protocol;
 use crate::tcp::header::Flags;
@@ -181,7 +181,9 @@ impl Output {
                 Sent::Translated(change) => {
                     let changed = match change {
                         Change::Packet(to) => rewrite(packet, &to, Checksum::Whole),
-                        Change::Error { addresses: (src, dst), quoted } => rewrite_error(packet, src, dst, &quoted),
+                        Change::Error { addresses: (src, dst), quoted } => {
+                            rewrite_error(packet, src, dst, &quoted)
+                        }
                     };
                     if changed.is_err() {
                         return self.counters.drop(DropReason::BadIcmp);

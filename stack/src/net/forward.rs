@@ -47,7 +47,9 @@ impl Output {
 
     fn forward_cut(&mut self, now: Instant, hop: Hop, mac: EthernetAddress, packet: &Packet, len: usize) {
         let mut whole = Vec::with_capacity(packet.len());
-        packet.pieces(usize::from(packet.parsed.l3)..packet.parsed.end as usize).for_each(|piece| whole.extend_from_slice(piece));
+        packet
+            .pieces(usize::from(packet.parsed.l3)..packet.parsed.end as usize)
+            .for_each(|piece| whole.extend_from_slice(piece));
         let ethertype = EthernetFrame::new_unchecked(packet.head()).ethertype();
         let flow = packet.parsed.flow;
         let id = self.fragment_id(flow.src, flow.dst, flow.protocol);
@@ -171,7 +173,7 @@ pub(crate) fn clamp_mss(packet: &mut Packet, most: u16) {
             if !partial {
                 let field = u16::from_be_bytes([tcp[16], tcp[17]]);
                 // At an odd offset the two octets are halves of two words of the sum.
-                let swap = |word: u16| if at % 2 == 0 { word } else { word.swap_bytes() };
+                let swap = |word: u16| if at.is_multiple_of(2) { word } else { word.swap_bytes() };
                 let checksum = update(field, swap(old), swap(most));
                 tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
             }

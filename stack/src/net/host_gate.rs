@@ -192,7 +192,9 @@ impl HostGate {
         if !(self.judges_output || self.gate.tracks()) {
             return Sent::AsItIs;
         }
-        let Some(view) = PacketView::of_ip(packet).filter(|view| !is_exempt(view)) else { return Sent::AsItIs };
+        let Some(view) = PacketView::of_ip(packet).filter(|view| !is_exempt(view)) else {
+            return Sent::AsItIs;
+        };
         let hop = routes.next_hop_from(Some(view.tuple.src()), view.tuple.dst());
         self.judge(now, view, hop.map_or(0, |hop| hop.link), routes, counters)
     }

@@ -192,14 +192,12 @@ impl Complaint {
             (Self::Prohibited { ipv4, .. }, false) => Some((3, ipv4, 0)),
             (Self::Prohibited { ipv6, .. }, true) => Some((1, ipv6, 0)),
             (Self::ReassemblyTimeout, false) => Some((11, 1, 0)),
-            (Self::ReassemblyTimeout, true) => Some((3, 1, 0)),
+            (Self::ReassemblyTimeout, true) | (Self::HostUnreachable, false) => Some((3, 1, 0)),
             (Self::TimeExceeded, false) => Some((11, 0, 0)),
-            (Self::TimeExceeded, true) => Some((3, 0, 0)),
+            (Self::TimeExceeded, true) | (Self::NetUnreachable, false) => Some((3, 0, 0)),
             (Self::TooBig { mtu }, false) => Some((3, 4, mtu.into())),
             (Self::TooBig { mtu }, true) => Some((2, 0, mtu.into())),
-            (Self::NetUnreachable, false) => Some((3, 0, 0)),
             (Self::NetUnreachable, true) => Some((1, 0, 0)),
-            (Self::HostUnreachable, false) => Some((3, 1, 0)),
             (Self::HostUnreachable, true) => Some((1, 3, 0)),
             (Self::Parameter(problem), true) => Some((4, problem.code, problem.pointer)),
             (Self::Parameter(_), false) => None,
@@ -292,7 +290,14 @@ impl<'a> Quote<'a> {
             // We send TCP without extension headers, so a quote with some is not about it.
             let (protocol, transport) = (bytes[6], &bytes[IPV6_HEADER..]);
             let (src, dst) = (IpAddr::from(src), IpAddr::from(dst));
-            return (bytes[0] >> 4 == 6).then_some(Self { src, dst, protocol, total_len, later: false, transport });
+            return (bytes[0] >> 4 == 6).then_some(Self {
+                src,
+                dst,
+                protocol,
+                total_len,
+                later: false,
+                transport,
+            });
         }
         let src: [u8; 4] = octets(12..16)?.try_into().ok()?;
         let dst: [u8; 4] = octets(16..20)?.try_into().ok()?;

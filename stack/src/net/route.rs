@@ -129,8 +129,11 @@ impl Routes {
             let link = of_source.or_else(|| six().next())?.1;
             return Some(Hop { link, next: NextHop::Neighbor(dst) });
         }
-        let Way { link, gateway } =
-            self.tables.iter().filter(|table| table.ipv6 == dst.is_ipv6()).find_map(|table| table.find(dst))?;
+        let Way { link, gateway } = self
+            .tables
+            .iter()
+            .filter(|table| table.ipv6 == dst.is_ipv6())
+            .find_map(|table| table.find(dst))?;
         Some(Hop { link, next: NextHop::Neighbor(gateway.unwrap_or(dst)) })
     }
 
@@ -174,7 +177,8 @@ impl Routes {
         match dst {
             IpAddr::V4(_) => {
                 let ours = || self.links.iter().filter(|(cidr, on)| here(*on) && cidr.addr.is_ipv4());
-                let near = ours().filter(|(cidr, _)| cidr.contains(hop)).max_by_key(|(cidr, _)| cidr.prefix_len);
+                let near =
+                    ours().filter(|(cidr, _)| cidr.contains(hop)).max_by_key(|(cidr, _)| cidr.prefix_len);
                 near.or_else(|| ours().next()).map(|(cidr, _)| cidr.addr)
             }
             IpAddr::V6(dst) => {

@@ -50,7 +50,9 @@ impl Shard {
             _ => None,
         };
         match change.map(|change| destination(&change)) {
-            Some(dst) if self.policies[link].is_ours(dst) => self.deliver_routed(now, packet, passage, fragments),
+            Some(dst) if self.policies[link].is_ours(dst) => {
+                self.deliver_routed(now, packet, passage, fragments);
+            }
             Some(dst) => self.forward(now, packet, passage, dst, fragments),
             None if packet.parsed.transit => {
                 let dst = packet.parsed.flow.dst;
@@ -135,7 +137,12 @@ impl Shard {
             Fit::Cut(len) => Some(len),
             Fit::TooLong => {
                 let mtu = mtu.min(usize::from(u16::MAX)) as u16;
-                return self.cannot_forward(now, DropReason::PacketTooBig, Complaint::TooBig { mtu }, &packet);
+                return self.cannot_forward(
+                    now,
+                    DropReason::PacketTooBig,
+                    Complaint::TooBig { mtu },
+                    &packet,
+                );
             }
         };
         let mut change = None;
@@ -203,7 +210,13 @@ impl Shard {
     /// A packet's neighbour does not answer, and no socket here sent it: its sender is told.
     pub(super) fn tell_of_unreachable(&mut self, now: Instant, packet: &Packet) {
         if self.config.forward.is_some() {
-            icmp::complain_about(now, Complaint::HostUnreachable, packet, &self.policies[0], &mut self.output);
+            icmp::complain_about(
+                now,
+                Complaint::HostUnreachable,
+                packet,
+                &self.policies[0],
+                &mut self.output,
+            );
         }
     }
 }
@@ -236,7 +249,9 @@ fn fit(packet: &Packet, mtu: usize, fragments: Option<usize>) -> Fit {
     match fragments {
         Some(longest) if longest <= mtu => Fit::Cut(longest),
         None if len <= mtu => Fit::Whole,
-        _ if parsed.flow.dst.is_ipv4() && packet.head()[l3 + 6] & 0x40 == 0 && !packet.is_merged() => Fit::Cut(mtu),
+        _ if parsed.flow.dst.is_ipv4() && packet.head()[l3 + 6] & 0x40 == 0 && !packet.is_merged() => {
+            Fit::Cut(mtu)
+        }
         _ => Fit::TooLong,
     }
 }

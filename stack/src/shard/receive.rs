@@ -120,7 +120,8 @@ impl Shard {
 
     fn arp(&mut self, now: Instant, packet: &Packet) {
         let bytes = &packet.head()[ETHERNET_HEADER..packet.parsed.end as usize];
-        let heard = arp::receive(now, self.rx_link, bytes, &self.policies[self.rx_link], self.own, &mut self.output);
+        let heard =
+            arp::receive(now, self.rx_link, bytes, &self.policies[self.rx_link], self.own, &mut self.output);
         self.tell_of_neighbor(heard);
     }
 
@@ -145,7 +146,10 @@ impl Shard {
         let addr = packet.parsed.flow.src;
         let mac = EthernetFrame::new_unchecked(packet.head()).src_addr();
         let seen = self.last_data.is_some_and(|last| {
-            last.link == link && last.addr == addr && last.mac == mac && now.saturating_since(last.at) < DATA_INTERVAL
+            last.link == link
+                && last.addr == addr
+                && last.mac == mac
+                && now.saturating_since(last.at) < DATA_INTERVAL
         });
         let known = || self.output.links[link].neighbors.knows(addr);
         if seen || !self.output.routes.is_on(link, addr) || self.own && !known() {
@@ -367,7 +371,13 @@ impl Shard {
                     let headers = packet.head().get(usize::from(parsed.l3)..usize::from(parsed.l4));
                     let pointer = headers.map_or(0, last_next_header) as u32;
                     let complaint = Complaint::ProtocolUnreachable(pointer);
-                    icmp::complain_about(now, complaint, packet, &self.policies[self.rx_link], &mut self.output);
+                    icmp::complain_about(
+                        now,
+                        complaint,
+                        packet,
+                        &self.policies[self.rx_link],
+                        &mut self.output,
+                    );
                 }
             }
         }
@@ -390,7 +400,8 @@ impl Shard {
     fn reassemble(&mut self, now: Instant, packet: &Packet) -> Option<(Packet, usize)> {
         self.counters.fragments_rx += 1;
         let counters = &mut self.counters;
-        let (frame, longest) = match self.reassembly.receive(now, packet, &mut |reason| counters.drop(reason)) {
+        let (frame, longest) = match self.reassembly.receive(now, packet, &mut |reason| counters.drop(reason))
+        {
             Outcome::Waiting => return None,
             Outcome::Refused(refusal) => {
                 self.refuse(now, refusal, packet);
@@ -419,7 +430,13 @@ impl Shard {
         while let Some(first) = self.reassembly.expire(now) {
             self.counters.drop(DropReason::FragmentTimeout);
             if let Some(first) = first.filter(|_| self.own) {
-                icmp::complain(now, Complaint::ReassemblyTimeout, &first, &self.policies[self.rx_link], &mut self.output);
+                icmp::complain(
+                    now,
+                    Complaint::ReassemblyTimeout,
+                    &first,
+                    &self.policies[self.rx_link],
+                    &mut self.output,
+                );
             }
         }
     }

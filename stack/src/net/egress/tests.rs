@@ -51,7 +51,10 @@ fn bench(layout: PoolLayout, mtu: usize) -> (Output, Sink) {
     let links = ["192.0.2.1/24", "2001:db8::1/64"].map(|text| (text.parse().unwrap(), 0)).to_vec();
     output.set_routes(Routes::new(links, Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
-        output.heard(Instant::ZERO, Heard { link: 0, addr: addr.parse().unwrap(), mac: THEM, claim: Claim::Asked });
+        output.heard(
+            Instant::ZERO,
+            Heard { link: 0, addr: addr.parse().unwrap(), mac: THEM, claim: Claim::Asked },
+        );
     }
     let capabilities = Capabilities { mac: US, mtu, partial_checksums: false, tx_frames_max: 9 };
     (output, Sink { capabilities, pool, sent: Vec::new(), room: usize::MAX })

@@ -84,14 +84,42 @@ fn syn(options: &[u8], flags: u8) -> Packet {
     let len = 20 + options.len();
     let mut ip = vec![0; 20];
     write_header(&mut ip, src, dst, protocol::TCP, len, 0, 64);
-    let mut tcp = vec![0x9c, 0x40, 0, 80, 0, 0, 0, 9, 0, 0, 0, 0, ((len / 4) << 4) as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0];
+    let mut tcp = vec![
+        0x9c,
+        0x40,
+        0,
+        80,
+        0,
+        0,
+        0,
+        9,
+        0,
+        0,
+        0,
+        0,
+        ((len / 4) << 4) as u8,
+        flags,
+        0xfa,
+        0xf0,
+        0,
+        0,
+        0,
+        0,
+    ];
     tcp.extend_from_slice(options);
     let mut sum = Sum::pseudo_header(src, dst, protocol::TCP, len as u32);
     sum.add(&tcp);
     tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
     let mut packet = Packet::copy_from(&pool, &[&[0; 14][..], &ip, &tcp].concat()).unwrap();
     let flow = FlowKey { src, dst, protocol: protocol::TCP, ..FlowKey::default() };
-    packet.parsed = Parsed { l3: 14, l4: 34, payload: (34 + len) as u16, end: (34 + len) as u32, flow, ..Parsed::default() };
+    packet.parsed = Parsed {
+        l3: 14,
+        l4: 34,
+        payload: (34 + len) as u16,
+        end: (34 + len) as u32,
+        flow,
+        ..Parsed::default()
+    };
     packet
 }
 
@@ -116,12 +144,12 @@ fn only_a_larger_mss_of_a_syn_is_lowered() {
         (&[2, 4, 5], 2, &[2, 4, 5]),
     ] {
         let mut packet = syn(options, flags);
-        if options.len() % 4 == 0 {
+        if options.len().is_multiple_of(4) {
             assert!(is_right(&packet));
         }
         clamp_mss(&mut packet, 1200);
         assert_eq!(&packet.head()[54..], expected, "{options:?}");
-        if options.len() % 4 == 0 {
+        if options.len().is_multiple_of(4) {
             assert!(is_right(&packet), "{options:?}");
         }
     }

@@ -54,7 +54,8 @@ fn complaints(complaint: Complaint, offender: &[u8]) -> Vec<Vec<u8>> {
     let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
     let link = Link::new(US, 1500, Neighbors::new((0, 0)));
     let mut output = Output::new(vec![link], true, pool.clone(), ids, Instant::ZERO);
-    output.set_routes(Routes::new(policy().addresses.into_iter().map(|cidr| (cidr, 0)).collect(), Vec::new()));
+    output
+        .set_routes(Routes::new(policy().addresses.into_iter().map(|cidr| (cidr, 0)).collect(), Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
         let claim = crate::net::neighbor::Claim::Asked;
         let mac = EthernetAddress([2, 0, 0, 0, 0, 2]);

@@ -98,7 +98,8 @@ impl Net {
     }
 
     fn drops(&self) -> Vec<(DropReason, u64)> {
-        let multicast = |reason: &DropReason| matches!(reason, DropReason::NotForUs | DropReason::IcmpIgnored);
+        let multicast =
+            |reason: &DropReason| matches!(reason, DropReason::NotForUs | DropReason::IcmpIgnored);
         self.router.counters().drops().filter(|(reason, count)| *count > 0 && !multicast(reason)).collect()
     }
 }
@@ -109,7 +110,8 @@ fn echo(net: &mut Net, from_lan: bool, listen: &str, to: &str, len: usize) -> So
     let payload = pattern(len);
     let (now, options) = (net.now, SocketOptions::default());
     let (client, listener) = {
-        let (client, server) = if from_lan { (&mut net.lan, &mut net.wan) } else { (&mut net.wan, &mut net.lan) };
+        let (client, server) =
+            if from_lan { (&mut net.lan, &mut net.wan) } else { (&mut net.wan, &mut net.lan) };
         let listener = server.shard.tcp_listen(listen.parse().unwrap(), 16, options.clone()).unwrap();
         (client.shard.tcp_connect(now, None, to.parse().unwrap(), options).unwrap(), listener)
     };
@@ -126,7 +128,8 @@ fn echo(net: &mut Net, from_lan: bool, listen: &str, to: &str, len: usize) -> So
             if from_lan { (&mut net.lan, &mut net.wan) } else { (&mut net.wan, &mut net.lan) };
         let mut buffer = vec![0; 65_536];
         if sent < len
-            && let Poll::Ready(count) = client_host.shard.tcp().poll_send(now, client, &payload[sent..], no_waker())
+            && let Poll::Ready(count) =
+                client_host.shard.tcp().poll_send(now, client, &payload[sent..], no_waker())
         {
             sent += count.unwrap();
         }
@@ -134,7 +137,8 @@ fn echo(net: &mut Net, from_lan: bool, listen: &str, to: &str, len: usize) -> So
             there.extend_from_slice(&buffer[..count.unwrap()]);
         }
         if returned < there.len()
-            && let Poll::Ready(count) = server.shard.tcp().poll_send(now, accepted, &there[returned..], no_waker())
+            && let Poll::Ready(count) =
+                server.shard.tcp().poll_send(now, accepted, &there[returned..], no_waker())
         {
             returned += count.unwrap();
         }
@@ -176,7 +180,8 @@ fn a_masqueraded_client_has_the_routers_address() {
 
 #[test]
 fn a_forwarded_port_leads_to_the_server_inside() {
-    let rules = "*nat\n-A PREROUTING -i wan -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\nCOMMIT\n";
+    let rules =
+        "*nat\n-A PREROUTING -i wan -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\nCOMMIT\n";
     let mut net = Net::new(Some(rules));
     let peer = echo(&mut net, false, "0.0.0.0:80", "192.0.2.254:8080", 50_000);
     assert_eq!(peer.ip(), ip("192.0.2.2"));
@@ -187,7 +192,8 @@ fn a_redirected_connection_is_the_routers_own() {
     // What is for port 80 anywhere ends at the router's port 8080, and its answers come from where the client sent to.
     let rules = "*nat\n-A PREROUTING -i lan -p tcp --dport 80 -j REDIRECT --to-ports 8080\nCOMMIT\n";
     let mut net = Net::new(Some(rules));
-    let listener = net.router.tcp_listen("0.0.0.0:8080".parse().unwrap(), 8, SocketOptions::default()).unwrap();
+    let listener =
+        net.router.tcp_listen("0.0.0.0:8080".parse().unwrap(), 8, SocketOptions::default()).unwrap();
     let to = "203.0.113.9:80".parse().unwrap();
     let id = net.lan.shard.tcp_connect(net.now, None, to, SocketOptions::default()).unwrap();
     net.run(Duration::from_millis(100));
@@ -200,7 +206,9 @@ fn a_redirected_connection_is_the_routers_own() {
     net.run(Duration::from_millis(10));
     let mut buffer = vec![0; 65_536];
     let mut got = Vec::new();
-    while let Poll::Ready(Ok(count @ 1..)) = net.router.tcp().poll_recv(net.now, accepted, &mut buffer, no_waker()) {
+    while let Poll::Ready(Ok(count @ 1..)) =
+        net.router.tcp().poll_recv(net.now, accepted, &mut buffer, no_waker())
+    {
         got.extend_from_slice(&buffer[..count]);
         net.run(Duration::from_millis(1));
     }
@@ -316,6 +324,7 @@ fn an_error_from_outside_finds_the_host_that_it_concerns() {
     let mut net = Net::new(Some(MASQUERADE));
     let inside = net.lan.shard.udp_bind("0.0.0.0:5000".parse().unwrap()).unwrap();
     let to = "192.0.2.2:9999".parse().unwrap();
+    net.lan.shard.udp_connect(inside, to).unwrap();
     ready(net.lan.shard.udp_poll_send_to(inside, b"x", to, no_waker())).unwrap();
     net.run(Duration::from_millis(10));
     let errors = errors(&net, 0);
@@ -340,13 +349,20 @@ fn a_silent_neighbor_is_told_of_in_the_senders_own_terms() {
 
 #[test]
 fn a_source_from_the_wrong_side_is_not_believed() {
-    for (reverse_path, passes) in [(ReversePath::Strict, false), (ReversePath::Loose, true), (ReversePath::Off, true)] {
-        let mut net = Net::with(None, [1500, 1500], |config| config.forward = Some(ForwardConfig { reverse_path }));
+    for (reverse_path, passes) in
+        [(ReversePath::Strict, false), (ReversePath::Loose, true), (ReversePath::Off, true)]
+    {
+        let mut net =
+            Net::with(None, [1500, 1500], |config| config.forward = Some(ForwardConfig { reverse_path }));
         acquaint(&mut net);
         net.links.0[0].rx.push_back(udp_frame([192, 0, 2, 9], [192, 0, 2, 2], 64, true, 20));
         net.settle();
         let dropped = net.drops().contains(&(DropReason::ReversePath, 1));
-        assert_eq!((dropped, net.router.counters().forwarded_packets > 4), (!passes, passes), "{reverse_path:?}");
+        assert_eq!(
+            (dropped, net.router.counters().forwarded_packets > 4),
+            (!passes, passes),
+            "{reverse_path:?}"
+        );
     }
 }
 

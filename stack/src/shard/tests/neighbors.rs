@@ -140,7 +140,8 @@ fn packets_for_a_dead_neighbor_are_counted_and_freed() {
 #[test]
 fn a_packet_beyond_the_link_goes_to_the_gateway() {
     let mut with_route = config(1);
-    with_route.routes = vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: ip("192.0.2.2"), link: None }];
+    with_route.routes =
+        vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: ip("192.0.2.2"), link: None }];
     let mut pair = Pair::of(Host::new(1, &with_route), Host::new(2, &config(2)));
     pair.settle();
     let before = pair.b.shard.counters().dropped(DropReason::NotForUs);

@@ -194,7 +194,8 @@ fn icmp_errors_find_the_shard_of_the_connection() {
         let mut world = World::new((owner + 1) % 3);
         let at: SocketAddr = "192.0.2.2:80".parse().unwrap();
         let heard = crate::net::Heard {
-            link: 0, addr: at.ip(),
+            link: 0,
+            addr: at.ip(),
             mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
             claim: crate::net::neighbor::Claim::Asked,
         };

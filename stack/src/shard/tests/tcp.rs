@@ -244,7 +244,8 @@ fn an_icmp_error_about_a_handshake_ends_it() {
     let client = connect(&mut pair, "192.0.2.2:80");
     pair.a.poll(pair.now);
     let heard = crate::net::Heard {
-        link: 0, addr: ip("192.0.2.2"),
+        link: 0,
+        addr: ip("192.0.2.2"),
         mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
         claim: crate::net::neighbor::Claim::Asked,
     };
