@@ -15,7 +15,7 @@ use crate::bpf;
 use crate::options::{QueueOptions, XDP_HEADROOM};
 use crate::program::Steer;
 use crate::rings::PACKET_CONTINUES;
-use crate::steer::QueueSteering;
+use crate::steer::{QueueSteering, Whose};
 
 /// How long a receiver sleeps at most before it looks whether it is to go on, in milliseconds.
 const POLL_MS: i32 = 10;
@@ -65,7 +65,12 @@ impl PlainSocket {
         let filled = idle.split_off(idle.len() - options.fill_target() as usize);
         // SAFETY: these frames are in no other ring.
         unsafe { fill.produce(&filled) };
-        let steering = QueueSteering::start(&steer.inner, queue, rx.fd().as_raw_fd(), options)?;
+        let steering = QueueSteering::start(
+            &steer.inner,
+            queue,
+            rx.fd().as_raw_fd(),
+            Whose::ByAddress(&options.port_addresses),
+        )?;
         let room = (options.frame_size - XDP_HEADROOM) as usize;
         let scratch = [FrameDesc::default(); BURST_PACKETS];
         Ok(Self { steering, rx, tx, fill, completion, umem, idle, scratch, room })
