@@ -6,8 +6,10 @@
 //! Takes root, and `ip` of iproute2.
 
 mod plain;
+mod stream;
 
-pub use plain::PlainSocket;
+pub use plain::{PlainForwarder, PlainSocket};
+pub use stream::stream;
 
 use std::cell::Cell;
 use std::ffi::OsStr;
