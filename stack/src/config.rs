@@ -252,7 +252,7 @@ impl StackConfig {
 #[derive(Clone, Debug)]
 pub struct FilterConfig {
     /// The rules. A host, which forwards nothing, walks the chains INPUT and OUTPUT of the filter table, PREROUTING and OUTPUT
-    /// of the raw table, and must have none in the nat table.
+    /// of the raw table, and must have none in the nat and mangle tables.
     pub rules: Arc<RuleSet>,
     /// The interface's name (of several links: the first's), as `-i` and `-o` match it.
     pub interface: String,
@@ -270,10 +270,13 @@ impl FilterConfig {
     /// Checks that the rules can be meant for a host.
     ///
     /// # Errors
-    /// [`ConfigError::NatForHost`].
+    /// [`ConfigError::NatForHost`], [`ConfigError::MangleForHost`].
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let translates = self.rules.chains(Table::Nat).iter().find(|chain| !chain.rules.is_empty());
-        translates.map_or(Ok(()), |chain| Err(ConfigError::NatForHost(chain.name.clone())))
+        let used = |table| self.rules.chains(table).iter().find(|chain| !chain.rules.is_empty());
+        if let Some(chain) = used(Table::Nat) {
+            return Err(ConfigError::NatForHost(chain.name.clone()));
+        }
+        used(Table::Mangle).map_or(Ok(()), |chain| Err(ConfigError::MangleForHost(chain.name.clone())))
     }
 }
 
@@ -323,6 +326,9 @@ pub enum ConfigError {
     /// Rules that translate, for a host that does not forward.
     #[error("the nat table's {0} has rules: a server's own packets are filtered, not translated")]
     NatForHost(String),
+    /// A rule would see every packet, where a host's established connections pass by the rules.
+    #[error("the mangle table's {0} has rules: only a router shows every packet to them; use the filter table")]
+    MangleForHost(String),
     /// TCP's part.
     #[error(transparent)]
     Tcp(#[from] TcpConfigError),

@@ -10,7 +10,8 @@
 //!                  [Gate::send]
 //! ```
 //!
-//! Only the first packet of a flow walks rules; one that belongs to a flow that was let through costs one lookup. ICMP errors
+//! The mangle table's chain of each place comes before the others but raw's, and every packet walks it. Of the other tables
+//! only the first packet of a flow walks rules; one that belongs to a flow that was let through costs one lookup. ICMP errors
 //! about a flow (RELATED) and packets that fit none (INVALID, UNTRACKED) walk each time. Where no rule asks for flows and
 //! none translates, nothing is tracked, and only packets that begin something should be shown to the gate.
 
@@ -168,6 +169,7 @@ impl Gate {
         from: Interface<'_>,
     ) -> Result<Passage, Refused> {
         let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
+        self.mangle(now, &mut passage, Hook::Prerouting, Some(from), None)?;
         self.translate(now, &mut passage, Hook::Prerouting, Some(from), None)?;
         Ok(passage)
     }
@@ -182,6 +184,7 @@ impl Gate {
         passage: &mut Passage,
         from: Interface<'_>,
     ) -> Result<Option<Change>, Refused> {
+        self.mangle(now, passage, Hook::Input, Some(from), None)?;
         self.filter(now, passage, Hook::Input, Some(from), None)?;
         self.translate(now, passage, Hook::Input, Some(from), None)?;
         self.confirm(now, passage)
@@ -198,7 +201,9 @@ impl Gate {
         from: Interface<'_>,
         to: Interface<'_>,
     ) -> Result<Option<Change>, Refused> {
+        self.mangle(now, passage, Hook::Forward, Some(from), Some(to))?;
         self.filter(now, passage, Hook::Forward, Some(from), Some(to))?;
+        self.mangle(now, passage, Hook::Postrouting, None, Some(to))?;
         self.translate(now, passage, Hook::Postrouting, None, Some(to))?;
         self.confirm(now, passage)
     }
@@ -216,8 +221,10 @@ impl Gate {
         to: Interface<'_>,
     ) -> Result<(Passage, Option<Change>), Refused> {
         let mut passage = self.enter(now, view, Hook::Output, None, Some(to))?;
+        self.mangle(now, &mut passage, Hook::Output, None, Some(to))?;
         self.translate(now, &mut passage, Hook::Output, None, Some(to))?;
         self.filter(now, &mut passage, Hook::Output, None, Some(to))?;
+        self.mangle(now, &mut passage, Hook::Postrouting, None, Some(to))?;
         self.translate(now, &mut passage, Hook::Postrouting, None, Some(to))?;
         let change = self.confirm(now, &mut passage)?;
         Ok((passage, change))
@@ -275,6 +282,30 @@ impl Gate {
         }
         self.release_ended();
         Ok(passage)
+    }
+
+    /// The mangle table, for every packet.
+    fn mangle(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        hook: Hook,
+        from: Option<Interface<'_>>,
+        to: Option<Interface<'_>>,
+    ) -> Result<(), Refused> {
+        if !self.walker.judges(Table::Mangle, hook) {
+            return Ok(());
+        }
+        // What the rules see is the packet as it is by now: once it is routed, on its way to its new destination.
+        let view = passage.view;
+        if !matches!(hook, Hook::Prerouting | Hook::Output)
+            && let Some(Change::Packet(to)) = self.change(passage)
+        {
+            passage.view.tuple = view.tuple.with_destination(to.dst(), to.dst_port);
+        }
+        let walked = self.walk(now, passage, Table::Mangle, hook, from, to);
+        passage.view = view;
+        walked.map(|_| ())
     }
 
     /// The filter table, for what was not let through before.
@@ -437,10 +468,14 @@ impl Gate {
             mss: passage.mss,
             alive: &mut |tuple| flows.is_some_and(|flows| flows.find(tuple).is_some()),
         };
+        let before = facts.mss;
         let verdict = self.walker.walk(now, table, hook, &mut facts);
         let Facts { mark, conn_mark: new_mark, untracked, mss, .. } = facts;
         (passage.mark, passage.mss) = (mark, mss);
-        if let Some(begin) = &mut passage.begin {
+        if let Some(begin) = &mut passage.begin
+            && table == Table::Filter
+            && mss != before
+        {
             begin.entry.mss = mss;
         }
         if new_mark != conn_mark {

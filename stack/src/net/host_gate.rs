@@ -46,6 +46,8 @@ pub(crate) struct HostGate {
     rules: Arc<RuleSet>,
     /// A chain of OUTPUT does anything.
     judges_output: bool,
+    /// The mangle table does, to every packet.
+    mangles_output: bool,
     /// The shard is not alone: what it does not know may be another's.
     several: bool,
     /// It is a router's: packets are shown as they arrive.
@@ -72,6 +74,7 @@ impl HostGate {
             gate: Gate::new(&rules, filter.gate.clone(), seed, shard, shards, now),
             interfaces: config.link_names(),
             judges_output: judges_output(&rules),
+            mangles_output: mangles_output(&rules),
             rules,
             several: shards > 1,
             forwards: config.forward.is_some(),
@@ -82,6 +85,7 @@ impl HostGate {
     pub(crate) fn reload(&mut self, now: Instant, rules: Arc<RuleSet>) {
         self.gate.reload(now, &rules);
         self.judges_output = judges_output(&rules);
+        self.mangles_output = mangles_output(&rules);
         self.rules = rules;
     }
 
@@ -193,7 +197,7 @@ impl HostGate {
         routes: &Routes,
         counters: &mut Counters,
     ) -> Sent {
-        if !(self.judges_output || self.gate.tracks()) {
+        if !(self.judges_output || self.mangles_output || self.gate.tracks()) {
             return Sent::AsItIs;
         }
         let Some(view) = PacketView::of_ip(packet).filter(|view| !is_exempt(view)) else {
@@ -213,7 +217,7 @@ impl HostGate {
         counters: &mut Counters,
     ) -> Sent {
         let begins = Flags(segment.flags).contains(Flags::SYN) && !Flags(segment.flags).contains(Flags::ACK);
-        if !(self.gate.tracks() || self.judges_output && begins) {
+        if !(self.gate.tracks() || self.mangles_output || self.judges_output && begins) {
             return Sent::AsItIs;
         }
         self.judge(now, view_of(segment), link, routes, counters)
@@ -260,6 +264,15 @@ fn judges_output(rules: &RuleSet) -> bool {
         chain.name == Hook::Output.name() && (!chain.rules.is_empty() || chain.policy == Some(Policy::Drop))
     };
     [Table::Raw, Table::Filter].into_iter().any(|table| rules.chains(table).iter().any(does))
+}
+
+/// Whether the mangle table sees what this host sends.
+fn mangles_output(rules: &RuleSet) -> bool {
+    let does = |chain: &Chain| {
+        [Hook::Output, Hook::Postrouting].iter().any(|hook| chain.name == hook.name())
+            && (!chain.rules.is_empty() || chain.policy == Some(Policy::Drop))
+    };
+    rules.chains(Table::Mangle).iter().any(does)
 }
 
 fn is_exempt(view: &PacketView) -> bool {

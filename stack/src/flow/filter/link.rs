@@ -134,8 +134,8 @@ fn check_place(table: Table, hook: Hook, rule: &Rule) -> Result<(), Located> {
         Target::Dnat(_) => ("DNAT", &[Table::Nat], &[Hook::Prerouting, Hook::Output]),
         Target::Redirect { .. } => ("REDIRECT", &[Table::Nat], &[Hook::Prerouting, Hook::Output]),
         Target::Netmap(_) => ("NETMAP", &[Table::Nat], &Hook::ALL),
-        // The tables whose rules see every packet that is not of an established flow; a SYN is none.
-        Target::TcpMss(_) => ("TCPMSS", &[Table::Filter], &Hook::ALL),
+        // In the filter table it is for the whole flow, whose SYN,ACK no rule sees.
+        Target::TcpMss(_) => ("TCPMSS", &[Table::Mangle, Table::Filter], &Hook::ALL),
         Target::Drop if table == Table::Nat => {
             return refuse(rule, "the nat table is no place to drop: use the filter table".to_owned());
         }

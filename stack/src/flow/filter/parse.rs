@@ -92,7 +92,7 @@ impl Reader {
         let Some((table, _)) = self.section else {
             return Err(problem(
                 words[0].column,
-                "a chain outside a section: begin with `*filter`, `*nat` or `*raw`",
+                "a chain outside a section: begin with `*filter`, `*nat`, `*mangle` or `*raw`",
             ));
         };
         let name = Word { text: words[0].text[1..].to_owned(), column: words[0].column + 1 };
@@ -146,7 +146,7 @@ impl Reader {
             };
             match word.text.as_str() {
                 "-t" | "--table" => {
-                    let name = words.value(word, "a table: filter, nat or raw")?;
+                    let name = words.value(word, "a table: filter, nat, mangle or raw")?;
                     let named = table_named(&name.text, name.column)?;
                     if let Some((section, line)) = self.section.filter(|(section, _)| *section != named) {
                         let reason = format!("this line stands in `*{}` of line {line}", section.name());
@@ -343,7 +343,7 @@ impl Reader {
 
 fn table_named(name: &str, column: u32) -> Result<Table, Problem> {
     Table::named(name)
-        .ok_or_else(|| problem(column, format!("`{name}` is no table known here: filter, nat or raw")))
+        .ok_or_else(|| problem(column, format!("`{name}` is no table known here: filter, nat, mangle or raw")))
 }
 
 fn is_built_in(table: Table, name: &str) -> bool {

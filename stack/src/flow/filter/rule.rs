@@ -13,6 +13,8 @@ use crate::tcp::header::Flags;
 pub enum Table {
     /// Before connection tracking: NOTRACK.
     Raw,
+    /// Every packet, where the others see only a flow's first: marks, the MSS of SYNs.
+    Mangle,
     /// Only the first packet of a flow: SNAT, DNAT and their kin.
     Nat,
     /// Accept, drop, reject.
@@ -36,13 +38,14 @@ pub enum Hook {
 
 impl Table {
     /// All tables, in the order in which iptables-save prints them.
-    pub const ALL: [Self; 3] = [Self::Raw, Self::Nat, Self::Filter];
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter];
 
     /// Its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::Mangle => "mangle",
             Self::Nat => "nat",
             Self::Filter => "filter",
         }
@@ -59,6 +62,7 @@ impl Table {
     pub fn hooks(self) -> &'static [Hook] {
         match self {
             Self::Raw => &[Hook::Prerouting, Hook::Output],
+            Self::Mangle => &Hook::ALL,
             Self::Nat => &[Hook::Prerouting, Hook::Input, Hook::Output, Hook::Postrouting],
             Self::Filter => &[Hook::Input, Hook::Forward, Hook::Output],
         }

@@ -196,6 +196,15 @@ impl Walker {
         }
     }
 
+    /// Whether the chain of `hook` in `table` does anything.
+    #[must_use]
+    pub fn judges(&self, table: Table, hook: Hook) -> bool {
+        self.entries.get(&(table, hook)).is_some_and(|&chain| {
+            let Span { start, end, policy } = &self.chains[chain as usize];
+            start != end || *policy == Some(Policy::Drop)
+        })
+    }
+
     /// Packets and bytes that a rule matched, in the order in which the set has the rules.
     #[must_use]
     pub fn counts(&self) -> &[Count] {
