@@ -37,6 +37,7 @@ drop_reasons! {
     NotForUs "not_for_us" "The Ethernet or IP destination is not ours.",
     BadIpVersion "bad_ip_version" "The version or header length field is wrong.",
     BadIpChecksum "bad_ip_checksum" "The IPv4 header checksum is wrong.",
+    BadIpOption "bad_ip_option" "An IPv4 option is malformed (answered with parameter problem where that is ours to do).",
     BadExtensionHeader "bad_extension_header" "IPv6 extension headers are malformed or too many.",
     Martian "martian" "A source or destination address that must not appear on the wire.",
     SpoofedSelf "spoofed_self" "The source address is our own.",

@@ -36,6 +36,9 @@ pub enum Kind {
     Fragment,
     /// Another IP protocol, or none.
     Other,
+    /// A packet in transit whose transport header or checksum is wrong: its destination is to judge (RFC 1812 section 2.2.1:
+    /// routers forward by the IP header).
+    Broken,
 }
 
 /// The five-tuple of a packet; ports are 0 where the protocol has none.
@@ -191,6 +194,11 @@ const ETHERNET_HEADER: usize = 14;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const ARP_PACKET: usize = 28;
+/// IPv4 options that routers write to (RFC 791 section 3.1).
+pub(crate) const RECORD_ROUTE: u8 = 7;
+pub(crate) const TIMESTAMP: u8 = 68;
+/// The timestamp option's flag: only the routers that it names write to it.
+pub(crate) const TIMESTAMP_PRESPECIFIED: u8 = 3;
 const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 pub(crate) const SOLICITED_NODE_PREFIX: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
@@ -302,7 +310,6 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     if !sum.is_valid() {
         return Err(DropReason::BadIpChecksum.into());
     }
-    ipv4_options(&bytes[IPV4_HEADER..header_len])?;
 
     let (src, dst) = (header.src_addr(), header.dst_addr());
     let number = bytes[9];
@@ -325,6 +332,10 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     if !(ours && (cast == Cast::Unicast || group) || dhcp || transit) {
         return Err(DropReason::NotForUs.into());
     }
+    ipv4_options(&bytes[IPV4_HEADER..header_len]).map_err(|refusal| match cast {
+        Cast::Unicast if !group => refusal,
+        _ => refusal.reason.into(),
+    })?;
     let parsed = Parsed {
         transit,
         l3: l3 as u16,
@@ -355,17 +366,45 @@ fn ipv4_source(src: Ipv4Addr, dst: Ipv4Addr, number: u8, policy: &Policy) -> Res
     if policy.is_broadcast(src) || reserved && !unconfigured { Err(DropReason::Martian) } else { Ok(()) }
 }
 
-/// RFC 791 section 3.1: every option lies within the header. Source routes are refused, as RFC 7126 section 4.3 advises.
-/// RFC 9293 section 3.9.2.1, MUST-50.
-fn ipv4_options(mut options: &[u8]) -> Result<(), DropReason> {
-    while let [kind, rest @ ..] = options {
-        options = match (kind, rest.first()) {
-            (0, _) => return Ok(()),
-            (1, _) => rest,
-            (131 | 137, _) => return Err(DropReason::SourceRoute),
-            (_, Some(&len)) if len >= 2 => options.get(usize::from(len)..).ok_or(DropReason::Truncated)?,
-            _ => return Err(DropReason::Truncated),
+/// RFC 791 section 3.1: every option lies within the header; what is wrong is answered (RFC 1122 section 3.2.2.5, RFC 1812
+/// section 4.3.3.5). Source routes are refused, as RFC 7126 section 4.3 advises. RFC 9293 section 3.9.2.1, MUST-50.
+fn ipv4_options(options: &[u8]) -> Result<(), Refusal> {
+    let mut at = 0;
+    while let [kind, rest @ ..] = &options[at..] {
+        let problem = |behind: usize| {
+            let pointer = (IPV4_HEADER + at + behind) as u32;
+            let answer = ParameterProblem { code: 0, pointer, to_multicast_too: false };
+            Refusal { reason: DropReason::BadIpOption, answer: Some(answer) }
         };
+        let len = match (kind, rest.first()) {
+            (0, _) => return Ok(()),
+            (1, _) => 1,
+            (131 | 137, _) => return Err(DropReason::SourceRoute.into()),
+            (_, Some(&len)) if len >= 2 && usize::from(len) <= rest.len() + 1 => usize::from(len),
+            _ => return Err(problem(0)),
+        };
+        match (kind, &options[at..at + len]) {
+            // Too short for a pointer; or the pointer is into the option's own head, or leaves no room for an address.
+            (&RECORD_ROUTE, [_, _]) | (&TIMESTAMP, [_, _] | [_, _, _]) => return Err(problem(1)),
+            (&RECORD_ROUTE, [_, _, pointer, ..]) => {
+                let room = (len + 1).checked_sub(usize::from(*pointer));
+                if *pointer < 4 || room.is_some_and(|room| (1..4).contains(&room)) {
+                    return Err(problem(2));
+                }
+            }
+            (&TIMESTAMP, [_, _, pointer, flags, ..]) => {
+                if *pointer < 5 {
+                    return Err(problem(2));
+                }
+                // RFC 791: the count of routers that found no room must not overflow.
+                let full = usize::from(*pointer) > len;
+                if full && flags & 0xf != TIMESTAMP_PRESPECIFIED && flags >> 4 == 15 {
+                    return Err(problem(3));
+                }
+            }
+            _ => {}
+        }
+        at += len;
     }
     Ok(())
 }
@@ -525,15 +564,20 @@ fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> R
     let head = packet.head();
     let head = &head[..head.len().min(parsed.end as usize)];
     let bytes = head.get(usize::from(parsed.l4)..).ok_or(DropReason::Truncated)?;
-    Ok(match (parsed.flow.protocol, parsed.flow.dst) {
+    let read = match (parsed.flow.protocol, parsed.flow.dst) {
         // RFC 9293 section 3.9.2.3 (MUST-57): TCP is between two hosts.
-        (protocol::TCP, _) if group => return Err(DropReason::NotForUs.into()),
-        (protocol::TCP, _) => tcp(packet, policy, parsed, bytes)?,
-        (protocol::UDP, _) => udp(packet, policy, parsed, bytes)?,
-        (protocol::ICMPV4, IpAddr::V4(_)) => icmp(packet, parsed, bytes, Kind::Icmpv4)?,
-        (protocol::ICMPV6, IpAddr::V6(_)) => icmp(packet, parsed, bytes, Kind::Icmpv6)?,
-        _ => Parsed { kind: Kind::Other, ..parsed },
-    })
+        (protocol::TCP, _) if group => Err(DropReason::NotForUs),
+        (protocol::TCP, _) => tcp(packet, policy, parsed, bytes),
+        (protocol::UDP, _) => udp(packet, policy, parsed, bytes),
+        (protocol::ICMPV4, IpAddr::V4(_)) => icmp(packet, parsed, bytes, Kind::Icmpv4),
+        (protocol::ICMPV6, IpAddr::V6(_)) => icmp(packet, parsed, bytes, Kind::Icmpv6),
+        _ => Ok(Parsed { kind: Kind::Other, ..parsed }),
+    };
+    match read {
+        // A checksum that was left to a device stays one to complain of here.
+        Err(reason) if parsed.transit && reason != DropReason::PartialChecksum => Ok(Parsed { kind: Kind::Broken, ..parsed }),
+        read => Ok(read?),
+    }
 }
 
 /// RFC 9293 section 3.1, MUST-3.
@@ -568,9 +612,9 @@ fn udp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
     // Bytes between the datagram's end and the packet's are nobody's and not in the checksum.
     let datagram = Parsed { end: u32::from(parsed.l4) + len as u32, flow, ..parsed };
     let field = u16::from_be_bytes([bytes[6], bytes[7]]);
-    // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6.
+    // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6, but for tunnels, which are their ends' to judge.
     let partial_checksum = match field {
-        0 if flow.dst.is_ipv4() => false,
+        0 if flow.dst.is_ipv4() || parsed.transit => false,
         _ => checksum(packet, policy, &datagram, field, DropReason::BadUdpChecksum)?,
     };
     Ok(Parsed { kind: Kind::Udp, payload: parsed.l4 + HEADER as u16, flow, partial_checksum, ..parsed })

@@ -82,11 +82,9 @@ impl Memory {
     pub fn new(setup: &Setup) -> Self {
         let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect();
         let mut config = StackConfig::new(parse(&super::link::ROUTER_LAN), [7; 32]);
-        config.mtu = Some(setup.mtus[0]);
         config.further_links = vec![LinkConfig {
             name: "wan".into(),
             addresses: parse(&super::link::ROUTER_WAN),
-            mtu: Some(setup.mtus[1]),
             ..LinkConfig::default()
         }];
         config.routes = [("0.0.0.0/0", GATEWAY4), ("::/0", GATEWAY6)]

@@ -85,7 +85,10 @@ fn ipv4(packet: &[u8], prefix: &str, names: &Names, fields: &mut Fields) {
     put(fields, prefix, "ttl", packet[8]);
     put(fields, prefix, "tos", format!("{:#04x}", packet[1]));
     put(fields, prefix, "id", names.id(word(packet, 4)));
-    put(fields, prefix, "flags and offset", format!("{:#06x}", word(packet, 6)));
+    // Whoever makes a packet that is never cut may set DF and choose the identification (RFC 6864 section 4.1).
+    let own = prefix.is_empty() && !names.ids.contains(&word(packet, 4));
+    let mask = if own { 0x3fff } else { 0xffff };
+    put(fields, prefix, "flags and offset", format!("{:#06x}", word(packet, 6) & mask));
     put(fields, prefix, "length", word(packet, 2));
     let Some((header, rest)) = packet.split_at_checked(header_len) else {
         return put(fields, prefix, "rest", hex(&packet[20..]));

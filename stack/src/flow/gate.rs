@@ -230,6 +230,25 @@ impl Gate {
         Ok((passage, change))
     }
 
+    /// An ICMP error of this router about a packet in transit leaves by `to`. It belongs to no flow of the table: it tells of
+    /// the packet as it came.
+    ///
+    /// # Errors
+    /// It does not pass.
+    pub fn tell(&mut self, now: Instant, view: PacketView, to: Interface<'_>) -> Result<(), Refused> {
+        let state = if self.tracks() { CtState::Related } else { CtState::Untracked };
+        let mut passage = Passage { view, state, hit: None, begin: None, mark: 0, mss: None };
+        for (table, hook) in [
+            (Table::Raw, Hook::Output),
+            (Table::Mangle, Hook::Output),
+            (Table::Filter, Hook::Output),
+            (Table::Mangle, Hook::Postrouting),
+        ] {
+            self.walk(now, &mut passage, table, hook, None, Some(to))?;
+        }
+        Ok(())
+    }
+
     // ---- time
 
     /// Ends flows whose time is over.
@@ -400,11 +419,11 @@ impl Gate {
         if !entry.is_translated() {
             return None;
         }
-        // The error goes against the packet that it is about. Its sender may be one of the flow's ends, known by another
-        // address on the other side.
+        // The error goes against the packet that it is about. Where its sender's side of the flow is known by another
+        // address on the other side, so is its sender, be it the flow's end or a router before it (RFC 5508 REQ-5 (c)).
         let (before, after) = (entry.tuple(hit.direction), entry.tuple(hit.direction.other()).reversed());
-        let tuple = &passage.view.tuple;
-        let from = if tuple.src() == before.src() { after.src() } else { tuple.src() };
+        let hidden = before.src() != after.src();
+        let from = if hidden { after.src() } else { passage.view.tuple.src() };
         Some(Change::Error { addresses: (from, after.dst()), quoted: *entry.tuple(hit.direction.other()) })
     }
 

@@ -118,6 +118,67 @@ fn a_forwarded_port_is_reached_from_outside() {
 }
 
 #[test]
+fn an_error_of_a_router_inside_comes_from_the_address_outside() {
+    // RFC 5508 REQ-5 (c): neither the server nor a router before it shows its own address.
+    let mut gate = gate(ROUTER);
+    let asked = udp("203.0.113.7:4000", "192.0.2.1:80");
+    let inside = through(&mut gate, asked, WAN, LAN).unwrap();
+    for from in ["10.0.0.100", "10.0.0.77"] {
+        let mut passage = gate.arrive(at(0), unreachable(from, "203.0.113.7", inside), LAN).unwrap();
+        let change = gate.forward(at(0), &mut passage, LAN, WAN).unwrap();
+        let addresses = ("192.0.2.1".parse().unwrap(), "203.0.113.7".parse().unwrap());
+        assert_eq!(change, Some(Change::Error { addresses, quoted: asked.tuple }), "{from}");
+    }
+}
+
+#[test]
+fn the_mangle_table_sees_every_packet_on_its_way_to_its_destination() {
+    let rules = "*mangle\n-A FORWARD -d 10.0.0.100 -p udp --dport 8080 -j DROP\nCOMMIT\n";
+    let mut gate = gate(ROUTER);
+    let asked = udp("203.0.113.7:4000", "192.0.2.1:80");
+    through(&mut gate, asked, WAN, LAN).unwrap();
+    gate.reload(at(0), &self::rules(&format!("{ROUTER}{rules}")));
+    assert_eq!(through(&mut gate, asked, WAN, LAN), Err(Refused::Drop(DropReason::Filtered)));
+}
+
+#[test]
+fn what_the_mangle_table_says_of_the_mss_is_for_one_packet() {
+    let rules = "*mangle\n-A FORWARD -o wan -p tcp --syn -j TCPMSS --set-mss 1200\nCOMMIT\n";
+    let mut gate = gate(&format!("{ROUTER}{rules}"));
+    let mut passage = gate.arrive(at(0), syn("10.0.0.2:5000", "198.51.100.1:80"), LAN).unwrap();
+    gate.forward(at(0), &mut passage, LAN, WAN).unwrap();
+    assert_eq!(gate.mss(&passage), Some(TcpMss::Set(1200)));
+    let id = passage.flow().unwrap();
+    assert_eq!(gate.table().unwrap().get(id).unwrap().mss, None);
+}
+
+#[test]
+fn an_answer_that_changes_nothing_is_an_answer() {
+    // RFC 9293 section 3.5.1: an old connection of the server's answers the SYN; the firewall must not take it for a new one.
+    let mut gate = gate(ROUTER);
+    let asked = syn("10.0.0.2:5000", "198.51.100.1:80");
+    let outside = through(&mut gate, asked, LAN, WAN).unwrap();
+    let Transport::Tcp(tcp) = asked.transport else { unreachable!() };
+    let ack = Transport::Tcp(TcpView { flags: Flags::ACK, seq: SeqNumber(900), ack: SeqNumber(77), ..tcp });
+    let challenge = PacketView { tuple: outside.reversed(), transport: ack, ..asked };
+    let passage = gate.arrive(at(0), challenge, WAN).unwrap();
+    assert_eq!(passage.state(), CtState::Established);
+}
+
+#[test]
+fn what_is_broken_or_of_no_known_kind_is_invalid() {
+    let mut gate = gate(ROUTER);
+    let broken = PacketView { transport: Transport::Broken, ..udp("10.0.0.2:0", "198.51.100.1:0") };
+    assert_eq!(gate.arrive(at(0), broken, LAN).unwrap().state(), CtState::Invalid);
+    let addresses = ["10.0.0.2", "198.51.100.1"].map(|addr| addr.parse().unwrap());
+    let tuple = FlowTuple::portless(addresses[0], addresses[1], protocol::ICMPV4);
+    for (kind, state) in [(9, CtState::Invalid), (30, CtState::Invalid), (5, CtState::Untracked)] {
+        let view = PacketView { tuple, len: 40, packets: 1, transport: Transport::Icmp { kind, code: 0 } };
+        assert_eq!(gate.arrive(at(0), view, LAN).unwrap().state(), state, "{kind}");
+    }
+}
+
+#[test]
 fn after_prerouting_the_packet_shows_where_it_goes() {
     let mut gate = gate(ROUTER);
     let asked = udp("203.0.113.7:4000", "192.0.2.1:80");

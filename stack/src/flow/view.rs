@@ -58,6 +58,8 @@ pub enum Transport {
         /// ICMP code.
         code: u8,
     },
+    /// A transport header that is cut off or wrong, or a wrong checksum: nothing of it is believed.
+    Broken,
     /// Another protocol, without ports.
     Other,
 }
@@ -115,12 +117,25 @@ impl TcpView {
 }
 
 impl PacketView {
-    /// Of a packet that [`crate::parse::parse`] accepted; `None` for ARP, fragments, and headers that do not fit the first
-    /// frame.
+    /// Of a packet that [`crate::parse::parse`] accepted; `None` for ARP and fragments. What cannot be read is
+    /// [`Transport::Broken`].
     #[must_use]
     pub fn of(packet: &Packet) -> Option<Self> {
         let parsed = &packet.parsed;
         if matches!(parsed.kind, Kind::Arp | Kind::Fragment | Kind::Unparsed) {
+            return None;
+        }
+        Some(Self::read_packet(packet).unwrap_or_else(|| {
+            let FlowKey { src, dst, protocol, .. } = parsed.flow;
+            let len = parsed.end - u32::from(parsed.l3);
+            let tuple = FlowTuple::portless(src, dst, protocol);
+            Self { tuple, len, packets: u32::from(packet.packets()), transport: Transport::Broken }
+        }))
+    }
+
+    fn read_packet(packet: &Packet) -> Option<Self> {
+        let parsed = &packet.parsed;
+        if parsed.kind == Kind::Broken {
             return None;
         }
         let head = packet.head();

@@ -195,8 +195,18 @@ impl Output {
         self.send_unfiltered(now, link, packet);
     }
 
+    /// As [`Output::send_ip`], for an ICMP error about a packet in transit: rules may keep it back, nothing translates it.
+    pub(crate) fn send_untranslated(&mut self, now: Instant, packet: &mut [u8]) {
+        if let Some(gate) = &mut self.gate
+            && !gate.may_tell(now, packet, &self.routes, &mut self.counters)
+        {
+            return;
+        }
+        self.send_unfiltered(now, None, packet);
+    }
+
     /// As [`Output::send_ip_on`], past the rules.
-    pub(crate) fn send_unfiltered(&mut self, now: Instant, link: Option<usize>, packet: &mut [u8]) {
+    fn send_unfiltered(&mut self, now: Instant, link: Option<usize>, packet: &mut [u8]) {
         let (src, dst, ethertype, number) = if packet[0] >> 4 == 4 {
             let header = Ipv4Packet::new_unchecked(&*packet);
             (header.src_addr().into(), header.dst_addr().into(), EthernetProtocol::Ipv4, packet[9])

@@ -1,6 +1,8 @@
 //! What forwarding changes in a packet, and its way out: hop limit, MSS, Ethernet addresses, checksums left to a device, and
 //! fragments where it does not fit the link (RFC 1812 section 5.2, RFC 791 section 3.2, RFC 8200 section 4.5).
 
+use core::net::{IpAddr, Ipv4Addr};
+
 use smoltcp::wire::{EthernetAddress, EthernetFrame};
 
 use super::egress::{IPV6_HEADER, Output};
@@ -11,7 +13,7 @@ use crate::counters::DropReason;
 use crate::offload::gso::cut_merged;
 use crate::packet::Packet;
 use crate::packet::checksum::{Sum, update};
-use crate::parse::{Kind, protocol};
+use crate::parse::{Kind, Policy, RECORD_ROUTE, TIMESTAMP, TIMESTAMP_PRESPECIFIED, protocol};
 use crate::tcp::header::{Flags, HEADER_LEN};
 use crate::time::Instant;
 
@@ -141,6 +143,76 @@ pub(crate) fn decrement_hop_limit(packet: &mut Packet) {
     } else {
         ip[7] -= 1;
     }
+}
+
+/// Writes this router into IPv4's record route and timestamp options (RFC 1812 sections 5.3.13.5 and 5.3.13.6; RFC 791
+/// section 3.1). `own`: the address of the link that the packet leaves by. The time is no day's, and marked as such.
+pub(crate) fn note_route(now: Instant, packet: &mut Packet, own: Option<IpAddr>, policy: &Policy) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    /// The most significant bit of a timestamp that does not count from midnight UT.
+    const NOT_STANDARD: u32 = 1 << 31;
+    let (l3, l4) = (usize::from(packet.parsed.l3), usize::from(packet.parsed.l4));
+    let Some(IpAddr::V4(own)) = own.filter(|_| packet.parsed.flow.dst.is_ipv4() && l4 > l3 + 20) else { return };
+    let time = (now.as_millis() as u32 | NOT_STANDARD).to_be_bytes();
+    let header = &mut packet.head_mut()[l3..l4];
+    let mut at = 20;
+    while let Some(&kind) = header.get(at) {
+        let len = match kind {
+            END => break,
+            NO_OPERATION => 1,
+            _ => header.get(at + 1).map_or(1, |len| usize::from(*len).max(2)),
+        };
+        let Some(option) = header.get_mut(at..at + len) else { break };
+        match option {
+            [RECORD_ROUTE, _, pointer, ..] => {
+                let start = usize::from(*pointer).saturating_sub(1);
+                if let Some(place) = option.get_mut(start..start + 4) {
+                    place.copy_from_slice(&own.octets());
+                    option[2] += 4;
+                }
+            }
+            [TIMESTAMP, _, _, _, ..] => stamp(option, own, time, policy),
+            _ => {}
+        }
+        at += len;
+    }
+    fill_ipv4_checksum(header);
+}
+
+/// A timestamp option, checked by [`crate::parse`].
+fn stamp(option: &mut [u8], own: Ipv4Addr, time: [u8; 4], policy: &Policy) {
+    const TIME_ONLY: u8 = 0;
+    const WITH_ADDRESS: u8 = 1;
+    let (start, flag) = (usize::from(option[2]).saturating_sub(1), option[3] & 0xf);
+    let overflow = option[3] >> 4;
+    let Some(room) = option.get_mut(start..).filter(|room| !room.is_empty()) else {
+        if flag != TIMESTAMP_PRESPECIFIED && overflow < 15 {
+            option[3] = (overflow + 1) << 4 | flag;
+        }
+        return;
+    };
+    let written = match (flag, room) {
+        (TIME_ONLY, place) if place.len() >= 4 => {
+            place[..4].copy_from_slice(&time);
+            4
+        }
+        (WITH_ADDRESS, place) if place.len() >= 8 => {
+            place[..4].copy_from_slice(&own.octets());
+            place[4..8].copy_from_slice(&time);
+            8
+        }
+        (TIMESTAMP_PRESPECIFIED, place) if place.len() >= 8 => {
+            let named = Ipv4Addr::new(place[0], place[1], place[2], place[3]);
+            if !policy.is_ours(named.into()) {
+                return;
+            }
+            place[4..8].copy_from_slice(&time);
+            8
+        }
+        _ => return,
+    };
+    option[2] += written;
 }
 
 /// Lowers the MSS that a SYN offers to `most` (RFC 9293 section 3.7.1). Nothing else is changed, nor where it offers none.

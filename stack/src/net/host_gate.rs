@@ -94,6 +94,11 @@ impl HostGate {
         self.forwards
     }
 
+    /// Whether no rule and no flow cares what a packet is.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.gate.tracks() && self.rules.is_empty()
+    }
+
     /// Whether every packet must be shown, not only those that begin something.
     pub(crate) fn tracks(&self) -> bool {
         self.gate.tracks()
@@ -205,6 +210,25 @@ impl HostGate {
         };
         let hop = routes.next_hop_from(Some(view.tuple.src()), view.tuple.dst());
         self.judge(now, view, hop.map_or(0, |hop| hop.link), routes, counters)
+    }
+
+    /// An ICMP error of this router about a packet in transit, from its IP header on; `false`: it was refused and counted.
+    pub(crate) fn may_tell(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        routes: &Routes,
+        counters: &mut Counters,
+    ) -> bool {
+        let judges = self.judges_output || self.mangles_output;
+        let Some(view) = PacketView::of_ip(packet).filter(|_| judges) else { return true };
+        let link = routes.next_hop_from(Some(view.tuple.src()), view.tuple.dst()).map_or(0, |hop| hop.link);
+        let Self { gate, interfaces, .. } = self;
+        let told = gate.tell(now, view, interface(interfaces, routes, link, &view));
+        if told.is_err() {
+            counters.drop(DropReason::Filtered);
+        }
+        told.is_ok()
     }
 
     /// A segment of this host that goes by `link`.

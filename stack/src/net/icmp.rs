@@ -20,6 +20,9 @@ const ICMP_HEADER: usize = 8;
 const IPV4_ERROR_MAX: usize = 576;
 /// RFC 4443 section 2.4 (c): as much as fits the minimum MTU.
 const IPV6_ERROR_MAX: usize = 1280;
+/// Precedence 6 and the four bits behind it, ECN's left out, of an IPv4 header's second octet (RFC 791 section 3.1).
+const INTERNETWORK_CONTROL: u8 = 0xc0;
+const TOS_BITS: u8 = 0x1c;
 /// RFC 1191 section 7: what to assume when a router does not say its MTU.
 const PLATEAUS: [u32; 10] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 508, 296, 68];
 
@@ -50,7 +53,7 @@ pub(crate) enum Complaint {
     NetUnreachable,
     /// The neighbour that it goes to, by now translated, does not answer.
     HostUnreachable,
-    /// IPv6 only.
+    /// A field of its headers is wrong.
     Parameter(ParameterProblem),
 }
 
@@ -142,7 +145,9 @@ pub(crate) fn complain(
     let quote = &offender[..offender.len().min(max - ip_header - ICMP_HEADER)];
     let len = ICMP_HEADER + quote.len();
     let mut packet = vec![0; ip_header + len];
-    write_header(&mut packet, from, to, number, len, 0, limits::HOP_LIMIT);
+    // RFC 1812 section 4.3.2.5: of the precedence of internetwork control, else as what it is about.
+    let tos = if ipv6 { 0 } else { INTERNETWORK_CONTROL | offender[1] & TOS_BITS };
+    write_header(&mut packet, from, to, number, len, tos, limits::HOP_LIMIT);
     let message = &mut packet[ip_header..];
     (message[0], message[1]) = (kind, code);
     message[4..8].copy_from_slice(&word.to_be_bytes());
@@ -150,11 +155,11 @@ pub(crate) fn complain(
     let mut sum = if ipv6 { Sum::pseudo_header(from, to, number, len as u32) } else { Sum::ZERO };
     sum.add(message);
     message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
-    // What is said of a packet in transit, as it was before translation, is this router's: no rule stands for it.
+    // What is said of a packet in transit tells of it as it was before translation: nothing is to be translated back.
     if policy.is_ours(about_dst(ipv6, offender)) || complaint == Complaint::HostUnreachable {
         output.send_ip(now, &mut packet);
     } else {
-        output.send_unfiltered(now, None, &mut packet);
+        output.send_untranslated(now, &mut packet);
     }
 }
 
@@ -200,7 +205,7 @@ impl Complaint {
             (Self::NetUnreachable, true) => Some((1, 0, 0)),
             (Self::HostUnreachable, true) => Some((1, 3, 0)),
             (Self::Parameter(problem), true) => Some((4, problem.code, problem.pointer)),
-            (Self::Parameter(_), false) => None,
+            (Self::Parameter(problem), false) => Some((12, problem.code, problem.pointer << 24)),
         }
     }
 }

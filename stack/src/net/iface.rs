@@ -209,12 +209,13 @@ impl Device for Bridge<'_> {
     fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Outgoing<'_>)> {
         let packet = self.received.take()?;
         let Self { output, scratch, dns_sent, now, chosen, .. } = self;
-        Some((Received(packet), Outgoing { output, scratch, dns_sent, now: *now, chosen }))
+        let reply_tos = (packet[0] >> 4 == 4).then(|| packet[1] & !3);
+        Some((Received(packet), Outgoing { output, scratch, dns_sent, now: *now, chosen, reply_tos }))
     }
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Outgoing<'_>> {
         let Self { output, scratch, dns_sent, now, chosen, .. } = self;
-        output.has_room().then_some(Outgoing { output, scratch, dns_sent, now: *now, chosen })
+        output.has_room().then_some(Outgoing { output, scratch, dns_sent, now: *now, chosen, reply_tos: None })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -274,6 +275,8 @@ struct Outgoing<'a> {
     dns_sent: &'a mut Vec<Asked>,
     now: Instant,
     chosen: &'a Chosen,
+    /// The type of service of the IPv4 packet that is answered, but for the ECN bits.
+    reply_tos: Option<u8>,
 }
 
 impl TxToken for Outgoing<'_> {
@@ -296,6 +299,11 @@ impl TxToken for Outgoing<'_> {
             }
         } else {
             self.output.counters.icmp_tx += 1;
+            // RFC 1812 section 4.3.2.5, RFC 1122 section 3.2.1.6: as that of the request.
+            if let Some(tos) = self.reply_tos.filter(|_| number == protocol::ICMPV4) {
+                let hop_limit = self.scratch[8];
+                set_fields(self.scratch, IpFields { tos, hop_limit });
+            }
         }
         self.output.send_ip(self.now, self.scratch);
         result

@@ -310,6 +310,43 @@ fn source_routes_are_refused() {
 }
 
 #[test]
+fn broken_ipv4_options_are_answered_with_their_place() {
+    let answer = |options: &[u8]| {
+        let mut frame = tcp_frame(V4, b"");
+        frame.splice(34..34, options.iter().copied());
+        frame[14] = 0x45 + (options.len() / 4) as u8;
+        let len = (frame.len() - 14) as u16;
+        frame[16..18].copy_from_slice(&len.to_be_bytes());
+        crate::net::fragment::fill_ipv4_checksum(&mut frame[14..]);
+        let packet = Packet::copy_from(&pool(4096), &frame).unwrap();
+        let refused = parse(&packet, &policy()).map(|parsed| parsed.kind);
+        refused.map_err(|refusal| (refusal.reason, refusal.answer.map(|answer| answer.pointer)))
+    };
+    let bad = |pointer| Err((DropReason::BadIpOption, Some(pointer)));
+    assert_eq!(answer(&[0x9e, 12, 0, 0]), bad(20), "longer than the header");
+    assert_eq!(answer(&[1, 1, 1, 7]), bad(23), "cut off");
+    assert_eq!(answer(&[7, 7, 3, 0, 0, 0, 0, 0]), bad(22), "a pointer into the head");
+    assert_eq!(answer(&[7, 7, 5, 0, 0, 0, 0, 0]), bad(22), "no room for an address");
+    assert_eq!(answer(&[68, 4, 5, 0xf0]), bad(23), "the count overflows");
+    assert_eq!(answer(&[7, 7, 8, 0, 0, 0, 0, 0]), Ok(Kind::Tcp), "full");
+    assert_eq!(answer(&[68, 4, 5, 0xe0]), Ok(Kind::Tcp));
+}
+
+#[test]
+fn a_router_leaves_a_broken_transport_to_the_destination() {
+    let router = Policy { forwarding: true, addresses: Vec::new(), ..policy() };
+    let kind = |frame: &[u8]| look(frame, &router).map(|parsed| parsed.kind);
+    let mut segment = tcp_frame(V4, b"data");
+    assert_eq!(kind(&segment), Ok(Kind::Tcp));
+    segment[61] = b'A';
+    assert_eq!(kind(&segment), Ok(Kind::Broken));
+    let mut datagram = udp_frame(V6, b"data");
+    datagram[60..62].fill(0);
+    assert_eq!(kind(&datagram), Ok(Kind::Udp), "without a checksum");
+    assert_eq!(look(&datagram, &policy()), Err(DropReason::BadUdpChecksum));
+}
+
+#[test]
 fn extension_headers_are_bounded_and_in_order() {
     let chain = |count: usize| {
         let mut headers = Vec::new();

@@ -17,7 +17,7 @@ use crate::counters::DropReason;
 use crate::flow::filter::TcpMss;
 use crate::flow::gate::{Change, Passage};
 use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
-use crate::net::forward::{clamp_mss, decrement_hop_limit};
+use crate::net::forward::{clamp_mss, decrement_hop_limit, note_route};
 use crate::net::icmp::{self, Complaint};
 use crate::net::route::{Hop, NextHop};
 use crate::offload::gso::cut_merged;
@@ -64,7 +64,7 @@ impl Shard {
 
     /// Whether fragments in transit go on as they are: no rule has to see the packet whole.
     pub(super) fn forwards_fragments(&self) -> bool {
-        self.output.gate.is_none()
+        self.output.gate.as_ref().is_none_or(|gate| gate.is_open())
     }
 
     /// RFC 3704.
@@ -168,6 +168,7 @@ impl Shard {
             return self.drop_whole(DropReason::BadIcmp, &packet);
         }
         decrement_hop_limit(&mut packet);
+        note_route(now, &mut packet, self.output.routes.address_of(hop.link, false), &self.policies[from]);
         self.output.forward(now, hop, packet, cut_to);
     }
 

@@ -87,7 +87,7 @@ impl Shard {
             }
             Kind::Icmpv4 | Kind::Icmpv6 => self.icmp_message(now, visit, &packet, reassembled),
             Kind::Fragment => self.counters.drop(DropReason::BadFragment),
-            Kind::Other | Kind::Unparsed => self.other_protocol(now, &packet),
+            Kind::Other | Kind::Broken | Kind::Unparsed => self.other_protocol(now, &packet),
         }
     }
 

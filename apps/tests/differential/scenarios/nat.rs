@@ -189,7 +189,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("a flow's endpoint clashes with one that is not translated", MASQUERADE, |run| {
         // The router's own address as a source is nobody's but its own; a flow from outside to it is a flow, too.
         run.wan(&udp(S, OUTSIDE, 20));
-        run.lan(&udp(C, S, 20));
+        let out = run.lan(&udp(C, S, 20));
+        run.chosen(&out, Side::Wan, "another", ORDINARY);
         run.flows();
     }),
 ];

@@ -108,7 +108,9 @@ impl Entry {
             Transport::Tcp(segment) => ProtocolState::Tcp(TcpTrack::begin(segment, config.tcp_loose)?),
             Transport::Ports => ProtocolState::Udp { stream_from: now + STREAM_AGE },
             Transport::Query { .. } => ProtocolState::Query,
-            Transport::Error { .. } | Transport::Icmp { .. } | Transport::Other => ProtocolState::Other,
+            Transport::Error { .. } | Transport::Icmp { .. } | Transport::Broken | Transport::Other => {
+                ProtocolState::Other
+            }
         };
         let mut entry = Self {
             original: view.tuple,
@@ -145,7 +147,8 @@ impl Entry {
                     TcpVerdict::Accept => {}
                     TcpVerdict::Ignore => {
                         self.count(direction, view);
-                        return Update::Taken { changed: false };
+                        self.seen_reply |= direction == Direction::Reply;
+                        return Update::Taken { changed: before.0 != self.seen_reply };
                     }
                     TcpVerdict::Reopen => return Update::Reopens,
                     TcpVerdict::Invalid(misfit) => return Update::Invalid(misfit),
@@ -161,9 +164,9 @@ impl Entry {
             }
             _ => {}
         }
-        self.seen_reply |= direction == Direction::Reply;
         self.count(direction, view);
         self.expires = now + self.timeout(&config.timeouts);
+        self.seen_reply |= direction == Direction::Reply;
         if ends {
             return Update::Ends;
         }
@@ -213,7 +216,9 @@ impl Entry {
                 if track.is_retransmitting() {
                     timeout = timeout.min(timeouts.tcp_max_retrans);
                 }
-                if track.is_unacknowledged() {
+                // Taken up in its midst, and nobody has answered: it may be anything.
+                let picked_up = track.state == super::tcp::TcpState::Established && !self.seen_reply;
+                if track.is_unacknowledged() || picked_up {
                     timeout = timeout.min(timeouts.tcp_unacknowledged);
                 }
                 timeout

@@ -91,6 +91,10 @@ pub enum Invalid {
     UnaskedReply,
     /// An ICMP error that quotes no flow known here.
     UnknownQuote,
+    /// An ICMP message that is neither a query, nor an error, nor for hosts of one link.
+    IcmpType,
+    /// Its transport header or checksum is wrong.
+    Broken,
 }
 
 /// Why a flow was not confirmed.
@@ -211,7 +215,11 @@ impl Conntrack {
     pub fn track(&mut self, now: Instant, view: &PacketView) -> Tracked {
         match &view.transport {
             Transport::Error { quoted, .. } => return self.track_error(view, quoted.as_ref()),
-            Transport::Icmp { .. } => return Tracked::Untracked,
+            Transport::Icmp { kind, .. } if is_icmp_for_links(view.tuple.is_ipv4(), *kind) => {
+                return Tracked::Untracked;
+            }
+            Transport::Icmp { .. } => return self.refuse(Invalid::IcmpType),
+            Transport::Broken => return self.refuse(Invalid::Broken),
             _ => {}
         }
         let Some(place) = self.find_place(&view.tuple) else { return self.begin(now, view) };
@@ -313,11 +321,13 @@ impl Conntrack {
         };
         match begun {
             Ok(entry) => Tracked::Begin(Begin { entry }),
-            Err(invalid) => {
-                self.counters.invalid += 1;
-                Tracked::Invalid(invalid)
-            }
+            Err(invalid) => self.refuse(invalid),
         }
+    }
+
+    fn refuse(&mut self, invalid: Invalid) -> Tracked {
+        self.counters.invalid += 1;
+        Tracked::Invalid(invalid)
     }
 
     /// An ICMP error is related to the flow whose packet it quotes, and must go to who sent that.
@@ -484,4 +494,9 @@ impl Conntrack {
         }
         events.push_back(Event { kind, entry: entry.clone() });
     }
+}
+
+/// What is not tracked: errors that were left out on purpose, redirects, neighbour and router discovery, group membership.
+fn is_icmp_for_links(ipv4: bool, kind: u8) -> bool {
+    if ipv4 { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { matches!(kind, 0..=127 | 130..=137 | 143) }
 }

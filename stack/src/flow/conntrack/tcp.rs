@@ -11,7 +11,9 @@
 //! ```
 //!
 //! where for each side `end` is behind the last byte it sent, `max_end` the end of what its peer ever offered it, and
-//! `max_win` the largest window it offered.
+//! `max_win` the largest window it offered. What breaks II or IV alone is old: its receiver discards it and says once more
+//! what it has (RFC 9293 section 3.10.7.4), so it may pass and changes nothing. So does what breaks I by less than a window:
+//! some senders do not see a window shrink.
 //!
 //! ```text
 //!            SYN            SYN,ACK            ACK                FIN            ACK of FIN
@@ -108,12 +110,8 @@ pub enum Misfit {
     State,
     /// Inequality I: beyond what the receiver ever offered.
     Ahead,
-    /// Inequality II: older than a window.
-    Behind,
     /// Inequality III: acknowledges what was not sent.
     AckAhead,
-    /// Inequality IV: an acknowledgment older than a window.
-    AckBehind,
     /// A RST before what its receiver has acknowledged.
     Reset,
 }
@@ -157,7 +155,6 @@ impl TcpTrack {
         let state = match event(segment.flags) {
             Event::Syn => TcpState::SynSent,
             Event::Ack if loose => TcpState::Established,
-            Event::Fin if loose => TcpState::FinWait,
             Event::None => return Err(Misfit::Flags),
             _ => return Err(Misfit::State),
         };
@@ -167,7 +164,7 @@ impl TcpTrack {
             last: None,
             retransmissions: 0,
             unacknowledged: [false; 2],
-            fin_from: (state == TcpState::FinWait).then_some(Direction::Original),
+            fin_from: None,
         };
         let end = segment.end();
         let window = u32::from(segment.window).max(1);
@@ -197,10 +194,11 @@ impl TcpTrack {
             Next::Invalid if event == Event::None => return TcpVerdict::Invalid(Misfit::Flags),
             Next::Invalid => return TcpVerdict::Invalid(Misfit::State),
         };
-        if let Err(misfit) = self.check_window(direction, segment, event)
-            && (!liberal || event == Event::Rst)
-        {
-            return TcpVerdict::Invalid(misfit);
+        match self.check_window(direction, segment, event) {
+            Ok(Place::InWindow) => {}
+            Ok(Place::Old) => return TcpVerdict::Ignore,
+            Err(misfit) if !liberal || event == Event::Rst => return TcpVerdict::Invalid(misfit),
+            Err(_) => {}
         }
         self.note_repetition(direction, segment);
         if event == Event::Fin && self.fin_from.is_none() {
@@ -237,8 +235,10 @@ impl TcpTrack {
             // receiver answers with a challenge ACK, which sorts it out (RFC 5961 section 4).
             (Event::Syn, Original, SynSent | SynSent2) => Next::To(self.state),
             (Event::Syn, Reply, SynSent | SynSent2) => Next::To(SynSent2),
-            (Event::Syn, _, TimeWait | Close) => Next::Reopen,
-            (Event::Syn, ..) => Next::Ignore,
+            (Event::Syn, _, TimeWait) | (Event::Syn, Original, Close) => Next::Reopen,
+            (Event::Syn, Original, _) => Next::Ignore,
+            // A server does not connect to its client from its own port.
+            (Event::Syn, Reply, _) => Next::Invalid,
 
             (Event::SynAck, Reply, SynSent | SynSent2) | (Event::SynAck, Original, SynSent2) => {
                 Next::To(SynRecv)
@@ -272,7 +272,12 @@ impl TcpTrack {
     }
 
     /// The four inequalities, then what the segment teaches.
-    fn check_window(&mut self, direction: Direction, segment: &TcpView, event: Event) -> Result<(), Misfit> {
+    fn check_window(
+        &mut self,
+        direction: Direction,
+        segment: &TcpView,
+        event: Event,
+    ) -> Result<Place, Misfit> {
         let syn = segment.flags.contains(Flags::SYN);
         let (s, r) = (direction as usize, direction.other() as usize);
         let (mut seq, mut end) = (segment.seq, segment.end());
@@ -291,17 +296,24 @@ impl TcpTrack {
         let shift = if syn { 0 } else { self.scale(s) };
         let window = u32::from(segment.window) << shift;
 
+        let is_recent = end.ge(sender.end - receiver.max_win - 1);
+        let acks_recent = sack_edge.ge(receiver.end - sender.max_win.max(ACK_WINDOW_MIN));
+        let acks_sent = sack_edge.le(receiver.end);
         if !seq.le(sender.max_end) {
-            return Err(Misfit::Ahead);
+            let near = end.since(sender.max_end) < receiver.max_win;
+            if !(is_recent && acks_recent && acks_sent && near) {
+                return Err(Misfit::Ahead);
+            }
+            // If its receiver takes it all the same, the acknowledgment is to be believed.
+            self.sides[s].end = end;
+            self.unacknowledged[s] = true;
+            return Ok(Place::Old);
         }
-        if !end.ge(sender.end - receiver.max_win - 1) {
-            return Err(Misfit::Behind);
-        }
-        if !sack_edge.le(receiver.end) {
+        if !acks_sent {
             return Err(Misfit::AckAhead);
         }
-        if !sack_edge.ge(receiver.end - sender.max_win.max(ACK_WINDOW_MIN)) {
-            return Err(Misfit::AckBehind);
+        if !(is_recent && acks_recent) {
+            return Ok(Place::Old);
         }
         // RFC 5961 section 3.2, as far as an observer knows what was acknowledged.
         if event == Event::Rst && receiver.max_ack.is_some_and(|acked| segment.seq.lt(acked)) {
@@ -326,7 +338,7 @@ impl TcpTrack {
         if ack == receiver.end {
             self.unacknowledged[r] = false;
         }
-        Ok(())
+        Ok(Place::InWindow)
     }
 
     /// The first segment of a direction says where it begins; a SYN also what it can do.
@@ -334,11 +346,24 @@ impl TcpTrack {
         let s = direction as usize;
         let syn = segment.flags.contains(Flags::SYN);
         let first = self.sides[s].max_win == 0;
+        let end = segment.end();
         let again = syn && matches!(self.state, TcpState::SynSent | TcpState::SynSent2);
+        // While it opens, a side may begin elsewhere: with a new SYN, or with the RST that ends an old connection at the
+        // peer (RFC 9293 section 3.5.1).
+        let opens = match self.state {
+            TcpState::SynSent => direction == Direction::Original,
+            TcpState::SynRecv => direction == Direction::Reply,
+            _ => false,
+        };
+        let elsewhere = opens && !syn && end.gt(self.sides[s].end);
+        if elsewhere && !first {
+            let side = &mut self.sides[s];
+            (side.end, side.max_end) = (end, end);
+            return;
+        }
         if !(first || again) {
             return;
         }
-        let end = segment.end();
         let window = u32::from(segment.window).max(1);
         let side = &mut self.sides[s];
         if syn {
@@ -367,6 +392,10 @@ impl TcpTrack {
 
     fn note_repetition(&mut self, direction: Direction, segment: &TcpView) {
         if segment.seq == segment.end() {
+            // The peer has spoken.
+            if self.last.is_some_and(|(from, ..)| from != direction) {
+                (self.last, self.retransmissions) = (None, 0);
+            }
             return;
         }
         let this = Some((direction, segment.seq, segment.end()));
@@ -376,6 +405,13 @@ impl TcpTrack {
             (self.last, self.retransmissions) = (this, 0);
         }
     }
+}
+
+/// Where a segment that fits lies.
+enum Place {
+    InWindow,
+    /// Not in the window, but nothing that an honest host does not send.
+    Old,
 }
 
 enum Next {

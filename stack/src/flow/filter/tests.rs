@@ -179,7 +179,7 @@ fn a_wrong_line_is_refused_with_its_place_and_the_reason() {
         ("-A INPUT -j DROP !", "nothing follows this !"),
         ("-A INPUT -p tcp -m limit --limit 0/second", "0 in a second is no rate"),
         ("*filter\n-A INPUT -j ACCEPT", "rules:2:1: `*filter` of line 1 is not ended by `COMMIT`"),
-        ("*mangle\nCOMMIT", "rules:1:2: `mangle` is no table known here"),
+        ("*security\nCOMMIT", "rules:1:2: `security` is no table known here"),
         ("-N a\n-N b\n-A a -j b\n-A b -j a", "leads to itself: a -> b -> a"),
         ("-N a\n-N a", "chain a exists already"),
         ("-P INPUT REJECT", "`REJECT` is no policy"),

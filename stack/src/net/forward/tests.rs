@@ -175,3 +175,65 @@ proptest! {
         prop_assert_eq!(&packet.head()[26..len], &frame[26..len]);
     }
 }
+
+/// IPv4 options as the router 192.0.2.254 passes them on, 0x12345 ms after its start.
+fn noted(options: &[u8]) -> Vec<u8> {
+    let [src, dst] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+    let mut ip = vec![0; 20];
+    write_header(&mut ip, src, dst, protocol::UDP, options.len() + 8, 0, 9);
+    ip[0] = 0x45 + (options.len() / 4) as u8;
+    ip.extend_from_slice(options);
+    fill_ipv4_checksum(&mut ip);
+    let pool = PacketPool::heap(PoolLayout { frames: 4, frame_size: 2048, headroom: 0 });
+    let mut packet = Packet::copy_from(&pool, &[&[0; 14][..], &ip, &[0; 8]].concat()).unwrap();
+    let l4 = 34 + options.len() as u16;
+    let flow = FlowKey { src, dst, protocol: protocol::UDP, ..FlowKey::default() };
+    packet.parsed = Parsed { l3: 14, l4, payload: l4, end: u32::from(l4) + 8, flow, ..Parsed::default() };
+    let own: IpAddr = "192.0.2.254".parse().unwrap();
+    let policy = Policy {
+        mac: EthernetAddress([2, 0, 0, 0, 0, 8]),
+        addresses: vec!["192.0.2.254/24".parse().unwrap()],
+        groups: Vec::new(),
+        partial_checksums: false,
+        forwarding: true,
+        dhcp: false,
+        hash_keys: (1, 2),
+    };
+    note_route(Instant::from_millis(0x12345), &mut packet, Some(own), &policy);
+    let header = &packet.head()[14..usize::from(l4)];
+    let mut sum = Sum::ZERO;
+    sum.add(header);
+    assert!(sum.is_valid());
+    header[20..].to_vec()
+}
+
+#[test]
+fn a_recorded_route_names_the_router_while_there_is_room() {
+    assert_eq!(noted(&[1, 7, 7, 4, 0, 0, 0, 0]), [1, 7, 7, 8, 192, 0, 2, 254]);
+    assert_eq!(noted(&[7, 7, 8, 10, 0, 0, 1, 0]), [7, 7, 8, 10, 0, 0, 1, 0], "full");
+    assert_eq!(noted(&[0, 7, 7, 4, 0, 0, 0, 0]), [0, 7, 7, 4, 0, 0, 0, 0], "behind the end");
+    assert_eq!(noted(&[0x94, 4, 0, 0]), [0x94, 4, 0, 0]);
+}
+
+#[test]
+fn a_timestamp_is_left_with_those_who_ask_for_it() {
+    assert_eq!(noted(&[68, 8, 5, 0, 0, 0, 0, 0]), [68, 8, 9, 0, 0x80, 1, 0x23, 0x45]);
+    let with_address = noted(&[68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(with_address, [68, 12, 13, 1, 192, 0, 2, 254, 0x80, 1, 0x23, 0x45]);
+    let named = noted(&[68, 12, 5, 3, 192, 0, 2, 254, 0, 0, 0, 0]);
+    assert_eq!(named, [68, 12, 13, 3, 192, 0, 2, 254, 0x80, 1, 0x23, 0x45]);
+    let of_another = [68, 12, 5, 3, 192, 0, 2, 253, 0, 0, 0, 0];
+    assert_eq!(noted(&of_another), of_another);
+    assert_eq!(noted(&[68, 4, 5, 0x10]), [68, 4, 5, 0x20], "no room: counted");
+    assert_eq!(noted(&[68, 4, 5, 0xf0]), [68, 4, 5, 0xf0], "never beyond what the field holds");
+}
+
+proptest! {
+    /// Whatever the options: no panic, and nothing behind them is touched.
+    #[test]
+    fn any_options_are_survived(words in prop::collection::vec(any::<[u8; 4]>(), 1..10), first in prop::sample::select(vec![7u8, 68])) {
+        let mut options = words.concat();
+        options[0] = first;
+        prop_assert_eq!(noted(&options).len(), options.len());
+    }
+}
