@@ -158,7 +158,8 @@ impl StackConfig {
         }
     }
 
-    /// Checks the configuration against itself and against a device with packets of at most `device_mtu` bytes.
+    /// Checks the configuration against itself and against a device whose first link has packets of at most `device_mtu`
+    /// bytes.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -193,17 +194,7 @@ impl StackConfig {
         if let Some(filter) = self.filter.as_ref().filter(|_| self.forward.is_none()) {
             filter.validate()?;
         }
-        // RFC 8200 section 5 and RFC 791 section 3.2: what every link must carry.
-        let mtu_min = if self.addresses.iter().any(ipv6) { 1280 } else { 576 };
-        match self.mtu {
-            Some(mtu) if !(mtu_min..=device_mtu).contains(&mtu) => {
-                Err(ConfigError::BadMtu(mtu, mtu_min, device_mtu))
-            }
-            None if device_mtu < mtu_min => {
-                Err(ConfigError::BadMtu(device_mtu, mtu_min, usize::from(u16::MAX)))
-            }
-            _ => Ok(()),
-        }
+        check_mtu(self.mtu, &self.addresses, device_mtu)
     }
 
     /// The static addresses of all links, each with its link's number.
@@ -327,7 +318,9 @@ pub enum ConfigError {
     #[error("the nat table's {0} has rules: a server's own packets are filtered, not translated")]
     NatForHost(String),
     /// A rule would see every packet, where a host's established connections pass by the rules.
-    #[error("the mangle table's {0} has rules: only a router shows every packet to them; use the filter table")]
+    #[error(
+        "the mangle table's {0} has rules: only a router shows every packet to them; use the filter table"
+    )]
     MangleForHost(String),
     /// TCP's part.
     #[error(transparent)]
@@ -393,6 +386,26 @@ impl Cidr {
             }
             _ => false,
         }
+    }
+}
+
+impl LinkConfig {
+    /// Checks the MTU against a device with packets of at most `device_mtu` bytes on this link.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadMtu`].
+    pub fn validate_mtu(&self, device_mtu: usize) -> Result<(), ConfigError> {
+        check_mtu(self.mtu, &self.addresses, device_mtu)
+    }
+}
+
+/// RFC 8200 section 5 and RFC 791 section 3.2: what every link must carry.
+fn check_mtu(wish: Option<usize>, addresses: &[Cidr], device_mtu: usize) -> Result<(), ConfigError> {
+    let least = if addresses.iter().any(|cidr| cidr.addr.is_ipv6()) { 1280 } else { 576 };
+    match wish {
+        Some(mtu) if !(least..=device_mtu).contains(&mtu) => Err(ConfigError::BadMtu(mtu, least, device_mtu)),
+        None if device_mtu < least => Err(ConfigError::BadMtu(device_mtu, least, usize::from(u16::MAX))),
+        _ => Ok(()),
     }
 }
 

@@ -575,7 +575,9 @@ fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> R
     };
     match read {
         // A checksum that was left to a device stays one to complain of here.
-        Err(reason) if parsed.transit && reason != DropReason::PartialChecksum => Ok(Parsed { kind: Kind::Broken, ..parsed }),
+        Err(reason) if parsed.transit && reason != DropReason::PartialChecksum => {
+            Ok(Parsed { kind: Kind::Broken, ..parsed })
+        }
         read => Ok(read?),
     }
 }

@@ -141,7 +141,10 @@ impl Shard {
             let capabilities = device.capabilities_of(link);
             capabilities.mtu.min(mtu_in_frames(pool.layout(), capabilities.tx_frames_max))
         };
-        config.validate((0..links_there).map(device_mtu).min().unwrap_or(0))?;
+        config.validate(device_mtu(0))?;
+        for (link, at) in config.further_links.iter().zip(1..) {
+            link.validate_mtu(device_mtu(at))?;
+        }
         let wishes = [config.mtu].into_iter().chain(config.further_links.iter().map(|link| link.mtu));
         let mtus: Vec<usize> =
             wishes.enumerate().map(|(link, wish)| wish.unwrap_or(usize::MAX).min(device_mtu(link))).collect();

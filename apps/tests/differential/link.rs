@@ -52,7 +52,9 @@ pub fn frame(side: Side, packet: &[u8]) -> Vec<u8> {
     let dst = match packet {
         [0x40..=0x4f, ..] if packet[16..20] == [255; 4] || packet[19] == 255 => [0xff; 6],
         [0x40..=0x4f, ..] if packet[16] >> 4 == 14 => [1, 0, 0x5e, packet[17] & 0x7f, packet[18], packet[19]],
-        [0x60..=0x6f, ..] if packet[24] == 0xff => [0x33, 0x33, packet[36], packet[37], packet[38], packet[39]],
+        [0x60..=0x6f, ..] if packet[24] == 0xff => {
+            [0x33, 0x33, packet[36], packet[37], packet[38], packet[39]]
+        }
         _ => ROUTER_MACS[side as usize],
     };
     ethernet(dst, HOST_MACS[side as usize], kind, packet)

@@ -97,7 +97,8 @@ impl Memory {
         config.forward = Some(ForwardConfig::default());
         let rules = RuleSet::parse(setup.rules, "rules").unwrap_or_else(|error| panic!("{error}"));
         let mut filter = FilterConfig::new(Arc::new(rules), "lan".into());
-        (filter.gate.conntrack.tcp_loose, filter.gate.conntrack.tcp_be_liberal) = (setup.loose, setup.liberal);
+        (filter.gate.conntrack.tcp_loose, filter.gate.conntrack.tcp_be_liberal) =
+            (setup.loose, setup.liberal);
         for (name, seconds) in setup.timeouts {
             let timeouts = &mut filter.gate.conntrack.timeouts;
             let place = match *name {

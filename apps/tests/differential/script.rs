@@ -88,7 +88,13 @@ impl Run<'_> {
 
     /// The source port (or ICMP identifier) of the packet that came out on `side`: one that the router chose, within
     /// `range`, to be known as `name` from now on. Without a packet, 0.
-    pub fn chosen(&mut self, output: &Output, side: Side, name: &str, range: std::ops::RangeInclusive<u16>) -> u16 {
+    pub fn chosen(
+        &mut self,
+        output: &Output,
+        side: Side,
+        name: &str,
+        range: std::ops::RangeInclusive<u16>,
+    ) -> u16 {
         let Some(packet) = output.on(side).first() else { return 0 };
         let at = usize::from(packet[0] & 0xf) * 4 + if packet[9] == 1 { 4 } else { 0 };
         let port = u16::from_be_bytes([packet[at], packet[at + 1]]);
@@ -145,7 +151,9 @@ pub fn compare(linux: &Trace, ours: &Trace) -> Vec<Difference> {
                         for (name, theirs) in &a {
                             differ(format!("{place} {name}"), theirs.clone(), value(&b, name));
                         }
-                        for (name, own) in b.iter().filter(|(name, _)| a.iter().all(|(other, _)| other != name)) {
+                        for (name, own) in
+                            b.iter().filter(|(name, _)| a.iter().all(|(other, _)| other != name))
+                        {
                             differ(format!("{place} {name}"), "absent".to_owned(), own.clone());
                         }
                     }
@@ -169,7 +177,11 @@ pub fn compare(linux: &Trace, ours: &Trace) -> Vec<Difference> {
                     // Both clocks run, and both round.
                     Some((_, other)) if timeout.abs_diff(*other) <= 2 => {}
                     Some((_, other)) => {
-                        differ("flow's timeout".to_owned(), format!("{timeout} s of {line}"), format!("{other} s"));
+                        differ(
+                            "flow's timeout".to_owned(),
+                            format!("{timeout} s of {line}"),
+                            format!("{other} s"),
+                        );
                     }
                 }
             }
@@ -183,7 +195,17 @@ pub fn compare(linux: &Trace, ours: &Trace) -> Vec<Difference> {
 
 /// A packet by what tells it from others.
 fn short(packet: &[u8], names: &Names) -> String {
-    let wanted = ["src", "dst", "protocol", "source port", "destination port", "type", "code", "fragment", "tcp flags"];
+    let wanted = [
+        "src",
+        "dst",
+        "protocol",
+        "source port",
+        "destination port",
+        "type",
+        "code",
+        "fragment",
+        "tcp flags",
+    ];
     let fields = fields(packet, names);
     let found = fields.iter().filter(|(name, _)| wanted.contains(&name.as_str()));
     found.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
@@ -203,6 +225,7 @@ fn show(flow: &Flow, names: &Names) -> String {
     };
     let [original, reply] = [0, 1].map(|at: usize| named(&flow.tuples[at]));
     let Flow { protocol, state, unreplied, assured, mark, .. } = flow;
-    let flags = format!("{}{}", if *unreplied { " UNREPLIED" } else { "" }, if *assured { " ASSURED" } else { "" });
+    let flags =
+        format!("{}{}", if *unreplied { " UNREPLIED" } else { "" }, if *assured { " ASSURED" } else { "" });
     format!("{protocol} {state} {original} | {reply} mark={mark}{flags}")
 }

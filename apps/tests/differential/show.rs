@@ -109,9 +109,15 @@ fn ipv6(packet: &[u8], prefix: &str, names: &Names, fields: &mut Fields) {
     put(fields, prefix, "dst", dst);
     put(fields, prefix, "hop limit", packet[7]);
     put(fields, prefix, "class", format!("{:#04x}", (word(packet, 0) >> 4) as u8));
-    put(fields, prefix, "flow label", if double(packet, 0) & 0xf_ffff == 0x1a2b { "kept" } else { "another" });
+    put(
+        fields,
+        prefix,
+        "flow label",
+        if double(packet, 0) & 0xf_ffff == 0x1a2b { "kept" } else { "another" },
+    );
     put(fields, prefix, "length", word(packet, 4));
-    let (mut next, mut rest, mut whole) = (packet[6], &packet[40..], 40 + usize::from(word(packet, 4)) == packet.len());
+    let (mut next, mut rest, mut whole) =
+        (packet[6], &packet[40..], 40 + usize::from(word(packet, 4)) == packet.len());
     while matches!(next, 0 | 43 | 44 | 60) {
         let len = if next == 44 { 8 } else { rest.get(1).map_or(8, |len| (usize::from(*len) + 1) * 8) };
         let Some((header, behind)) = rest.split_at_checked(len) else { break };
@@ -146,7 +152,8 @@ fn transport(
         if !whole {
             return bytes.get(at..at + 2).map_or_else(|| "cut off".to_owned(), hex);
         }
-        let pseudo = if protocol == ICMP { Vec::new() } else { pseudo_header(src, dst, protocol, bytes.len()) };
+        let pseudo =
+            if protocol == ICMP { Vec::new() } else { pseudo_header(src, dst, protocol, bytes.len()) };
         let all = [&pseudo[..], bytes].concat();
         match (checksum(&all), word(bytes, at)) {
             (_, 0) if protocol == UDP => "none".to_owned(),
@@ -182,7 +189,8 @@ fn transport(
             put(fields, prefix, "type", bytes[0]);
             put(fields, prefix, "code", bytes[1]);
             put(fields, prefix, "checksum", sum(2, bytes));
-            let error = if protocol == ICMP { matches!(bytes[0], 3 | 4 | 5 | 11 | 12) } else { bytes[0] < 128 };
+            let error =
+                if protocol == ICMP { matches!(bytes[0], 3 | 4 | 5 | 11 | 12) } else { bytes[0] < 128 };
             if error {
                 put(fields, prefix, "word", format!("{:#010x}", double(bytes, 4)));
                 put(fields, prefix, "quote", format!("{} bytes", bytes.len() - 8));

@@ -12,8 +12,8 @@ use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::link::{
-    GATEWAY4, GATEWAY6, HOST_MACS, ROUTER_LAN, ROUTER_MACS, ROUTER_WAN, Side, answer, barrier, frame, ip_packet,
-    is_barrier,
+    GATEWAY4, GATEWAY6, HOST_MACS, ROUTER_LAN, ROUTER_MACS, ROUTER_WAN, Side, answer, barrier, frame,
+    ip_packet, is_barrier,
 };
 use super::router::{Flow, Output, Router, Setup};
 
@@ -41,7 +41,8 @@ impl Wire {
             pair.stack.ip(&format!("link set {} address {mac}", pair.stack_interface));
             if !offloads {
                 // Checksums are looked at on the wire.
-                pair.stack.sh("ethtool", &format!("-K {} tx off tso off gso off gro off", pair.stack_interface));
+                pair.stack
+                    .sh("ethtool", &format!("-K {} tx off tso off gso off gro off", pair.stack_interface));
             }
             // Nobody but the socket is there.
             pair.peer.sysctl("net/ipv6/conf/all/disable_ipv6", "1");
@@ -133,7 +134,8 @@ impl Wire {
 /// A packet socket for every protocol on an interface of the calling thread's namespace.
 fn packet_socket(interface: &str) -> File {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd: OwnedFd = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).expect("a packet socket");
+    let fd: OwnedFd =
+        socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).expect("a packet socket");
     let mut interfaces = nix::ifaddrs::getifaddrs().expect("list the interfaces");
     let link = |found: nix::ifaddrs::InterfaceAddress| -> Option<LinkAddr> {
         found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()
@@ -282,13 +284,17 @@ fn flow(line: &str) -> Flow {
     let mut at = None;
     for word in words {
         match word.split_once('=') {
-            Some(("mark", value)) => flow.mark = value.parse().unwrap_or_else(|_| panic!("not understood: {line}")),
+            Some(("mark", value)) => {
+                flow.mark = value.parse().unwrap_or_else(|_| panic!("not understood: {line}"))
+            }
             Some(("code" | "use" | "packets" | "bytes", _)) => {}
             Some((name, _)) => {
                 if name == "src" {
                     at = Some(at.map_or(0, |at: usize| at + 1));
                 }
-                let tuple = at.and_then(|at| flow.tuples.get_mut(at)).unwrap_or_else(|| panic!("not understood: {line}"));
+                let tuple = at
+                    .and_then(|at| flow.tuples.get_mut(at))
+                    .unwrap_or_else(|| panic!("not understood: {line}"));
                 if !tuple.is_empty() {
                     tuple.push(' ');
                 }
@@ -328,8 +334,12 @@ impl Gateway {
         std::fs::write(directory.path().join("rules"), setup.rules).expect("write the rules");
         let log = File::create(directory.path().join("log")).expect("make a log");
         let mut command: Command = wire.router().command(env!("CARGO_BIN_EXE_bywash"));
-        command.env_remove("BYWASH_LOG").args(["gateway", "--config", "gw.toml"]).current_dir(directory.path());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("start bywash");
+        command
+            .env_remove("BYWASH_LOG")
+            .args(["gateway", "--config", "gw.toml"])
+            .current_dir(directory.path());
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("start bywash");
         let mut this = Self { wire, child, directory };
         let start = Instant::now();
         while !this.log().contains("ready: ") {

@@ -153,7 +153,9 @@ pub(crate) fn note_route(now: Instant, packet: &mut Packet, own: Option<IpAddr>,
     /// The most significant bit of a timestamp that does not count from midnight UT.
     const NOT_STANDARD: u32 = 1 << 31;
     let (l3, l4) = (usize::from(packet.parsed.l3), usize::from(packet.parsed.l4));
-    let Some(IpAddr::V4(own)) = own.filter(|_| packet.parsed.flow.dst.is_ipv4() && l4 > l3 + 20) else { return };
+    let Some(IpAddr::V4(own)) = own.filter(|_| packet.parsed.flow.dst.is_ipv4() && l4 > l3 + 20) else {
+        return;
+    };
     let time = (now.as_millis() as u32 | NOT_STANDARD).to_be_bytes();
     let header = &mut packet.head_mut()[l3..l4];
     let mut at = 20;

@@ -215,7 +215,14 @@ impl Device for Bridge<'_> {
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Outgoing<'_>> {
         let Self { output, scratch, dns_sent, now, chosen, .. } = self;
-        output.has_room().then_some(Outgoing { output, scratch, dns_sent, now: *now, chosen, reply_tos: None })
+        output.has_room().then_some(Outgoing {
+            output,
+            scratch,
+            dns_sent,
+            now: *now,
+            chosen,
+            reply_tos: None,
+        })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -11,6 +11,7 @@ use crate::flow::gate::Refused;
 use crate::net::host_gate::HostGate;
 use crate::net::icmp::{self, Complaint};
 use crate::packet::Packet;
+use crate::parse::Kind;
 use crate::time::Instant;
 
 impl Shard {
@@ -68,7 +69,11 @@ impl Shard {
             Refused::Reject(_) => DropReason::Filtered,
         };
         (0..packet.packets()).for_each(|_| self.counters.drop(reason));
+        // What may have been damaged on its way is no reason to write to whom it names.
         let Refused::Reject(with) = refused else { return };
+        if packet.parsed.kind == Kind::Broken {
+            return;
+        }
         match complaint(with) {
             Some(complaint) => {
                 let policy = &self.policies[self.rx_link];

@@ -60,8 +60,30 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("icmp errors about a flow", FIREWALL, |run| {
         let asked = udp(C, S, 40);
         run.lan(&asked);
-        for (kind, code) in [(3, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 5), (3, 9), (3, 10), (3, 13), (4, 0), (11, 0), (11, 1), (12, 0), (5, 1)] {
-            run.wan(&icmp(BEYOND, L1, kind, code, if (kind, code) == (3, 4) { 1400 } else { 0 }, &asked.bytes()));
+        for (kind, code) in [
+            (3, 0),
+            (3, 1),
+            (3, 2),
+            (3, 3),
+            (3, 4),
+            (3, 5),
+            (3, 9),
+            (3, 10),
+            (3, 13),
+            (4, 0),
+            (11, 0),
+            (11, 1),
+            (12, 0),
+            (5, 1),
+        ] {
+            run.wan(&icmp(
+                BEYOND,
+                L1,
+                kind,
+                code,
+                if (kind, code) == (3, 4) { 1400 } else { 0 },
+                &asked.bytes(),
+            ));
         }
         run.flows();
     }),
@@ -99,7 +121,9 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("icmp errors masqueraded", MASQUERADE, |run| {
         run.lan(&udp(C, S, 40).ttl(20).tos(0x10).id(0x5151));
         let asked = udp(OUTSIDE, S, 40).ttl(12).tos(0x10).id(0x5151);
-        for (kind, code, word) in [(3, 3, 0), (3, 1, 0), (3, 4, 1300), (11, 0, 0), (12, 0, 0x0500_0000), (3, 13, 0)] {
+        for (kind, code, word) in
+            [(3, 3, 0), (3, 1, 0), (3, 4, 1300), (11, 0, 0), (12, 0, 0x0500_0000), (3, 13, 0)]
+        {
             run.wan(&icmp(BEYOND, R_WAN, kind, code, word, &asked.bytes()));
             run.wan(&icmp(W2, R_WAN, kind, code, word, &asked.bytes()[..28]));
         }
@@ -152,9 +176,18 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario6("ipv6 errors about a flow", FIREWALL, |run| {
         let asked = udp("[2001:db8:1::1]:4000", "[2001:db8:2::2]:53", 40);
         run.lan(&asked);
-        for (kind, code, word) in
-            [(1, 0, 0), (1, 1, 0), (1, 3, 0), (1, 4, 0), (2, 0, 1280), (3, 0, 0), (3, 1, 0), (4, 0, 6), (4, 1, 40), (100, 0, 0)]
-        {
+        for (kind, code, word) in [
+            (1, 0, 0),
+            (1, 1, 0),
+            (1, 3, 0),
+            (1, 4, 0),
+            (2, 0, 1280),
+            (3, 0, 0),
+            (3, 1, 0),
+            (4, 0, 6),
+            (4, 1, 40),
+            (100, 0, 0),
+        ] {
             run.wan(&icmp("2001:db8:2::3", L6, kind, code, word, &asked.bytes()));
         }
         run.wan(&icmp("2001:db8:2::3", L6, 1, 4, 0, &asked.bytes()[..47]));

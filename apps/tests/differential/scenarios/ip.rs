@@ -1,7 +1,7 @@
 //! IP itself: hop limits, options and extension headers, addresses that are no host's.
 
 use super::super::link::Side;
-use super::super::packets::{icmp, ping, pattern, raw, tcp, udp, SYN};
+use super::super::packets::{SYN, icmp, pattern, ping, raw, tcp, udp};
 use super::super::router::Setup;
 use super::super::script::Scenario;
 use super::{L1, L6, MASQUERADE, NONE, TRACKED, W2, W6, scenario, scenario6, with};
@@ -86,7 +86,17 @@ pub const SCENARIOS: &[Scenario] = &[
         run.send(Side::Lan, &bytes[..100]);
     }),
     scenario("sources that are no host's", NONE, |run| {
-        for src in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "240.0.0.1", "255.255.255.255", "192.168.1.255", "192.168.1.0", "192.0.2.255"] {
+        for src in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.5",
+            "240.0.0.1",
+            "255.255.255.255",
+            "192.168.1.255",
+            "192.168.1.0",
+            "192.0.2.255",
+        ] {
             run.lan(&udp(&format!("{src}:4000"), S, 20));
         }
     }),
@@ -103,7 +113,19 @@ pub const SCENARIOS: &[Scenario] = &[
         run.lan(&udp(C, "169.254.1.1:53", 20));
     }),
     scenario("destinations that are no host's", NONE, |run| {
-        for dst in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.255", "192.0.2.0", "192.168.1.255", "224.0.0.5", "239.1.2.3", "198.51.100.7"] {
+        for dst in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "192.0.2.255",
+            "192.0.2.0",
+            "192.168.1.255",
+            "224.0.0.5",
+            "239.1.2.3",
+            "198.51.100.7",
+        ] {
             run.lan(&udp(C, &format!("{dst}:53"), 20));
         }
     }),
@@ -180,7 +202,8 @@ pub const SCENARIOS: &[Scenario] = &[
         for src in ["::", "::1", "ff02::5", "fe80::1", "::ffff:192.0.2.1", "2001:db8:2::3", "fc00::1"] {
             run.lan(&udp(&format!("[{src}]:4000"), S6, 20));
         }
-        for dst in ["::1", "fe80::1", "ff02::5", "ff0e::5", "::ffff:192.0.2.1", "fc00::1", "2001:db8:ffff::1"] {
+        for dst in ["::1", "fe80::1", "ff02::5", "ff0e::5", "::ffff:192.0.2.1", "fc00::1", "2001:db8:ffff::1"]
+        {
             run.lan(&udp(C6, &format!("[{dst}]:53"), 20));
         }
     }),

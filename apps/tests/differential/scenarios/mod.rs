@@ -28,7 +28,9 @@ pub const W6: &str = "2001:db8:2::2";
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [tcp::SCENARIOS, udp::SCENARIOS, icmp::SCENARIOS, ip::SCENARIOS, nat::SCENARIOS, filter::SCENARIOS].into_iter().flatten()
+    [tcp::SCENARIOS, udp::SCENARIOS, icmp::SCENARIOS, ip::SCENARIOS, nat::SCENARIOS, filter::SCENARIOS]
+        .into_iter()
+        .flatten()
 }
 
 const fn scenario(name: &'static str, rules: &'static str, script: fn(&mut Run<'_>)) -> Scenario {

@@ -33,12 +33,16 @@ pub const SCENARIOS: &[Scenario] = &[
         run.wan(&udp("192.0.2.2:81", OUTSIDE, 30));
         run.flows();
     }),
-    scenario("masquerade leaves what fits no flow", "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n", |run| {
-        run.lan(&tcp(C, S, RST, 1000, 0));
-        run.lan(&tcp(C, S, SYN | ACK, 1000, 1));
-        run.lan(&pong(L1, W2, 3, 3));
-        run.flows();
-    }),
+    scenario(
+        "masquerade leaves what fits no flow",
+        "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C, S, RST, 1000, 0));
+            run.lan(&tcp(C, S, SYN | ACK, 1000, 1));
+            run.lan(&pong(L1, W2, 3, 3));
+            run.flows();
+        },
+    ),
     scenario("masquerade with a clash of source ports", MASQUERADE, |run| {
         run.lan(&udp(C, S, 20));
         let out = run.lan(&udp("192.168.1.2:4000", S, 20));
@@ -62,38 +66,54 @@ pub const SCENARIOS: &[Scenario] = &[
         run.wan(&udp("192.0.2.3:80", OUTSIDE, 20));
         run.flows();
     }),
-    scenario("masquerade to a range of ports", "*nat\n-A POSTROUTING -o wan -p udp -j MASQUERADE --to-ports 5000-5009\nCOMMIT\n", |run| {
-        let out = run.lan(&udp(C, S, 20));
-        let port = run.chosen(&out, Side::Wan, "chosen", 5000..=5009);
-        run.lan(&udp(C, S, 20));
-        run.wan(&udp(S, &format!("192.0.2.254:{port}"), 30));
-        run.lan(&udp("192.168.1.2:5003", "192.0.2.3:80", 5));
-        run.flows();
-    }),
+    scenario(
+        "masquerade to a range of ports",
+        "*nat\n-A POSTROUTING -o wan -p udp -j MASQUERADE --to-ports 5000-5009\nCOMMIT\n",
+        |run| {
+            let out = run.lan(&udp(C, S, 20));
+            let port = run.chosen(&out, Side::Wan, "chosen", 5000..=5009);
+            run.lan(&udp(C, S, 20));
+            run.wan(&udp(S, &format!("192.0.2.254:{port}"), 30));
+            run.lan(&udp("192.168.1.2:5003", "192.0.2.3:80", 5));
+            run.flows();
+        },
+    ),
     scenario("masquerade a low port", MASQUERADE, |run| {
         run.lan(&udp("192.168.1.1:123", "192.0.2.2:123", 48));
         let out = run.lan(&udp("192.168.1.2:123", "192.0.2.2:123", 48));
         run.chosen(&out, Side::Wan, "another", 1..=1023);
     }),
-    scenario("snat to an address", "*nat\n-A POSTROUTING -s 192.168.1.0/24 -o wan -j SNAT --to-source 192.0.2.100\nCOMMIT\n", |run| {
-        run.lan(&tcp(C, S, SYN, 1, 0));
-        run.wan(&tcp(S, "192.0.2.100:4000", SYN | ACK, 1, 2));
-        run.lan(&ping(L1, W2, 9, 1));
-        run.wan(&pong(W2, "192.0.2.100", 9, 1));
-        run.flows();
-    }),
-    scenario("snat to a port", "*nat\n-A POSTROUTING -o wan -p udp -j SNAT --to-source 192.0.2.100:6000\nCOMMIT\n", |run| {
-        run.lan(&udp(C, S, 20));
-        run.wan(&udp(S, "192.0.2.100:6000", 20));
-        run.lan(&udp("192.168.1.2:4000", "192.0.2.3:80", 20));
-        // No port is left towards the first one.
-        run.lan(&udp("192.168.1.2:4000", S, 20));
-        run.flows();
-    }),
-    scenario("snat to a range of one", "*nat\n-A POSTROUTING -o wan -j SNAT --to-source 192.0.2.100-192.0.2.100\nCOMMIT\n", |run| {
-        run.lan(&udp(C, S, 20));
-        run.flows();
-    }),
+    scenario(
+        "snat to an address",
+        "*nat\n-A POSTROUTING -s 192.168.1.0/24 -o wan -j SNAT --to-source 192.0.2.100\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C, S, SYN, 1, 0));
+            run.wan(&tcp(S, "192.0.2.100:4000", SYN | ACK, 1, 2));
+            run.lan(&ping(L1, W2, 9, 1));
+            run.wan(&pong(W2, "192.0.2.100", 9, 1));
+            run.flows();
+        },
+    ),
+    scenario(
+        "snat to a port",
+        "*nat\n-A POSTROUTING -o wan -p udp -j SNAT --to-source 192.0.2.100:6000\nCOMMIT\n",
+        |run| {
+            run.lan(&udp(C, S, 20));
+            run.wan(&udp(S, "192.0.2.100:6000", 20));
+            run.lan(&udp("192.168.1.2:4000", "192.0.2.3:80", 20));
+            // No port is left towards the first one.
+            run.lan(&udp("192.168.1.2:4000", S, 20));
+            run.flows();
+        },
+    ),
+    scenario(
+        "snat to a range of one",
+        "*nat\n-A POSTROUTING -o wan -j SNAT --to-source 192.0.2.100-192.0.2.100\nCOMMIT\n",
+        |run| {
+            run.lan(&udp(C, S, 20));
+            run.flows();
+        },
+    ),
     scenario("forwarded ports", FORWARD_PORT, |run| {
         run.wan(&tcp("192.0.2.2:3000", "192.0.2.254:8080", SYN, 1, 0));
         run.flows();
@@ -119,73 +139,113 @@ pub const SCENARIOS: &[Scenario] = &[
         run.wan(&icmp(W2, R_WAN, 3, 3, 0, &answer.bytes()));
         run.wan(&icmp("192.0.2.3", R_WAN, 3, 4, 1200, &answer.bytes()));
     }),
-    scenario("dnat and masquerade", "*nat\n-A PREROUTING -d 192.0.2.254 -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\n-A POSTROUTING -o lan -p tcp -d 192.168.1.1 --dport 80 -j MASQUERADE\nCOMMIT\n", |run| {
-        run.wan(&tcp("192.0.2.2:3000", "192.0.2.254:8080", SYN, 1, 0));
-        run.flows();
-        run.lan(&tcp("192.168.1.1:80", "192.168.1.254:3000", SYN | ACK, 1, 2));
-        run.wan(&tcp("192.0.2.2:3000", "192.0.2.254:8080", ACK, 2, 2));
-        let inside = tcp("192.168.1.254:3000", "192.168.1.1:80", ACK, 2, 2);
-        run.lan(&icmp(L1, "192.168.1.254", 3, 3, 0, &inside.bytes()));
-        run.lan(&icmp("192.168.1.77", "192.168.1.254", 11, 0, 0, &inside.bytes()));
-        run.flows();
-    }),
-    scenario("hairpin", "*nat\n-A PREROUTING -d 192.0.2.254 -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\n-A POSTROUTING -s 192.168.1.0/24 -d 192.168.1.0/24 -j MASQUERADE\nCOMMIT\n", |run| {
-        run.lan(&tcp("192.168.1.2:3000", "192.0.2.254:8080", SYN, 1, 0));
-        run.lan(&tcp("192.168.1.1:80", "192.168.1.254:3000", SYN | ACK, 1, 2));
-        run.lan(&tcp("192.168.1.2:3000", "192.0.2.254:8080", ACK, 2, 2));
-        run.flows();
-        // The server's own request to itself.
-        run.lan(&tcp("192.168.1.1:3001", "192.0.2.254:8080", SYN, 1, 0));
-        run.flows();
-    }),
-    scenario("hairpin without masquerade", "*nat\n-A PREROUTING -d 192.0.2.254 -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\nCOMMIT\n", |run| {
-        run.lan(&tcp("192.168.1.2:3000", "192.0.2.254:8080", SYN, 1, 0));
-        run.flows();
-    }),
-    scenario("dnat of what is in transit", "*nat\n-A PREROUTING -p udp --dport 53 -j DNAT --to-destination 192.0.2.3:5353\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n", |run| {
-        run.lan(&udp(C, "198.51.100.1:53", 20));
-        run.wan(&udp("192.0.2.3:5353", OUTSIDE, 20));
-        run.wan(&udp("198.51.100.1:53", OUTSIDE, 20));
-        run.flows();
-    }),
-    scenario("dnat to an address only", "*nat\n-A PREROUTING -i wan -d 192.0.2.254 -j DNAT --to-destination 192.168.1.1\nCOMMIT\n", |run| {
-        run.wan(&tcp("192.0.2.2:3000", "192.0.2.254:22", SYN, 1, 0));
-        run.wan(&ping(W2, R_WAN, 4, 1));
-        run.lan(&pong(L1, W2, 4, 1));
-        run.flows();
-    }),
-    scenario("two forwarded ports to one server", "*nat\n-A PREROUTING -i wan -p udp --dport 81 -j DNAT --to-destination 192.168.1.1:80\n-A PREROUTING -i wan -p udp --dport 82 -j DNAT --to-destination 192.168.1.1:80\nCOMMIT\n", |run| {
-        run.wan(&udp("192.0.2.2:3000", "192.0.2.254:81", 20));
-        let out = run.wan(&udp("192.0.2.2:3000", "192.0.2.254:82", 20));
-        let port = run.chosen(&out, Side::Lan, "another", ORDINARY);
-        run.lan(&udp("192.168.1.1:80", &format!("192.0.2.2:{port}"), 10));
-        run.lan(&udp("192.168.1.1:80", "192.0.2.2:3000", 10));
-        run.flows();
-    }),
-    scenario("redirect to a closed port", "*nat\n-A PREROUTING -i lan -p tcp --dport 80 -j REDIRECT --to-ports 8080\n-A PREROUTING -i lan -p udp --dport 53 -j REDIRECT\nCOMMIT\n", |run| {
-        run.lan(&tcp(C, S, SYN, 1, 0));
-        run.lan(&udp(C, "192.0.2.2:53", 20));
-        run.flows();
-    }),
-    scenario("netmap", "*nat\n-A POSTROUTING -o wan -s 192.168.1.0/24 -j NETMAP --to 198.51.100.0/24\n-A PREROUTING -i wan -d 198.51.100.0/24 -j NETMAP --to 192.168.1.0/24\nCOMMIT\n", |run| {
-        run.lan(&udp(C, S, 20));
-        run.wan(&udp(S, "198.51.100.1:4000", 20));
-        run.wan(&tcp("192.0.2.2:3000", "198.51.100.2:80", SYN, 1, 0));
-        run.lan(&tcp("192.168.1.2:80", "192.0.2.2:3000", SYN | ACK, 1, 2));
-        run.wan(&ping(W2, "198.51.100.3", 4, 1));
-        run.lan(&pong("192.168.1.3", W2, 4, 1));
-        run.flows();
-    }),
-    scenario("nat rules are for new flows only", "*nat\n-A POSTROUTING -o wan -p udp --dport 80 -j MASQUERADE\nCOMMIT\n", |run| {
-        run.wan(&udp(S, C, 20));
-        run.lan(&udp(C, S, 20));
-        run.flows();
-    }),
-    scenario("nat accept", "*nat\n-A POSTROUTING -o wan -d 192.0.2.3 -j ACCEPT\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n", |run| {
-        run.lan(&udp(C, S, 20));
-        run.lan(&udp("192.168.1.2:4000", "192.0.2.3:80", 20));
-        run.flows();
-    }),
+    scenario(
+        "dnat and masquerade",
+        "*nat\n-A PREROUTING -d 192.0.2.254 -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\n-A POSTROUTING -o lan -p tcp -d 192.168.1.1 --dport 80 -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.wan(&tcp("192.0.2.2:3000", "192.0.2.254:8080", SYN, 1, 0));
+            run.flows();
+            run.lan(&tcp("192.168.1.1:80", "192.168.1.254:3000", SYN | ACK, 1, 2));
+            run.wan(&tcp("192.0.2.2:3000", "192.0.2.254:8080", ACK, 2, 2));
+            let inside = tcp("192.168.1.254:3000", "192.168.1.1:80", ACK, 2, 2);
+            run.lan(&icmp(L1, "192.168.1.254", 3, 3, 0, &inside.bytes()));
+            run.lan(&icmp("192.168.1.77", "192.168.1.254", 11, 0, 0, &inside.bytes()));
+            run.flows();
+        },
+    ),
+    scenario(
+        "hairpin",
+        "*nat\n-A PREROUTING -d 192.0.2.254 -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\n-A POSTROUTING -s 192.168.1.0/24 -d 192.168.1.0/24 -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp("192.168.1.2:3000", "192.0.2.254:8080", SYN, 1, 0));
+            run.lan(&tcp("192.168.1.1:80", "192.168.1.254:3000", SYN | ACK, 1, 2));
+            run.lan(&tcp("192.168.1.2:3000", "192.0.2.254:8080", ACK, 2, 2));
+            run.flows();
+            // The server's own request to itself.
+            run.lan(&tcp("192.168.1.1:3001", "192.0.2.254:8080", SYN, 1, 0));
+            run.flows();
+        },
+    ),
+    scenario(
+        "hairpin without masquerade",
+        "*nat\n-A PREROUTING -d 192.0.2.254 -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp("192.168.1.2:3000", "192.0.2.254:8080", SYN, 1, 0));
+            run.flows();
+        },
+    ),
+    scenario(
+        "dnat of what is in transit",
+        "*nat\n-A PREROUTING -p udp --dport 53 -j DNAT --to-destination 192.0.2.3:5353\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.lan(&udp(C, "198.51.100.1:53", 20));
+            run.wan(&udp("192.0.2.3:5353", OUTSIDE, 20));
+            run.wan(&udp("198.51.100.1:53", OUTSIDE, 20));
+            run.flows();
+        },
+    ),
+    scenario(
+        "dnat to an address only",
+        "*nat\n-A PREROUTING -i wan -d 192.0.2.254 -j DNAT --to-destination 192.168.1.1\nCOMMIT\n",
+        |run| {
+            run.wan(&tcp("192.0.2.2:3000", "192.0.2.254:22", SYN, 1, 0));
+            run.wan(&ping(W2, R_WAN, 4, 1));
+            run.lan(&pong(L1, W2, 4, 1));
+            run.flows();
+        },
+    ),
+    scenario(
+        "two forwarded ports to one server",
+        "*nat\n-A PREROUTING -i wan -p udp --dport 81 -j DNAT --to-destination 192.168.1.1:80\n-A PREROUTING -i wan -p udp --dport 82 -j DNAT --to-destination 192.168.1.1:80\nCOMMIT\n",
+        |run| {
+            run.wan(&udp("192.0.2.2:3000", "192.0.2.254:81", 20));
+            let out = run.wan(&udp("192.0.2.2:3000", "192.0.2.254:82", 20));
+            let port = run.chosen(&out, Side::Lan, "another", ORDINARY);
+            run.lan(&udp("192.168.1.1:80", &format!("192.0.2.2:{port}"), 10));
+            run.lan(&udp("192.168.1.1:80", "192.0.2.2:3000", 10));
+            run.flows();
+        },
+    ),
+    scenario(
+        "redirect to a closed port",
+        "*nat\n-A PREROUTING -i lan -p tcp --dport 80 -j REDIRECT --to-ports 8080\n-A PREROUTING -i lan -p udp --dport 53 -j REDIRECT\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C, S, SYN, 1, 0));
+            run.lan(&udp(C, "192.0.2.2:53", 20));
+            run.flows();
+        },
+    ),
+    scenario(
+        "netmap",
+        "*nat\n-A POSTROUTING -o wan -s 192.168.1.0/24 -j NETMAP --to 198.51.100.0/24\n-A PREROUTING -i wan -d 198.51.100.0/24 -j NETMAP --to 192.168.1.0/24\nCOMMIT\n",
+        |run| {
+            run.lan(&udp(C, S, 20));
+            run.wan(&udp(S, "198.51.100.1:4000", 20));
+            run.wan(&tcp("192.0.2.2:3000", "198.51.100.2:80", SYN, 1, 0));
+            run.lan(&tcp("192.168.1.2:80", "192.0.2.2:3000", SYN | ACK, 1, 2));
+            run.wan(&ping(W2, "198.51.100.3", 4, 1));
+            run.lan(&pong("192.168.1.3", W2, 4, 1));
+            run.flows();
+        },
+    ),
+    scenario(
+        "nat rules are for new flows only",
+        "*nat\n-A POSTROUTING -o wan -p udp --dport 80 -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.wan(&udp(S, C, 20));
+            run.lan(&udp(C, S, 20));
+            run.flows();
+        },
+    ),
+    scenario(
+        "nat accept",
+        "*nat\n-A POSTROUTING -o wan -d 192.0.2.3 -j ACCEPT\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.lan(&udp(C, S, 20));
+            run.lan(&udp("192.168.1.2:4000", "192.0.2.3:80", 20));
+            run.flows();
+        },
+    ),
     scenario("a flow's endpoint clashes with one that is not translated", MASQUERADE, |run| {
         // The router's own address as a source is nobody's but its own; a flow from outside to it is a flow, too.
         run.wan(&udp(S, OUTSIDE, 20));

@@ -144,7 +144,16 @@ pub const SCENARIOS: &[Scenario] = &[
         run.flows();
     }),
     scenario("tcp senseless flags", TRACKED, |run| {
-        for flags in [0, SYN | FIN, SYN | RST, FIN, FIN | PSH | 0x20, SYN | FIN | RST | ACK | PSH | 0x20, RST | FIN, PSH] {
+        for flags in [
+            0,
+            SYN | FIN,
+            SYN | RST,
+            FIN,
+            FIN | PSH | 0x20,
+            SYN | FIN | RST | ACK | PSH | 0x20,
+            RST | FIN,
+            PSH,
+        ] {
             run.lan(&c(flags, 0, 0));
         }
         run.flows();
@@ -389,10 +398,14 @@ pub const SCENARIOS: &[Scenario] = &[
         run.lan(&c(SYN, 0, 0).checksum(0x1234));
         run.wan(&s(ACK, 0, 0).checksum(0x4321));
     }),
-    scenario("tcp bad checksum tracked", "*filter\n-A FORWARD -m conntrack --ctstate NEW -j ACCEPT\nCOMMIT\n", |run| {
-        run.lan(&c(SYN, 0, 0).checksum(0x1234));
-        run.flows();
-    }),
+    scenario(
+        "tcp bad checksum tracked",
+        "*filter\n-A FORWARD -m conntrack --ctstate NEW -j ACCEPT\nCOMMIT\n",
+        |run| {
+            run.lan(&c(SYN, 0, 0).checksum(0x1234));
+            run.flows();
+        },
+    ),
     scenario("tcp port 0", TRACKED, |run| {
         run.lan(&tcp("192.168.1.1:0", S, SYN, 1, 0));
         run.lan(&tcp(C, "192.0.2.2:0", SYN, 1, 0));

@@ -296,6 +296,10 @@ impl TcpTrack {
         let shift = if syn { 0 } else { self.scale(s) };
         let window = u32::from(segment.window) << shift;
 
+        // RFC 5961 section 3.2, as far as an observer knows what was acknowledged.
+        if event == Event::Rst && receiver.max_ack.is_some_and(|acked| segment.seq.lt(acked)) {
+            return Err(Misfit::Reset);
+        }
         let is_recent = end.ge(sender.end - receiver.max_win - 1);
         let acks_recent = sack_edge.ge(receiver.end - sender.max_win.max(ACK_WINDOW_MIN));
         let acks_sent = sack_edge.le(receiver.end);
@@ -314,10 +318,6 @@ impl TcpTrack {
         }
         if !(is_recent && acks_recent) {
             return Ok(Place::Old);
-        }
-        // RFC 5961 section 3.2, as far as an observer knows what was acknowledged.
-        if event == Event::Rst && receiver.max_ack.is_some_and(|acked| segment.seq.lt(acked)) {
-            return Err(Misfit::Reset);
         }
 
         let sender = &mut self.sides[s];

@@ -170,11 +170,7 @@ fn windows_are_scaled_only_when_both_syns_say_so() {
         assert_eq!(track.update(Reply, &data(peer(0), ISN + 1, 0), false), TcpVerdict::Accept);
         assert_eq!(track.update(Original, &data(ISN + 1 + room, peer(0), 1), false), TcpVerdict::Accept);
         let beyond = data(ISN + 3 + room, peer(0), 1);
-        assert_eq!(
-            track.update(Original, &beyond, false),
-            TcpVerdict::Ignore,
-            "{client:?} {server:?}"
-        );
+        assert_eq!(track.update(Original, &beyond, false), TcpVerdict::Ignore, "{client:?} {server:?}");
     }
 }
 

@@ -342,8 +342,9 @@ impl Reader {
 }
 
 fn table_named(name: &str, column: u32) -> Result<Table, Problem> {
-    Table::named(name)
-        .ok_or_else(|| problem(column, format!("`{name}` is no table known here: filter, nat, mangle or raw")))
+    Table::named(name).ok_or_else(|| {
+        problem(column, format!("`{name}` is no table known here: filter, nat, mangle or raw"))
+    })
 }
 
 fn is_built_in(table: Table, name: &str) -> bool {

@@ -392,6 +392,76 @@ fn forward_rules_reject_with_an_error_to_the_sender() {
 }
 
 #[test]
+fn what_only_its_destination_can_judge_is_forwarded() {
+    let mut net = Net::new(Some("*filter\n-A FORWARD -m conntrack --ctstate NEW -j DROP\nCOMMIT\n"));
+    acquaint(&mut net);
+    let mut frame = udp_frame([192, 168, 1, 1], [192, 0, 2, 2], 64, true, 20);
+    frame[40] ^= 1;
+    net.links.0[0].rx.push_back(frame.clone());
+    net.settle();
+    let sent = &net.links.0[1].sent;
+    assert!(
+        sent.iter().any(|sent| sent[34..] == frame[34..]),
+        "with its wrong checksum, and INVALID, not NEW"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_does_not_pass_by_the_rules() {
+    let mut net = Net::new(Some("*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"));
+    acquaint(&mut net);
+    let filtered = |net: &Net| {
+        net.drops()
+            .iter()
+            .filter(|(reason, _)| *reason == DropReason::Filtered)
+            .map(|(_, count)| *count)
+            .sum()
+    };
+    let before: u64 = filtered(&net);
+    for (number, len) in [(132, 2), (33, 0), (17, 4)] {
+        // Less than a header of a protocol with ports.
+        let mut frame = udp_frame([192, 168, 1, 1], [192, 0, 2, 2], 64, true, 20);
+        frame.truncate(34 + len);
+        frame[17] = (20 + len) as u8;
+        frame[23] = number;
+        crate::net::fragment::fill_ipv4_checksum(&mut frame[14..]);
+        net.links.0[0].rx.push_back(frame);
+    }
+    net.settle();
+    assert!(net.links.0[1].sent.is_empty());
+    assert_eq!(filtered(&net) - before, 3);
+}
+
+#[test]
+fn output_rules_are_for_what_the_router_says_of_others_packets_too() {
+    let rules = "*filter\n-A OUTPUT -p icmp --icmp-type time-exceeded -j DROP\nCOMMIT\n";
+    let mut net = Net::new(Some(rules));
+    acquaint(&mut net);
+    net.links.0[0].rx.push_back(udp_frame([192, 168, 1, 1], [192, 0, 2, 2], 1, true, 20));
+    net.settle();
+    assert_eq!(errors(&net, 0), []);
+}
+
+#[test]
+fn without_rules_fragments_go_on_as_they_come() {
+    let mut net = Net::new(Some(""));
+    acquaint(&mut net);
+    let mut frame = udp_frame([192, 168, 1, 1], [192, 0, 2, 2], 64, false, 24);
+    // The second piece of a datagram whose first is never seen.
+    (frame[20], frame[21]) = (0, 4);
+    crate::net::fragment::fill_ipv4_checksum(&mut frame[14..]);
+    net.links.0[0].rx.push_back(frame.clone());
+    net.settle();
+    assert!(net.links.0[1].sent.iter().any(|sent| sent[34..] == frame[34..]));
+}
+
+#[test]
+fn each_link_has_its_own_mtu() {
+    let net = Net::with(None, [1500, 1280], |config| config.mtu = Some(1500));
+    assert_eq!(net.router.links_state().iter().map(|link| link.mtu).collect::<Vec<_>>(), [1500, 1280]);
+}
+
+#[test]
 fn a_host_inside_reaches_its_own_server_by_the_outer_address() {
     // Hairpin: from inside to the router's outer address and back inside, to another address of the same host.
     let rules = "*nat\n-A PREROUTING -d 192.0.2.254 -p tcp --dport 8080 -j DNAT --to-destination 192.168.1.1:80\n-A POSTROUTING -s 192.168.1.0/24 -d 192.168.1.0/24 -j MASQUERADE\nCOMMIT\n";
