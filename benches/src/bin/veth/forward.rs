@@ -264,11 +264,11 @@ impl Bed {
     }
 
     fn raw(&self, meter: &Meter) -> Result<()> {
+        meter.this_thread();
         self.near.stack.enter();
         Self::pin(self.cores[0])?;
         let steers = self.attach()?;
         let mut forwarder = PlainForwarder::open(steers.each_ref(), &options())?;
-        meter.this_thread();
         Ok(forwarder.forward(self.addresses, |_| meter.goes_on())?)
     }
 
