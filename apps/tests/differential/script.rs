@@ -1,5 +1,7 @@
 //! A script's run against one router, and the comparison of two such runs.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::link::Side;
 use super::packets::Packet;
 use super::router::{Flow, Output, Router, Setup};
@@ -84,6 +86,22 @@ impl Run<'_> {
     pub fn flows(&mut self) {
         let flows = self.router.flows();
         self.steps.push(Step { what: "the flows".to_owned(), output: Output::default(), flows });
+    }
+
+    /// The source address of the packet that came out on `side`: one that the router chose, within `range`, to be known as
+    /// `name` from now on. Without a packet, the first.
+    pub fn chosen_address(
+        &mut self,
+        output: &Output,
+        side: Side,
+        name: &str,
+        range: std::ops::RangeInclusive<Ipv4Addr>,
+    ) -> Ipv4Addr {
+        let Some(packet) = output.on(side).first() else { return *range.start() };
+        let addr = Ipv4Addr::new(packet[12], packet[13], packet[14], packet[15]);
+        assert!(range.contains(&addr), "{}: {addr} is not in {range:?}", self.router.name());
+        self.names.addresses.insert(addr.into(), name.to_owned());
+        addr
     }
 
     /// The source port (or ICMP identifier) of the packet that came out on `side`: one that the router chose, within
@@ -217,6 +235,10 @@ fn show(flow: &Flow, names: &Names) -> String {
         let word = |word: &str| match word.split_once('=') {
             Some((name @ ("sport" | "dport" | "id"), port)) => {
                 let known = port.parse().ok().and_then(|port: u16| names.ports.get(&port));
+                known.map_or_else(|| word.to_owned(), |known| format!("{name}={known}"))
+            }
+            Some((name @ ("src" | "dst"), addr)) => {
+                let known = addr.parse().ok().and_then(|addr: IpAddr| names.addresses.get(&addr));
                 known.map_or_else(|| word.to_owned(), |known| format!("{name}={known}"))
             }
             _ => word.to_owned(),

@@ -17,11 +17,17 @@ pub struct Names {
     pub ids: BTreeSet<u16>,
     /// Ports (and ICMP identifiers) that a router chose at random, by the name that the script gave them.
     pub ports: BTreeMap<u16, String>,
+    /// Addresses that a router chose from a range, likewise.
+    pub addresses: BTreeMap<IpAddr, String>,
 }
 
 impl Names {
     fn port(&self, port: u16) -> String {
         self.ports.get(&port).cloned().unwrap_or_else(|| port.to_string())
+    }
+
+    fn address(&self, addr: IpAddr) -> String {
+        self.addresses.get(&addr).cloned().unwrap_or_else(|| addr.to_string())
     }
 
     fn id(&self, id: u16) -> String {
@@ -80,8 +86,8 @@ fn ipv4(packet: &[u8], prefix: &str, names: &Names, fields: &mut Fields) {
     let header_len = usize::from(packet[0] & 0xf) * 4;
     let addr = |at: usize| IpAddr::from([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
     let (src, dst) = (addr(12), addr(16));
-    put(fields, prefix, "src", src);
-    put(fields, prefix, "dst", dst);
+    put(fields, prefix, "src", names.address(src));
+    put(fields, prefix, "dst", names.address(dst));
     put(fields, prefix, "ttl", packet[8]);
     put(fields, prefix, "tos", format!("{:#04x}", packet[1]));
     put(fields, prefix, "id", names.id(word(packet, 4)));
@@ -105,8 +111,8 @@ fn ipv4(packet: &[u8], prefix: &str, names: &Names, fields: &mut Fields) {
 fn ipv6(packet: &[u8], prefix: &str, names: &Names, fields: &mut Fields) {
     let addr = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).expect("16 bytes"));
     let (src, dst) = (addr(8), addr(24));
-    put(fields, prefix, "src", src);
-    put(fields, prefix, "dst", dst);
+    put(fields, prefix, "src", names.address(src));
+    put(fields, prefix, "dst", names.address(dst));
     put(fields, prefix, "hop limit", packet[7]);
     put(fields, prefix, "class", format!("{:#04x}", (word(packet, 0) >> 4) as u8));
     put(

@@ -1,9 +1,11 @@
 //! Translation: sources, destinations, networks, clashes.
 
+use std::net::Ipv4Addr;
+
 use super::super::link::Side;
 use super::super::packets::{ACK, FIN, RST, SYN, icmp, ping, pong, tcp, udp};
 use super::super::script::Scenario;
-use super::{L1, MASQUERADE, R_WAN, W2, scenario};
+use super::{L1, MASQUERADE, R_WAN, W2, scenario, scenario6};
 
 const C: &str = "192.168.1.1:4000";
 const S: &str = "192.0.2.2:80";
@@ -111,6 +113,49 @@ pub const SCENARIOS: &[Scenario] = &[
         "*nat\n-A POSTROUTING -o wan -j SNAT --to-source 192.0.2.100-192.0.2.100\nCOMMIT\n",
         |run| {
             run.lan(&udp(C, S, 20));
+            run.flows();
+        },
+    ),
+    scenario(
+        "snat to a range",
+        "*nat\n-A POSTROUTING -o wan -j SNAT --to-source 192.0.2.100-192.0.2.103\nCOMMIT\n",
+        |run| {
+            let out = run.lan(&udp(C, S, 20));
+            let range = Ipv4Addr::new(192, 0, 2, 100)..=Ipv4Addr::new(192, 0, 2, 103);
+            let addr = run.chosen_address(&out, Side::Wan, "one of them", range);
+            run.lan(&udp(C, S, 20));
+            run.wan(&udp(S, &format!("{addr}:4000"), 20));
+            run.wan(&icmp(W2, &addr.to_string(), 3, 3, 0, &udp(&format!("{addr}:4000"), S, 20).bytes()));
+            run.flows();
+        },
+    ),
+    scenario6("ipv6 masquerade", "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n", |run| {
+        let (inside, outside, server) =
+            ("[2001:db8:1::1]:4000", "[2001:db8:2::fe]:4000", "[2001:db8:2::2]:80");
+        run.lan(&tcp(inside, server, SYN, 1, 0).tcp_options(&[2, 4, 5, 0xa0]));
+        run.wan(&tcp(server, outside, SYN | ACK, 1, 2));
+        run.lan(&udp(inside, server, 21).extension(60, &[1, 4, 0, 0, 0, 0]));
+        run.wan(&icmp("2001:db8:2::3", "2001:db8:2::fe", 1, 4, 0, &udp(outside, server, 21).bytes()));
+        run.wan(&icmp(
+            "2001:db8:2::3",
+            "2001:db8:2::fe",
+            2,
+            0,
+            1280,
+            &tcp(outside, server, ACK, 2, 2).data(33).bytes(),
+        ));
+        run.lan(&ping("2001:db8:1::1", "2001:db8:2::2", 7, 1));
+        run.wan(&pong("2001:db8:2::2", "2001:db8:2::fe", 7, 1));
+        run.flows();
+    }),
+    scenario6(
+        "ipv6 forwarded port",
+        "*nat\n-A PREROUTING -i wan -p tcp --dport 8080 -j DNAT --to-destination [2001:db8:1::1]:80\nCOMMIT\n",
+        |run| {
+            run.wan(&tcp("[2001:db8:2::2]:3000", "[2001:db8:2::fe]:8080", SYN, 1, 0));
+            run.lan(&tcp("[2001:db8:1::1]:80", "[2001:db8:2::2]:3000", SYN | ACK, 1, 2));
+            let inside = tcp("[2001:db8:2::2]:3000", "[2001:db8:1::1]:80", SYN, 1, 0);
+            run.lan(&icmp("2001:db8:1::77", "2001:db8:2::2", 1, 3, 0, &inside.bytes()));
             run.flows();
         },
     ),

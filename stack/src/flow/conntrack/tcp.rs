@@ -348,13 +348,9 @@ impl TcpTrack {
         let first = self.sides[s].max_win == 0;
         let end = segment.end();
         let again = syn && matches!(self.state, TcpState::SynSent | TcpState::SynSent2);
-        // While it opens, a side may begin elsewhere: with a new SYN, or with the RST that ends an old connection at the
-        // peer (RFC 9293 section 3.5.1).
-        let opens = match self.state {
-            TcpState::SynSent => direction == Direction::Original,
-            TcpState::SynRecv => direction == Direction::Reply,
-            _ => false,
-        };
+        // While it opens, the client may speak from elsewhere: with a new SYN, or with the RST that ends an old connection at
+        // the peer (RFC 9293 section 3.5.1).
+        let opens = self.state == TcpState::SynSent && direction == Direction::Original;
         let elsewhere = opens && !syn && end.gt(self.sides[s].end);
         if elsewhere && !first {
             let side = &mut self.sides[s];
