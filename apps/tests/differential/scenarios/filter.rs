@@ -139,6 +139,28 @@ pub const SCENARIOS: &[Scenario] = &[
         },
     ),
     scenario(
+        "hashlimit",
+        "*filter\n-A FORWARD -p udp -m hashlimit --hashlimit-upto 1/minute --hashlimit-burst 2 --hashlimit-mode srcip,dstport --hashlimit-name a -j ACCEPT\n-A FORWARD -p udp -j DROP\nCOMMIT\n",
+        |run| {
+            for (from, to) in
+                [(1, 53), (1, 53), (1, 53), (2, 53), (1, 54), (1, 54), (1, 54), (2, 53), (2, 53)]
+            {
+                run.lan(&udp(&format!("192.168.1.{from}:4000"), &format!("192.0.2.2:{to}"), 5));
+            }
+        },
+    ),
+    scenario(
+        "connlimit",
+        "*filter\n-A FORWARD -p tcp --syn -m connlimit --connlimit-above 2 -j REJECT --reject-with tcp-reset\nCOMMIT\n",
+        |run| {
+            for port in 4000..4004 {
+                run.lan(&tcp(&format!("192.168.1.1:{port}"), S, SYN, 1, 0));
+            }
+            run.lan(&tcp("192.168.1.2:4000", S, SYN, 1, 0));
+            run.flows();
+        },
+    ),
+    scenario(
         "multiport",
         "*filter\n-A FORWARD -p udp -m multiport --dports 53,100:200 -j DROP\n-A FORWARD -p tcp -m multiport --sports 4000,4001 -j DROP\n-A FORWARD -p tcp -m multiport ! --ports 80,81 -j DROP\nCOMMIT\n",
         |run| {
