@@ -195,10 +195,9 @@ impl TcpTrack {
             Next::Invalid => return TcpVerdict::Invalid(Misfit::State),
         };
         match self.check_window(direction, segment, event) {
-            Ok(Place::InWindow) => {}
             Ok(Place::Old) => return TcpVerdict::Ignore,
             Err(misfit) if !liberal || event == Event::Rst => return TcpVerdict::Invalid(misfit),
-            Err(_) => {}
+            Ok(Place::InWindow) | Err(_) => {}
         }
         self.note_repetition(direction, segment);
         if event == Event::Fin && self.fin_from.is_none() {
