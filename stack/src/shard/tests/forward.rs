@@ -15,12 +15,12 @@ use crate::packet::checksum::Sum;
 
 const MASQUERADE: &str = "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n";
 
-struct Net {
-    lan: Host,
-    wan: Host,
-    router: Shard,
-    links: TestLinks,
-    now: Instant,
+pub(super) struct Net {
+    pub(super) lan: Host,
+    pub(super) wan: Host,
+    pub(super) router: Shard,
+    pub(super) links: TestLinks,
+    pub(super) now: Instant,
 }
 
 fn host(number: u8, addresses: &[&str], gateways: &[&str]) -> Host {
@@ -37,7 +37,7 @@ fn host(number: u8, addresses: &[&str], gateways: &[&str]) -> Host {
 }
 
 impl Net {
-    fn new(rules: Option<&str>) -> Self {
+    pub(super) fn new(rules: Option<&str>) -> Self {
         Self::with(rules, [1500, 1500], |_| {})
     }
 
@@ -79,7 +79,7 @@ impl Net {
         panic!("the hosts do not come to rest");
     }
 
-    fn run(&mut self, span: Duration) {
+    pub(super) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         self.settle();
         for _ in 0..100_000 {
@@ -106,7 +106,7 @@ impl Net {
 
 /// Connects `from` to `to`, sends `bytes` from the client to the server and back, and returns the client's address as the
 /// server sees it.
-fn echo(net: &mut Net, from_lan: bool, listen: &str, to: &str, len: usize) -> SocketAddr {
+pub(super) fn echo(net: &mut Net, from_lan: bool, listen: &str, to: &str, len: usize) -> SocketAddr {
     let payload = pattern(len);
     let (now, options) = (net.now, SocketOptions::default());
     let (client, listener) = {

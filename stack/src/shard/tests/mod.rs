@@ -14,6 +14,7 @@ use crate::time::Duration;
 
 mod announce;
 mod forward;
+mod forward_fuzz;
 mod frames;
 mod fuzz;
 mod gro;
