@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
 
+mod flows;
 mod links;
 mod receive;
 mod rules;
@@ -18,6 +19,7 @@ mod steering;
 #[cfg(test)]
 mod tests;
 
+pub use flows::NotTracked;
 pub use links::ShardLinks;
 pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
 pub use steering::SteeringChange;

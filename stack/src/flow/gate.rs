@@ -408,14 +408,8 @@ impl Gate {
             .hit
             .and_then(|hit| self.table.as_ref()?.get(hit.id))
             .or(passage.begin.as_ref().map(|begin| &begin.entry));
-        let (conn_mark, snat, dnat) = flow.map_or((0, false, false), |entry| {
-            let forward = entry.reply.reversed();
-            let (snat, dnat) = (
-                forward.source() != entry.original.source(),
-                forward.destination() != entry.original.destination(),
-            );
-            (entry.mark, snat, dnat)
-        });
+        let (conn_mark, snat, dnat) =
+            flow.map_or((0, false, false), |entry| (entry.mark, entry.is_src_nat(), entry.is_dst_nat()));
         let flows = self.table.as_ref();
         let mut facts = Facts {
             view: &passage.view,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::config::FilterConfig;
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
-use crate::flow::conntrack::Conntrack;
+use crate::flow::conntrack::{Conntrack, EntryId};
 use crate::flow::filter::{Chain, Hook, Policy, RuleSet, Table};
 use crate::flow::gate::{Gate, Interface, Refused};
 use crate::flow::view::{PacketView, TcpView, Transport};
@@ -69,6 +69,11 @@ impl HostGate {
     /// The flows, when they are tracked.
     pub(crate) fn flows(&mut self) -> Option<&mut Conntrack> {
         self.gate.flows()
+    }
+
+    /// Ends a flow; `false`: it had ended.
+    pub(crate) fn delete(&mut self, id: EntryId) -> bool {
+        self.gate.delete(id)
     }
 
     pub(crate) fn advance(&mut self, now: Instant) {
