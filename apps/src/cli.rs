@@ -567,7 +567,7 @@ fn route(text: &str) -> Result<Route, String> {
     if destination.addr.is_ipv4() != gateway.is_ipv4() {
         return Err(format!("`{text}` mixes IPv4 and IPv6"));
     }
-    Ok(Route { destination, gateway })
+    Ok(Route { destination, gateway, link: None })
 }
 
 /// A position of the dial between latency and CPU time.

@@ -373,7 +373,7 @@ fn share_with_kernel(config: &mut StackConfig, interface: &str) -> Result<(), Ap
 /// The route to everywhere through `gateway`.
 fn default_route(gateway: std::net::IpAddr) -> Route {
     let everywhere = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    Route { destination: everywhere.parse().expect("a network"), gateway }
+    Route { destination: everywhere.parse().expect("a network"), gateway, link: None }
 }
 
 /// A listener's options from the command line.
