@@ -239,7 +239,9 @@ fn control_path(args: &StackArgs) -> Option<PathBuf> {
     }
     control_socket::default_path()
         .inspect_err(|error| {
-            tracing::warn!("no control socket for `bywash ss`: {error}; --control PATH gives it a place");
+            tracing::warn!(
+                "no control socket for `bywash ss` and `bywash ct`: {error}; --control PATH gives it a place"
+            );
         })
         .ok()
 }

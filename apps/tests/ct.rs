@@ -67,29 +67,32 @@ impl Tracker {
     }
 
     fn follow(&self, arguments: &str) -> Follower {
-        let mut command = self.command(arguments);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run bywash ct");
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let (sender, received) = channel();
-        std::thread::spawn(move || {
-            lines.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
-        });
-        Follower { child, received }
+        Follower::start(self.command(arguments))
     }
 }
 
-/// `bywash ct -E`.
+/// A process that follows flows.
 struct Follower {
     child: Child,
     received: Receiver<String>,
 }
 
 impl Follower {
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run a follower");
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let (sender, received) = channel();
+        std::thread::spawn(move || {
+            lines.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
+        });
+        Self { child, received }
+    }
+
     /// Has something happen until it is told, as it is once the follower is known to the process; the line that tells it.
     fn begin(&self, mut happen: impl FnMut()) -> String {
         let start = Instant::now();
@@ -277,18 +280,7 @@ fn a_follower_hears_what_it_asked_for_and_counts_it_at_ctrl_c() {
 fn lines_have_the_fields_of_linuxs_conntrack_in_its_order() {
     require_root!();
     let bed = Bed::simple();
-    // The kernel of the stack's namespace tracks flows to its own addresses, as soon as a rule asks for their state.
-    let kernel = |program: &str, arguments: &str| {
-        let output = bed.pair.stack.command(program).args(arguments.split_whitespace()).output();
-        let output = output.unwrap_or_else(|error| panic!("run {program}: {error}"));
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {arguments}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    kernel("nft", "add table inet test");
-    kernel("nft", "add chain inet test input { type filter hook input priority 0 ; }");
-    kernel("nft", "add rule inet test input ct state new accept");
-    bed.pair.stack.sysctl("net/netfilter/nf_conntrack_acct", "1");
+    kernel_tracks(&bed);
     let tracker = Tracker::start(&bed, RULES);
 
     let theirs = bed.pair.stack.run(|| std::net::TcpListener::bind((KERNEL4, 80)).expect("listen"));
@@ -306,10 +298,9 @@ fn lines_have_the_fields_of_linuxs_conntrack_in_its_order() {
         text.lines().filter(counted).map(|line| (name(line), line.to_owned())).collect()
     };
     let ours = by_protocol(tracker.ct("-L -o extended"));
-    let linux = by_protocol(kernel("conntrack", "-L -o extended"));
+    let linux = by_protocol(kernel(&bed, "conntrack", "-L -o extended"));
     for protocol in ["tcp", "udp", "icmp", "icmpv6"] {
         let (ours, linux) = (&ours[protocol], &linux[protocol]);
-        println!("{ours}\n{linux}");
         assert_eq!(shape(ours), shape(linux), "{ours}\n{linux}");
         // The padding too: what is in front of the numbers.
         let front = |line: &str| line[.."ipv4     2 tcp      ".len()].to_owned();
@@ -317,6 +308,57 @@ fn lines_have_the_fields_of_linuxs_conntrack_in_its_order() {
     }
     drop((theirs, to_us, to_them));
     tracker.server.stop();
+}
+
+#[test]
+fn events_have_the_fields_of_linuxs_conntrack_in_its_order() {
+    require_root!();
+    let bed = Bed::simple();
+    kernel_tracks(&bed);
+    let tracker = Tracker::start(&bed, RULES);
+    let theirs = bed.pair.stack.run(|| std::net::TcpListener::bind((KERNEL4, 80)).expect("listen"));
+    let ours = tracker.follow("-E -o extended");
+    let mut command = bed.pair.stack.command("conntrack");
+    command.args(["-E", "-o", "extended"]);
+    let linux = Follower::start(command);
+    ours.begin(|| assert!(bed.ping(STACK4)));
+    linux.begin(|| assert!(bed.ping(KERNEL4)));
+    let streams = [STACK4, KERNEL4].map(|host| bed.connect(host, 80));
+    let of = |stream: &TcpStream| format!("sport={} dport=80", stream.local_addr().unwrap().port());
+    for happens in ["[NEW]", "[UPDATE]", "[UPDATE]", "[DESTROY]"] {
+        if happens == "[DESTROY]" {
+            // Not before both are open.
+            tracker.ct("-D -p tcp --dport 80");
+            kernel(&bed, "conntrack", "-D -p tcp --dport 80");
+        }
+        let [ours, linux] = [(&ours, &streams[0]), (&linux, &streams[1])].map(|(follower, stream)| {
+            let flow = of(stream);
+            let line = std::iter::repeat_with(|| follower.line()).find(|line| line.contains(&flow)).unwrap();
+            // Who deleted it.
+            line.split(" [USERSPACE]").next().unwrap_or_default().to_owned()
+        });
+        assert!(ours.contains(happens), "{ours}");
+        assert_eq!(shape(&ours), shape(&linux), "{ours}\n{linux}");
+    }
+    drop((theirs, streams));
+    tracker.server.stop();
+}
+
+/// Runs a program in the stack's namespace; its standard output.
+fn kernel(bed: &Bed, program: &str, arguments: &str) -> String {
+    let output = bed.pair.stack.command(program).args(arguments.split_whitespace()).output();
+    let output = output.unwrap_or_else(|error| panic!("run {program}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Has the kernel of the stack's namespace track flows to its own addresses, as it does once a rule asks for their state.
+fn kernel_tracks(bed: &Bed) {
+    kernel(bed, "nft", "add table inet test");
+    kernel(bed, "nft", "add chain inet test input { type filter hook input priority 0 ; }");
+    kernel(bed, "nft", "add rule inet test input ct state new accept");
+    bed.pair.stack.sysctl("net/netfilter/nf_conntrack_acct", "1");
 }
 
 #[test]

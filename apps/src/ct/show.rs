@@ -39,7 +39,7 @@ pub struct Place {
 #[must_use]
 pub fn flow(args: &CtArgs, place: Place, flow: &ListedFlow) -> String {
     let mut line = String::new();
-    push_flow(&mut line, args, flow, true);
+    push_flow(&mut line, args, flow, Some(flow.expires), true);
     let _ = write!(line, "mark={} ", flow.mark);
     push_age(&mut line, args, flow);
     line += "use=1 ";
@@ -48,8 +48,8 @@ pub fn flow(args: &CtArgs, place: Place, flow: &ListedFlow) -> String {
     line
 }
 
-/// What happened to a flow at `time`, since the epoch. As in conntrack(8), counts come with the end, and a mark only where
-/// there is one.
+/// What happened to a flow at `time`, since the epoch. As in conntrack(8), counts come with the end, and a mark and, of a flow
+/// that has ended, the rest of its time only where there are any.
 #[must_use]
 pub fn event(args: &CtArgs, time: Duration, kind: EventKind, place: Place, flow: &ListedFlow) -> String {
     let mut line = String::new();
@@ -63,7 +63,8 @@ pub fn event(args: &CtArgs, time: Duration, kind: EventKind, place: Place, flow:
     };
     let _ = write!(line, "{kind_name:>9} ");
     let ends = kind == EventKind::Destroy;
-    push_flow(&mut line, args, flow, ends);
+    let expires = Some(flow.expires).filter(|expires| *expires > 0 || !ends);
+    push_flow(&mut line, args, flow, expires, ends);
     if flow.mark != 0 {
         let _ = write!(line, "mark={} ", flow.mark);
     }
@@ -75,12 +76,15 @@ pub fn event(args: &CtArgs, time: Duration, kind: EventKind, place: Place, flow:
     line
 }
 
-fn push_flow(line: &mut String, args: &CtArgs, flow: &ListedFlow, counts: bool) {
+fn push_flow(line: &mut String, args: &CtArgs, flow: &ListedFlow, expires: Option<u64>, counts: bool) {
     if args.shows(Output::Extended) {
         let family = if flow.original.src.is_ipv4() { ("ipv4", AF_INET) } else { ("ipv6", AF_INET6) };
         let _ = write!(line, "{:<8} {} ", family.0, family.1);
     }
-    let _ = write!(line, "{:<8} {} {} ", protocol_name(flow.protocol), flow.protocol, flow.expires);
+    let _ = write!(line, "{:<8} {} ", protocol_name(flow.protocol), flow.protocol);
+    if let Some(expires) = expires {
+        let _ = write!(line, "{expires} ");
+    }
     if let Some(state) = flow.state {
         let _ = write!(line, "{} ", state.name());
     }
@@ -201,6 +205,9 @@ mod tests {
             "[DESTROY] icmpv6   58 28 src=fd09::1 dst=fd09::2 type=128 code=0 id=7 packets=1 bytes=104 [UNREPLIED] \
              src=fd09::2 dst=fd09::1 type=129 code=0 id=7 packets=0 bytes=0 mark=3"
         );
+        let ran_out = ListedFlow { expires: 0, ..tcp() };
+        let line = event(&args(&["-E"]).unwrap(), time, EventKind::Destroy, PLACE, &ran_out);
+        assert!(line.starts_with("[DESTROY] tcp      6 ESTABLISHED src="), "{line}");
     }
 
     #[test]

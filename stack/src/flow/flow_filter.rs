@@ -152,7 +152,7 @@ impl Translation {
     }
 }
 
-fn equal<T: PartialEq>(wanted: Option<T>, is: T) -> bool {
+fn equal<T: Copy + PartialEq>(wanted: Option<T>, is: T) -> bool {
     wanted.is_none_or(|wanted| wanted == is)
 }
 

@@ -75,7 +75,7 @@ pub struct FlowEvent {
 }
 
 /// How many flows there are.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct FlowCounts {
     /// All of them.
     pub entries: u64,
