@@ -215,6 +215,13 @@ impl StackConfig {
         first.chain(further.flat_map(|(link, at)| link.addresses.iter().map(move |cidr| (*cidr, at))))
     }
 
+    /// The names of all links, as rules match them; the first's is empty without rules.
+    #[must_use]
+    pub fn link_names(&self) -> Vec<String> {
+        let first = self.filter.as_ref().map(|filter| filter.interface.clone()).unwrap_or_default();
+        [first].into_iter().chain(self.further_links.iter().map(|link| link.name.clone())).collect()
+    }
+
     /// The link that gets its address by DHCP.
     #[must_use]
     pub fn dhcp_link(&self) -> Option<usize> {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
+use smoltcp::wire::EthernetAddress;
 
 mod flows;
 mod forward;
@@ -37,18 +38,34 @@ use crate::net::host_gate::HostGate;
 use crate::net::icmp;
 use crate::net::iface::Iface;
 use crate::net::link::Link;
+pub use crate::net::link::LinkTraffic;
 use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::offload::gro::Gro;
-use crate::packet::{PacketBatch, PacketPool};
+use crate::packet::{Packet, PacketBatch, PacketPool};
 use crate::parse::{Parsed, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
 use links::{Channels, Message};
 use steering::SteeringBook;
+
+/// A link and what went over it.
+#[derive(Clone, Debug)]
+pub struct LinkState {
+    /// Its name, as rules match it; empty where nobody gave it one.
+    pub name: String,
+    /// Its Ethernet address.
+    pub mac: EthernetAddress,
+    /// Its MTU in bytes.
+    pub mtu: usize,
+    /// Our addresses on it, with prefix lengths, DHCP's included.
+    pub addresses: Vec<Cidr>,
+    /// What went over it.
+    pub traffic: LinkTraffic,
+}
 
 /// One queue's stack.
 pub struct Shard {
@@ -94,6 +111,8 @@ struct Configured {
     addresses: Vec<(Cidr, usize)>,
     routes: Vec<Route>,
     dhcp_link: Option<usize>,
+    /// As rules know them.
+    link_names: Vec<String>,
     forward: Option<ForwardConfig>,
     dns_servers: Vec<IpAddr>,
 }
@@ -169,6 +188,7 @@ impl Shard {
                 addresses: with_link_local(config, device),
                 routes: config.routes.clone(),
                 dhcp_link,
+                link_names: config.link_names(),
                 forward: config.forward.clone(),
                 dns_servers: config.dns_servers.clone(),
             },
@@ -219,11 +239,16 @@ impl Shard {
         for link in 0..self.policies.len() {
             self.rx_link = link;
             busy |= device.receive_on(link, &mut rx, limits::BURST_PACKETS) > 0;
-            self.counters.rx_packets += rx.len() as u64;
+            let packets = rx.len() as u64;
+            let bytes: usize = rx.iter().map(Packet::len).sum();
+            self.counters.rx_packets += packets;
+            self.counters.rx_bytes += bytes as u64;
+            let traffic = &mut self.output.links[link].traffic;
+            traffic.rx_packets += packets;
+            traffic.rx_bytes += bytes as u64;
             // One packet alone has nothing to be merged with.
             let merging = self.gro.is_some() && rx.len() > 1;
             while let Some(packet) = rx.pop_front() {
-                self.counters.rx_bytes += packet.len() as u64;
                 self.receive(now, packet, merging);
             }
             while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
@@ -320,6 +345,19 @@ impl Shard {
     #[must_use]
     pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
         self.policies[0].addresses.iter().map(|cidr| (cidr.addr, cidr.prefix_len)).collect()
+    }
+
+    /// The links with what went over them, the first first.
+    #[must_use]
+    pub fn links_state(&self) -> Vec<LinkState> {
+        let state = |(at, link): (usize, &Link)| LinkState {
+            name: self.config.link_names[at].clone(),
+            mac: link.mac,
+            mtu: link.mtu,
+            addresses: self.output.routes.addresses_on(at),
+            traffic: link.traffic,
+        };
+        self.output.links.iter().enumerate().map(state).collect()
     }
 
     /// `None`: DHCP is off; else whether there is a lease.

@@ -160,8 +160,8 @@ impl Answers {
 fn hint(code: &str) -> Option<&'static str> {
     match code {
         "no-rules" => Some(
-            "start the process with --rules FILE and, in the file, a rule that asks for flows, such as `-A INPUT -m conntrack \
-             --ctstate ESTABLISHED,RELATED -j ACCEPT`",
+            "start the process with --rules FILE (a gateway: `rules` in its configuration) and, in the file, a rule that asks for \
+             flows, such as `-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT`",
         ),
         "not-tracked" => Some(
             "add a rule that does, such as `-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT`, and send the \

@@ -342,13 +342,16 @@ impl Output {
     pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
         let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
         let mut sent = false;
-        for (link, Link { backlog, .. }) in self.links.iter_mut().enumerate() {
+        for (link, Link { backlog, traffic, .. }) in self.links.iter_mut().enumerate() {
             if backlog.is_empty() {
                 continue;
             }
             let before = bytes(backlog);
             let packets = device.transmit_on(link, backlog);
-            self.counters.sent(packets as u64, (before - bytes(backlog)) as u64);
+            let sent_bytes = (before - bytes(backlog)) as u64;
+            traffic.tx_packets += packets as u64;
+            traffic.tx_bytes += sent_bytes;
+            self.counters.sent(packets as u64, sent_bytes);
             sent |= packets > 0;
         }
         sent

@@ -68,10 +68,9 @@ impl HostGate {
         now: Instant,
     ) -> Self {
         let rules = Arc::clone(&filter.rules);
-        let further = config.further_links.iter().map(|link| link.name.clone());
         Self {
             gate: Gate::new(&rules, filter.gate.clone(), seed, shard, shards, now),
-            interfaces: [filter.interface.clone()].into_iter().chain(further).collect(),
+            interfaces: config.link_names(),
             judges_output: judges_output(&rules),
             rules,
             several: shards > 1,
@@ -94,6 +93,11 @@ impl HostGate {
     /// Whether every packet must be shown, not only those that begin something.
     pub(crate) fn tracks(&self) -> bool {
         self.gate.tracks()
+    }
+
+    /// The flows, to look at.
+    pub(crate) fn table(&self) -> Option<&Conntrack> {
+        self.gate.table()
     }
 
     /// The flows, when they are tracked.

@@ -8,6 +8,19 @@ use super::neighbor::Neighbors;
 use crate::limits;
 use crate::packet::PacketBatch;
 
+/// What went over a link, Ethernet headers included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LinkTraffic {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
 /// A link as [`super::egress::Output`] sees it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -18,12 +31,20 @@ pub(crate) struct Link {
     pub(crate) announcer: Announcer,
     /// What waits for the device.
     pub(crate) backlog: PacketBatch,
+    pub(crate) traffic: LinkTraffic,
 }
 
 impl Link {
     /// `mtu`: at most what [`super::egress::mtu_in_frames`] allows.
     pub(crate) fn new(mac: EthernetAddress, mtu: usize, neighbors: Neighbors) -> Self {
-        Self { mac, mtu, neighbors, announcer: Announcer::default(), backlog: PacketBatch::new() }
+        Self {
+            mac,
+            mtu,
+            neighbors,
+            announcer: Announcer::default(),
+            backlog: PacketBatch::new(),
+            traffic: LinkTraffic::default(),
+        }
     }
 
     /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.

@@ -149,6 +149,11 @@ impl Routes {
         self.links.iter().find(|(cidr, _)| near(cidr)).map(|(_, link)| *link)
     }
 
+    /// Our addresses on a link.
+    pub(crate) fn addresses_on(&self, link: usize) -> Vec<Cidr> {
+        self.links.iter().filter(|(_, on)| *on == link).map(|(cidr, _)| *cidr).collect()
+    }
+
     /// The first address of a link, of IPv6 one that is not link-local.
     pub(crate) fn address_of(&self, link: usize, ipv6: bool) -> Option<IpAddr> {
         let mut ours = self.links.iter().filter(|(cidr, on)| *on == link && cidr.addr.is_ipv6() == ipv6);

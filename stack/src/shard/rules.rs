@@ -29,6 +29,13 @@ impl Shard {
         Ok(true)
     }
 
+    /// How many flows there are, and may be, where rules ask for them.
+    #[must_use]
+    pub fn flow_census(&self) -> Option<(usize, usize)> {
+        let flows = self.output.gate.as_ref()?.table()?;
+        Some((flows.len(), flows.entries_max()))
+    }
+
     /// The flows, where rules ask for them.
     pub fn flows(&mut self) -> Option<&mut Conntrack> {
         self.output.gate.as_mut()?.flows()

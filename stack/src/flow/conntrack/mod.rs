@@ -376,16 +376,16 @@ impl Conntrack {
         self.entries.len()
     }
 
+    /// How many there may be.
+    #[must_use]
+    pub fn entries_max(&self) -> usize {
+        self.config.entries_max
+    }
+
     /// Whether no flow is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Most flows that may be known.
-    #[must_use]
-    pub fn entries_max(&self) -> usize {
-        self.config.entries_max
     }
 
     /// What was counted.
