@@ -152,7 +152,8 @@ Examples:
   bywash ss --json | jq '.[].socket.info.rtt'")]
     Ss(SsArgs),
     /// List, delete and follow the flows that running bywash processes track, as conntrack(8) does for the kernel's
-    #[command(after_help = "A process tracks flows when one of its rules (--rules) asks for them.
+    #[command(
+        after_help = "A process tracks flows when one of its rules (--rules, or those of a gateway's configuration) asks for them.
 With -o json each flow or event is a line of JSON; ages and times to live are in seconds.
 
 Examples:
@@ -161,7 +162,8 @@ Examples:
   bywash ct -D -s 192.0.2.7             end the flows of a host
   bywash ct -E -e NEW,DESTROY -o timestamp
   bywash ct -C -o extended
-  bywash ct -o json | jq .flow.original.bytes")]
+  bywash ct -o json | jq .flow.original.bytes"
+    )]
     Ct(CtArgs),
 }
 
@@ -446,7 +448,7 @@ pub struct GatewayArgs {
     /// Write every packet that came in or went out to this file (tcpdump, tshark and Wireshark read it)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// Path of the control socket, through which `bywash ss` asks; unless given, PID.sock in /run/bywash or
+    /// Path of the control socket, through which `bywash ss` and `bywash ct` ask; unless given, PID.sock in /run/bywash or
     /// $XDG_RUNTIME_DIR/bywash
     #[arg(long, value_name = "PATH", conflicts_with = "no_control")]
     pub control: Option<PathBuf>,

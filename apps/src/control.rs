@@ -40,8 +40,8 @@ pub enum Failure {
         /// The reason.
         message: String,
     },
-    /// There is no process, or it does not answer as it should.
-    Process(String),
+    /// What was asked for did not come about: no process, no proper answer, nothing found.
+    Unsuccessful(String),
 }
 
 impl From<io::Error> for Failure {
@@ -62,7 +62,7 @@ impl Failure {
             Self::Refused { path, message, .. } => {
                 Err(AppError::Unsuccessful(format!("{}: {message}", path.display())))
             }
-            Self::Process(message) => Err(AppError::Unsuccessful(message)),
+            Self::Unsuccessful(message) => Err(AppError::Unsuccessful(message)),
         }
     }
 }
@@ -79,7 +79,7 @@ pub struct Process {
 /// # Errors
 /// There is none, or none that may be asked.
 pub fn processes(args: &ProcessArgs) -> Result<Vec<Process>, Failure> {
-    find(args).map_err(Failure::Process)
+    find(args).map_err(Failure::Unsuccessful)
 }
 
 fn find(args: &ProcessArgs) -> Result<Vec<Process>, String> {
@@ -170,7 +170,7 @@ impl Process {
         request: &Value,
         mut each: impl FnMut(u64, Value) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let broken = |what: String| Failure::Process(format!("{}: {what}", self.path.display()));
+        let broken = |what: String| Failure::Unsuccessful(format!("{}: {what}", self.path.display()));
         let mut request = request.clone();
         request["version"] = VERSION.into();
         let mut sending: &UnixStream = &self.stream;
@@ -223,7 +223,7 @@ mod tests {
         let path = directory.path().join("7.sock");
         let args = ProcessArgs { pid: None, control: Some(path.clone()) };
         let error = || match processes(&args) {
-            Err(Failure::Process(message)) => message,
+            Err(Failure::Unsuccessful(message)) => message,
             other => panic!("{other:?}"),
         };
         assert!(error().contains("no control socket"));
@@ -242,10 +242,9 @@ mod tests {
             (&stream).write_all(b"HTTP/1.1 400 Bad Request\r\n").unwrap();
         });
         let process = &processes(&args).unwrap()[0];
-        match process.ask(&json!({"request": "sockets"}), |_, _| panic!("there is no line")) {
-            Err(Failure::Process(message)) => assert!(message.contains("no answer of a bywash"), "{message}"),
-            other => panic!("{other:?}"),
-        }
+        let answer = process.ask(&json!({"request": "sockets"}), |_, _| panic!("there is no line"));
+        let Err(Failure::Unsuccessful(message)) = answer else { panic!("{answer:?}") };
+        assert!(message.contains("no answer of a bywash"), "{message}");
         foreign.join().unwrap();
     }
 }

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use bywash_afxdp::require_root;
+use bywash_afxdp::testing::{VethOptions, VethPair};
 use common::server::Server;
-use common::{Bed, KERNEL4, KERNEL6, STACK4, STACK6};
+use common::{Bed, KERNEL4, KERNEL6, STACK4, STACK6, wait_until};
 
 /// Connections may begin with a SYN only, so that a segment of a flow that was deleted is dropped.
 const RULES: &str = "\
@@ -26,29 +28,20 @@ const RULES: &str = "\
 COMMIT
 ";
 
-/// A server whose rules track flows, and `bywash ct` for it.
-struct Tracker {
-    server: Server,
-    control: String,
-}
+/// The gateway's address on its outer link.
+const GATEWAY_WAN: &str = "198.51.100.1";
 
-impl Tracker {
-    fn start(bed: &Bed, rules: &str) -> Self {
-        let directory = tempfile::tempdir().expect("make a directory");
-        let path = directory.path().join("rules");
-        fs::write(&path, rules).expect("write the rules");
-        // Segments of flows that a test deletes are dropped, FINs too: there is nothing to wait for at the end.
-        let server = Server::http(
-            bed,
-            &["--rules", path.to_str().unwrap(), "--control", "../control.sock", "--drain-timeout", "1s"],
-        );
-        let control = server.path("control.sock").to_str().unwrap().to_owned();
-        Self { server, control }
+/// `bywash ct` for the process with this control socket.
+struct Ct(String);
+
+impl Ct {
+    fn of(server: &Server) -> Self {
+        Self(server.path("control.sock").to_str().expect("UTF-8").to_owned())
     }
 
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bywash"));
-        command.env_remove("BYWASH_LOG").args(["ct", "--control", &self.control]);
+        command.env_remove("BYWASH_LOG").args(["ct", "--control", &self.0]);
         command.args(arguments.split_whitespace());
         command
     }
@@ -68,6 +61,71 @@ impl Tracker {
 
     fn follow(&self, arguments: &str) -> Follower {
         Follower::start(self.command(arguments))
+    }
+}
+
+/// A server whose rules track flows.
+struct Tracker {
+    server: Server,
+    ct: Ct,
+}
+
+impl Tracker {
+    fn start(bed: &Bed, rules: &str) -> Self {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let path = directory.path().join("rules");
+        fs::write(&path, rules).expect("write the rules");
+        // Segments of flows that a test deletes are dropped, FINs too: there is nothing to wait for at the end.
+        let server = Server::http(
+            bed,
+            &["--rules", path.to_str().unwrap(), "--control", "../control.sock", "--drain-timeout", "1s"],
+        );
+        Self { ct: Ct::of(&server), server }
+    }
+}
+
+impl Deref for Tracker {
+    type Target = Ct;
+
+    fn deref(&self) -> &Ct {
+        &self.ct
+    }
+}
+
+/// `bywash gateway` from the peer's link to another one.
+struct Gateway {
+    child: Child,
+    ct: Ct,
+    _directory: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// Its addresses are [`STACK4`] and [`GATEWAY_WAN`]; the links are called lan and wan.
+    fn start(bed: &Bed, wan: &VethPair, rules: &str) -> Self {
+        let directory = tempfile::tempdir().expect("make a directory");
+        let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+        let link = |interface: &str, name: &str, address: &str| {
+            format!(
+                "[[link]]\ninterface = \"{interface}\"\nname = \"{name}\"\naddress = [\"{address}/24\"]\n"
+            )
+        };
+        let (inside, outside) = (&bed.pair.stack_interface, &wan.stack_interface);
+        let links = link(inside, "lan", STACK4) + &link(outside, "wan", GATEWAY_WAN);
+        fs::write(path("gw.toml"), format!("rules = \"rules\"\n{links}")).expect("write the configuration");
+        fs::write(path("rules"), rules).expect("write the rules");
+        let mut command = bed.pair.stack.command(env!("CARGO_BIN_EXE_bywash"));
+        command.env("BYWASH_LOG", "warn").args(["gateway", "--config", &path("gw.toml")]);
+        let child = command.args(["--control", &path("control.sock")]).spawn().expect("start bywash gateway");
+        let gateway = Self { child, ct: Ct(path("control.sock")), _directory: directory };
+        wait_until(Duration::from_secs(20), "the gateway runs", || gateway.ct.try_ct("-C").2);
+        gateway
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -298,7 +356,7 @@ fn lines_have_the_fields_of_linuxs_conntrack_in_its_order() {
         text.lines().filter(counted).map(|line| (name(line), line.to_owned())).collect()
     };
     let ours = by_protocol(tracker.ct("-L -o extended"));
-    let linux = by_protocol(kernel(&bed, "conntrack", "-L -o extended"));
+    let linux = by_protocol(bed.pair.stack.sh("conntrack", "-L -o extended"));
     for protocol in ["tcp", "udp", "icmp", "icmpv6"] {
         let (ours, linux) = (&ours[protocol], &linux[protocol]);
         assert_eq!(shape(ours), shape(linux), "{ours}\n{linux}");
@@ -329,7 +387,7 @@ fn events_have_the_fields_of_linuxs_conntrack_in_its_order() {
         if happens == "[DESTROY]" {
             // Not before both are open.
             tracker.ct("-D -p tcp --dport 80");
-            kernel(&bed, "conntrack", "-D -p tcp --dport 80");
+            bed.pair.stack.sh("conntrack", "-D -p tcp --dport 80");
         }
         let [ours, linux] = [(&ours, &streams[0]), (&linux, &streams[1])].map(|(follower, stream)| {
             let flow = of(stream);
@@ -344,21 +402,48 @@ fn events_have_the_fields_of_linuxs_conntrack_in_its_order() {
     tracker.server.stop();
 }
 
-/// Runs a program in the stack's namespace; its standard output.
-fn kernel(bed: &Bed, program: &str, arguments: &str) -> String {
-    let output = bed.pair.stack.command(program).args(arguments.split_whitespace()).output();
-    let output = output.unwrap_or_else(|error| panic!("run {program}: {error}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments}: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
 /// Has the kernel of the stack's namespace track flows to its own addresses, as it does once a rule asks for their state.
 fn kernel_tracks(bed: &Bed) {
-    kernel(bed, "nft", "add table inet test");
-    kernel(bed, "nft", "add chain inet test input { type filter hook input priority 0 ; }");
-    kernel(bed, "nft", "add rule inet test input ct state new accept");
+    bed.pair.stack.sh("nft", "add table inet test");
+    bed.pair.stack.sh("nft", "add chain inet test input { type filter hook input priority 0 ; }");
+    bed.pair.stack.sh("nft", "add rule inet test input ct state new accept");
     bed.pair.stack.sysctl("net/netfilter/nf_conntrack_acct", "1");
+}
+
+#[test]
+fn a_gateways_flows_are_chosen_by_their_translation_and_cut_by_deletion() {
+    require_root!();
+    let bed = Bed::simple();
+    let wan = bed.pair.beside(VethOptions::default());
+    wan.peer_address("198.51.100.2/24");
+    bed.peer().ip(&format!("route add 198.51.100.0/24 via {STACK4}"));
+    let rules = "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n*filter\n:FORWARD DROP\n\
+                 -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT\n\
+                 -A FORWARD -i lan -p tcp --syn -j ACCEPT\nCOMMIT\n";
+    let gateway = Gateway::start(&bed, &wan, rules);
+    let listener = wan.peer.run(|| std::net::TcpListener::bind("198.51.100.2:80").expect("listen"));
+    let pass = || {
+        let client = bed.connect("198.51.100.2", 80);
+        let (server, peer) = listener.accept().expect("accept");
+        assert_eq!(peer.ip().to_string(), GATEWAY_WAN);
+        (client, server)
+    };
+    let (mut client, mut server) = pass();
+    let port = client.local_addr().unwrap().port();
+    let line = gateway.ct.ct(&format!("-L -p tcp -n {GATEWAY_WAN}"));
+    let (original, reply) = line.split_once(" src=198.51.100.2 ").expect("both directions");
+    assert!(original.contains(&format!("src=192.0.2.1 dst=198.51.100.2 sport={port} dport=80 ")), "{line}");
+    assert!(reply.starts_with(&format!("dst={GATEWAY_WAN} sport=80 ")), "{line}");
+    for filter in ["-g", "-n 198.51.100.9", &format!("-j {STACK4}")] {
+        assert_eq!(gateway.ct.ct(&format!("-p tcp {filter}")), "", "{filter}");
+    }
+    client.write_all(b"passes").unwrap();
+    server.read_exact(&mut [0; 6]).unwrap();
+    assert_eq!(gateway.ct.ct("-D -p tcp -n").lines().count(), 1);
+    client.write_all(b"does not").unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(server.read(&mut [0; 8]).is_err(), "it is no SYN");
+    pass();
 }
 
 #[test]
@@ -370,8 +455,7 @@ fn processes_without_tracking_say_what_would_make_them_track() {
     assert!(!success && errors.contains("no rule asks for them") && errors.contains("--ctstate"), "{errors}");
     tracker.server.stop();
     let server = Server::http(&bed, &["--control", "../control.sock"]);
-    let control = server.path("control.sock").to_str().unwrap().to_owned();
-    let tracker = Tracker { server, control };
+    let tracker = Tracker { ct: Ct::of(&server), server };
     for command in ["-L", "-D", "-E", "-C", "-F"] {
         let (_, errors, success) = tracker.try_ct(command);
         assert!(!success && errors.contains("start the process with --rules FILE"), "{command}: {errors}");

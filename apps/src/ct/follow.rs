@@ -45,7 +45,7 @@ pub(super) fn run(args: &CtArgs, request: &Value, out: &mut impl Write) -> Resul
             Ok(Message::Ended(answer)) => {
                 running -= 1;
                 match answers.take(answer) {
-                    Err(Failure::Process(message)) => tracing::warn!("{message}"),
+                    Err(Failure::Unsuccessful(message)) => tracing::warn!("{message}"),
                     other => other?,
                 }
             }
@@ -71,7 +71,7 @@ fn next(messages: &Receiver<Message>, out: &mut impl Write) -> Result<Result<Mes
 }
 
 fn read_all(process: &Process, request: &Value, sender: &SyncSender<Message>) {
-    let gone = |_| Failure::Process("nobody reads any more".into());
+    let gone = |_| Failure::Unsuccessful("nobody reads any more".into());
     let answer = process.ask(request, |pid, value| sender.send(Message::Line(pid, value)).map_err(gone));
     // The other end may have stopped.
     let _ = sender.send(Message::Ended(answer));

@@ -43,12 +43,12 @@ pub fn run(args: &CtArgs) -> Result<(), AppError> {
         }
         list(args, &json!({"request": "flows", "filter": filter}), &mut out).and_then(|shown| {
             closing(shown, "shown");
-            if shown == 0 { Err(Failure::Process("such a flow does not exist".into())) } else { Ok(()) }
+            if shown == 0 { Err(Failure::Unsuccessful("such a flow does not exist".into())) } else { Ok(()) }
         })
     } else if args.delete {
         list(args, &json!({"request": "delete-flows", "filter": filter}), &mut out).and_then(|deleted| {
             if deleted == 0 {
-                return Err(Failure::Process("0 flow entries have been deleted.".into()));
+                return Err(Failure::Unsuccessful("0 flow entries have been deleted.".into()));
             }
             closing(deleted, "deleted");
             Ok(())
@@ -139,7 +139,8 @@ impl Answers {
         match answer {
             Err(Failure::Refused { path, code, message }) if hint(&code).is_some() => {
                 let hint = hint(&code).unwrap_or_default();
-                self.untracked = Some(Failure::Process(format!("{}: {message}; {hint}", path.display())));
+                self.untracked =
+                    Some(Failure::Unsuccessful(format!("{}: {message}; {hint}", path.display())));
                 Ok(())
             }
             answer => {
@@ -173,7 +174,7 @@ fn hint(code: &str) -> Option<&'static str> {
 
 fn read<T: DeserializeOwned>(pid: u64, value: Value) -> Result<T, Failure> {
     serde_json::from_value(value)
-        .map_err(|error| Failure::Process(format!("process {pid} sent what is no flow: {error}")))
+        .map_err(|error| Failure::Unsuccessful(format!("process {pid} sent what is no flow: {error}")))
 }
 
 fn with_pid(pid: u64, mut value: Value) -> Value {

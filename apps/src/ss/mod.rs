@@ -55,7 +55,7 @@ struct Output<'a> {
 impl Output<'_> {
     fn show(&mut self, pid: u64, value: Value, out: &mut impl Write) -> Result<(), Failure> {
         let line: Line = serde_json::from_value(value.clone()).map_err(|error| {
-            Failure::Process(format!("process {pid} sent a socket that is none: {error}"))
+            Failure::Unsuccessful(format!("process {pid} sent a socket that is none: {error}"))
         })?;
         if !self.wanted(&line.socket) {
             return Ok(());

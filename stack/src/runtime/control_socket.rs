@@ -263,8 +263,8 @@ fn serve(stream: &UnixStream, handle: &Handle) -> io::Result<()> {
                 "sockets" => answer_sockets(&mut writer, handle)?,
                 other => match flows::Request::parse(other, &line) {
                     None => {
-                        let text =
-                            format!("no request `{other}`: there are `sockets` and {}", flows::REQUESTS);
+                        let others = flows::REQUESTS.join("`, `");
+                        let text = format!("no request `{other}`: there are `sockets`, `{others}`");
                         write_line(&mut writer, &Refusal::new("unknown-request", &text))?;
                     }
                     Some(Err(error)) => {

@@ -21,7 +21,8 @@ pub enum NotTracked {
 
 impl Shard {
     /// Lists the flows that `filter` means among those at the next `places` places from `cursor` on (0: the first). Also
-    /// returns the cursor of the next portion; `None`: that was all. O(places), and O(1) where the filter names one flow.
+    /// returns the cursor of the next portion; `None`: that was all. A flow is shown as it is when its portion is taken, and one
+    /// that begins between two portions may be missing. O(places), and O(1) where the filter names one flow.
     ///
     /// # Errors
     /// See [`NotTracked`].

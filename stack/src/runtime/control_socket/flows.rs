@@ -21,8 +21,9 @@ use crate::runtime::local::Local;
 use crate::shard::{NotTracked, Shard};
 use crate::time;
 
-/// The requests, to be named to who asks for another.
-pub(super) const REQUESTS: &str = "`flows`, `delete-flows`, `flush-flows`, `count-flows`, `follow-flows`";
+/// The requests' names.
+pub(super) const REQUESTS: [&str; 5] =
+    ["flows", "delete-flows", "flush-flows", "count-flows", "follow-flows"];
 
 /// A request about flows.
 #[derive(Deserialize)]
@@ -94,7 +95,7 @@ struct Totals {
 impl Request {
     /// The request of that name in `line`; `None`: there is none of that name.
     pub(super) fn parse(name: &str, line: &[u8]) -> Option<serde_json::Result<Self>> {
-        REQUESTS.contains(&format!("`{name}`")).then(|| {
+        REQUESTS.contains(&name).then(|| {
             let mut fields: Map<String, Value> = serde_json::from_slice(line)?;
             fields.remove("version");
             serde_json::from_value(fields.into())
@@ -226,11 +227,10 @@ fn follow(writer: &mut impl Write, handle: &Handle, interest: Interest) -> io::R
             answered.silent_shards.push(shard);
         }
     }
-    write_line(writer, &Word::Following(answered))?;
     let losses = follower.losses();
     // The shards' clones alone keep the channel open: it ends with the runtime.
     drop(follower);
-    let told = tell(writer, &events, &losses);
+    let told = write_line(writer, &Word::Following(answered)).and_then(|()| tell(writer, &events, &losses));
     drop(events);
     for shard in 0..handle.shards() {
         let losses = losses.clone();
