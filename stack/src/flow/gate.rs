@@ -246,6 +246,21 @@ impl Gate {
         deleted
     }
 
+    /// Ends the flows that were given `addr` as their source: it is this host's no longer. Looks at all flows.
+    pub fn forget_address(&mut self, addr: IpAddr) {
+        let Some(table) = &mut self.table else { return };
+        let mut found = Vec::new();
+        table.list(0, u32::MAX, |id, entry| {
+            if entry.is_translated() && entry.reply.dst() == addr {
+                found.push(id);
+            }
+        });
+        for id in found {
+            table.delete(id);
+        }
+        self.release_ended();
+    }
+
     // ---- steps
 
     /// The raw table, then tracking.

@@ -12,6 +12,7 @@
 use core::net::IpAddr;
 
 use super::Shard;
+use super::receive::{DHCP_CLIENT_PORT, DHCP_SERVER_PORT};
 use crate::config::ReversePath;
 use crate::counters::DropReason;
 use crate::flow::filter::TcpMss;
@@ -35,7 +36,7 @@ impl Shard {
     pub(super) fn route(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
         let link = self.rx_link;
         self.see_neighbor(now, &packet);
-        if !self.is_believed(packet.parsed.flow.src) {
+        if !self.is_believed(&packet) {
             return self.drop_whole(DropReason::ReversePath, &packet);
         }
         let passage = match &mut self.output.gate {
@@ -68,12 +69,19 @@ impl Shard {
     }
 
     /// RFC 3704.
-    fn is_believed(&self, src: IpAddr) -> bool {
+    fn is_believed(&self, packet: &Packet) -> bool {
+        let flow = packet.parsed.flow;
+        let src = flow.src;
         let way = || self.output.routes.next_hop(src);
-        let is_link_local = match src {
-            IpAddr::V4(src) => src.is_unspecified(),
-            IpAddr::V6(src) => src.is_unspecified() || src.is_unicast_link_local(),
-        };
+        // Those are of their link, as DHCP's answers are, before there is any route.
+        let is_dhcp = self.policies[self.rx_link].dhcp
+            && packet.parsed.kind == Kind::Udp
+            && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT);
+        let is_link_local = is_dhcp
+            || match src {
+                IpAddr::V4(src) => src.is_unspecified(),
+                IpAddr::V6(src) => src.is_unspecified() || src.is_unicast_link_local(),
+            };
         match self.config.forward.as_ref().map(|forward| forward.reverse_path) {
             None | Some(ReversePath::Off) => true,
             _ if is_link_local => true,

@@ -21,7 +21,7 @@ use crate::tcp::{IcmpError, IcmpVerdict, Received};
 use crate::time::{Duration, Instant};
 
 pub(super) const DHCP_CLIENT_PORT: u16 = 68;
-const DHCP_SERVER_PORT: u16 = 67;
+pub(super) const DHCP_SERVER_PORT: u16 = 67;
 /// How long one sight of a neighbour's data counts.
 const DATA_INTERVAL: Duration = Duration::from_secs(1);
 
