@@ -72,8 +72,7 @@ fn repair(frame: &mut [u8]) {
 /// What a fresh router sends by each link when it gets `steps`: link, frame, milliseconds to wait.
 fn routed(steps: &[(usize, Vec<u8>, u64)]) -> [Vec<Vec<u8>>; 2] {
     let mut net = Net::new(Some(RULES));
-    let listener: core::net::SocketAddr = "0.0.0.0:8080".parse().unwrap();
-    net.router.tcp_listen(listener, 4, SocketOptions::default()).unwrap();
+    net.router.tcp_listen("0.0.0.0:8080".parse().unwrap(), 4, SocketOptions::default()).unwrap();
     for (link, frame, wait) in steps {
         net.links.0[*link].rx.push_back(frame.clone());
         net.now += Duration::from_millis(*wait);
