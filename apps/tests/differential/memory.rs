@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bywash::config::{FilterConfig, ForwardConfig, LinkConfig, Route, StackConfig};
 use bywash::device::{Capabilities, Device};
-use bywash::flow::conntrack::{Direction, Entry, EntryId};
+use bywash::flow::conntrack::{Direction, Entry};
 use bywash::flow::filter::RuleSet;
 use bywash::packet::{Packet, PacketBatch, PacketPool, PoolLayout};
 use bywash::shard::Shard;
@@ -179,11 +179,11 @@ impl Router for Memory {
 
     fn flows(&mut self) -> Option<Vec<Flow>> {
         let now = self.now;
-        let mut found: Vec<(EntryId, Entry)> = Vec::new();
+        let mut found = Vec::new();
         if let Some(flows) = self.shard.flows() {
-            flows.list(0, u32::MAX, &mut found);
+            flows.list(0, u32::MAX, |_, entry| found.push(flow(now, entry)));
         }
-        Some(found.iter().map(|(_, entry)| flow(now, entry)).collect())
+        Some(found)
     }
 }
 

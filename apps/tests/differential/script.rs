@@ -8,6 +8,7 @@ use super::router::{Flow, Output, Router, Setup};
 use super::show::{Names, fields, line};
 
 /// A script with the rules under which it runs.
+#[derive(Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
     pub setup: Setup,

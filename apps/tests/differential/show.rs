@@ -50,6 +50,7 @@ pub fn line(packet: &[u8], names: &Names) -> String {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "values and texts of all kinds, made for it")]
 fn put(fields: &mut Fields, prefix: &str, name: &str, value: impl ToString) {
     fields.push((format!("{prefix}{name}"), value.to_string()));
 }

@@ -145,6 +145,9 @@ fn packet_socket(interface: &str) -> File {
     File::from(fd)
 }
 
+/// Every table without a rule.
+const EMPTY: &str = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n";
+
 /// Linux.
 pub struct Kernel {
     wire: Wire,
@@ -191,7 +194,6 @@ impl Kernel {
     pub fn set_up(&mut self, setup: &Setup) {
         let before = self.setup.replace(*setup).unwrap_or(Setup::new(""));
         let router = self.wire.router();
-        const EMPTY: &str = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n";
         for (command, mine) in [("iptables-restore", !setup.ipv6), ("ip6tables-restore", setup.ipv6)] {
             if mine || before.ipv6 != setup.ipv6 {
                 let rules = if mine { setup.rules } else { "" };
@@ -208,15 +210,10 @@ impl Kernel {
             router.sysctl("net/netfilter/nf_conntrack_tcp_loose", truth(setup.loose));
             router.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", truth(setup.liberal));
         }
-        for (name, seconds) in before.timeouts {
-            let default = match *name {
-                "tcp_syn_sent" => 120,
-                _ => 30,
-            };
-            if !setup.timeouts.iter().any(|(other, _)| other == name) {
-                self.set_timeout(name, default);
-            }
-            let _ = seconds;
+        let goes_on = |name: &str| setup.timeouts.iter().any(|(other, _)| *other == name);
+        for (name, _) in before.timeouts.iter().filter(|(name, _)| !goes_on(name)) {
+            // Linux's own.
+            self.set_timeout(name, if *name == "tcp_syn_sent" { 120 } else { 30 });
         }
         setup.timeouts.iter().for_each(|(name, seconds)| self.set_timeout(name, *seconds));
         let flushed = self.wire.router().command("conntrack").arg("-F").output().expect("run conntrack");
@@ -285,7 +282,7 @@ fn flow(line: &str) -> Flow {
     for word in words {
         match word.split_once('=') {
             Some(("mark", value)) => {
-                flow.mark = value.parse().unwrap_or_else(|_| panic!("not understood: {line}"))
+                flow.mark = value.parse().unwrap_or_else(|_| panic!("not understood: {line}"));
             }
             Some(("code" | "use" | "packets" | "bytes", _)) => {}
             Some((name, _)) => {
