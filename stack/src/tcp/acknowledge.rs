@@ -170,7 +170,7 @@ impl Connection {
         for (start, end) in rest.iter().filter(|(start, end)| start.lt(*end) && end.gt(una) && end.le(nxt)) {
             let from = start.max(una).since(una);
             let to = end.since(una);
-            sent.sack(una_offset + u64::from(from), una_offset + u64::from(to), |sent| {
+            sent.sack(cx.now, una_offset + u64::from(from), una_offset + u64::from(to), |sent| {
                 feedback.sacked += sent.len;
                 feedback.delivered += sent.len;
                 rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);

@@ -18,6 +18,17 @@ const VARIATION_MAX: Duration = Duration::from_millis(1);
 /// Segments by which a path may reorder before fast retransmit without SACK: RFC 5681 section 3.2's three duplicates.
 const REORDERING_MIN: u16 = 3;
 
+/// How long segments sent before the newest delivered one are waited for (RFC 8985 section 6.2 step 5).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// How long one may be outstanding: RACK.rtt + RACK.reo_wnd.
+    pub(super) since_sent: Duration,
+    /// How long one that was sent once only may be missing after what was sent before it had arrived: RACK.reo_wnd.
+    pub(super) since_predecessor: Duration,
+    /// When what is before SND.UNA had arrived.
+    pub(super) una_at: Instant,
+}
+
 /// RACK's and TLP's state of one connection. Offsets count as in the scoreboard, the first byte's is 1.
 #[derive(Debug)]
 pub(super) struct Rack {
@@ -132,18 +143,26 @@ impl Rack {
         }
     }
 
-    /// How long a segment sent before the newest delivered one may be outstanding: RACK.rtt + RACK.reo_wnd.
-    /// RFC 8985 section 3.3.2.
+    /// RACK.rtt + RACK.reo_wnd, and more where the RFC's estimate cannot be right. RACK.rtt is that of the newest delivered
+    /// segment. After a pause in sending, as slow start has one each round trip, it is shorter than that of what was sent before
+    /// by all that left the queue meanwhile, so that a segment could be overdue before its predecessor arrives, and the pause
+    /// pass for the settling time that RACK.reo_wnd is to allow. So that time counts from the predecessor's arrival at the
+    /// earliest.
     pub(super) fn patience(
         &self,
         in_recovery: bool,
         sacked_segments: u32,
         min_rtt: Option<Duration>,
         srtt: Option<Duration>,
-    ) -> Duration {
-        Duration::from_micros(self.rtt_us.into()) + self.window(in_recovery, sacked_segments, min_rtt, srtt)
+        una_at: Instant,
+    ) -> Patience {
+        let window = self.window(in_recovery, sacked_segments, min_rtt, srtt);
+        let rtt = Duration::from_micros(self.rtt_us.into());
+        Patience { since_sent: rtt + window, since_predecessor: window, una_at }
     }
 
+    /// RACK.reo_wnd.
+    /// RFC 8985 section 3.3.2.
     fn window(
         &self,
         in_recovery: bool,
