@@ -347,8 +347,7 @@ impl Connection {
         }
         self.congestion.on_ack(&Ack {
             now: cx.now,
-            // What SACKs told of before counts for nothing, as in Linux: after reordering the window does not leap.
-            acked_bytes: feedback.acked.min(feedback.delivered),
+            acked_bytes: self.growth_bytes(feedback),
             acks: u32::from(acks),
             delivered_bytes: feedback.delivered,
             rtt,
@@ -365,6 +364,13 @@ impl Connection {
             acked_to: self.una_offset,
             sent_to: self.nxt_offset(),
         });
+    }
+
+    /// Bytes for which the congestion window may grow, as in Linux: what SACKs told of counts once only. That is when they do on a
+    /// path known to reorder, where slow start would else stand still after each late segment, and on others never, for
+    /// there the gap is likelier a loss.
+    fn growth_bytes(&self, feedback: &Feedback) -> u32 {
+        if self.rack.reorders_far() { feedback.delivered } else { feedback.acked.min(feedback.delivered) }
     }
 }
 

@@ -114,6 +114,11 @@ impl Rack {
         }
     }
 
+    /// Whether segments were seen to arrive later than by the three duplicates that RFC 5681 section 3.2 allows for.
+    pub(super) fn reorders_far(&self) -> bool {
+        self.reordering > REORDERING_MIN
+    }
+
     /// Adapts the reordering window to D-SACKs (RFC 8985 section 6.2 step 4). `una` and `nxt` are the offsets of SND.UNA and
     /// SND.NXT.
     /// RFC 8985 sections 3.3.2 and 4.
