@@ -36,6 +36,8 @@ pub(super) struct Feedback {
     pub(super) acked_last_sent_at: Option<Instant>,
     /// When the first segment was sent that is SACKed and was sent once only.
     pub(super) sacked_sent_at: Option<Instant>,
+    /// The highest offset acknowledged or SACKed before.
+    pub(super) fack: u64,
     /// Timestamp echoed.
     pub(super) echo: Option<u32>,
     /// Bytes taken for lost.
@@ -64,6 +66,7 @@ impl Connection {
         self.update_send_window(segment);
         let mut feedback = Feedback {
             echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
+            fack: self.rack.fack(),
             ..Feedback::default()
         };
         let delivered_before = self.statistics.delivered;
@@ -175,7 +178,7 @@ impl Connection {
                 feedback.delivered += sent.len;
                 rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
                 // The timestamp echoed is of what came in order last (RFC 7323 section 4.3): it says nothing here.
-                rack.delivered(cx.now, sent, mss, min_rtt, false);
+                rack.delivered(cx.now, sent, feedback.fack, mss, min_rtt, false);
                 if !sent.ever_resent {
                     feedback.original |= sent.end() <= recover;
                     feedback.sacked_sent_at =
@@ -243,7 +246,8 @@ impl Connection {
             feedback.delivered += sent.len;
             rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
             if whole {
-                rack.delivered(cx.now, sent, mss, min_rtt, echoes_earlier(echo, sent, ts_offset));
+                let earlier = echoes_earlier(echo, sent, ts_offset);
+                rack.delivered(cx.now, sent, feedback.fack, mss, min_rtt, earlier);
             }
             if !sent.ever_resent {
                 original |= sent.end() <= recover;

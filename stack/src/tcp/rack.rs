@@ -83,19 +83,25 @@ impl Rack {
         (self.sent_at, self.end)
     }
 
-    /// RFC 8985 section 6.2 steps 2 and 3 for one segment that was delivered. `echoes_earlier`: the ACK's timestamp shows
-    /// that it answers an earlier transmission; only cumulative acknowledgment can show that.
+    /// RACK.fack: the highest offset acknowledged or SACKed.
+    pub(super) fn fack(&self) -> u64 {
+        self.fack
+    }
+
+    /// RFC 8985 section 6.2 steps 2 and 3 for one segment that was delivered. `fack`: RACK.fack before the ACK that says so, for
+    /// what one ACK tells of is in no order. `echoes_earlier`: the ACK's timestamp shows that it answers an earlier transmission;
+    /// only cumulative acknowledgment can show that.
     pub(super) fn delivered(
         &mut self,
         now: Instant,
         sent: &Sent,
+        fack: u64,
         mss: u16,
         min_rtt: Option<Duration>,
         echoes_earlier: bool,
     ) {
-        if sent.end() > self.fack {
-            self.fack = sent.end();
-        } else if !sent.ever_resent {
+        self.fack = self.fack.max(sent.end());
+        if sent.end() <= fack && !sent.ever_resent {
             self.reordering_seen = self.reordering_seen.saturating_add(1);
             let distance = (self.fack - sent.start).div_ceil(u64::from(mss.max(1)));
             let distance = distance.min(u64::from(REORDERING_MAX)) as u16;

@@ -206,6 +206,19 @@ fn reordering_is_not_taken_for_loss() {
     t.expect(seg().seq(at(2)).stream(1000));
 }
 
+#[test]
+fn what_one_ack_tells_of_is_no_reordering() {
+    // RFC 8985 section 6.2 step 3: in ascending order. The peer delayed its ACK of the first segment until the third came.
+    let (mut t, id) = with_flight(10);
+    t.advance(RTT);
+    t.inject(sacked(&[(2, 3)]).ack(at(1)));
+    // Block by block the latest is first: an ACK was lost.
+    t.inject(sacked(&[(6, 7), (4, 5), (2, 3)]).ack(at(1)));
+    assert_eq!((info(&t, id).reord_seen, info(&t, id).reordering), (0, 3));
+    t.inject(sacked(&[(3, 4), (6, 7), (4, 5)]).ack(at(1)));
+    assert_eq!((info(&t, id).reord_seen, info(&t, id).reordering), (1, 4));
+}
+
 /// A connection that knows of reordering and has sent segments 4, 5 and 6 and, 60 ms later, 7. Another 100 ms have passed: a
 /// queue of 60 ms has emptied, 4 to 6 take 160 ms and 7 the usual 100.
 fn behind_an_emptied_queue() -> (Harness, ConnId) {
