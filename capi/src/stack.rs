@@ -86,6 +86,7 @@ impl Stack {
             groups: Vec::new(),
             partial_checksums: false,
             dhcp: false,
+            forwarding: false,
             hash_keys: (0, 0),
         };
         let mut stack = Self {

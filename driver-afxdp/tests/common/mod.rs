@@ -196,9 +196,9 @@ pub fn event_fd() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)) }
 }
 
-/// One of the queue's statistics by name.
-pub fn statistic(queue: &mut Queue, name: &str) -> u64 {
-    let all = queue.statistics();
+/// One of the device's statistics by name.
+pub fn statistic(device: &mut impl WaitDevice, name: &str) -> u64 {
+    let all = device.statistics();
     all.iter().find(|(n, ..)| *n == name).unwrap_or_else(|| panic!("no statistic {name}")).2
 }
 

@@ -377,6 +377,13 @@ impl Gate {
         Some(Change::Error { addresses: (from, after.dst()), quoted: *entry.tuple(hit.direction.other()) })
     }
 
+    /// The MSS that a SYN may offer at most: a rule said so of it or, where it answers one, of the flow's first packet.
+    #[must_use]
+    pub fn mss(&self, passage: &Passage) -> Option<TcpMss> {
+        let of_flow = || self.table.as_ref()?.get(passage.hit?.id)?.mss;
+        passage.mss.or_else(of_flow)
+    }
+
     /// Walks a chain in which nothing is translated; whether the packet is not to be tracked.
     fn walk(
         &mut self,
@@ -433,6 +440,9 @@ impl Gate {
         let verdict = self.walker.walk(now, table, hook, &mut facts);
         let Facts { mark, conn_mark: new_mark, untracked, mss, .. } = facts;
         (passage.mark, passage.mss) = (mark, mss);
+        if let Some(begin) = &mut passage.begin {
+            begin.entry.mss = mss;
+        }
         if new_mark != conn_mark {
             match (&mut passage.begin, passage.hit, &mut self.table) {
                 (Some(begin), ..) => begin.entry.mark = new_mark,
@@ -452,6 +462,12 @@ impl Gate {
 }
 
 impl Passage {
+    /// The packet as it arrived.
+    #[must_use]
+    pub fn view(&self) -> &PacketView {
+        &self.view
+    }
+
     /// What connection tracking says of the packet.
     #[must_use]
     pub fn state(&self) -> CtState {

@@ -385,6 +385,12 @@ impl Conntrack {
         self.entries.len()
     }
 
+    /// How many there may be.
+    #[must_use]
+    pub fn entries_max(&self) -> usize {
+        self.config.entries_max
+    }
+
     /// Whether no flow is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
