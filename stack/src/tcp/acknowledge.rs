@@ -6,6 +6,7 @@ use super::congestion::{Ack, CongestionControl};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
+use super::recovery::Recovery;
 use super::scoreboard::Sent;
 use super::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -370,11 +371,15 @@ impl Connection {
         });
     }
 
-    /// Bytes for which the congestion window may grow, as in Linux: what SACKs told of counts once only. That is when they do on a
-    /// path known to reorder, where slow start would else stand still after each late segment, and on others never, for
-    /// there the gap is likelier a loss.
+    /// Bytes for which the congestion window may grow, as in Linux. What SACKs tell of counts once only: at once on a path known to
+    /// reorder, where slow start would else stand still after each late segment; on others never, for the gap is likelier a
+    /// loss there. After a timeout they may tell of what left the network long before.
     fn growth_bytes(&self, feedback: &Feedback) -> u32 {
-        if self.rack.reorders_far() { feedback.delivered } else { feedback.acked.min(feedback.delivered) }
+        if self.rack.reorders_far() && self.loss.state != Recovery::Loss {
+            feedback.delivered
+        } else {
+            feedback.acked.min(feedback.delivered)
+        }
     }
 }
 
