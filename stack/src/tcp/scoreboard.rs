@@ -12,6 +12,9 @@ use super::rack::Patience;
 use crate::spares::Shelf;
 use crate::time::{Duration, Instant};
 
+/// What tells the order of what was sent at one instant.
+const TICK: Duration = Duration::from_nanos(1);
+
 thread_local! {
     static BOOKS: Shelf<VecDeque<Sent>> = const { Shelf::new() };
 }
@@ -194,6 +197,7 @@ impl Scoreboard {
         snapshot: Snapshot,
     ) {
         debug_assert!(self.last().is_none_or(|last| last.end() == start));
+        let now = self.last().map_or(now, |last| last.sent_at.max(now)).max(self.last_resent_at());
         if self.segments.is_empty() {
             self.settled = start;
         }
@@ -217,6 +221,10 @@ impl Scoreboard {
     /// The segment that ends at `end` went out again.
     pub(super) fn note_resent(&mut self, end: u64, now: Instant, snapshot: Snapshot) {
         let Some(index) = self.index(end) else { return };
+        // By the clock it may have gone at one instant with new data that went before it. Taken for sent before that, as ties go
+        // (RFC 8985 section 6.2), it would be lost as soon as that arrives.
+        let behind_new = self.last().filter(|last| last.sent_at >= now);
+        let now = behind_new.map_or(now, |last| last.sent_at + TICK).max(self.last_resent_at());
         let sent = &mut self.segments[index];
         (sent.sent_at, sent.snapshot, sent.ever_resent) = (now, snapshot, true);
         if sent.lost && !sent.resent {
@@ -509,6 +517,12 @@ impl Scoreboard {
         let before = self.trouble.as_ref().and_then(|trouble| trouble.sacked.range(..sent.start).next_back());
         let predecessor_at = before.map_or(patience.una_at, |(_, run)| run.end_at);
         (sent.sent_at + patience.since_sent).max(predecessor_at + patience.since_predecessor)
+    }
+
+    /// When the last of those sent again went.
+    fn last_resent_at(&self) -> Instant {
+        let last = self.trouble.as_ref().and_then(|trouble| trouble.resent.back());
+        last.map_or(Instant::ZERO, |(_, at)| *at)
     }
 
     fn index(&self, end: u64) -> Option<usize> {
