@@ -1,18 +1,18 @@
 //! The TCP engine with a wire in memory: packets of the runner come in by [`Stack::inject`], what the engine sends waits in
 //! a queue with the time it was sent. Every address that a packet comes to is taken as ours.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use bywash::config::Cidr;
 use bywash::counters::Counters;
-use bywash::limits::TCP_BYTES_PER_TURN;
+use bywash::limits;
 use bywash::packet::checksum::Sum;
 use bywash::packet::{Packet, PacketPool, PoolLayout};
 use bywash::parse::{Kind, Policy, parse, protocol};
 use bywash::tcp::seq::SeqNumber;
 use bywash::tcp::{
-    Egress, EgressError, IcmpError, IcmpErrorKind, Received, SegmentOut, Tcp, TcpConfig, Tuple,
+    Egress, EgressError, IcmpError, IcmpErrorKind, IcmpVerdict, Received, SegmentOut, Tcp, TcpConfig, Tuple,
 };
 use bywash::time::Instant;
 use smoltcp::wire::EthernetAddress;
@@ -50,6 +50,9 @@ pub(crate) struct Wire {
     /// MTU for each IP version.
     mtu_ipv4: usize,
     mtu_ipv6: usize,
+    /// The largest packet that a path carries where that is less, bytes, and when it was learned: as a shard remembers it, but
+    /// the MSS option goes by it, too, as on Linux.
+    learned: HashMap<IpAddr, (u16, Instant)>,
     /// Whether segments are joined.
     join: bool,
     sent: VecDeque<Sent>,
@@ -105,8 +108,9 @@ impl Stack {
         let idle = census.connections + census.listeners + census.time_wait + census.syn_received == 0;
         if idle && config != self.config {
             let sent = std::mem::take(&mut self.wire.sent);
+            let learned = std::mem::take(&mut self.wire.learned);
             *self = Self::new(config, self.now, flags);
-            self.wire.sent = sent;
+            (self.wire.sent, self.wire.learned) = (sent, learned);
         } else if config != self.config && self.tcp.set_config(config.clone()).is_ok() {
             self.config = config;
         }
@@ -137,7 +141,10 @@ impl Stack {
             kind @ (Kind::Icmpv4 | Kind::Icmpv6) => {
                 let message = &frame[usize::from(packet.parsed.l4)..packet.parsed.end as usize];
                 if let Some(error) = icmp_error(kind == Kind::Icmpv6, message) {
-                    self.tcp.icmp_error(self.now, &error, &mut self.counters);
+                    let verdict = self.tcp.icmp_error(self.now, &error, &mut self.counters);
+                    if let IcmpVerdict::PathMtu(mtu) = verdict {
+                        self.wire.learn(self.now, error.tuple.remote.ip(), mtu);
+                    }
                 }
             }
             _ => {}
@@ -146,6 +153,7 @@ impl Stack {
 
     /// Fires what is due and sends what there is to send.
     pub(crate) fn pump(&mut self) {
+        self.wire.forget_old(self.now);
         self.tcp.poll_timers(self.now, &mut self.counters);
         self.tcp.transmit(self.now, &mut self.wire, &mut self.counters);
     }
@@ -163,11 +171,16 @@ impl Stack {
 
 impl Egress for Wire {
     fn path_mtu(&self, dst: IpAddr) -> usize {
-        if dst.is_ipv4() { self.mtu_ipv4 } else { self.mtu_ipv6 }
+        let link = if dst.is_ipv4() { self.mtu_ipv4 } else { self.mtu_ipv6 };
+        self.learned.get(&dst).map_or(link, |(mtu, _)| link.min(usize::from(*mtu)))
+    }
+
+    fn doubt(&mut self, _now: Instant, dst: IpAddr) {
+        self.learned.remove(&dst);
     }
 
     fn super_segment_max(&self) -> usize {
-        TCP_BYTES_PER_TURN
+        limits::TCP_BYTES_PER_TURN
     }
 
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
@@ -208,7 +221,23 @@ impl Wire {
 impl Wire {
     fn new(flags: &Flags) -> Self {
         let Flags { mtu_ipv4, mtu_ipv6, join, .. } = *flags;
-        Self { mtu_ipv4, mtu_ipv6, join, sent: VecDeque::new(), ident: 0 }
+        Self { mtu_ipv4, mtu_ipv6, learned: HashMap::new(), join, sent: VecDeque::new(), ident: 0 }
+    }
+
+    /// Takes in that the path to `dst` carries no more than `mtu`; only time raises it. What was learned longest ago makes room.
+    fn learn(&mut self, now: Instant, dst: IpAddr, mtu: u16) {
+        if self.learned.get(&dst).is_some_and(|(known, _)| *known < mtu) {
+            return;
+        }
+        if self.learned.len() >= limits::PATH_MTU_ENTRIES && !self.learned.contains_key(&dst) {
+            let oldest = self.learned.iter().min_by_key(|(_, (_, at))| *at).map(|(dst, _)| *dst);
+            oldest.and_then(|dst| self.learned.remove(&dst));
+        }
+        self.learned.insert(dst, (mtu, now));
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        self.learned.retain(|_, (_, at)| now.saturating_since(*at) < limits::PATH_MTU_LIFETIME);
     }
 
     fn take(&mut self) -> Option<(Instant, Vec<u8>)> {

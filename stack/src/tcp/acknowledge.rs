@@ -6,6 +6,7 @@ use super::congestion::{Ack, CongestionControl};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
 use super::header::Flags;
 use super::input::Segment;
+use super::recovery::Recovery;
 use super::scoreboard::Sent;
 use super::seq::SeqNumber;
 use crate::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub(super) struct Feedback {
     pub(super) acked_last_sent_at: Option<Instant>,
     /// When the first segment was sent that is SACKed and was sent once only.
     pub(super) sacked_sent_at: Option<Instant>,
+    /// The highest offset acknowledged or SACKed before.
+    pub(super) fack: u64,
     /// Timestamp echoed.
     pub(super) echo: Option<u32>,
     /// Bytes taken for lost.
@@ -64,6 +67,7 @@ impl Connection {
         self.update_send_window(segment);
         let mut feedback = Feedback {
             echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
+            fack: self.rack.fack(),
             ..Feedback::default()
         };
         let delivered_before = self.statistics.delivered;
@@ -170,12 +174,12 @@ impl Connection {
         for (start, end) in rest.iter().filter(|(start, end)| start.lt(*end) && end.gt(una) && end.le(nxt)) {
             let from = start.max(una).since(una);
             let to = end.since(una);
-            sent.sack(una_offset + u64::from(from), una_offset + u64::from(to), |sent| {
+            sent.sack(cx.now, una_offset + u64::from(from), una_offset + u64::from(to), |sent| {
                 feedback.sacked += sent.len;
                 feedback.delivered += sent.len;
                 rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
                 // The timestamp echoed is of what came in order last (RFC 7323 section 4.3): it says nothing here.
-                rack.delivered(cx.now, sent, mss, min_rtt, false);
+                rack.delivered(cx.now, sent, feedback.fack, mss, min_rtt, false);
                 if !sent.ever_resent {
                     feedback.original |= sent.end() <= recover;
                     feedback.sacked_sent_at =
@@ -243,7 +247,8 @@ impl Connection {
             feedback.delivered += sent.len;
             rate.on_delivered(cx.now, sent.len, sent.sent_at, &sent.snapshot);
             if whole {
-                rack.delivered(cx.now, sent, mss, min_rtt, echoes_earlier(echo, sent, ts_offset));
+                let earlier = echoes_earlier(echo, sent, ts_offset);
+                rack.delivered(cx.now, sent, feedback.fack, mss, min_rtt, earlier);
             }
             if !sent.ever_resent {
                 original |= sent.end() <= recover;
@@ -347,8 +352,7 @@ impl Connection {
         }
         self.congestion.on_ack(&Ack {
             now: cx.now,
-            // What SACKs told of before counts for nothing, as in Linux: after reordering the window does not leap.
-            acked_bytes: feedback.acked.min(feedback.delivered),
+            acked_bytes: self.growth_bytes(feedback),
             acks: u32::from(acks),
             delivered_bytes: feedback.delivered,
             rtt,
@@ -365,6 +369,17 @@ impl Connection {
             acked_to: self.una_offset,
             sent_to: self.nxt_offset(),
         });
+    }
+
+    /// Bytes for which the congestion window may grow, as in Linux. What SACKs tell of counts once only: at once on a path known to
+    /// reorder, where slow start would else stand still after each late segment; on others never, for the gap is likelier a
+    /// loss there. After a timeout they may tell of what left the network long before.
+    fn growth_bytes(&self, feedback: &Feedback) -> u32 {
+        if self.rack.reorders_far() && self.loss.state != Recovery::Loss {
+            feedback.delivered
+        } else {
+            feedback.acked.min(feedback.delivered)
+        }
     }
 }
 

@@ -18,6 +18,17 @@ const VARIATION_MAX: Duration = Duration::from_millis(1);
 /// Segments by which a path may reorder before fast retransmit without SACK: RFC 5681 section 3.2's three duplicates.
 const REORDERING_MIN: u16 = 3;
 
+/// How long segments sent before the newest delivered one are waited for (RFC 8985 section 6.2 step 5).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// How long one may be outstanding: RACK.rtt + RACK.reo_wnd.
+    pub(super) since_sent: Duration,
+    /// How long one that was sent once only may be missing after what was sent before it had arrived: RACK.reo_wnd.
+    pub(super) since_predecessor: Duration,
+    /// When what is before SND.UNA had arrived.
+    pub(super) una_at: Instant,
+}
+
 /// RACK's and TLP's state of one connection. Offsets count as in the scoreboard, the first byte's is 1.
 #[derive(Debug)]
 pub(super) struct Rack {
@@ -72,19 +83,25 @@ impl Rack {
         (self.sent_at, self.end)
     }
 
-    /// RFC 8985 section 6.2 steps 2 and 3 for one segment that was delivered. `echoes_earlier`: the ACK's timestamp shows
-    /// that it answers an earlier transmission; only cumulative acknowledgment can show that.
+    /// RACK.fack: the highest offset acknowledged or SACKed.
+    pub(super) fn fack(&self) -> u64 {
+        self.fack
+    }
+
+    /// RFC 8985 section 6.2 steps 2 and 3 for one segment that was delivered. `fack`: RACK.fack before the ACK that says so, for
+    /// what one ACK tells of is in no order. `echoes_earlier`: the ACK's timestamp shows that it answers an earlier transmission;
+    /// only cumulative acknowledgment can show that.
     pub(super) fn delivered(
         &mut self,
         now: Instant,
         sent: &Sent,
+        fack: u64,
         mss: u16,
         min_rtt: Option<Duration>,
         echoes_earlier: bool,
     ) {
-        if sent.end() > self.fack {
-            self.fack = sent.end();
-        } else if !sent.ever_resent {
+        self.fack = self.fack.max(sent.end());
+        if sent.end() <= fack && !sent.ever_resent {
             self.reordering_seen = self.reordering_seen.saturating_add(1);
             let distance = (self.fack - sent.start).div_ceil(u64::from(mss.max(1)));
             let distance = distance.min(u64::from(REORDERING_MAX)) as u16;
@@ -101,6 +118,11 @@ impl Rack {
         if sent.is_after(self.sent_at, self.end) {
             (self.sent_at, self.end) = (sent.sent_at, sent.end());
         }
+    }
+
+    /// Whether segments were seen to arrive later than by the three duplicates that RFC 5681 section 3.2 allows for.
+    pub(super) fn reorders_far(&self) -> bool {
+        self.reordering > REORDERING_MIN
     }
 
     /// Adapts the reordering window to D-SACKs (RFC 8985 section 6.2 step 4). `una` and `nxt` are the offsets of SND.UNA and
@@ -132,18 +154,26 @@ impl Rack {
         }
     }
 
-    /// How long a segment sent before the newest delivered one may be outstanding: RACK.rtt + RACK.reo_wnd.
-    /// RFC 8985 section 3.3.2.
+    /// RACK.rtt + RACK.reo_wnd, and more where the RFC's estimate cannot be right. RACK.rtt is that of the newest delivered
+    /// segment. After a pause in sending, as slow start has one each round trip, it is shorter than that of what was sent before
+    /// by all that left the queue meanwhile, so that a segment could be overdue before its predecessor arrives, and the pause
+    /// pass for the settling time that RACK.reo_wnd is to allow. So that time counts from the predecessor's arrival at the
+    /// earliest.
     pub(super) fn patience(
         &self,
         in_recovery: bool,
         sacked_segments: u32,
         min_rtt: Option<Duration>,
         srtt: Option<Duration>,
-    ) -> Duration {
-        Duration::from_micros(self.rtt_us.into()) + self.window(in_recovery, sacked_segments, min_rtt, srtt)
+        una_at: Instant,
+    ) -> Patience {
+        let window = self.window(in_recovery, sacked_segments, min_rtt, srtt);
+        let rtt = Duration::from_micros(self.rtt_us.into());
+        Patience { since_sent: rtt + window, since_predecessor: window, una_at }
     }
 
+    /// RACK.reo_wnd.
+    /// RFC 8985 section 3.3.2.
     fn window(
         &self,
         in_recovery: bool,

@@ -8,6 +8,7 @@ use super::acknowledge::Feedback;
 use super::congestion::{CongestionControl, LossKind, LostSegment};
 use super::connection::{Connection, Context, timestamp, timestamp_before};
 use super::prr::Prr;
+use super::rack::Patience;
 use super::scoreboard::{Scoreboard, Sent};
 use crate::time::{Duration, Instant};
 
@@ -243,9 +244,9 @@ impl Connection {
             self.timers.reorder = None;
             return (0, false);
         }
-        let (at, end) = self.rack.newest();
+        let newest = self.rack.newest();
         let patience = self.rack_patience();
-        let detected = self.lose(now, |sent, each| sent.detect(now, at, end, patience, each));
+        let detected = self.lose(now, |sent, each| sent.detect(now, newest, &patience, each));
         self.timers.reorder = detected.wait.map(|wait| now + wait);
         (detected.bytes, detected.again)
     }
@@ -265,10 +266,10 @@ impl Connection {
         })
     }
 
-    fn rack_patience(&self) -> Duration {
+    fn rack_patience(&self) -> Patience {
         let recovering = matches!(self.loss.state, Recovery::Fast | Recovery::Loss);
         let sacked = self.sent.sacked().segments;
-        self.rack.patience(recovering, sacked, self.rtt.min_rtt(), self.rtt.srtt())
+        self.rack.patience(recovering, sacked, self.rtt.min_rtt(), self.rtt.srtt(), self.progress_at)
     }
 
     /// The reordering timer (RFC 8985 section 6.2 step 5).
@@ -414,7 +415,7 @@ impl Connection {
         }
         let in_flight = self.outstanding();
         if self.sack_enabled && !reneged {
-            let patience = self.rack_patience();
+            let patience = self.rack_patience().since_sent;
             let first_end = self.sent.first().map(Sent::end);
             let now = cx.now;
             self.lose(now, |board, each| {

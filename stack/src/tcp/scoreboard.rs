@@ -8,8 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::delivery_rate::Snapshot;
+use super::rack::Patience;
 use crate::spares::Shelf;
 use crate::time::{Duration, Instant};
+
+/// What tells the order of what was sent at one instant.
+const TICK: Duration = Duration::from_nanos(1);
 
 thread_local! {
     static BOOKS: Shelf<VecDeque<Sent>> = const { Shelf::new() };
@@ -64,6 +68,15 @@ impl Tally {
     }
 }
 
+/// SACKed segments without a gap between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    /// Offset behind the last.
+    end: u64,
+    /// When the last was SACKed.
+    end_at: Instant,
+}
+
 /// What [`Scoreboard::detect`] found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Detected {
@@ -93,8 +106,8 @@ pub(super) struct Scoreboard {
 
 #[derive(Debug, Default)]
 struct Trouble {
-    /// Runs of SACKed segments: start and end.
-    sacked: BTreeMap<u64, u64>,
+    /// Runs of SACKed segments by their start.
+    sacked: BTreeMap<u64, Run>,
     /// Ends of lost segments that are to be sent again.
     due: BTreeSet<u64>,
     /// Segments sent again, in the order in which they were: end and time. One whose time is not the segment's is out of
@@ -131,7 +144,7 @@ impl Scoreboard {
     pub(super) fn memory(&self) -> usize {
         let trouble = self.trouble.as_ref().map_or(0, |trouble| {
             size_of::<Trouble>()
-                + trouble.sacked.len() * 32
+                + trouble.sacked.len() * 40
                 + trouble.due.len() * 16
                 + trouble.resent.capacity() * 16
         });
@@ -184,6 +197,7 @@ impl Scoreboard {
         snapshot: Snapshot,
     ) {
         debug_assert!(self.last().is_none_or(|last| last.end() == start));
+        let now = self.last().map_or(now, |last| last.sent_at.max(now)).max(self.last_resent_at());
         if self.segments.is_empty() {
             self.settled = start;
         }
@@ -207,6 +221,10 @@ impl Scoreboard {
     /// The segment that ends at `end` went out again.
     pub(super) fn note_resent(&mut self, end: u64, now: Instant, snapshot: Snapshot) {
         let Some(index) = self.index(end) else { return };
+        // By the clock it may have gone at one instant with new data that went before it. Taken for sent before that, as ties go
+        // (RFC 8985 section 6.2), it would be lost as soon as that arrives.
+        let behind_new = self.last().filter(|last| last.sent_at >= now);
+        let now = behind_new.map_or(now, |last| last.sent_at + TICK).max(self.last_resent_at());
         let sent = &mut self.segments[index];
         (sent.sent_at, sent.snapshot, sent.ever_resent) = (now, snapshot, true);
         if sent.lost && !sent.resent {
@@ -316,9 +334,9 @@ impl Scoreboard {
         self.tidy(una);
     }
 
-    /// The peer has the bytes from `start` to `end`. `each` sees the segments that lie in there and were not yet SACKed, as
+    /// The peer says at `now` that it has the bytes from `start` to `end`. `each` sees the segments that lie in there and were not yet SACKed, as
     /// they were before.
-    pub(super) fn sack(&mut self, start: u64, end: u64, mut each: impl FnMut(&Sent)) {
+    pub(super) fn sack(&mut self, now: Instant, start: u64, end: u64, mut each: impl FnMut(&Sent)) {
         let first = self.segments.partition_point(|sent| sent.start < start);
         let behind = self.segments.partition_point(|sent| sent.end() <= end);
         if first >= behind {
@@ -330,7 +348,7 @@ impl Scoreboard {
         let mut at = start;
         while at < end {
             match trouble.sacked.range(..=at).next_back() {
-                Some((_, &run_end)) if run_end > at => at = run_end,
+                Some((_, run)) if run.end > at => at = run.end,
                 _ => {
                     let gap_end = trouble.sacked.range(at..).next().map_or(end, |(next, _)| (*next).min(end));
                     let index = self.segments.partition_point(|sent| sent.start < at);
@@ -350,7 +368,7 @@ impl Scoreboard {
                 }
             }
         }
-        merge_run(&mut trouble.sacked, start, end);
+        merge_run(&mut trouble.sacked, start, Run { end, end_at: now });
         self.trouble = Some(trouble);
     }
 
@@ -381,21 +399,19 @@ impl Scoreboard {
     // ---- losses
 
     /// Marks the segments as lost that RACK holds lost (RFC 8985 section 6.2 step 5): what was sent before the segment sent
-    /// at `newest_at` and ending at `newest_end`, which was delivered, and was not heard of for `patience` since it was sent.
+    /// and ending at `newest`, which was delivered, and was not heard of for longer than `patience` allows.
     ///
     /// The wait is that of the segment which is next, where the RFC waits for the last: each is sent again when its own
     /// time is over. `each` sees those that are lost.
     pub(super) fn detect(
         &mut self,
         now: Instant,
-        newest_at: Instant,
-        newest_end: u64,
-        patience: Duration,
+        newest: (Instant, u64),
+        patience: &Patience,
         mut each: impl FnMut(&Sent),
     ) -> Detected {
         let mut found = Detected::default();
-        let mut wait = |sent: &Sent| {
-            let deadline = sent.sent_at + patience;
+        let mut is_over = |deadline: Instant| {
             if deadline <= now {
                 return true;
             }
@@ -408,7 +424,7 @@ impl Scoreboard {
         let begin = self.segments.partition_point(|sent| sent.start < self.settled);
         for sent in self.segments.range(begin..) {
             if !(sent.sacked || sent.lost || sent.ever_resent) {
-                if sent.is_after(newest_at, newest_end) || !wait(sent) {
+                if sent.is_after(newest.0, newest.1) || !is_over(self.deadline(sent, patience)) {
                     break;
                 }
                 first_times.push(sent.end());
@@ -421,7 +437,9 @@ impl Scoreboard {
         {
             if let Some(sent) = self.find(end).filter(|sent| sent.sent_at == at && !sent.sacked) {
                 let deemed = sent.lost && !sent.resent;
-                if !deemed && (sent.is_after(newest_at, newest_end) || !wait(sent)) {
+                if !deemed
+                    && (sent.is_after(newest.0, newest.1) || !is_over(sent.sent_at + patience.since_sent))
+                {
                     break;
                 }
                 if !deemed {
@@ -494,6 +512,19 @@ impl Scoreboard {
         trouble.resent = resent.into();
     }
 
+    /// When a segment that was sent once only is lost, if something sent later has arrived.
+    fn deadline(&self, sent: &Sent, patience: &Patience) -> Instant {
+        let before = self.trouble.as_ref().and_then(|trouble| trouble.sacked.range(..sent.start).next_back());
+        let predecessor_at = before.map_or(patience.una_at, |(_, run)| run.end_at);
+        (sent.sent_at + patience.since_sent).max(predecessor_at + patience.since_predecessor)
+    }
+
+    /// When the last of those sent again went.
+    fn last_resent_at(&self) -> Instant {
+        let last = self.trouble.as_ref().and_then(|trouble| trouble.resent.back());
+        last.map_or(Instant::ZERO, |(_, at)| *at)
+    }
+
     fn index(&self, end: u64) -> Option<usize> {
         self.segments.binary_search_by_key(&end, Sent::end).ok()
     }
@@ -543,12 +574,12 @@ impl Scoreboard {
         }
         let _ = BOOKS.try_with(|books| books.trim(&mut self.segments));
         let Some(trouble) = &mut self.trouble else { return };
-        while let Some(run) = trouble.sacked.first_entry().filter(|run| *run.get() <= una) {
+        while let Some(run) = trouble.sacked.first_entry().filter(|run| run.get().end <= una) {
             run.remove();
         }
-        if let Some((&start, &end)) = trouble.sacked.first_key_value().filter(|(start, _)| **start < una) {
+        if let Some((&start, &run)) = trouble.sacked.first_key_value().filter(|(start, _)| **start < una) {
             trouble.sacked.remove(&start);
-            trouble.sacked.insert(una, end);
+            trouble.sacked.insert(una, run);
         }
         let first_end = self.segments.front().map_or(una, Sent::end);
         while trouble.resent.front().is_some_and(|(end, _)| *end < first_end) {
@@ -560,15 +591,19 @@ impl Scoreboard {
     }
 }
 
-/// Adds the run from `start` to `end` to disjoint runs, joining it with those it touches.
-fn merge_run(runs: &mut BTreeMap<u64, u64>, mut start: u64, mut end: u64) {
-    while let Some((&run_start, &run_end)) =
-        runs.range(..=end).next_back().filter(|(_, run_end)| **run_end >= start)
+/// Adds the run from `start` on to disjoint runs, joining it with those it touches. Where ends are the same, the earlier is
+/// kept.
+fn merge_run(runs: &mut BTreeMap<u64, Run>, mut start: u64, mut new: Run) {
+    while let Some((&run_start, &run)) =
+        runs.range(..=new.end).next_back().filter(|(_, run)| run.end >= start)
     {
         runs.remove(&run_start);
-        (start, end) = (start.min(run_start), end.max(run_end));
+        start = start.min(run_start);
+        if run.end >= new.end {
+            new = run;
+        }
     }
-    runs.insert(start, end);
+    runs.insert(start, new);
 }
 
 #[cfg(test)]
@@ -603,7 +638,11 @@ impl Scoreboard {
         assert_eq!(trouble.due.iter().copied().collect::<Vec<_>>(), due);
         for sent in &self.segments {
             let run = trouble.sacked.range(..=sent.start).next_back();
-            assert_eq!(run.is_some_and(|(_, end)| *end >= sent.end()), sent.sacked, "{sent:?} {trouble:?}");
+            assert_eq!(
+                run.is_some_and(|(_, run)| run.end >= sent.end()),
+                sent.sacked,
+                "{sent:?} {trouble:?}"
+            );
             let queued = trouble.resent.iter().any(|entry| *entry == (sent.end(), sent.sent_at));
             assert!(
                 queued || !sent.ever_resent || sent.sacked || (sent.lost && !sent.resent),
@@ -672,12 +711,15 @@ mod tests {
                         let start = una + u64::from(from);
                         let end = nxt.min(start + u64::from(len));
                         if start < end {
-                            board.sack(start, end, |sent| delivered += u64::from(sent.len));
+                            board.sack(now, start, end, |sent| delivered += u64::from(sent.len));
                         }
                     }
                     Step::Detect(patience) => {
                         let newest = board.last().map_or((now, nxt), |last| (last.sent_at, last.end()));
-                        board.detect(now, newest.0, newest.1, Duration::from_millis(patience.into()), |_| ());
+                        let since_sent = Duration::from_millis(patience.into());
+                        let since_predecessor = since_sent / 4;
+                        let patience = Patience { since_sent, since_predecessor, una_at: now };
+                        board.detect(now, newest, &patience, |_| ());
                     }
                     Step::Resend => {
                         if let Some(end) = board.next_lost().map(Sent::end) {
@@ -706,11 +748,11 @@ mod tests {
         (0..1000).for_each(|n| board.push(1 + 100 * n, 100, Instant::ZERO, Snapshot::default()));
         let mut count = 0;
         for _ in 0..3 {
-            board.sack(101, 50_001, |_| count += 1);
-            board.sack(60_001, 60_151, |_| count += 1);
+            board.sack(Instant::ZERO, 101, 50_001, |_| count += 1);
+            board.sack(Instant::ZERO, 60_001, 60_151, |_| count += 1);
         }
         assert_eq!((count, board.sacked().segments), (500, 500));
-        board.sack(60_001, 60_201, |_| count += 1);
+        board.sack(Instant::ZERO, 60_001, 60_201, |_| count += 1);
         assert_eq!(count, 501);
         board.check(1, 100_001, true);
     }

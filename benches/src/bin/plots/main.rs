@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let results = benches.join("results");
     fs::create_dir_all(&results)?;
     let loss = measure::random_loss();
+    let backoff = measure::backoff();
     let long = measure::long_path();
     let shared = measure::shared_link();
     let queues = measure::queues();
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     draw::shared(&results, &shared)?;
     let json = tables::json(&loss, &long, &shared, &queues, &recovery);
     fs::write(results.join("congestion.json"), serde_json::to_string_pretty(&json)? + "\n")?;
-    let text = tables::markdown(&loss, &long, &shared, &queues, &recovery);
+    let text = tables::markdown(&loss, &backoff, &long, &shared, &queues, &recovery);
     fs::write(benches.join("CONGESTION.md"), &text)?;
     print!("{text}");
     Ok(())

@@ -147,7 +147,7 @@ pub fn random_loss() -> Vec<LossResult> {
     let mut results = Vec::new();
     for (loss, burst) in [(0.0, 1), (0.001, 1), (0.01, 1), (0.03, 1), (0.01, 8)] {
         for stack in [CUBIC, NEWRENO, NEWRENO_NO_SACK, NEWRENO_PLAIN, BBR] {
-            results.push(loss_result(stack, RTT, loss, burst, Duration::from_secs(60)));
+            results.push(loss_result(stack, RTT, loss, burst, HANDSHAKE, Duration::from_secs(60)));
         }
     }
     results
@@ -161,13 +161,21 @@ pub fn long_path() -> Vec<LossResult> {
     let mut results = Vec::new();
     for loss in [0.00003, 0.0001, 0.0003, 0.001] {
         for stack in [CUBIC, NEWRENO_NO_SACK] {
-            results.push(loss_result(stack, LONG_RTT, loss, 1, Duration::from_secs(400)));
+            results.push(loss_result(stack, LONG_RTT, loss, 1, HANDSHAKE, Duration::from_secs(400)));
         }
     }
     results
 }
 
-fn loss_result(stack: Stack, rtt: Duration, loss: f64, burst: u64, time: Duration) -> LossResult {
+/// Losses begin at `from`; the measurement lasts `time` and begins when 250 round trips have passed since then.
+fn loss_result(
+    stack: Stack,
+    rtt: Duration,
+    loss: f64,
+    burst: u64,
+    from: Duration,
+    time: Duration,
+) -> LossResult {
     let warm_up = rtt * 250;
     let (mut goodput, mut timeouts, mut spurious, mut lost) = (Vec::new(), 0, 0, 0);
     for seed in 1..=SEEDS {
@@ -175,7 +183,7 @@ fn loss_result(stack: Stack, rtt: Duration, loss: f64, burst: u64, time: Duratio
         bottleneck.rtt = rtt;
         bottleneck.queue_bytes = bottleneck.bandwidth_delay_product();
         let mut lab = bottleneck.start();
-        lab.world.run_for(HANDSHAKE);
+        lab.world.run_for(from);
         // `loss` is the share of packets lost; a burst begins as much more seldom as it is longer.
         lab.link().config.faults.loss = loss * 2.0 / (burst as f64 + 1.0);
         lab.link().config.faults.loss_burst_packets = burst;
@@ -191,6 +199,51 @@ fn loss_result(stack: Stack, rtt: Duration, loss: f64, burst: u64, time: Duratio
         lost += stats.lost + stats.queue_full;
     }
     LossResult { stack, rtt, loss, burst, goodput: Spread::of(goodput), timeouts, spurious, lost }
+}
+
+/// What becomes of recovery by RFC 6582 alone when random loss sets in while the losses of slow start are repaired.
+pub struct Backoff {
+    pub loss: f64,
+    /// Timeouts of the first seed, one after the other.
+    pub timeouts: Vec<Timeout>,
+    /// Payload bits per second when random loss begins later.
+    pub later: Spread,
+    pub later_from: Duration,
+}
+
+pub struct Timeout {
+    pub at: Instant,
+    /// Segments acknowledged since the timeout before.
+    pub acked: u64,
+    /// Segments that count as lost.
+    pub lost: u32,
+    /// The next timeout comes after this time.
+    pub next: Duration,
+}
+
+const BACKOFF_LOSS: f64 = 0.01;
+const BACKOFF_TIME: Duration = Duration::from_secs(70);
+const BACKOFF_LATER: Duration = Duration::from_secs(5);
+
+pub fn backoff() -> Backoff {
+    let mut lab = bottleneck(NEWRENO_PLAIN, &[Duration::ZERO], None, 1).start();
+    lab.world.run_for(HANDSHAKE);
+    lab.link().config.faults.loss = BACKOFF_LOSS;
+    let (mut timeouts, mut acked) = (Vec::new(), 0);
+    while lab.world.now() < Instant::ZERO + BACKOFF_TIME {
+        lab.world.step(Instant::ZERO + BACKOFF_TIME);
+        let new = lab.counters(0).tcp_timeouts as usize > timeouts.len();
+        let Some(info) = lab.info(0).filter(|_| new) else { continue };
+        let all = info.bytes_acked / MSS as u64;
+        timeouts.push(Timeout {
+            at: lab.world.now(),
+            acked: all - core::mem::replace(&mut acked, all),
+            lost: info.lost,
+            next: info.rto,
+        });
+    }
+    let later = loss_result(NEWRENO_PLAIN, RTT, BACKOFF_LOSS, 1, BACKOFF_LATER, Duration::from_secs(60));
+    Backoff { loss: BACKOFF_LOSS, timeouts, later: later.goodput, later_from: BACKOFF_LATER }
 }
 
 // ---- four flows

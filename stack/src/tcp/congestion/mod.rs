@@ -32,7 +32,8 @@ const CWND_MAX: u32 = 1 << 30;
 pub struct Ack {
     /// When it arrived.
     pub now: Instant,
-    /// Bytes it acknowledged cumulatively (RFC 3465 section 2: never what SACK alone reported).
+    /// Bytes for which the window may grow: acknowledged cumulatively (RFC 3465 section 2), or newly SACKed where the path is
+    /// known to reorder; none of them twice.
     pub acked_bytes: u32,
     /// How many ACKs it stands for, when the last of a burst was processed for all; 0 counts as 1. What is limited for each ACK
     /// is limited for each of these.

@@ -170,6 +170,24 @@ fn one_segment_beyond_is_enough_after_the_reordering_window() {
 }
 
 #[test]
+fn a_retransmission_is_not_lost_because_what_went_just_before_it_arrives() {
+    // RFC 8985 section 6.2 step 5, where the clock does not tell which of the two went first.
+    let (mut t, id) = with_flight(8);
+    t.send(id, pattern(at(8), 8000));
+    t.wire.sent.clear();
+    t.advance(RTT);
+    // Limited transmit sends two more, and then the first goes again, all at one instant.
+    for to in 2..=4 {
+        t.inject(sacked(&[(1, to)]));
+    }
+    assert_eq!((t.wire.sent.len(), info(&t, id).total_retrans), (3, 1));
+    t.advance(RTT);
+    t.inject(sacked(&[(1, 12)]));
+    t.inject(seg().ack(at(12)));
+    assert_eq!((info(&t, id).total_retrans, t.counters.tcp_timeouts), (1, 0));
+}
+
+#[test]
 fn a_lost_retransmission_is_found_without_a_timeout() {
     // RFC 8985 section 9.3.
     let (mut t, id) = with_flight(10);
@@ -204,6 +222,73 @@ fn reordering_is_not_taken_for_loss() {
     t.expect_nothing();
     t.advance(40 * MS);
     t.expect(seg().seq(at(2)).stream(1000));
+}
+
+#[test]
+fn what_one_ack_tells_of_is_no_reordering() {
+    // RFC 8985 section 6.2 step 3: in ascending order. The first segment was not acknowledged before a gap opened, and of the
+    // blocks the latest is first.
+    let (mut t, id) = with_flight(10);
+    t.advance(RTT);
+    t.inject(sacked(&[(5, 6), (3, 4)]).ack(at(1)));
+    assert_eq!((info(&t, id).reord_seen, info(&t, id).reordering), (0, 3));
+    t.inject(sacked(&[(2, 4), (5, 6)]).ack(at(1)));
+    assert_eq!((info(&t, id).reord_seen, info(&t, id).reordering), (1, 4));
+}
+
+/// A connection that knows of reordering and has sent segments 4, 5 and 6 and, 60 ms later, 7. Another 100 ms have passed: a
+/// queue of 60 ms has emptied, 4 to 6 take 160 ms and 7 the usual 100.
+fn behind_an_emptied_queue() -> (Harness, ConnId) {
+    let (mut t, id) = with_flight(4);
+    t.advance(RTT);
+    t.inject(sacked(&[(1, 2)]));
+    t.inject(seg().ack(at(4)));
+    assert_eq!((info(&t, id).reord_seen, info(&t, id).ca_state), (1, "open"));
+    t.send(id, pattern(at(4), 3000));
+    t.advance(60 * MS);
+    t.send(id, pattern(at(7), 1000));
+    t.advance(RTT);
+    t.wire.sent.clear();
+    (t, id)
+}
+
+#[test]
+fn settling_time_counts_from_the_arrival_of_what_was_sent_before() {
+    // RFC 8985 section 6.2 step 5 by itself would have segment 5 overdue by 35 ms when its predecessor arrives.
+    let (mut t, _) = behind_an_emptied_queue();
+    t.inject(seg().ack(at(5)));
+    t.advance(MS);
+    t.inject(sacked(&[(6, 8)]).ack(at(5)));
+    t.expect_nothing();
+    t.expect_after(24 * MS, seg().seq(at(5)).stream(1000));
+}
+
+#[test]
+fn the_arrival_of_what_was_sent_before_may_be_known_by_sack() {
+    let (mut t, _) = behind_an_emptied_queue();
+    t.inject(sacked(&[(5, 6)]).ack(at(4)));
+    t.advance(MS);
+    t.inject(sacked(&[(5, 6), (7, 8)]).ack(at(4)));
+    // What was sent before segment 4 had arrived before that was sent.
+    t.expect(seg().seq(at(4)).stream(1000));
+    t.expect_nothing();
+    t.expect_after(24 * MS, seg().seq(at(6)).stream(1000));
+}
+
+#[test]
+fn slow_start_goes_on_where_the_path_is_known_to_reorder() {
+    // RFC 5681 section 3.1 counts what ACKs cover; Linux counts SACKs then, and what they told of only once.
+    let (mut t, id) = with_flight(10);
+    t.advance(RTT);
+    t.inject(sacked(&[(5, 6)]));
+    t.inject(sacked(&[(5, 6)]).ack(at(1)));
+    t.inject(seg().ack(at(6)));
+    let before = info(&t, id);
+    assert_eq!((before.reordering, before.snd_cwnd), (6, 15));
+    t.inject(sacked(&[(7, 10)]).ack(at(6)));
+    assert_eq!(info(&t, id).snd_cwnd, 18);
+    t.inject(seg().ack(at(10)));
+    assert_eq!(info(&t, id).snd_cwnd, 19);
 }
 
 #[test]
