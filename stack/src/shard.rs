@@ -176,6 +176,15 @@ impl Shard {
 
     /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (then poll again at once).
     pub fn poll(&mut self, now: Instant, device: &mut dyn Device) -> bool {
+        let busy = self.poll_receive(now, device);
+        self.poll_transmit(now, device) | busy
+    }
+
+    /// The journey's first half: a burst in, and timers. Returns whether anything was done.
+    ///
+    /// [`Shard::poll_transmit`] must follow at the same time. What runs in between, the tasks that the burst woke, answers
+    /// before acknowledgments are sent, so that these ride on the answers.
+    pub fn poll_receive(&mut self, now: Instant, device: &mut dyn Device) -> bool {
         self.polled_at = now;
         let mut busy = self.take_messages(now);
 
@@ -196,9 +205,14 @@ impl Shard {
         }
 
         self.poll_timers(now);
+        busy
+    }
 
-        // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
-        // qdisc -> GSO; of these, `net::egress` has routes, neighbours and GSO.
+    /// The journey's second half: a burst out. Returns whether anything was done.
+    pub fn poll_transmit(&mut self, now: Instant, device: &mut dyn Device) -> bool {
+        self.polled_at = now;
+        // What sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel -> qdisc -> GSO; of
+        // these, `net::egress` has routes, neighbours and GSO.
         while let Some(request) = self.echo_requests.pop_front() {
             request.send(now, &mut self.output);
         }
@@ -211,7 +225,7 @@ impl Shard {
         self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
-        busy |= steered || self.output.flush(device);
+        let busy = steered || self.output.flush(device);
         self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);
