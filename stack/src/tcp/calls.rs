@@ -377,8 +377,7 @@ impl Tcp {
             connection.chronograph.turn(now, connection.limit());
             return Poll::Pending;
         }
-        let open = self.settle_open(now, id.index);
-        debug_assert!(open, "queueing ends no connection");
+        self.touch(now, id.index);
         Poll::Ready(Ok(taken))
     }
 

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
-use super::connection::{Connection, Context, timestamp};
+use super::connection::{Connection, Context, Listed, timestamp};
 use super::fastopen::{ClientCache, CookieMaker, FastOpenNews};
 use super::input::Segment;
 use super::isn::IsnSecret;
@@ -44,8 +44,10 @@ pub struct Tcp {
     /// What it learned and the other shards do not know yet.
     pub(super) fastopen_news: Vec<FastOpenNews>,
     pub(super) fastopen_news_max: usize,
-    /// Connections with something to send, in turn.
+    /// Connections with something to send, for which there was no room, in turn.
     pub(super) ready: List,
+    /// Those to which something happened since `transmit` last saw them.
+    pub(super) touched: List,
     wheel: TimerWheel<u32>,
     fired: Vec<u32>,
     challenges: TokenBucket,
@@ -197,6 +199,7 @@ impl Tcp {
                 config.fastopen.blackhole_pause,
             ),
             ready: List::EMPTY,
+            touched: List::EMPTY,
             wheel: TimerWheel::new(Instant::ZERO),
             fired: Vec::new(),
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
@@ -381,6 +384,10 @@ impl Tcp {
         for index in fired.drain(..) {
             if let Some(connection) = self.tables.connections.get_mut(index) {
                 connection.timers.armed = None;
+                if connection.listed == Listed::Touched {
+                    // What arrived just now may have stopped them.
+                    connection.refresh_timers(now, false);
+                }
                 self.with_connection(now, index, counters, Connection::fire_timers);
             }
         }
@@ -418,6 +425,7 @@ impl Tcp {
     pub fn next_deadline(&self) -> Option<Instant> {
         if !self.replies.is_empty()
             || !self.ready.is_empty()
+            || !self.touched.is_empty()
             || self.tables.syn_queue.next_pending().is_some()
         {
             return Some(Instant::ZERO);
@@ -451,47 +459,76 @@ impl Tcp {
         let connection = self.tables.connections.get_mut(index)?;
         let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         let result = act(connection, &mut cx);
-        self.settle(now, index, counters);
+        self.follow_up(now, index, counters);
         Some(result)
     }
 
-    /// Follows up what happened to a connection: its memory, its end, its timers, its place among those that send.
-    pub(super) fn settle(&mut self, now: Instant, index: u32, counters: &mut Counters) {
-        if !self.settle_open(now, index) {
+    /// Follows up what happened to a connection. Its end has its consequences at once; timers and sending have them in
+    /// `transmit`, once for all that happens until then.
+    pub(super) fn follow_up(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        let is_over = connection.state.is_over();
+        if is_over {
+            connection.chronograph.turn(now, Limit::Idle);
+        }
+        if connection.fastopen().is_some() {
+            self.follow_fastopen(now, index);
+        }
+        if is_over {
+            self.account(index);
             self.retire(now, index, counters);
+        } else {
+            self.touch(now, index);
         }
     }
 
-    /// As `settle`, but only says `false` of a connection that is over.
-    pub(super) fn settle_open(&mut self, now: Instant, index: u32) -> bool {
-        if self.tables.connections.get(index).is_some_and(|connection| connection.fastopen().is_some()) {
-            self.follow_fastopen(now, index);
-        }
+    /// Something happened to a connection that is not over.
+    pub(super) fn touch(&mut self, now: Instant, index: u32) {
         self.account(index);
-        let Some(connection) = self.tables.connections.get_mut(index) else { return true };
-        if connection.state.is_over() {
-            connection.chronograph.turn(now, Limit::Idle);
-            return false;
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        match connection.listed {
+            Listed::Nowhere => {
+                connection.listed = Listed::Touched;
+                self.tables.connections.push_back(&mut self.touched, index);
+            }
+            Listed::Touched => {}
+            // Its turn may be long in coming.
+            Listed::Ready => self.settle(now, index, false),
         }
+    }
+
+    /// Sets the timers of what was touched and tells which of it has something to send: when there is no room to give each
+    /// its turn at once.
+    pub(super) fn settle_touched(&mut self, now: Instant) {
+        while let Some(index) = self.touched.front() {
+            self.tables.connections.unlink(&mut self.touched, index);
+            let Some(connection) = self.tables.connections.get_mut(index) else { continue };
+            let plan = connection.plan();
+            connection.listed = if plan.is_some() { Listed::Ready } else { Listed::Nowhere };
+            if plan.is_some() {
+                self.tables.connections.push_back(&mut self.ready, index);
+            }
+            self.settle(now, index, matches!(plan, Some(Plan::Data(_))));
+        }
+    }
+
+    /// Brings a connection's timers in step with what it has become. `sends`: data is known to go next.
+    pub(super) fn settle(&mut self, now: Instant, index: u32, sends: bool) {
+        self.account(index);
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
         connection.chronograph.turn(now, connection.limit());
         connection.measure_reading(now);
-        let plan = if connection.queued { None } else { connection.plan() };
-        connection.refresh_timers(now, matches!(plan, Some(Plan::Data(_))));
+        connection.refresh_timers(now, sends);
         if let Some(at) = connection.timers.earliest() {
-            connection.timers.armed = Some(match connection.timers.armed {
-                None => (self.wheel.schedule(at, index), at),
+            match connection.timers.armed {
+                None => connection.timers.armed = Some((self.wheel.schedule(at, index), at)),
                 Some((id, armed_at)) if at < armed_at => {
                     self.wheel.reschedule(id, at);
-                    (id, at)
+                    connection.timers.armed = Some((id, at));
                 }
-                Some(armed) => armed,
-            });
+                Some(_) => {}
+            }
         }
-        if plan.is_some() {
-            connection.queued = true;
-            self.tables.connections.push_back(&mut self.ready, index);
-        }
-        true
     }
 
     /// Counts what a connection's buffers take now.
@@ -514,8 +551,10 @@ impl Tcp {
             let time_wait = (connection.state == State::TimeWait)
                 .then(|| TimeWait::new(connection, now + self.config.time_wait));
             let owes_ack = core::mem::take(&mut connection.ack_now);
-            if core::mem::take(&mut connection.queued) {
-                self.tables.connections.unlink(&mut self.ready, index);
+            match core::mem::take(&mut connection.listed) {
+                Listed::Nowhere => {}
+                Listed::Touched => self.tables.connections.unlink(&mut self.touched, index),
+                Listed::Ready => self.tables.connections.unlink(&mut self.ready, index),
             }
             self.tables.detach(Kind::Connection(index));
             match time_wait {
@@ -566,7 +605,8 @@ impl Tcp {
     /// Frees a retired connection's memory.
     fn release(&mut self, index: u32) {
         if let Some(connection) = self.tables.connections.remove(index) {
-            debug_assert!(!connection.attached && !connection.queued && connection.timers.armed.is_none());
+            debug_assert!(!connection.attached && connection.timers.armed.is_none());
+            debug_assert_eq!(connection.listed, Listed::Nowhere);
             self.buffered_bytes -= connection.buffered;
             self.ended -= 1;
         }

@@ -232,6 +232,19 @@ impl<T> Slab<T> {
         list.tail = index;
     }
 
+    /// Puts all of `other` behind `list`.
+    pub(crate) fn append(&mut self, list: &mut List, other: List) {
+        if other.is_empty() {
+            return;
+        }
+        match list.tail {
+            NIL => list.head = other.head,
+            tail => self.slots[tail as usize].next = other.head,
+        }
+        self.slots[other.head as usize].prev = list.tail;
+        list.tail = other.tail;
+    }
+
     /// Takes `index` out of `list`, in which it must be.
     pub(crate) fn unlink(&mut self, list: &mut List, index: u32) {
         let slot = &mut self.slots[index as usize];
@@ -309,12 +322,20 @@ mod tests {
     }
 
     proptest! {
-        /// Any order of appending and taking out leaves the list as a queue would be.
+        /// Any order of appending, one or several, and taking out leaves the list as a queue would be.
         #[test]
-        fn a_list_is_a_queue(steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+        fn a_list_is_a_queue(steps in prop::collection::vec((0u8..5, any::<prop::sample::Index>()), 0..200)) {
             let (mut slab, mut list, mut model) = (Slab::new(), List::EMPTY, VecDeque::new());
-            for (push, pick) in steps {
-                if push || model.is_empty() {
+            for (step, pick) in steps {
+                if step == 0 {
+                    let mut other = List::EMPTY;
+                    for _ in 0..pick.index(4) {
+                        let index = slab.insert(model.len());
+                        slab.push_back(&mut other, index);
+                        model.push_back(index);
+                    }
+                    slab.append(&mut list, other);
+                } else if step < 3 || model.is_empty() {
                     let index = slab.insert(model.len());
                     slab.push_back(&mut list, index);
                     model.push_back(index);
