@@ -83,7 +83,7 @@ impl Stack {
             groups: Vec::new(),
             partial_checksums: false,
             dhcp: false,
-            hash_keys: (0, 0),
+            hash_keys: tcp.hash_keys(),
         };
         let mut stack = Self {
             tcp,

@@ -4,7 +4,6 @@
 //! here, once: Ethernet and IP destination, lengths, checksums, martian and spoofed sources (RFC 1122 section 3.2.1.3),
 //! IPv6 extension headers (RFC 8200 section 4). Whoever comes later may trust the offsets.
 
-use core::hash::Hasher;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use siphasher::sip::SipHasher13;
@@ -109,7 +108,7 @@ pub struct Policy {
     pub partial_checksums: bool,
     /// Accept DHCP's answers (UDP from port 67 to port 68) whatever IPv4 address they were sent to.
     pub dhcp: bool,
-    /// Secret of the flow hash.
+    /// Secret of the flow hash: that of the connection table ([`crate::tcp::Tcp::hash_keys`]) where packets go to one.
     pub hash_keys: (u64, u64),
 }
 
@@ -604,19 +603,31 @@ fn add_transport(sum: &mut Sum, packet: &Packet, parsed: &Parsed) {
     }
 }
 
-/// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard.
-fn flow_hash(flow: &FlowKey, keys: (u64, u64)) -> u32 {
-    let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
-    for addr in [flow.src, flow.dst] {
-        match addr {
-            IpAddr::V4(addr) => hasher.write_u32(addr.into()),
-            IpAddr::V6(addr) => hasher.write(&addr.octets()),
-        }
+/// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard. Of TCP it is what the connection
+/// table goes by (`TupleKey::hash`), so that a packet is hashed once.
+pub(crate) fn flow_hash(flow: &FlowKey, keys: (u64, u64)) -> u32 {
+    let hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+    let ports = |bytes: &mut [u8]| {
+        bytes[..2].copy_from_slice(&flow.src_port.to_be_bytes());
+        bytes[2..4].copy_from_slice(&flow.dst_port.to_be_bytes());
+        bytes[4] = flow.protocol;
+    };
+    if let (IpAddr::V4(src), IpAddr::V4(dst)) = (flow.src, flow.dst) {
+        let mut bytes = [0; 13];
+        bytes[..4].copy_from_slice(&src.octets());
+        bytes[4..8].copy_from_slice(&dst.octets());
+        ports(&mut bytes[8..]);
+        return hasher.hash(&bytes) as u32;
     }
-    hasher.write_u64(
-        u64::from(flow.src_port) << 32 | u64::from(flow.dst_port) << 16 | u64::from(flow.protocol),
-    );
-    hasher.finish() as u32
+    let octets = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
+    };
+    let mut bytes = [0; 37];
+    bytes[..16].copy_from_slice(&octets(flow.src));
+    bytes[16..32].copy_from_slice(&octets(flow.dst));
+    ports(&mut bytes[32..]);
+    hasher.hash(&bytes) as u32
 }
 
 #[cfg(test)]

@@ -74,8 +74,8 @@ pub struct Shard {
     scratch: Vec<u8>,
     /// Of the last good packet: those of one flow mostly come together, and are hashed once.
     last_parsed: Parsed,
-    /// Who last confirmed itself by data, so that a burst asks the neighbour table once.
-    last_data: Option<receive::LastData>,
+    /// Who confirmed itself by data of late, by address, so that the neighbour table is seldom asked.
+    last_data: [Option<receive::LastData>; receive::LAST_DATA],
     rng: ChaCha12Rng,
     /// Something could not be sent for want of room; how often to try again without being woken.
     blocked: bool,
@@ -108,7 +108,6 @@ impl Shard {
         config.validate(device_mtu)?;
         let mtu = config.mtu.unwrap_or(device_mtu).min(device_mtu);
         let mut shared = rng(config.seed, u64::MAX);
-        let hash_keys = keys(&mut shared);
         let mut rng = rng(config.seed, u64::from(index));
         let neighbors = Neighbors::new(keys(&mut rng));
         let id_keys = keys(&mut rng);
@@ -122,13 +121,14 @@ impl Shard {
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
         let partial_checksums = config.partial_checksums.accepts(capabilities.partial_checksums);
+        let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
         let policy = Policy {
             mac: capabilities.mac,
             addresses: Vec::new(),
             groups: Vec::new(),
             partial_checksums,
             dhcp: config.dhcp,
-            hash_keys,
+            hash_keys: tcp.hash_keys(),
         };
         let mut shard = Self {
             index,
@@ -141,7 +141,7 @@ impl Shard {
             },
             policy,
             counters: Counters::default(),
-            tcp: Tcp::new(config.tcp.clone(), config.seed, index, count.max(1)),
+            tcp,
             output,
             iface,
             dhcp,
@@ -157,7 +157,7 @@ impl Shard {
             gro: config.gro.then(Gro::default),
             scratch: Vec::new(),
             last_parsed: Parsed::default(),
-            last_data: None,
+            last_data: [None; receive::LAST_DATA],
             rng,
             blocked: false,
         };
@@ -200,7 +200,11 @@ impl Shard {
             self.receive(now, packet, merging);
         }
         self.rx = rx;
+        if let Some(gro) = &mut self.gro {
+            self.tcp.look_ahead(gro.hashes());
+        }
         while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
+            self.tcp.step_ahead();
             self.dispatch(now, packet, false);
         }
 

@@ -20,12 +20,13 @@ use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
 use super::syn_cookie::SynCookies;
 use super::syn_queue::{HalfOpen, SynQueue};
-use super::table::{List, Slab, TupleKey};
+use super::table::{List, NIL, Slab, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
 use super::{Census, ConnId, IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError, Tuple};
 use crate::counters::{Counters, DropReason, Fresh};
 use crate::limits;
-use crate::packet::Packet;
+use crate::packet::{Packet, prefetch};
+use crate::parse::Parsed;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
 
@@ -50,6 +51,9 @@ pub struct Tcp {
     pub(super) touched: List,
     wheel: TimerWheel<u32>,
     fired: Vec<u32>,
+    /// The connections of the burst's segments, or none; and how many of these have come.
+    coming: Vec<u32>,
+    came: usize,
     challenges: TokenBucket,
     buffered_bytes: usize,
     /// Connections that are over and whose handle is still held.
@@ -57,6 +61,9 @@ pub struct Tcp {
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Fresh>>,
 }
+
+/// How many segments before its own a connection is prefetched: as many as take longer than memory does.
+const PREFETCH_DISTANCE: usize = 4;
 
 /// What a tuple leads to: a kind in the two upper bits, a place below.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +114,7 @@ fn spread(hash: u32) -> u64 {
 /// All that has a tuple, and the hash table from tuples to it, keyed with a secret so that nobody can aim for collisions.
 pub(super) struct Tables {
     by_tuple: HashTable<Led>,
+    hash_keys: (u64, u64),
     hasher: SipHasher13,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) syn_queue: SynQueue,
@@ -127,7 +135,17 @@ impl Tables {
     }
 
     pub(super) fn find(&self, key: &TupleKey) -> Option<Kind> {
-        let hash = self.hash(key);
+        self.find_hashed(key, self.hash(key))
+    }
+
+    /// As `find`, for a packet's, which was hashed when it was parsed.
+    fn find_parsed(&self, key: &TupleKey, parsed: &Parsed) -> Option<Kind> {
+        let hash = if parsed.hash == 0 { self.hash(key) } else { parsed.hash };
+        debug_assert_eq!(hash, self.hash(key), "the parser has other keys");
+        self.find_hashed(key, hash)
+    }
+
+    fn find_hashed(&self, key: &TupleKey, hash: u32) -> Option<Kind> {
         let is_it = |led: &Led| led.hash == hash && self.key_of(led.place).as_ref() == Some(key);
         self.by_tuple.find(spread(hash), is_it).map(|led| led.place.into())
     }
@@ -172,13 +190,15 @@ impl Tcp {
     #[must_use]
     pub fn new(config: TcpConfig, seed: [u8; 32], shard: u16, shards: u16) -> Self {
         let secret = super::isn::derive(&seed, b"connection table");
+        let hash_keys = (secret.hash(b"0"), secret.hash(b"1"));
         Self {
             default_options: Rc::new(config.options.clone()),
             isn: IsnSecret::new(seed).for_shard(shard, shards),
             ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
             tables: Tables {
                 by_tuple: HashTable::new(),
-                hasher: SipHasher13::new_with_keys(secret.hash(b"0"), secret.hash(b"1")),
+                hash_keys,
+                hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
                 connections: Slab::new(),
                 syn_queue: SynQueue::new(),
                 time_waits: TimeWaits::new(),
@@ -202,6 +222,8 @@ impl Tcp {
             touched: List::EMPTY,
             wheel: TimerWheel::new(Instant::ZERO),
             fired: Vec::new(),
+            coming: Vec::new(),
+            came: 0,
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
             buffered_bytes: 0,
             ended: 0,
@@ -210,13 +232,61 @@ impl Tcp {
         }
     }
 
+    /// The secret of the connection table's hash, the same on all shards: the parser's, too.
+    #[must_use]
+    pub fn hash_keys(&self) -> (u64, u64) {
+        self.tables.hash_keys
+    }
+
+    /// Says whose the segments of a burst are, by the hashes of their flows in the order in which they will be received, so
+    /// that their connections are in the cache by then: one after the other, each would wait for memory several times. Where
+    /// there are few connections, the cache has them anyway.
+    pub fn look_ahead(&mut self, hashes: impl Iterator<Item = u32>) {
+        self.coming.clear();
+        let Tables { by_tuple, connections, .. } = &self.tables;
+        if connections.len() < limits::TCP_PREFETCH_CONNECTIONS {
+            return;
+        }
+        // One after the other without a word about the outcome in between: so their loads overlap.
+        self.coming.extend(hashes.map(|hash| {
+            let led = by_tuple.find(spread(hash), |led| led.hash == hash);
+            let Some(Kind::Connection(index)) = led.map(|led| led.place.into()) else { return NIL };
+            connections.prefetch(index);
+            index
+        }));
+        (0..PREFETCH_DISTANCE.min(self.coming.len())).for_each(|ahead| self.prefetch(ahead));
+        self.came = 0;
+    }
+
+    /// The next of the segments that [`Tcp::look_ahead`] was told of is about to be received.
+    pub fn step_ahead(&mut self) {
+        if self.came < self.coming.len() {
+            self.prefetch(self.came + PREFETCH_DISTANCE);
+            self.came += 1;
+        }
+    }
+
+    /// Begins to load the connection of the `ahead`th segment, and what is behind one that was begun before.
+    fn prefetch(&self, ahead: usize) {
+        let connection = |ahead: usize| self.tables.connections.get(*self.coming.get(ahead)?);
+        if let Some(connection) = connection(ahead) {
+            prefetch(&**connection);
+        }
+        if let Some(connection) = ahead.checked_sub(PREFETCH_DISTANCE / 2).and_then(connection) {
+            connection.sent.prefetch();
+            connection.send.prefetch();
+        }
+    }
+
     /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
-    /// neither multicast nor broadcast.
+    /// neither multicast nor broadcast; `packet.parsed.hash` is of [`Tcp::hash_keys`], or 0.
     ///
     /// Of a packet that several were merged into ([`crate::offload::gro`]), each counts as a segment; payload is acknowledged
     /// once for all of it. It is given back as [`Received::Merged`] where the segments must be seen one by one.
     pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
-        if packet.is_merged() && !self.takes_merged(&packet) {
+        let key = super::input::key_of(&packet);
+        let found = self.tables.find_parsed(&key, &packet.parsed);
+        if packet.is_merged() && !self.takes_merged(found, &packet) {
             return Received::Merged(packet);
         }
         let segment = match Segment::parse(packet) {
@@ -227,8 +297,7 @@ impl Tcp {
                 return Received::Done;
             }
         };
-        let (key, merged, acks) = (segment.key(), segment.merged, segment.acks());
-        let found = self.tables.find(&key);
+        let (merged, acks) = (segment.merged, segment.acks());
         // A connection was not opened with anything else.
         let is_connection = matches!(found, Some(Kind::Connection(_)));
         if !is_connection && (!is_unicast(key.remote().ip()) || !is_unicast(key.local().ip())) {
@@ -255,17 +324,15 @@ impl Tcp {
 
     /// Whether a connection of this shard takes a merged packet whole. What may concern others or no connection yet, a
     /// handshake's end for one, is better seen segment by segment.
-    fn takes_merged(&self, packet: &Packet) -> bool {
-        let Some(Kind::Connection(index)) = self.tables.find(&super::input::key_of(packet)) else {
-            return false;
-        };
+    fn takes_merged(&self, found: Option<Kind>, packet: &Packet) -> bool {
+        let Some(Kind::Connection(index)) = found else { return false };
         self.tables.connections.get(index).is_some_and(|connection| connection.takes_merged(packet))
     }
 
     /// Whether a connection of this shard, half-open or in TIME-WAIT too, has the packet's addresses and ports.
     #[must_use]
     pub fn knows_packet(&self, packet: &Packet) -> bool {
-        self.tables.find(&super::input::key_of(packet)).is_some()
+        self.tables.find_parsed(&super::input::key_of(packet), &packet.parsed).is_some()
     }
 
     /// Whether this shard has a use for the packet: its connection, or a listener.
