@@ -97,6 +97,44 @@ Examples:
   bywash get -i eth0 --address 2001:db8::10/64 'http://[2001:db8::1]:8080/'
   bywash get -i eth0 --share-address http://192.0.2.1/ --requests 10000 --concurrency 32")]
     Get(GetArgs),
+    /// Route between NICs, with a filter, connection tracking and NAT
+    #[command(after_help = "The file says which NICs are joined and what happens between them:
+  rules = \"gw.rules\"                 iptables' words, as iptables-save prints them; SIGHUP reads them again
+  reverse-path = \"strict\"            strict, loose or off (RFC 3704)
+  [[link]]
+  interface = \"eth0\"
+  name = \"lan\"                        as -i and -o in the rules match it
+  address = [\"192.168.1.1/24\"]
+  [[link]]
+  interface = \"eth1\"
+  name = \"wan\"
+  dhcp = true                         or address, and a [[route]] to = \"0.0.0.0/0\", via = \"192.0.2.1\"
+  [admin]
+  port = 80                           page, /status.json and /metrics, at the first link's addresses
+  [echo]
+  port = 7
+
+Rules such as these make it a home's router:
+  *nat
+  -A PREROUTING -i wan -p tcp --dport 80 -j DNAT --to-destination 192.168.1.100:80
+  -A POSTROUTING -o wan -j MASQUERADE
+  COMMIT
+  *filter
+  :INPUT DROP
+  :FORWARD DROP
+  -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+  -A INPUT -i lan -j ACCEPT
+  -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+  -A FORWARD -i lan -j ACCEPT
+  -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT
+  COMMIT
+
+Packets to addresses that the kernel has on the NICs stay with the kernel.
+
+Examples:
+  bywash gateway --config gw.toml --check
+  bywash gateway --config gw.toml")]
+    Gateway(GatewayArgs),
     /// List the sockets of running bywash processes, as ss(8) does for the kernel's
     #[command(after_help = "Filters, as in ss(8); side by side they mean `and`:
   state STATE, exclude STATE            established, time-wait, listening, all, connected, ...
@@ -123,6 +161,7 @@ impl Command {
             Self::Nic(_) => "nic",
             Self::Ping(_) => "ping",
             Self::Get(_) => "get",
+            Self::Gateway(_) => "gateway",
             Self::Ss(_) => "ss",
         }
     }
@@ -380,6 +419,30 @@ pub struct HttpArgs {
     pub stack: StackArgs,
 }
 
+/// `bywash gateway`.
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
+    /// Check the configuration and the rules, print what they mean, and end
+    #[arg(long)]
+    pub check: bool,
+    /// Log a line of figures every so often; 0 for never
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub stats_interval: Option<Duration>,
+    /// Write every packet that came in or went out to this file (tcpdump, tshark and Wireshark read it)
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Path of the control socket, through which `bywash ss` asks; unless given, PID.sock in /run/bywash or
+    /// $XDG_RUNTIME_DIR/bywash
+    #[arg(long, value_name = "PATH", conflicts_with = "no_control")]
+    pub control: Option<PathBuf>,
+    /// No control socket
+    #[arg(long)]
+    pub no_control: bool,
+    /// How long connections of the gateway's own may finish after the first Ctrl-C
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub drain_timeout: Duration,
+}
+
 /// `bywash nic`.
 #[derive(Debug, Args)]
 pub struct NicArgs {
@@ -555,11 +618,15 @@ fn route(text: &str) -> Result<Route, String> {
     if destination.addr.is_ipv4() != gateway.is_ipv4() {
         return Err(format!("`{text}` mixes IPv4 and IPv6"));
     }
-    Ok(Route { destination, gateway })
+    Ok(Route { destination, gateway, link: None })
 }
 
 /// A position of the dial between latency and CPU time.
-fn spin(text: &str) -> Result<Spin, String> {
+/// What `--spin` takes.
+///
+/// # Errors
+/// Another word.
+pub fn spin(text: &str) -> Result<Spin, String> {
     match text {
         "off" => Ok(Spin::Off),
         "always" => Ok(Spin::Always),

@@ -52,12 +52,16 @@ pub fn parse(argv: Vec<OsString>) -> Result<Cli, ConfigFileError> {
     let Some(path) = &cli.global.config else {
         return Ok(cli);
     };
+    // A gateway's file is no list of options: the command reads it.
+    if matches!(cli.command, crate::cli::Command::Gateway(_)) {
+        return Ok(cli);
+    }
     let text = read(path).map_err(|error| ConfigFileError::Read { path: path.clone(), error })?;
     merge(argv, &matches, path, &text)
 }
 
 /// Reads a file that may not be larger than a configuration can be.
-fn read(path: &Path) -> std::io::Result<String> {
+pub(crate) fn read(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
     let mut text = String::new();
     std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;

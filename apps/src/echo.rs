@@ -21,13 +21,19 @@ const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr
 
 /// What every shard's server is made from.
 #[derive(Clone)]
-struct Plan {
-    port: u16,
-    tcp: bool,
-    udp: bool,
-    backlog: usize,
-    connections_max: usize,
-    options: SocketOptions,
+pub struct Plan {
+    /// Port of both protocols.
+    pub port: u16,
+    /// Serve TCP.
+    pub tcp: bool,
+    /// Serve UDP.
+    pub udp: bool,
+    /// Connections that may wait to be accepted.
+    pub backlog: usize,
+    /// TCP connections at a time.
+    pub connections_max: usize,
+    /// The listeners' options.
+    pub options: SocketOptions,
 }
 
 /// Runs `bywash echo`.
@@ -60,8 +66,11 @@ pub fn run(args: &EchoArgs) -> Result<(), AppError> {
     Ok(())
 }
 
-/// One shard's server.
-async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
+/// One shard's server, until the shutdown.
+///
+/// # Errors
+/// A port that is taken.
+pub async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
     let connections = Rc::new(Cell::new(0));
     let mut servers: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
     for ip in ANY {

@@ -59,7 +59,7 @@ fn ipv4_routes(table: &str, interface: &str) -> Vec<Route> {
         }
         let prefix_len = u32::from(addr(mask)?).leading_ones() as u8;
         let destination = Cidr { addr: addr(destination)?.into(), prefix_len };
-        Some(Route { destination, gateway: addr(gateway)?.into() })
+        Some(Route { destination, gateway: addr(gateway)?.into(), link: None })
     };
     table.lines().filter_map(parse).collect()
 }
@@ -77,7 +77,7 @@ fn ipv6_routes(table: &str, interface: &str) -> Vec<Route> {
         }
         let prefix_len = u8::from_str_radix(length, 16).ok().filter(|&length| length <= 128)?;
         let destination = Cidr { addr: addr(destination)?.into(), prefix_len };
-        Some(Route { destination, gateway: addr(gateway)?.into() })
+        Some(Route { destination, gateway: addr(gateway)?.into(), link: None })
     };
     table.lines().filter_map(parse).collect()
 }

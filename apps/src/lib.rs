@@ -2,8 +2,8 @@
 //!
 //! [`cli`] and [`config_file`] say what the user wants; [`stack`] opens the NIC and starts the runtime for it, with
 //! [`kernel_net`] reading what the kernel knows of the NIC, [`reservation`] looking for services that would lose their
-//! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`] and
-//! [`get`] are the applications; [`nic`] shows a NIC without starting anything, [`ss`] what others that run are doing. [`run`] puts them together.
+//! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`],
+//! [`get`] and [`gateway`] are the applications; [`nic`] shows a NIC without starting anything, [`ss`] what others that run are doing. [`run`] puts them together.
 
 /// The README's program compiles.
 #[cfg(doctest)]
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config_file;
 pub mod echo;
 pub mod error;
+pub mod gateway;
 pub mod get;
 pub mod http;
 pub mod kernel_net;
@@ -50,6 +51,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Nic(args) => nic::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Get(args) => get::run(args),
+        Command::Gateway(args) => gateway::run(args, &cli.global),
         Command::Ss(args) => ss::run(args),
     };
     match result {

@@ -113,7 +113,7 @@ impl Prepared {
         if let Some(path) = &self.args.pcap {
             builder = builder.pcap(path);
         }
-        if let Some(path) = control_path(&self.args) {
+        if let Some(path) = control_path(self.args.no_control, self.args.control.as_ref()) {
             builder = builder.control(path);
         }
         for &queue in &self.queues {
@@ -137,7 +137,7 @@ impl Prepared {
         let obtained = obtained.lock().expect("nobody panics with it").clone();
         tracing::info!("{}", self.start_line(what, &obtained));
         let stats = self.args.stats_interval.filter(|interval| !interval.is_zero());
-        let stats = stats.map(|interval| log_figures(runtime.handle(), interval)).transpose();
+        let stats = stats.map(|interval| log_figures(runtime.handle(), interval, figures)).transpose();
         let stats =
             stats.map_err(|error| AppError::System { what: "start the thread that logs figures", error })?;
         Ok(Running { runtime, _reservation: self.reservation, _stats: stats })
@@ -233,9 +233,9 @@ async fn tell_of_silence<T>(context: Context) -> T {
 }
 
 /// Where the control socket goes. Without a place for it, and none asked for, the stack runs without.
-fn control_path(args: &StackArgs) -> Option<PathBuf> {
-    if args.no_control || args.control.is_some() {
-        return args.control.clone();
+pub fn control_path(no_control: bool, control: Option<&PathBuf>) -> Option<PathBuf> {
+    if no_control || control.is_some() {
+        return control.cloned();
     }
     control_socket::default_path()
         .inspect_err(|error| {
@@ -308,7 +308,11 @@ fn stack_config(args: &StackArgs, interface: &str) -> Result<StackConfig, AppErr
 /// Largest file of rules read, in bytes: some hundred thousand rules; a larger one is a mistaken path.
 const RULES_BYTES_MAX: u64 = 64 << 20;
 
-fn read_rules(path: &Path) -> Result<Arc<RuleSet>, AppError> {
+/// Reads a file of rules.
+///
+/// # Errors
+/// It cannot be read, or a rule is wrong.
+pub fn read_rules(path: &Path) -> Result<Arc<RuleSet>, AppError> {
     use std::io::Read as _;
     let file_error = |error| AppError::File { what: "read the rules", path: path.to_owned(), error };
     let mut text = String::new();
@@ -325,7 +329,8 @@ fn read_rules(path: &Path) -> Result<Arc<RuleSet>, AppError> {
 }
 
 /// Reads the rules again at SIGHUP; wrong ones are told, and the old ones stay.
-fn reload_rules(path: PathBuf) -> signals::Reload {
+#[must_use]
+pub fn reload_rules(path: PathBuf) -> signals::Reload {
     Box::new(move |handle| {
         let set = read_rules(&path).and_then(|rules| {
             handle.set_rules(&rules).map_err(|error| AppError::Usage(format!("{}: {error}", path.display())))
@@ -373,7 +378,7 @@ fn share_with_kernel(config: &mut StackConfig, interface: &str) -> Result<(), Ap
 /// The route to everywhere through `gateway`.
 fn default_route(gateway: std::net::IpAddr) -> Route {
     let everywhere = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    Route { destination: everywhere.parse().expect("a network"), gateway }
+    Route { destination: everywhere.parse().expect("a network"), gateway, link: None }
 }
 
 /// A listener's options from the command line.
@@ -402,7 +407,14 @@ pub fn socket_options(stack: &StackArgs, args: &TcpArgs) -> SocketOptions {
 }
 
 /// Starts a thread that logs what happened in every `interval`, until the returned sender is dropped.
-fn log_figures(handle: Handle, interval: Duration) -> std::io::Result<Sender<()>> {
+///
+/// # Errors
+/// When the system refuses the thread.
+pub fn log_figures(
+    handle: Handle,
+    interval: Duration,
+    figures: fn(&Metrics, &Metrics) -> String,
+) -> std::io::Result<Sender<()>> {
     let (keep, ended) = channel::<()>();
     let log = move || {
         let mut before = handle.metrics();

@@ -54,6 +54,7 @@ fn parsing(c: &mut Criterion) {
         groups: Vec::new(),
         partial_checksums: false,
         dhcp: false,
+        forwarding: false,
         hash_keys: (1, 2),
     };
     assert!(parse(&packet, &policy).is_ok());

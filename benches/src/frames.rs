@@ -203,6 +203,7 @@ mod tests {
             groups: Vec::new(),
             partial_checksums: false,
             dhcp: false,
+            forwarding: false,
             hash_keys: (1, 2),
         };
         for (flags, timestamps, len) in [

@@ -83,6 +83,7 @@ impl Stack {
             groups: Vec::new(),
             partial_checksums: false,
             dhcp: false,
+            forwarding: false,
             hash_keys: tcp.hash_keys(),
         };
         let mut stack = Self {

@@ -2,6 +2,7 @@
 //
 // Decides, packet by packet, what of a NIC queue's traffic goes to the stack's AF_XDP socket, what the stack only gets
 // a copy of, and what stays with the kernel. When in doubt (truncated, tagged, malformed) the kernel gets the packet.
+// A queue is steered by destination addresses and open ports, or, for a stack that forwards, as a whole (QUEUE_WHOLE).
 //
 // Every map is keyed by the RX queue, so that several processes can each have queues of one NIC: a process only ever
 // writes the entries of its own queues. A queue whose configuration is zero is the kernel's entirely.
@@ -31,14 +32,18 @@
 
 // Flags of a queue; 0 means that all of it is the kernel's.
 #define QUEUE_ACTIVE 1u
-// The stack shares its addresses with the kernel: it gets copies of ARP and neighbour discovery.
+// The kernel has addresses here as well: ARP and neighbour discovery that concern both go to both.
 #define QUEUE_SHARED 2u
 // Open ports are the stack's at every unicast destination, not only at the addresses listed as shared.
 #define QUEUE_ANY_ADDRESS 4u
+// Everything is the stack's, whatever its destination, but for what concerns the kernel's addresses.
+#define QUEUE_WHOLE 8u
 
 // What an address in `bw_addrs` is.
 #define ADDRESS_OWNED 1u
 #define ADDRESS_SHARED 2u
+// With QUEUE_WHOLE: the kernel's alone.
+#define ADDRESS_KERNEL 3u
 
 // First index of `struct ports.open`.
 #define PORTS_TCP 0u
@@ -169,8 +174,12 @@ static __always_inline void *at(const struct view *view, __u32 offset, __u32 len
 
 static __always_inline __u32 address_kind(const struct view *view, const struct address *address)
 {
-	__u32 *kind = bpf_map_lookup_elem(&bw_addrs, address);
+	__u32 *kind;
 
+	// Everything is the stack's: no address is in the map.
+	if ((view->flags & (QUEUE_WHOLE | QUEUE_SHARED)) == QUEUE_WHOLE)
+		return 0;
+	kind = bpf_map_lookup_elem(&bw_addrs, address);
 	return kind ? *kind : 0;
 }
 
@@ -200,6 +209,7 @@ static __always_inline bool port_is_open(const struct view *view, __u32 protocol
 	return ports && (ports->open[protocol * 8192 + (port >> 3)] & (1 << (port & 7)));
 }
 
+// For packets that are the stack's without a look at their ports.
 static __always_inline enum verdict owned_verdict(__u8 protocol)
 {
 	switch (protocol) {
@@ -219,7 +229,9 @@ static __always_inline enum verdict owned_verdict(__u8 protocol)
 static __always_inline enum verdict arp(const struct view *view)
 {
 	const __u8 *arp = at(view, ETH_HLEN, ARP_BYTES);
+	bool whole = view->flags & QUEUE_WHOLE;
 	__be32 sender, target;
+	__u32 kind;
 
 	if (!arp)
 		return PASS_TRUNCATED;
@@ -227,7 +239,11 @@ static __always_inline enum verdict arp(const struct view *view)
 		return PASS;
 	__builtin_memcpy(&sender, arp + 14, 4);
 	__builtin_memcpy(&target, arp + 24, 4);
-	if (ipv4_kind(view, target) == ADDRESS_OWNED)
+	kind = ipv4_kind(view, target);
+	if (kind == ADDRESS_OWNED)
+		return ARP_TO_SOCKET;
+	// Requests and replies to the kernel tell the stack as well who the sender is (RFC 826).
+	if (whole && kind != ADDRESS_KERNEL && !((view->flags & QUEUE_SHARED) && sender == target))
 		return ARP_TO_SOCKET;
 	// An announcement (RFC 5227 section 3) renews the entry of whoever knows the sender.
 	if ((view->flags & QUEUE_SHARED) || sender == target)
@@ -306,6 +322,16 @@ static __always_inline bool ports_count(const struct view *view, __u32 kind)
 	return kind == ADDRESS_SHARED || ((view->flags & QUEUE_ANY_ADDRESS) && !(eth[0] & 1));
 }
 
+// Queries concern the groups of both (RFC 3376 section 4.1); `other` is the verdict on all else.
+static __always_inline enum verdict igmp(const struct view *view, __u32 offset, enum verdict other)
+{
+	const __u8 *igmp = at(view, offset, ICMP_BYTES);
+
+	if (!igmp)
+		return PASS_TRUNCATED;
+	return igmp[0] == 0x11 ? COPY : other;
+}
+
 static __always_inline enum verdict ipv4(const struct view *view)
 {
 	const struct iphdr *ip = at(view, ETH_HLEN, sizeof(*ip));
@@ -323,6 +349,13 @@ static __always_inline enum verdict ipv4(const struct view *view)
 	// Fragments included: the stack reassembles.
 	if (kind == ADDRESS_OWNED)
 		return owned_verdict(ip->protocol);
+	if (view->flags & QUEUE_WHOLE) {
+		if (kind == ADDRESS_KERNEL)
+			return PASS;
+		if (ip->protocol == IPPROTO_IGMP && (view->flags & QUEUE_SHARED))
+			return igmp(view, offset, ICMP_TO_SOCKET);
+		return owned_verdict(ip->protocol);
+	}
 	ours = ports_count(view, kind);
 	// Later fragments do not say their port, so that a shared address cannot have any of a packet's fragments.
 	if (bpf_ntohs(ip->frag_off) & 0x3fff)
@@ -333,14 +366,8 @@ static __always_inline enum verdict ipv4(const struct view *view)
 		return transport(view, offset, ip->protocol, ours);
 	case IPPROTO_ICMP:
 		return ours ? shared_icmp(view, offset) : PASS;
-	case IPPROTO_IGMP: {
-		// Queries concern the groups of both (RFC 3376 section 4.1).
-		const __u8 *igmp = at(view, offset, ICMP_BYTES);
-
-		if (!igmp)
-			return PASS_TRUNCATED;
-		return igmp[0] == 0x11 ? COPY : PASS;
-	}
+	case IPPROTO_IGMP:
+		return igmp(view, offset, PASS);
 	default:
 		return PASS;
 	}
@@ -383,6 +410,34 @@ static __always_inline enum verdict icmpv6(const struct view *view, __u32 offset
 		return shared ? COPY : PASS;
 	default:
 		return PASS;
+	}
+}
+
+// ICMPv6 on a link that is the stack's but for the kernel's addresses: what is for the kernel or about one of its addresses is
+// its own, with copies of neighbour discovery; what is for all nodes is for both, if the kernel has addresses.
+static __always_inline enum verdict whole_icmpv6(const struct view *view, __u32 offset, __u32 kind, bool multicast)
+{
+	const __u8 *icmp = at(view, offset, ICMP_BYTES);
+	bool both = kind == ADDRESS_KERNEL || (multicast && (view->flags & QUEUE_SHARED));
+
+	if (!icmp)
+		return PASS_TRUNCATED;
+	switch (icmp[0]) {
+	case 130: // multicast listener query
+	case 134: // router advertisement
+	case 136: // neighbour advertisement
+		return both ? COPY : ICMP_TO_SOCKET;
+	case 135: { // neighbour solicitation
+		const void *target = at(view, offset + ICMP_BYTES, ND_TARGET_BYTES);
+
+		if (!target)
+			return PASS_TRUNCATED;
+		if (ipv6_kind(view, target) == ADDRESS_KERNEL)
+			return COPY;
+		return kind == ADDRESS_KERNEL ? PASS : ND_TO_SOCKET;
+	}
+	default:
+		return kind == ADDRESS_KERNEL ? PASS : ICMP_TO_SOCKET;
 	}
 }
 
@@ -437,6 +492,14 @@ static __always_inline enum verdict ipv6(const struct view *view)
 	kind = ipv6_kind(view, &ip->daddr);
 	if (kind == ADDRESS_OWNED)
 		return owned_verdict(next);
+	if (view->flags & QUEUE_WHOLE) {
+		// Where the kernel has no addresses, nothing needs a closer look.
+		bool shared = view->flags & QUEUE_SHARED;
+
+		if (shared && skip_extensions(view, &offset, &next, &fragment) && !fragment && next == IPPROTO_ICMPV6)
+			return whole_icmpv6(view, offset, kind, ip->daddr.s6_addr[0] == 0xff);
+		return kind == ADDRESS_KERNEL ? PASS : owned_verdict(ip->nexthdr);
+	}
 	if (!skip_extensions(view, &offset, &next, &fragment))
 		return PASS_TRUNCATED;
 	ours = ports_count(view, kind);
@@ -471,7 +534,7 @@ static __always_inline enum verdict classify(const struct view *view)
 	case 0x9100: // QinQ before 802.1ad
 		return PASS_VLAN;
 	default:
-		return PASS;
+		return view->flags & QUEUE_WHOLE ? OTHER_TO_SOCKET : PASS;
 	}
 }
 

@@ -10,6 +10,7 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue, Umem};
 use crate::options::QueueOptions;
 use crate::ring::{Desc, Mapped};
 use crate::socket::RingHandles;
+use crate::umem::Memory;
 
 /// A socket's rings.
 pub(crate) struct Access {
@@ -33,8 +34,8 @@ struct Library {
 }
 
 impl Access {
-    /// To the rings of a socket just bound over `umem`, whose frames `frames` names in order.
-    pub fn new(handles: RingHandles, umem: Umem, frames: Box<[FrameDesc]>, options: &QueueOptions) -> Self {
+    /// To the rings of a socket just bound over `memory`.
+    pub fn new(handles: RingHandles, memory: &Memory, options: &QueueOptions) -> Self {
         let fd = handles.1.fd().as_raw_fd();
         let mapped = match Mapped::of(fd, options.rx_ring, options.tx_ring) {
             Ok(mapped) => Some(mapped),
@@ -46,7 +47,8 @@ impl Access {
         #[cfg(feature = "testing")]
         let mapped = mapped.filter(|_| !crate::testing::library_rings());
         let (tx, rx, fill, completion) = handles;
-        let frames = if mapped.is_some() { Box::default() } else { frames };
+        let frames = if mapped.is_some() { Box::default() } else { memory.frames.clone() };
+        let umem = memory.umem.clone();
         let scratch = Box::new([FrameDesc::default(); BURST_PACKETS]);
         let frame_size = u64::from(options.frame_size);
         Self { library: Library { rx, tx, fill, completion, umem, frame_size, frames, scratch }, mapped }

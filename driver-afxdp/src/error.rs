@@ -168,6 +168,17 @@ pub enum Error {
         /// What the kernel answered.
         source: io::Error,
     },
+    /// No link was named.
+    #[error("a device of several links needs one at least: name a NIC")]
+    NoLinks,
+    /// A queue was named for more than one link, or twice for one.
+    #[error("queue {queue} of {interface} is named twice: name each NIC, and each of its queues, once")]
+    QueueTwice {
+        /// Name of the interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+    },
     /// A ring's size is not possible.
     #[error("{what} is {value}: it must be a power of two from {min} to {max}")]
     NotPowerOfTwo {
@@ -191,8 +202,10 @@ pub enum Error {
         max: u32,
     },
     /// More addresses than the steering program keeps for a queue.
-    #[error("{addresses} addresses for open ports are too many: list at most {max}, or steer at any address")]
+    #[error("{addresses} addresses {what} are too many: list at most {max}")]
     TooManyAddresses {
+        /// What they are listed for.
+        what: &'static str,
         /// How many were listed.
         addresses: usize,
         /// The most possible.

@@ -1,4 +1,4 @@
-//! Bywash's AF_XDP driver: a queue of a network interface as a packet device of the stack.
+//! Bywash's AF_XDP driver: a queue of a network interface as a packet device of the stack, or several interfaces as one.
 //!
 //! The order in which things are had, and in which the code reads:
 //! 1. [`Nic::open`] looks at the interface (`nic.rs`, `ethtool.rs`);
@@ -8,6 +8,9 @@
 //!    `ports.rs`);
 //! 4. [`Queue`] is the device (`queue.rs`, `rings.rs`): bursts of packets in and out, and sleep. The rings' memory is behind
 //!    `access.rs` and `ring.rs`.
+//!
+//! For a stack that forwards, [`LinksOpener`] and [`Links`] (`links.rs`) take the place of the last two: several NICs over
+//! one packet memory.
 //!
 //! All `unsafe` is here because the kernel is on the other side: rings and frames it shares, syscalls libc does not
 //! wrap. Needs Linux 5.18 or later.
@@ -19,6 +22,7 @@ mod bpf;
 mod error;
 mod ethtool;
 mod link;
+mod links;
 mod maps;
 mod nic;
 mod options;
@@ -38,11 +42,14 @@ pub mod testing;
 mod umem;
 
 pub use error::Error;
+pub use links::{LinkOptions, Links, LinksOpener};
 pub use maps::ADDRESSES_PER_QUEUE;
 pub use nic::{
     AttachMode, AttachedProgram, Channels, Driver, Nic, Offloads, Rings, Setting, XdpFeatures, interfaces,
 };
-pub use options::{BusyPoll, FRAMES, HugePages, Mode, PortAddresses, QueueOptions, RING_SIZE};
+pub use options::{
+    BusyPoll, FRAMES, HugePages, KernelAddresses, Mode, PortAddresses, QueueOptions, RING_SIZE,
+};
 pub use privileges::{Capability, Missing};
 pub use program::{AttachOptions, Steer, TO_ATTACH};
 pub use queue::{Queue, QueueOpener};

@@ -14,7 +14,7 @@ use crate::bpf::{self, Object, Pod};
 use crate::ports::Bits;
 
 /// Version of everything in `bpf/steer.bpf.c` that two processes share; raised by any change of its maps' meaning.
-pub(crate) const ABI_VERSION: u32 = 2;
+pub(crate) const ABI_VERSION: u32 = 3;
 /// First half of the entry in `bw_abi`: "bywa".
 const ABI_MAGIC: u32 = 0x6279_7761;
 
@@ -23,15 +23,21 @@ pub(crate) const PROGRAM: &CStr = c"bywash_steer";
 
 /// `QUEUE_*`: the queue is in use.
 pub(crate) const QUEUE_ACTIVE: u32 = 1;
-/// `QUEUE_*`: addresses are shared with the kernel; copies of ARP and neighbour discovery.
+/// `QUEUE_*`: the kernel has addresses here as well; copies of ARP and neighbour discovery.
 pub(crate) const QUEUE_SHARED: u32 = 2;
 /// `QUEUE_*`: open ports count at every unicast destination.
 pub(crate) const QUEUE_ANY_ADDRESS: u32 = 4;
+
+/// `QUEUE_*`: everything is the stack's, but for what concerns the kernel's addresses; with [`QUEUE_SHARED`] there are such.
+pub(crate) const QUEUE_WHOLE: u32 = 8;
 
 /// `ADDRESS_*`: the stack's alone.
 pub(crate) const ADDRESS_OWNED: u32 = 1;
 /// `ADDRESS_*`: the kernel's as well; only open ports are the stack's.
 pub(crate) const ADDRESS_SHARED: u32 = 2;
+
+/// `ADDRESS_*`: the kernel's alone, on a queue whose other packets are the stack's.
+pub(crate) const ADDRESS_KERNEL: u32 = 3;
 
 /// Bytes of one bitmap of 65,536 ports.
 const BITMAP_BYTES: usize = 8192;
@@ -88,8 +94,8 @@ pub(crate) const VERDICTS: [(&str, &str); 13] = [
         "xdp_copy_failed",
         "Packets of which the stack should have got a copy, but the ring of copies was full or they were too long.",
     ),
-    ("xdp_arp", "ARP packets for addresses of the stack's own."),
-    ("xdp_neighbor_discovery", "Neighbour solicitations for addresses of the stack's own."),
+    ("xdp_arp", "ARP packets steered to the stack."),
+    ("xdp_neighbor_discovery", "Neighbour solicitations steered to the stack."),
     ("xdp_tcp", "TCP packets steered to the stack."),
     ("xdp_udp", "UDP packets steered to the stack."),
     ("xdp_icmp", "ICMP packets steered to the stack."),

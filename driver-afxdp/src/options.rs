@@ -65,6 +65,19 @@ pub enum PortAddresses {
     Any,
 }
 
+/// Whose packets stay with the kernel on a link that is the stack's as a whole
+/// ([`LinkOptions`](crate::LinkOptions)).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum KernelAddresses {
+    /// The addresses that the interface has when the link is opened, so that ssh to them goes on.
+    #[default]
+    Interface,
+    /// These, at most [`ADDRESSES_PER_QUEUE`]; further ones are an error.
+    Listed(Vec<IpAddr>),
+    /// None: the kernel hears nothing but frames with a VLAN tag and those cut short.
+    None,
+}
+
 /// Busy polling: the socket's thread drives the NIC's queue instead of interrupts (`SO_PREFER_BUSY_POLL`,
 /// `SO_BUSY_POLL`, `SO_BUSY_POLL_BUDGET`). Takes `napi_defer_hard_irqs` and `gro_flush_timeout` of the interface to be
 /// set as well; without effect on veth.
@@ -88,7 +101,7 @@ pub struct QueueOptions {
     /// How packets get between the NIC and the frames. Of [`Mode::Generic`] and the native ones that can be had which
     /// the program was attached for.
     pub mode: Mode,
-    /// Frames of the queue's pool, within [`FRAMES`]: memory for packets being received, transmitted and held.
+    /// Frames of the pool, within [`FRAMES`]: memory for packets being received, transmitted and held.
     pub frames: u32,
     /// Bytes of a frame: 2048 or 4096. 256 of them are headroom.
     pub frame_size: u32,
@@ -104,7 +117,7 @@ pub struct QueueOptions {
     pub huge_pages: HugePages,
     /// Largest IP packet in bytes, if smaller than the interface's MTU.
     pub mtu: Option<usize>,
-    /// Where open ports count.
+    /// Where open ports count. Of no meaning to [`Links`](crate::Links), whose links are the stack's as a whole.
     pub port_addresses: PortAddresses,
 }
 
@@ -160,8 +173,12 @@ impl QueueOptions {
         self.rx_ring.min(self.frames / 2).max(1)
     }
 
-    pub(crate) fn addresses_in_bounds(addresses: &[IpAddr]) -> bool {
-        addresses.len() <= ADDRESSES_PER_QUEUE as usize
+    /// Whether the steering program has room for these addresses, which are listed for `what`.
+    pub(crate) fn check_addresses(what: &'static str, addresses: &[IpAddr]) -> Result<(), Error> {
+        if addresses.len() <= ADDRESSES_PER_QUEUE as usize {
+            return Ok(());
+        }
+        Err(Error::TooManyAddresses { what, addresses: addresses.len(), max: ADDRESSES_PER_QUEUE })
     }
 }
 

@@ -9,19 +9,18 @@ use std::sync::Arc;
 
 use bywash::device::{Capabilities, Device, Steering, WaitDevice};
 use bywash::limits::BURST_PACKETS;
-use bywash::packet::{Frame, Packet, PacketBatch, PacketPool, Ring};
+use bywash::packet::{Frame, Packet, PacketBatch, PacketPool};
 
 use crate::error::Error;
 use crate::link::{LinkState, LinkWatch};
-use crate::maps::ADDRESSES_PER_QUEUE;
 use crate::nic::{AttachMode, Nic};
 use crate::options::{Mode, PortAddresses, QueueOptions};
 use crate::program::{Attached, Steer};
 use crate::ring::Desc;
-use crate::rings::{PACKET_CONTINUES, Rings};
-use crate::socket::{self, ObtainedMode};
+use crate::rings::{PACKET_CONTINUES, Rings, Share};
+use crate::socket::{self, Bound, ObtainedMode, Place};
 use crate::stats::{QueueCounters, XdpStatistics};
-use crate::steer::QueueSteering;
+use crate::steer::{QueueSteering, Whose};
 use crate::umem::Memory;
 
 /// Frames one received packet may span: 64 KiB and an Ethernet header in frames of 2048 bytes take 37. A longer one is
@@ -43,28 +42,12 @@ pub struct QueueOpener {
 
 impl QueueOpener {
     pub(crate) fn new(steer: &Steer, queue: u32, options: &QueueOptions) -> Result<Self, Error> {
-        let attached = &steer.inner;
-        let (interface, queues) = (attached.nic.name.clone(), attached.nic.rx_queues);
-        if queue >= queues.min(attached.maps.queue_count) {
-            return Err(Error::QueueOutOfRange { interface, queue, queues });
-        }
         options.check()?;
-        let generic = attached.mode == AttachMode::Generic;
-        if generic && matches!(options.mode, Mode::ZeroCopy | Mode::Copy)
-            || !generic && options.mode == Mode::Generic
-        {
-            return Err(Error::ModeConflict {
-                interface,
-                wanted: options.mode.name(),
-                obtained: if generic { "generic" } else { "native" },
-            });
+        check_place(&steer.inner, queue, options)?;
+        if let PortAddresses::Listed(addresses) = &options.port_addresses {
+            QueueOptions::check_addresses("for open ports", addresses)?;
         }
-        if let PortAddresses::Listed(addresses) = &options.port_addresses
-            && !QueueOptions::addresses_in_bounds(addresses)
-        {
-            return Err(Error::TooManyAddresses { addresses: addresses.len(), max: ADDRESSES_PER_QUEUE });
-        }
-        Ok(Self { attached: attached.clone(), queue, options: options.clone() })
+        Ok(Self { attached: steer.inner.clone(), queue, options: options.clone() })
     }
 
     /// The queue's number.
@@ -81,48 +64,38 @@ impl QueueOpener {
     /// [`Error::NoAfXdp`], [`Error::NoZeroCopy`], [`Error::MtuTooLarge`], [`Error::Unsupported`], [`Error::System`].
     pub fn open(self) -> Result<Queue, Error> {
         let Self { attached, queue, options } = self;
-        let memory = Memory::new(&options)?;
-        let bound = socket::bind(&attached.nic, attached.mode, queue, &options, &memory.umem)?;
-        let fd = bound.handles.1.fd().as_raw_fd();
-        let system = |what| {
-            let interface = attached.nic.name.clone();
-            move |source| Error::System { interface, what, source }
-        };
-        // Watched first and looked at then, so that no change is missed.
-        let link = LinkWatch::new(attached.nic.ifindex).map_err(system("watch the link"))?;
-        let now = Nic::open(&attached.nic.name)?;
-        let up = now.is_up && now.has_carrier;
-        let mode = ObtainedMode {
-            bind: bound.mode,
-            attach: attached.mode,
-            multi_buffer: bound.multi_buffer,
-            huge_pages: memory.huge_pages,
-        };
-        let capabilities = Capabilities {
-            mac: attached.nic.mac,
-            mtu: bound.mtu,
-            partial_checksums: attached.nic.partial_checksums(),
-            tx_frames_max: bound.tx_frames_max,
-        };
-        let mut rings = Rings::new(bound, memory, &options);
-        // The NIC must have frames before the first packet is steered here.
-        rings.refill();
-        let steering = QueueSteering::start(&attached, queue, fd, &options)
-            .map_err(system("set up the queue's steering"))?;
-        tracing::info!(interface = attached.nic.name, queue, %mode, mtu = capabilities.mtu, "queue opened");
-        Ok(Queue {
-            steering,
-            rings,
-            link,
-            link_state: if up { LinkState::Up } else { LinkState::Down },
-            partial: Partial::None,
-            tx_blocked: false,
-            capabilities,
-            mode,
-            queue,
-            attached,
-        })
+        let place = Place { nic: &attached.nic, attach: attached.mode, queue };
+        let (memory, mut bound) = socket::bind(&[place], &options)?;
+        let bound = bound.pop().expect("a socket for the place");
+        let taken = Taken { bound, memory: &memory, share: Share::of_one(&options) };
+        Queue::start(attached, queue, taken, &options, Whose::ByAddress(&options.port_addresses))
     }
+}
+
+/// Whether a socket can be had at `queue` of an interface.
+pub(crate) fn check_place(attached: &Attached, queue: u32, options: &QueueOptions) -> Result<(), Error> {
+    let (interface, queues) = (attached.nic.name.clone(), attached.nic.rx_queues);
+    if queue >= queues.min(attached.maps.queue_count) {
+        return Err(Error::QueueOutOfRange { interface, queue, queues });
+    }
+    let generic = attached.mode == AttachMode::Generic;
+    if generic && matches!(options.mode, Mode::ZeroCopy | Mode::Copy)
+        || !generic && options.mode == Mode::Generic
+    {
+        return Err(Error::ModeConflict {
+            interface,
+            wanted: options.mode.name(),
+            obtained: if generic { "generic" } else { "native" },
+        });
+    }
+    Ok(())
+}
+
+/// A socket just bound to a queue, and its frames.
+pub(crate) struct Taken<'a> {
+    pub bound: Bound,
+    pub memory: &'a Memory,
+    pub share: Share,
 }
 
 impl fmt::Debug for QueueOpener {
@@ -147,8 +120,8 @@ pub struct Queue {
     link: LinkWatch,
     link_state: LinkState,
     partial: Partial,
-    /// Packets were left over because the TX ring was full.
-    tx_blocked: bool,
+    /// Frames of a packet that was left over because there was no room for it; 0 when there is none.
+    tx_wanted: usize,
     capabilities: Capabilities,
     mode: ObtainedMode,
     queue: u32,
@@ -165,6 +138,56 @@ enum Partial {
 }
 
 impl Queue {
+    /// Makes a bound socket a device: fills the fill ring, and then lets the steering program hand packets over.
+    pub(crate) fn start(
+        attached: Arc<Attached>,
+        queue: u32,
+        taken: Taken<'_>,
+        options: &QueueOptions,
+        whose: Whose<'_>,
+    ) -> Result<Self, Error> {
+        let Taken { bound, memory, share } = taken;
+        let fd = bound.handles.1.fd().as_raw_fd();
+        let system = |what| {
+            let interface = attached.nic.name.clone();
+            move |source| Error::System { interface, what, source }
+        };
+        // Watched first and looked at then, so that no change is missed.
+        let link = LinkWatch::new(attached.nic.ifindex).map_err(system("watch the link"))?;
+        let now = Nic::open(&attached.nic.name)?;
+        let up = now.is_up && now.has_carrier;
+        let mode = ObtainedMode {
+            bind: bound.mode,
+            attach: attached.mode,
+            multi_buffer: bound.multi_buffer,
+            huge_pages: memory.huge_pages,
+        };
+        let capabilities = Capabilities {
+            mac: attached.nic.mac,
+            mtu: bound.mtu,
+            partial_checksums: attached.nic.partial_checksums(),
+            tx_frames_max: bound.tx_frames_max,
+        };
+        let mut rings = Rings::new(bound, memory, options, share);
+        // The NIC must have frames before the first packet is steered here.
+        rings.refill();
+        let steering = QueueSteering::start(&attached, queue, fd, whose)
+            .map_err(system("set up the queue's steering"))?;
+        tracing::info!(interface = attached.nic.name, queue, %mode, mtu = capabilities.mtu, "queue opened");
+        Ok(Self {
+            steering,
+            rings,
+            link,
+            link_state: if up { LinkState::Up } else { LinkState::Down },
+            partial: Partial::None,
+            tx_wanted: 0,
+            capabilities,
+            mode,
+            queue,
+            attached,
+        })
+    }
+
     /// What was obtained.
     #[must_use]
     pub fn mode(&self) -> ObtainedMode {
@@ -230,7 +253,7 @@ impl Queue {
 
     /// A received frame: as a packet, if it is one by itself, as nearly all are; else [`Queue::join_frame`].
     fn take_frame(&mut self, desc: Desc) -> Option<Packet> {
-        let frame = self.rings.reclaim(desc.addr, Ring::Fill);
+        let frame = self.rings.reclaim(desc.addr);
         let start = desc.addr as usize & (self.rings.frame_size() - 1);
         let len = desc.len as usize;
         let continues = desc.options & PACKET_CONTINUES != 0;
@@ -354,7 +377,7 @@ impl Device for Queue {
         self.rings.reap();
         let mut room = self.rings.room();
         let (mut taken, mut put) = (0, false);
-        self.tx_blocked = false;
+        self.tx_wanted = 0;
         while let Some(front) = batch.front() {
             let ready = self.rings.is_ready(front);
             let Some(mut packet) = batch.pop_front() else { break };
@@ -370,7 +393,7 @@ impl Device for Queue {
             let frames = packet.frames();
             if frames > room {
                 batch.push_front(packet);
-                self.tx_blocked = true;
+                self.tx_wanted = frames;
                 self.rings.counters.tx_ring_full += 1;
                 break;
             }
@@ -394,33 +417,58 @@ impl Device for Queue {
     }
 }
 
-impl WaitDevice for Queue {
-    fn wait(&mut self, wake: RawFd, timeout: Option<Duration>) -> io::Result<()> {
+/// Sleep. A device of several queues sleeps on all of them at once.
+impl Queue {
+    /// Takes transmitted frames back to the pool, before any queue of it gets ready to sleep.
+    pub(crate) fn reap(&mut self) {
         self.rings.reap();
+    }
+
+    /// Gets ready to sleep; the longest sleep that this queue allows, `None` without such a limit. Zero when there is
+    /// something to do.
+    pub(crate) fn before_sleep(&mut self) -> Option<Duration> {
         self.rings.refill();
         if self.rings.tx_pending {
             self.rings.push();
         }
-        if self.tx_blocked && self.rings.room() > 0 {
-            self.tx_blocked = false;
+        if self.tx_wanted > 0 && self.rings.room() >= self.tx_wanted {
+            self.tx_wanted = 0;
+            return Some(Duration::ZERO);
+        }
+        let mut most = self.rings.tx_pending.then_some(TX_RETRY_INTERVAL);
+        // Completions wake nobody while the TX ring has room, and frames in it may be all that the NIC waits for.
+        if self.tx_wanted > 0 || self.rings.starves_for_completions() {
+            most = Some(most.map_or(COMPLETION_INTERVAL, |most| most.min(COMPLETION_INTERVAL)));
+        }
+        most
+    }
+
+    /// What ends the sleep: packets or room in the TX ring, copies, news of the link.
+    pub(crate) fn sources(&mut self) -> [libc::pollfd; 3] {
+        let mut sources = [self.rings.fd, self.steering.copies_fd(), self.link.fd()].map(readable);
+        if self.tx_wanted > 0 && self.rings.is_full(self.tx_wanted) {
+            sources[0].events |= libc::POLLOUT;
+        }
+        sources
+    }
+
+    /// Deals with what ended the sleep.
+    pub(crate) fn after_sleep(&mut self, sources: &[libc::pollfd]) -> io::Result<()> {
+        if sources[2].revents != 0 { self.read_link_news() } else { Ok(()) }
+    }
+}
+
+impl WaitDevice for Queue {
+    fn wait(&mut self, wake: RawFd, timeout: Option<Duration>) -> io::Result<()> {
+        self.reap();
+        let most = self.before_sleep();
+        if most == Some(Duration::ZERO) {
             return Ok(());
         }
-        let mut timeout = timeout;
-        let mut cap = |most: Duration| timeout = Some(timeout.map_or(most, |timeout| timeout.min(most)));
-        if self.rings.tx_pending {
-            cap(TX_RETRY_INTERVAL);
-        }
-        // Completions wake nobody while the TX ring has room, and frames in it may be all that the NIC waits for.
-        if self.tx_blocked || self.rings.starves_for_completions() {
-            cap(COMPLETION_INTERVAL);
-        }
-        let readable = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = [self.rings.fd, wake, self.steering.copies_fd(), self.link.fd()].map(readable);
-        if self.tx_blocked {
-            fds[0].events |= libc::POLLOUT;
-        }
-        poll(&mut fds, timeout)?;
-        if fds[3].revents != 0 { self.read_link_news() } else { Ok(()) }
+        let [socket, copies, link] = self.sources();
+        let mut fds = [socket, copies, link, readable(wake)];
+        poll(&mut fds, shorter(most, timeout))?;
+        self.after_sleep(&fds)
     }
 
     fn statistics(&mut self) -> Vec<(&'static str, &'static str, u64)> {
@@ -446,8 +494,21 @@ impl fmt::Debug for Queue {
     }
 }
 
+/// The shorter of two limits of a sleep; `None` is none.
+pub(crate) fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (limit, None) | (None, limit) => limit,
+    }
+}
+
+/// An entry for [`poll`].
+pub(crate) fn readable(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
 /// `poll(2)` with a timeout in nanoseconds; an interruption is a return like any other.
-fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
+pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.map(|timeout| libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),

@@ -244,6 +244,22 @@ impl Mapped {
 }
 
 #[cfg(feature = "testing")]
+impl<T: Copy> Producer<T> {
+    /// The entry that was produced last.
+    pub fn last(&self) -> T {
+        self.shared.read(self.produced.wrapping_sub(1))
+    }
+}
+
+#[cfg(feature = "testing")]
+impl<T: Copy> Consumer<T> {
+    /// The entry that was consumed last.
+    pub fn last(&self) -> T {
+        self.shared.read(self.consumed.wrapping_sub(1))
+    }
+}
+
+#[cfg(feature = "testing")]
 impl KernelSides {
     /// The positions of the four rings, which are empty.
     pub fn positions(&self) -> [u32; 4] {

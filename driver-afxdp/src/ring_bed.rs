@@ -16,8 +16,7 @@ use crate::options::{QueueOptions, XDP_HEADROOM};
 use crate::program::AttachOptions;
 use crate::queue::Queue;
 use crate::ring::{Desc, KernelSides, Mapped};
-use crate::socket;
-use crate::umem::Memory;
+use crate::socket::{self, Place};
 
 /// A way to the rings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,10 +54,10 @@ impl RingBed {
     pub fn open(interface: &str, queue: u32) -> Result<Self, Error> {
         let options = QueueOptions { frames: 512, rx_ring: 256, tx_ring: 256, ..QueueOptions::default() };
         let nic = Nic::open(interface)?;
-        let memory = Memory::new(&options)?;
-        let bound = socket::bind(&nic, AttachMode::Native, queue, &options, &memory.umem)?;
+        let place = Place { nic: &nic, attach: AttachMode::Native, queue };
+        let (memory, mut bound) = socket::bind(&[place], &options)?;
         crate::testing::use_library_rings(true);
-        let access = Access::new(bound.handles, memory.umem, memory.frames, &options);
+        let access = Access::new(bound.remove(0).handles, &memory, &options);
         crate::testing::use_library_rings(false);
         let frame_size = u64::from(options.frame_size);
         let addrs = core::array::from_fn(|i| i as u64 * frame_size + u64::from(XDP_HEADROOM));
@@ -208,6 +207,16 @@ pub fn forge(
     kernel.rx.produce(&descs);
     kernel.completion.produce(completed);
     Ok(())
+}
+
+/// Where the bytes began that `queue`, opened with `options`, received last and transmitted last, counted from the first
+/// frame of its packet memory.
+///
+/// # Errors
+/// `EBUSY` where the kernel maps no rings of a bound socket.
+pub fn last_addresses(queue: &Queue, options: &QueueOptions) -> io::Result<[u64; 2]> {
+    let Mapped { rx, tx, .. } = Mapped::of(queue.socket(), options.rx_ring, options.tx_ring)?;
+    Ok([rx.last().addr, tx.last().addr])
 }
 
 /// Lets the kernel transmit; what it answers does not matter, completions say what it did.

@@ -2,6 +2,10 @@
 //! the stack, and the TX and completion rings. Every hand-over to a ring is a [`Frame::lend`], every return a
 //! [`PacketPool::reclaim`], so that no frame can be lost or doubled, whatever the kernel puts into a ring. All of it goes
 //! by bursts; how the rings' memory is accessed is `access.rs`.
+//!
+//! The pool may be that of several sockets. A frame that one received and another transmits comes back by the completion
+//! ring of the other, to the pool, and from there to whichever fill ring lacks one. So each socket counts what its own
+//! rings have and keeps to its [`Share`]: none can take what the others need to go on.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -19,12 +23,38 @@ use crate::umem::Memory;
 /// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
 pub(crate) const PACKET_CONTINUES: u32 = 1;
 
+/// How many of the pool's frames a socket's rings may have at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Share {
+    /// Those that wait to be received into.
+    pub fill: u32,
+    /// Those given for transmission and not come back yet.
+    pub tx: u32,
+}
+
+impl Share {
+    /// Of the only socket of a pool: as many as its TX ring takes.
+    pub fn of_one(options: &QueueOptions) -> Self {
+        Self { fill: options.fill_target(), tx: u32::MAX }
+    }
+
+    /// Of each of `sockets` that share a pool: all fill rings have half of it at most and all TX rings a quarter, so that
+    /// one whose NIC takes nothing any more stops no other, and a quarter is left to hold.
+    pub fn of_each(options: &QueueOptions, sockets: u32) -> Self {
+        Self { fill: options.rx_ring.min(options.frames / 2 / sockets), tx: options.frames / 4 / sockets }
+    }
+}
+
 /// The four rings and the pool, and every movement of a frame between them.
 pub(crate) struct Rings {
     access: Access,
     pub pool: PacketPool,
     pub fd: RawFd,
-    fill_target: u32,
+    share: Share,
+    /// Frames that this socket's fill ring and NIC have to receive into.
+    filled: u32,
+    /// Frames that this socket's TX ring and NIC have, or the completion ring.
+    under_way: u32,
     always_push: bool,
     /// Syscalls for one push at most: enough to empty the TX ring at the kernel's 32 packets a call.
     pushes_max: usize,
@@ -41,14 +71,16 @@ pub(crate) struct Rings {
 }
 
 impl Rings {
-    /// Of a socket just bound; all frames are in the pool.
-    pub fn new(bound: Bound, memory: Memory, options: &QueueOptions) -> Self {
-        let access = Access::new(bound.handles, memory.umem, memory.frames, options);
+    /// Of a socket just bound over `memory`, none of whose frames it has yet.
+    pub fn new(bound: Bound, memory: &Memory, options: &QueueOptions, share: Share) -> Self {
+        let access = Access::new(bound.handles, memory, options);
         Self {
             fd: access.fd(),
             access,
-            pool: memory.pool,
-            fill_target: options.fill_target(),
+            pool: memory.pool.clone(),
+            share,
+            filled: 0,
+            under_way: 0,
             // Without need-wakeup a zero-copy driver looks at the TX ring by itself; copy mode never does.
             always_push: bound.mode == BindMode::Copy && !options.need_wakeup,
             pushes_max: options.tx_ring.div_ceil(32) as usize,
@@ -78,9 +110,11 @@ impl Rings {
         u32::try_from(addr >> self.pool.layout().frame_size.trailing_zeros()).unwrap_or(u32::MAX)
     }
 
-    /// The frame at an address that `ring` returned; `None` when that ring does not have it.
-    pub fn reclaim(&self, addr: u64, ring: Ring) -> Option<Frame> {
-        self.pool.reclaim(self.index(addr), ring)
+    /// The received frame at an address; `None` when it was not lent to be received into.
+    pub fn reclaim(&mut self, addr: u64) -> Option<Frame> {
+        let frame = self.pool.reclaim(self.index(addr), Ring::Fill)?;
+        self.filled = self.filled.saturating_sub(1);
+        Some(frame)
     }
 
     /// Takes up to `max` descriptors from the RX ring into the scratch.
@@ -100,7 +134,7 @@ impl Rings {
 
     /// Brings the fill ring to its target, so that each frame received gives one back, now or when frames return.
     fn top_up(&mut self) {
-        let mut want = self.fill_target.saturating_sub(self.pool.usage().fill);
+        let mut want = self.share.fill.saturating_sub(self.filled);
         if want == 0 {
             return;
         }
@@ -116,6 +150,7 @@ impl Rings {
                 self.addrs[place] = self.addr(*index);
             }
             self.access.fill(&self.addrs[..chunk]);
+            self.filled += chunk as u32;
             want -= chunk as u32;
         }
     }
@@ -131,15 +166,21 @@ impl Rings {
         };
     }
 
-    /// Descriptors the TX ring has room for.
+    /// Frames that may be given for transmission now.
     pub fn room(&mut self) -> usize {
-        self.access.tx_room()
+        let share = self.share.tx.saturating_sub(self.under_way);
+        self.access.tx_room().min(share as usize)
+    }
+
+    /// Whether it is the TX ring itself that has no room for so many frames: `poll` tells when it has some again, but not
+    /// when frames come back that this socket's share lacked.
+    pub fn is_full(&mut self, frames: usize) -> bool {
+        self.access.tx_room() < frames
     }
 
     /// Whether the fill ring lacks frames while transmitted ones have not come back.
     pub fn starves_for_completions(&self) -> bool {
-        let usage = self.pool.usage();
-        usage.fill < self.fill_target && usage.tx > 0
+        self.filled < self.share.fill && self.pool.usage().tx > 0
     }
 
     /// Takes transmitted frames back to the pool.
@@ -148,6 +189,7 @@ impl Rings {
             let count = self.access.complete(&mut self.addrs[..]);
             let indices = self.addrs[..count].iter().map(|&addr| self.index(addr));
             let known = self.pool.free_lent(Ring::Tx, indices);
+            self.under_way = self.under_way.saturating_sub(known as u32);
             self.counters.completions += known as u64;
             self.counters.bad_completions += (count - known) as u64;
             if count < self.addrs.len() {
@@ -253,6 +295,7 @@ impl Rings {
             self.scratch[self.staged] = Desc { addr, len: len as u32, options };
             self.staged += 1;
         }
+        self.under_way += frames as u32;
         self.counters.tx_packets += 1;
         self.counters.tx_frames += frames as u64;
     }

@@ -1,4 +1,6 @@
-//! Binding an AF_XDP socket to a queue: zero-copy, else copy; multi-buffer where it works; what was really obtained.
+//! Binding AF_XDP sockets to queues, one or several over one packet memory: zero-copy, else copy; multi-buffer where it
+//! works; what was really obtained. Sockets over one memory are bound in one and the same way, that of the first: the
+//! kernel takes no flags with the others.
 
 use core::ffi::{c_int, c_void};
 use core::fmt;
@@ -16,7 +18,7 @@ use crate::error::Error;
 use crate::nic::{AttachMode, Nic};
 use crate::options::{BusyPoll, Mode, QueueOptions};
 use crate::privileges::{self, Missing};
-use crate::umem::os_error;
+use crate::umem::{Memory, os_error};
 
 /// How long a queue may be busy before it counts as taken: the kernel releases a dead process's socket a little after
 /// the process itself, and a restart at once should not fail.
@@ -91,6 +93,21 @@ pub(crate) struct Bound {
     pub mtu: usize,
 }
 
+/// Where a socket is to be bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub nic: &'a Nic,
+    pub attach: AttachMode,
+    pub queue: u32,
+}
+
+impl Place<'_> {
+    /// Largest IP packet that is to pass.
+    fn mtu(&self, options: &QueueOptions) -> usize {
+        options.mtu.unwrap_or(self.nic.mtu).min(self.nic.mtu)
+    }
+}
+
 /// One way to bind that is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Attempt {
@@ -98,48 +115,53 @@ struct Attempt {
     multi_buffer: bool,
 }
 
-/// Binds a socket to `queue`, the best way that works.
-pub(crate) fn bind(
-    nic: &Nic,
-    attach: AttachMode,
-    queue: u32,
-    options: &QueueOptions,
-    umem: &Umem,
-) -> Result<Bound, Error> {
-    let mtu = options.mtu.unwrap_or(nic.mtu).min(nic.mtu);
-    let attempts = attempts(nic, attach, options);
+/// Allocates the frames and binds a socket over them to each place, in their order, the best way that works for all.
+pub(crate) fn bind(places: &[Place<'_>], options: &QueueOptions) -> Result<(Memory, Vec<Bound>), Error> {
     // One of them takes packets of any size, or the largest of those that do not is what can be had.
-    let possible = |attempt: &Attempt| attempt.multi_buffer || mtu <= options.one_frame_mtu();
+    let possible = |attempt: &Attempt, place: &Place<'_>| {
+        (attempt.multi_buffer || place.mtu(options) <= options.one_frame_mtu())
+            && attempts(place, options).contains(attempt)
+    };
+    let mut memory = None;
     let mut refusal = None;
-    for attempt in attempts.iter().filter(|attempt| possible(attempt)) {
-        match bind_patiently(nic, queue, options, umem, *attempt) {
-            Ok(rings) => return finish(nic, queue, options, rings, *attempt, mtu),
-            Err(source) => {
-                tracing::debug!(interface = nic.name, queue, ?attempt, error = %source, "cannot bind so");
-                if let Some(error) = hopeless(nic, queue, options, &source) {
-                    return Err(error);
+    for attempt in attempts(&places[0], options) {
+        if !places.iter().all(|place| possible(&attempt, place)) {
+            continue;
+        }
+        let fresh = memory.take().map_or_else(|| Memory::new(options), Ok)?;
+        let mut handles = Vec::with_capacity(places.len());
+        for place in places {
+            match bind_patiently(place, options, &fresh.umem, attempt) {
+                Ok(rings) => handles.push(rings),
+                Err(source) => {
+                    let (interface, queue) = (&place.nic.name, place.queue);
+                    tracing::debug!(interface, queue, ?attempt, error = %source, "cannot bind so");
+                    if let Some(error) = hopeless(place, options, &source) {
+                        return Err(error);
+                    }
+                    refusal = Some((place, attempt, source));
+                    break;
                 }
-                refusal = Some((*attempt, source));
             }
+        }
+        if handles.len() == places.len() {
+            let finish = |(place, rings)| finish(place, options, rings, attempt);
+            let bound = places.iter().zip(handles).map(finish).collect::<Result<_, _>>()?;
+            return Ok((fresh, bound));
+        }
+        // A memory with a socket has that one's way of binding for good.
+        if handles.is_empty() {
+            memory = Some(fresh);
         }
     }
     Err(match refusal {
-        Some((Attempt { mode: BindMode::ZeroCopy, .. }, source)) => {
-            Error::NoZeroCopy { interface: nic.name.clone(), queue, source }
+        Some((place, Attempt { mode: BindMode::ZeroCopy, .. }, source)) => {
+            Error::NoZeroCopy { interface: place.nic.name.clone(), queue: place.queue, source }
         }
         // Copy mode works with every size except without multi-buffer.
-        Some((Attempt { multi_buffer: true, .. }, _)) | None => Error::MtuTooLarge {
-            interface: nic.name.clone(),
-            mtu,
-            max: options.one_frame_mtu(),
-            mode: if options.mode == Mode::ZeroCopy {
-                "zero-copy mode, whose driver takes one frame a packet"
-            } else {
-                "one frame a packet, which is all this kernel or driver can"
-            },
-        },
-        Some((_, source)) => Error::Unsupported {
-            interface: nic.name.clone(),
+        Some((_, Attempt { multi_buffer: true, .. }, _)) | None => too_large(places, options),
+        Some((place, _, source)) => Error::Unsupported {
+            interface: place.nic.name.clone(),
             what: "bind an AF_XDP socket",
             source,
             log: String::new(),
@@ -147,9 +169,24 @@ pub(crate) fn bind(
     })
 }
 
+/// The error about the place with the largest MTU.
+fn too_large(places: &[Place<'_>], options: &QueueOptions) -> Error {
+    let place = places.iter().max_by_key(|place| place.mtu(options)).expect("at least one place");
+    Error::MtuTooLarge {
+        interface: place.nic.name.clone(),
+        mtu: place.mtu(options),
+        max: options.one_frame_mtu(),
+        mode: if options.mode == Mode::ZeroCopy {
+            "zero-copy mode, whose driver takes one frame a packet"
+        } else {
+            "one frame a packet, which is all this kernel or driver can"
+        },
+    }
+}
+
 /// The ways to bind, best first. Some drivers want zero-copy or copy stated, so one of the two always is.
-fn attempts(nic: &Nic, attach: AttachMode, options: &QueueOptions) -> Vec<Attempt> {
-    let zero_copy_frames = nic.xdp_features.map_or(0, |features| features.zero_copy_frames_max);
+fn attempts(place: &Place<'_>, options: &QueueOptions) -> Vec<Attempt> {
+    let zero_copy_frames = place.nic.xdp_features.map_or(0, |features| features.zero_copy_frames_max);
     let zero_copy = [
         (zero_copy_frames > 1).then_some(Attempt { mode: BindMode::ZeroCopy, multi_buffer: true }),
         Some(Attempt { mode: BindMode::ZeroCopy, multi_buffer: false }),
@@ -157,14 +194,16 @@ fn attempts(nic: &Nic, attach: AttachMode, options: &QueueOptions) -> Vec<Attemp
     let copy = [true, false].map(|multi_buffer| Some(Attempt { mode: BindMode::Copy, multi_buffer }));
     match options.mode {
         Mode::ZeroCopy => zero_copy.into_iter().flatten().collect(),
-        Mode::Auto if attach == AttachMode::Native => zero_copy.into_iter().chain(copy).flatten().collect(),
+        Mode::Auto if place.attach == AttachMode::Native => {
+            zero_copy.into_iter().chain(copy).flatten().collect()
+        }
         Mode::Auto | Mode::Copy | Mode::Generic => copy.into_iter().flatten().collect(),
     }
 }
 
 /// The error that no other way of binding can help, if `source` is one.
-fn hopeless(nic: &Nic, queue: u32, options: &QueueOptions, source: &io::Error) -> Option<Error> {
-    let interface = nic.name.clone();
+fn hopeless(place: &Place<'_>, options: &QueueOptions, source: &io::Error) -> Option<Error> {
+    let (interface, queue) = (place.nic.name.clone(), place.queue);
     Some(match source.raw_os_error()? {
         libc::EBUSY => Error::QueueTaken { interface, queue },
         libc::EPERM | libc::EACCES => {
@@ -190,15 +229,14 @@ pub(crate) type RingHandles = (TxQueue, RxQueue, FillQueue, CompQueue);
 
 /// Binds, and waits for a while if the queue is busy.
 fn bind_patiently(
-    nic: &Nic,
-    queue: u32,
+    place: &Place<'_>,
     options: &QueueOptions,
     umem: &Umem,
     attempt: Attempt,
 ) -> io::Result<RingHandles> {
     let started = Instant::now();
     loop {
-        match bind_once(nic, queue, options, umem, attempt) {
+        match bind_once(place, options, umem, attempt) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < BUSY_PATIENCE => {
                 thread::sleep(BUSY_INTERVAL);
             }
@@ -208,8 +246,7 @@ fn bind_patiently(
 }
 
 fn bind_once(
-    nic: &Nic,
-    queue: u32,
+    place: &Place<'_>,
     options: &QueueOptions,
     umem: &Umem,
     attempt: Attempt,
@@ -227,9 +264,9 @@ fn bind_once(
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
         .bind_flags(flags)
         .build();
-    let interface = Interface::new(bpf::c_name(&nic.name)?);
-    // SAFETY: the UMEM is bound to one queue only, and libxdp loads no program.
-    let socket = unsafe { Socket::new(config, umem, &interface, queue) };
+    let interface = Interface::new(bpf::c_name(&place.nic.name)?);
+    // SAFETY: the UMEM is bound to each queue once only, and libxdp loads no program.
+    let socket = unsafe { Socket::new(config, umem, &interface, place.queue) };
     let (tx, rx, rings) = socket.map_err(|error| os_error(&error))?;
     let (fill, completion) =
         rings.ok_or_else(|| io::Error::other("the UMEM already was bound to this queue"))?;
@@ -238,13 +275,13 @@ fn bind_once(
 
 /// Reads back what was obtained and sets what remains.
 fn finish(
-    nic: &Nic,
-    queue: u32,
+    place: &Place<'_>,
     options: &QueueOptions,
     handles: RingHandles,
     attempt: Attempt,
-    mtu: usize,
 ) -> Result<Bound, Error> {
+    let &Place { nic, queue, .. } = place;
+    let mtu = place.mtu(options);
     let fd = handles.1.fd().as_raw_fd();
     let system = |what| move |source| Error::System { interface: nic.name.clone(), what, source };
     let mode = obtained(fd).map_err(system("read XDP_OPTIONS of the socket"))?;

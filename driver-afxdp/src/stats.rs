@@ -80,7 +80,7 @@ counters! {
     rx_wakeups "Syscalls to wake the driver's receiving side.",
     tx_packets "Packets put into the TX ring.",
     tx_frames "Frames put into the TX ring.",
-    tx_ring_full "Times packets were left over because the TX ring was full.",
+    tx_ring_full "Times packets were left over because the TX ring, or its share of the pool, was full.",
     tx_wakeups "Syscalls to wake the driver's transmitting side.",
     tx_retries "Times the kernel asked to try again later (EAGAIN, EBUSY, ENOBUFS).",
     tx_link_down "Times the kernel would not transmit because the link was down.",

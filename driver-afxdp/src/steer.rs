@@ -13,62 +13,80 @@ use bywash::device::{Protocol, Steering};
 
 use crate::bpf::{self, RecordRing};
 use crate::maps::{
-    self, ADDRESS_OWNED, ADDRESS_SHARED, ADDRESSES_PER_QUEUE, AddressKey, COPY_BYTES_MAX, COPY_RING_BYTES,
-    QUEUE_ACTIVE, QUEUE_ANY_ADDRESS, QUEUE_SHARED,
+    self, ADDRESS_KERNEL, ADDRESS_OWNED, ADDRESS_SHARED, ADDRESSES_PER_QUEUE, AddressKey, COPY_BYTES_MAX,
+    COPY_RING_BYTES, QUEUE_ACTIVE, QUEUE_ANY_ADDRESS, QUEUE_SHARED, QUEUE_WHOLE,
 };
-use crate::options::{PortAddresses, QueueOptions};
+use crate::options::{KernelAddresses, PortAddresses};
 use crate::program::Attached;
+
+/// Whose the packets of a queue are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whose<'a> {
+    /// As the addresses say that are owned and, where they are shared with the kernel, the open ports at these.
+    ByAddress(&'a PortAddresses),
+    /// The stack's, but for what concerns these addresses.
+    Stacks(&'a KernelAddresses),
+}
 
 /// The steering of one bound queue. Dropping it gives the queue's traffic back to the kernel.
 pub(crate) struct QueueSteering {
     attached: Arc<Attached>,
     queue: u32,
     copies: RecordRing,
-    /// Addresses at which open ports count.
-    shared: Vec<IpAddr>,
+    /// Addresses that the kernel has, and what they are while the stack does not own them.
+    kernels: Vec<IpAddr>,
+    kind: u32,
+    /// Whether all else is the stack's.
+    whole: bool,
     /// Entries in the address map.
     addresses: u32,
 }
 
 impl QueueSteering {
     /// Starts steering to the socket `socket`, which is bound to `queue` and ready to receive. Nothing is steered until
-    /// ports or addresses are opened.
-    pub fn start(
-        attached: &Arc<Attached>,
-        queue: u32,
-        socket: RawFd,
-        options: &QueueOptions,
-    ) -> io::Result<Self> {
+    /// ports or addresses are opened, unless everything is.
+    pub fn start(attached: &Arc<Attached>, queue: u32, socket: RawFd, whose: Whose<'_>) -> io::Result<Self> {
         let ring = bpf::create_ring(COPY_RING_BYTES)?;
         let ring_fd = ring.as_raw_fd() as u32;
         let copies = RecordRing::new(ring)?;
+        let (kind, whole) = match whose {
+            Whose::ByAddress(_) => (ADDRESS_SHARED, false),
+            Whose::Stacks(_) => (ADDRESS_KERNEL, true),
+        };
         // From here on dropping undoes what was done.
-        let mut this = Self { attached: attached.clone(), queue, copies, shared: Vec::new(), addresses: 0 };
+        let attached = attached.clone();
+        let mut this = Self { attached, queue, copies, kernels: Vec::new(), kind, whole, addresses: 0 };
         this.clear()?;
-        let maps = &attached.maps;
+        let maps = &this.attached.maps;
         bpf::update(maps.copies.as_fd(), &queue, &ring_fd)?;
         bpf::update(maps.xsks.as_fd(), &queue, &(socket as u32))?;
-        let mut flags = QUEUE_ACTIVE;
-        if attached.address_use == AddressUse::Shared {
-            flags |= QUEUE_SHARED;
-            flags |= this.share_addresses(&options.port_addresses)?;
-        }
-        attached.ports.join(queue, &maps.ports);
+        let flags = QUEUE_ACTIVE | this.list_addresses(whose)?;
+        let Attached { ports, maps, .. } = &*this.attached;
+        ports.join(queue, &maps.ports);
         bpf::update(maps.queues.as_fd(), &queue, &flags)?;
         Ok(this)
     }
 
-    /// Lists the addresses at which open ports count; returns further flags.
-    fn share_addresses(&mut self, addresses: &PortAddresses) -> io::Result<u32> {
-        self.shared = match addresses {
-            PortAddresses::Any => return Ok(QUEUE_ANY_ADDRESS),
-            PortAddresses::Listed(addresses) => addresses.clone(),
-            PortAddresses::Interface => self.attached.nic.addresses()?,
+    /// Lists the kernel's addresses; returns further flags.
+    fn list_addresses(&mut self, whose: Whose<'_>) -> io::Result<u32> {
+        let of_interface = || self.attached.nic.addresses();
+        let (addresses, mut flags) = match whose {
+            Whose::ByAddress(_) if self.attached.address_use != AddressUse::Shared => return Ok(0),
+            Whose::ByAddress(PortAddresses::Any) => return Ok(QUEUE_SHARED | QUEUE_ANY_ADDRESS),
+            Whose::ByAddress(PortAddresses::Listed(addresses)) => (addresses.clone(), QUEUE_SHARED),
+            Whose::ByAddress(PortAddresses::Interface) => (of_interface()?, QUEUE_SHARED),
+            Whose::Stacks(KernelAddresses::Interface) => (of_interface()?, QUEUE_WHOLE),
+            Whose::Stacks(KernelAddresses::Listed(addresses)) => (addresses.clone(), QUEUE_WHOLE),
+            Whose::Stacks(KernelAddresses::None) => return Ok(QUEUE_WHOLE),
         };
-        for i in 0..self.shared.len() {
-            self.set_address(self.shared[i], ADDRESS_SHARED)?;
+        if !addresses.is_empty() {
+            flags |= QUEUE_SHARED;
         }
-        Ok(0)
+        for &addr in &addresses {
+            self.set_address(addr, self.kind)?;
+        }
+        self.kernels = addresses;
+        Ok(flags)
     }
 
     fn set_address(&mut self, addr: IpAddr, kind: u32) -> io::Result<()> {
@@ -145,12 +163,15 @@ impl Steering for QueueSteering {
     }
 
     fn own_address(&mut self, addr: IpAddr) -> io::Result<()> {
+        if self.whole && !self.kernels.contains(&addr) {
+            return Ok(());
+        }
         self.set_address(addr, ADDRESS_OWNED)
     }
 
     fn disown_address(&mut self, addr: IpAddr) -> io::Result<()> {
-        if self.shared.contains(&addr) {
-            return self.set_address(addr, ADDRESS_SHARED);
+        if self.kernels.contains(&addr) {
+            return self.set_address(addr, self.kind);
         }
         let addrs = self.attached.maps.addrs.as_fd();
         let key = AddressKey::new(self.queue, addr);

@@ -6,8 +6,10 @@
 //! Takes root, and `ip` of iproute2.
 
 mod plain;
+mod stream;
 
-pub use plain::PlainSocket;
+pub use plain::{PlainForwarder, PlainSocket};
+pub use stream::stream;
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -24,7 +26,7 @@ use crate::error::Error;
 use crate::maps::PROGRAM;
 use crate::nic::Nic;
 use crate::program::Steer;
-pub use crate::ring_bed::{Load, QueueBed, RingBed, Rival, forge};
+pub use crate::ring_bed::{Load, QueueBed, RingBed, Rival, forge, last_addresses};
 
 thread_local! {
     static LIBRARY_RINGS: Cell<bool> = const { Cell::new(false) };
@@ -209,7 +211,21 @@ impl VethPair {
     /// Without root, and when `ip` fails.
     #[must_use]
     pub fn new(options: VethOptions) -> Self {
-        let (stack, peer) = (Namespace::new(), Namespace::new());
+        Self::of(Namespace::new(), options)
+    }
+
+    /// Another pair, whose stack's interface is in the same namespace as this one's and whose peer is in one of its own.
+    ///
+    /// # Panics
+    /// As [`VethPair::new`].
+    #[must_use]
+    pub fn beside(&self, options: VethOptions) -> Self {
+        let fd = self.stack.fd.try_clone().expect("another descriptor of the namespace");
+        Self::of(Namespace { fd }, options)
+    }
+
+    fn of(stack: Namespace, options: VethOptions) -> Self {
+        let peer = Namespace::new();
         let number = NEXT_PAIR.fetch_add(1, Ordering::Relaxed);
         let id = format!("{:x}n{number:x}", std::process::id());
         let (a, b) = (format!("bws{id}"), format!("bwp{id}"));

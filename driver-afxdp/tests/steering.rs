@@ -10,7 +10,9 @@ use bywash::config::AddressUse;
 use bywash::device::{Device, Protocol, WaitDevice};
 use bywash::packet::PacketBatch;
 use bywash_afxdp::testing::{TestProgram, VethOptions, XdpAction};
-use bywash_afxdp::{PortAddresses, Queue, QueueOptions, require_root};
+use bywash_afxdp::{
+    KernelAddresses, LinkOptions, Links, LinksOpener, PortAddresses, Queue, QueueOptions, require_root,
+};
 use common::{KERNEL, OWN, PEER, attach, pair, small, statistic};
 use packets::*;
 
@@ -75,25 +77,8 @@ impl Bed {
     }
 
     fn fate(&mut self, queue: usize, frame: &[u8]) -> Fate {
-        let copies = |bed: &mut Self| {
-            let mut batch = PacketBatch::new();
-            if let Some(queue) = bed.queues.get_mut(queue) {
-                queue.receive(&mut batch, 64);
-            }
-            batch
-        };
-        copies(self);
-        let action = self.program.run(frame, queue as u32).unwrap();
-        let copied = copies(self);
-        match (action, copied.len()) {
-            (XdpAction::Pass, 0) => Kernel,
-            (XdpAction::Redirect, 0) => Stack,
-            (XdpAction::Pass, 1) => {
-                assert_eq!(copied[0].head(), frame, "the copy is the packet");
-                Both
-            }
-            other => panic!("{other:?}"),
-        }
+        let device = self.queues.get_mut(queue).map(|queue| queue as &mut dyn Device);
+        fate(&self.program, device, queue as u32, frame)
     }
 
     #[track_caller]
@@ -102,6 +87,29 @@ impl Bed {
             assert_eq!(self.fate(queue, frame), fate, "{what} on queue {queue}");
         }
         assert_eq!(self.fate(NOBODY, frame), Kernel, "{what} on a queue that nobody has");
+    }
+}
+
+/// What the program does with a packet that comes in on `queue`, which `device` has.
+fn fate(program: &TestProgram, mut device: Option<&mut (dyn Device + '_)>, queue: u32, frame: &[u8]) -> Fate {
+    let mut copies = || {
+        let mut batch = PacketBatch::new();
+        if let Some(device) = &mut device {
+            device.receive(&mut batch, 64);
+        }
+        batch
+    };
+    copies();
+    let action = program.run(frame, queue).unwrap();
+    let copied = copies();
+    match (action, copied.len()) {
+        (XdpAction::Pass, 0) => Kernel,
+        (XdpAction::Redirect, 0) => Stack,
+        (XdpAction::Pass, 1) => {
+            assert_eq!(copied[0].head(), frame, "the copy is the packet");
+            Both
+        }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -571,5 +579,171 @@ fn a_closed_queue_gives_everything_back_to_the_kernel() {
         assert_eq!(bed.program.run(&frame, OWNED as u32).unwrap(), XdpAction::Pass);
         let other = Ipv4::to(KERNEL, TCP).frame(&tcp(1, OPEN));
         assert_eq!(bed.program.run(&other, SHARED as u32).unwrap(), XdpAction::Redirect);
+    });
+}
+
+/// Links that are the stack's as a whole, one a queue of one interface. Queue 0: but for the interface's addresses. Queue
+/// 1: but for addresses that are listed. Queue 2: entirely.
+struct WholeBed {
+    program: TestProgram,
+    links: Vec<Links>,
+}
+
+/// An address that is listed as the kernel's, of each version.
+const LISTED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
+const LISTED6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 5);
+
+impl WholeBed {
+    fn with(test: impl FnOnce(&mut Self) + Send) {
+        let pair = pair(VethOptions { queues: 3, ..VethOptions::default() });
+        pair.stack_address(&format!("{KERNEL6}/64"));
+        pair.stack.run(|| {
+            let steer = attach(&pair, AddressUse::Own).unwrap();
+            let listed = KernelAddresses::Listed(vec![LISTED.into(), LISTED6.into()]);
+            let kept = [KernelAddresses::Interface, listed, KernelAddresses::None];
+            let open = |(queue, kernel_addresses)| {
+                let link = LinkOptions { queues: vec![queue], kernel_addresses };
+                LinksOpener::new(&[(&steer, link)], &small()).unwrap().open().unwrap()
+            };
+            let links = (0..).zip(kept).map(open).collect();
+            test(&mut Self { program: TestProgram::of(&steer).unwrap(), links });
+        });
+    }
+
+    /// Fates where the interface's addresses are kept, where others are, and where none are.
+    #[track_caller]
+    fn expect(&mut self, what: &str, frame: &[u8], fates: [Fate; 3]) {
+        for (queue, expected) in fates.into_iter().enumerate() {
+            let found = fate(&self.program, Some(&mut self.links[queue]), queue as u32, frame);
+            assert_eq!(found, expected, "{what} on queue {queue}");
+        }
+    }
+}
+
+#[test]
+fn a_whole_link_gets_every_packet_but_those_to_the_kernels_addresses() {
+    require_root!();
+    WholeBed::with(|bed| {
+        for protocol in [TCP, UDP, ICMP, IGMP, GRE, ESP] {
+            let payload = tcp(1, CLOSED);
+            for (dst, dst6, fates) in [
+                (OTHER, OTHER6, [Stack; 3]),
+                (KERNEL, KERNEL6, [Kernel, Stack, Stack]),
+                (LISTED, LISTED6, [Stack, Kernel, Stack]),
+                (Ipv4Addr::BROADCAST, ALL_NODES, [Stack; 3]),
+            ] {
+                let what = format!("protocol {protocol} to {dst}");
+                bed.expect(&what, &Ipv4::to(dst, protocol).frame(&payload), fates);
+                bed.expect(&what, &ipv6(protocol, dst6, &payload), fates);
+                for part in [0x2000, 0x2010, 0x0010] {
+                    let ip = Ipv4 { fragment: part, ..Ipv4::to(dst, protocol) };
+                    bed.expect(&format!("fragment of {what}"), &ip.frame(&payload), fates);
+                }
+                let first = fragment(protocol, 0, true, &payload);
+                bed.expect(&format!("fragment of {what}"), &ipv6(FRAGMENT, dst6, &first), fates);
+            }
+        }
+        let mut chain = tcp(1, OPEN);
+        for i in 0..40 {
+            chain = extension(if i == 0 { TCP } else { DESTINATION_OPTIONS }, 1, &chain);
+        }
+        let frame = |dst| ipv6(DESTINATION_OPTIONS, dst, &chain);
+        bed.expect("extension headers", &frame(OTHER6), [Stack; 3]);
+        bed.expect("extension headers", &frame(KERNEL6), [Kernel, Stack, Stack]);
+        bed.expect("an unknown EtherType", &ethernet(UNICAST_MAC, 0x88b5, &[0; 46]), [Stack; 3]);
+    });
+}
+
+#[test]
+fn what_is_tagged_or_cut_short_is_the_kernels_on_a_whole_link_too() {
+    require_root!();
+    WholeBed::with(|bed| {
+        let frame = Ipv4::to(OTHER, TCP).frame(&tcp(1, OPEN));
+        for kind in [0x8100, 0x88a8, 0x9100] {
+            bed.expect("tagged", &tagged(kind, &frame), [Kernel; 3]);
+        }
+        // 14 bytes of Ethernet and 20, 40, 28 of what follows.
+        for (frame, whole) in [(frame, 34), (ipv6(TCP, OTHER6, &[]), 54), (arp(1, PEER, OTHER), 42)] {
+            bed.expect("whole", &frame[..whole], [Stack; 3]);
+            for len in 14..whole {
+                bed.expect("cut short", &frame[..len], [Kernel; 3]);
+            }
+        }
+    });
+}
+
+#[test]
+fn arp_about_the_kernels_addresses_is_the_kernels_with_copies() {
+    require_root!();
+    WholeBed::with(|bed| {
+        for operation in [1, 2] {
+            let about = |target| arp(operation, PEER, target);
+            bed.expect("the interface's", &about(KERNEL), [Both, Stack, Stack]);
+            bed.expect("a listed one", &about(LISTED), [Stack, Both, Stack]);
+            bed.expect("another", &about(OTHER), [Stack; 3]);
+            // Whoever knows the sender renews its entry (RFC 5227 section 3).
+            bed.expect("an announcement", &arp(operation, PEER, PEER), [Both, Both, Stack]);
+        }
+    });
+}
+
+#[test]
+fn neighbor_discovery_reaches_both_where_it_concerns_both() {
+    require_root!();
+    WholeBed::with(|bed| {
+        let solicited: Ipv6Addr = "ff02::1:ff00:1".parse().unwrap();
+        for dst in [solicited, ALL_NODES, KERNEL6] {
+            // To the kernel's own address it is not the stack's whatever it asks for.
+            let first = if dst == KERNEL6 { Kernel } else { Stack };
+            let about = |target: Ipv6Addr| ipv6(ICMPV6, dst, &icmp(135, &target.octets()));
+            bed.expect("for the interface's", &about(KERNEL6), [Both, Stack, Stack]);
+            bed.expect("for a listed one", &about(LISTED6), [first, Both, Stack]);
+            bed.expect("for another", &about(OTHER6), [first, Stack, Stack]);
+        }
+        let hop_by_hop = |message: &[u8]| extension(ICMPV6, 1, message);
+        for (what, kind) in [("query", 130), ("router advertisement", 134), ("advertisement", 136)] {
+            let message = icmp(kind, &PEER6.octets());
+            bed.expect(what, &ipv6(ICMPV6, ALL_NODES, &message), [Both, Both, Stack]);
+            bed.expect(what, &ipv6(HOP_BY_HOP, ALL_NODES, &hop_by_hop(&message)), [Both, Both, Stack]);
+            bed.expect(what, &ipv6(ICMPV6, KERNEL6, &message), [Both, Stack, Stack]);
+            bed.expect(what, &ipv6(ICMPV6, OTHER6, &message), [Stack; 3]);
+        }
+        for (what, kind) in [("unreachable", 1), ("echo request", 128), ("reply", 129), ("redirect", 137)] {
+            let message = icmp(kind, &[0; 40]);
+            bed.expect(what, &ipv6(ICMPV6, ALL_NODES, &message), [Stack; 3]);
+            bed.expect(what, &ipv6(ICMPV6, KERNEL6, &message), [Kernel, Stack, Stack]);
+            bed.expect(what, &ipv6(ICMPV6, OTHER6, &message), [Stack; 3]);
+        }
+    });
+}
+
+#[test]
+fn multicast_queries_reach_both_on_a_whole_link() {
+    require_root!();
+    WholeBed::with(|bed| {
+        let all_hosts = Ipv4 { dst_mac: MULTICAST_MAC, ..Ipv4::to(Ipv4Addr::new(224, 0, 0, 1), IGMP) };
+        bed.expect("query", &all_hosts.frame(&icmp(0x11, &[])), [Both, Both, Stack]);
+        bed.expect("report", &all_hosts.frame(&icmp(0x22, &[])), [Stack; 3]);
+    });
+}
+
+#[test]
+fn what_the_stack_owns_is_not_the_kernels_as_long_as_it_does() {
+    require_root!();
+    WholeBed::with(|bed| {
+        let packet = Ipv4::to(KERNEL, TCP).frame(&tcp(1, CLOSED));
+        let solicitation = ipv6(ICMPV6, ALL_NODES, &icmp(135, &KERNEL6.octets()));
+        for addr in [IpAddr::V4(KERNEL), IpAddr::V6(KERNEL6), IpAddr::V4(OTHER)] {
+            bed.links[0].steering().own_address(addr).unwrap();
+        }
+        bed.expect("owned", &packet, [Stack; 3]);
+        bed.expect("owned", &arp(1, PEER, KERNEL), [Stack; 3]);
+        bed.expect("owned", &solicitation, [Stack; 3]);
+        for addr in [IpAddr::V4(KERNEL), IpAddr::V6(KERNEL6), IpAddr::V4(OTHER)] {
+            bed.links[0].steering().disown_address(addr).unwrap();
+        }
+        bed.expect("the kernel's again", &packet, [Kernel, Stack, Stack]);
+        bed.expect("the kernel's again", &solicitation, [Both, Stack, Stack]);
+        bed.expect("another", &Ipv4::to(OTHER, TCP).frame(&tcp(1, CLOSED)), [Stack; 3]);
     });
 }

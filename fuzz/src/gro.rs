@@ -231,6 +231,7 @@ impl Bench {
                 groups: Vec::new(),
                 partial_checksums: false,
                 dhcp: false,
+                forwarding: false,
                 hash_keys: (1, 2),
             },
             counters: Counters::default(),

@@ -111,6 +111,7 @@ fn policy(partial_checksums: bool) -> Policy {
         groups: vec!["224.0.0.1".parse().expect("a group"), "ff02::1".parse().expect("a group")],
         partial_checksums,
         dhcp: false,
+        forwarding: false,
         hash_keys: (1, 2),
     }
 }

@@ -24,6 +24,9 @@ pub struct Route {
     pub destination: Cidr,
     /// Next hop, which must be on one of the links.
     pub gateway: IpAddr,
+    /// The link that the gateway is on, where its address does not tell (a link-local one on a stack with several links);
+    /// `None`: the one whose network has it.
+    pub link: Option<usize>,
 }
 
 /// How the stack uses its addresses together with the kernel.
@@ -64,6 +67,38 @@ impl PartialChecksums {
     }
 }
 
+/// A link of a stack that joins several NICs, beyond the first.
+#[derive(Clone, Debug, Default)]
+pub struct LinkConfig {
+    /// The interface's name, as rules match it.
+    pub name: String,
+    /// Static addresses; together with those of the other links at most [`limits::INTERFACE_ADDRESSES`].
+    pub addresses: Vec<Cidr>,
+    /// Ask for an IPv4 address, gateway and name servers by DHCP. Only one link of a stack does.
+    pub dhcp: bool,
+    /// Upper bound on the IP packet size, in bytes; `None`: the device's.
+    pub mtu: Option<usize>,
+}
+
+/// Which sources are believed of packets to be forwarded (RFC 3704).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ReversePath {
+    /// All.
+    Off,
+    /// Those to which there is a route (RFC 3704 section 2.4 without default routes' exemption).
+    Loose,
+    /// Those to which the route is the link that they came by (RFC 3704 section 2.2).
+    #[default]
+    Strict,
+}
+
+/// How a stack with several links forwards packets that are not for itself (RFC 1812).
+#[derive(Clone, Debug, Default)]
+pub struct ForwardConfig {
+    /// Whose packets are forwarded.
+    pub reverse_path: ReversePath,
+}
+
 /// Everything a shard must know; the same for all shards of an interface.
 #[derive(Clone, Debug)]
 pub struct StackConfig {
@@ -89,6 +124,11 @@ pub struct StackConfig {
     pub gso: bool,
     /// Rules for what this host receives and sends; `None`: all may pass, and nothing is asked.
     pub filter: Option<FilterConfig>,
+    /// Further links, each a link of the device ([`crate::device::Device::links`]) in order; the first is what `addresses`,
+    /// `dhcp` and `mtu` above and the rules' interface say. Only a stack of one shard has some.
+    pub further_links: Vec<LinkConfig>,
+    /// Forward between the links; `None`: what is not for this host is dropped.
+    pub forward: Option<ForwardConfig>,
     /// TCP's defaults and bounds.
     pub tcp: TcpConfig,
     /// Secret from which each shard's random numbers, ISNs and hash keys come. Must be unpredictable on a real network;
@@ -111,6 +151,8 @@ impl StackConfig {
             mtu: None,
             gso: true,
             filter: None,
+            further_links: Vec::new(),
+            forward: None,
             tcp: TcpConfig::default(),
             seed,
         }
@@ -121,18 +163,26 @@ impl StackConfig {
     /// # Errors
     /// The first thing that is wrong.
     pub fn validate(&self, device_mtu: usize) -> Result<(), ConfigError> {
-        if self.addresses.is_empty() && !self.dhcp {
+        let further = self.further_links.iter().map(|link| (&link.addresses, link.dhcp));
+        let links: Vec<_> = [(&self.addresses, self.dhcp)].into_iter().chain(further).collect();
+        if links.iter().any(|(addresses, dhcp)| addresses.is_empty() && !dhcp) {
             return Err(ConfigError::NoAddress);
+        }
+        if links.iter().filter(|(_, dhcp)| *dhcp).count() > 1 {
+            return Err(ConfigError::SeveralDhcpLinks);
         }
         // The link-local address and DHCP's take a place each.
         let ipv6 = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(_));
         let link_local = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
-        let generated = self.addresses.iter().any(ipv6) && !self.addresses.iter().any(link_local);
-        let addresses = self.addresses.len() + usize::from(generated) + usize::from(self.dhcp);
+        let places = |(addresses, dhcp): &(&Vec<Cidr>, bool)| {
+            let generated = addresses.iter().any(ipv6) && !addresses.iter().any(link_local);
+            addresses.len() + usize::from(generated) + usize::from(*dhcp)
+        };
+        let addresses = links.iter().map(places).sum();
         if addresses > limits::INTERFACE_ADDRESSES {
             return Err(ConfigError::TooManyAddresses(addresses));
         }
-        if let Some(bad) = self.addresses.iter().find(|cidr| !cidr.is_host()) {
+        if let Some(bad) = links.iter().flat_map(|link| link.0).find(|cidr| !cidr.is_host()) {
             return Err(ConfigError::BadAddress(bad.addr));
         }
         self.validate_routes()?;
@@ -140,7 +190,7 @@ impl StackConfig {
             return Err(ConfigError::TooManyDnsServers(self.dns_servers.len()));
         }
         self.tcp.validate()?;
-        if let Some(filter) = &self.filter {
+        if let Some(filter) = self.filter.as_ref().filter(|_| self.forward.is_none()) {
             filter.validate()?;
         }
         // RFC 8200 section 5 and RFC 791 section 3.2: what every link must carry.
@@ -156,8 +206,28 @@ impl StackConfig {
         }
     }
 
+    /// The static addresses of all links, each with its link's number.
+    pub fn all_addresses(&self) -> impl Iterator<Item = (Cidr, usize)> {
+        let first = self.addresses.iter().map(|cidr| (*cidr, 0));
+        let further = self.further_links.iter().zip(1..);
+        first.chain(further.flat_map(|(link, at)| link.addresses.iter().map(move |cidr| (*cidr, at))))
+    }
+
+    /// The names of all links, as rules match them; the first's is empty without rules.
+    #[must_use]
+    pub fn link_names(&self) -> Vec<String> {
+        let first = self.filter.as_ref().map(|filter| filter.interface.clone()).unwrap_or_default();
+        [first].into_iter().chain(self.further_links.iter().map(|link| link.name.clone())).collect()
+    }
+
+    /// The link that gets its address by DHCP.
+    #[must_use]
+    pub fn dhcp_link(&self) -> Option<usize> {
+        if self.dhcp { Some(0) } else { Some(self.further_links.iter().position(|link| link.dhcp)? + 1) }
+    }
+
     fn validate_routes(&self) -> Result<(), ConfigError> {
-        let routes = self.routes.len() + usize::from(self.dhcp);
+        let routes = self.routes.len() + usize::from(self.dhcp_link().is_some());
         if routes > limits::INTERFACE_ROUTES {
             return Err(ConfigError::TooManyRoutes(routes));
         }
@@ -166,9 +236,10 @@ impl StackConfig {
                 return Err(ConfigError::GatewayOfOtherFamily(route.gateway, route.destination));
             }
             let link_local = matches!(route.gateway, IpAddr::V6(addr) if addr.is_unicast_link_local());
-            let ipv6 = self.addresses.iter().any(|cidr| cidr.addr.is_ipv6());
-            let on_link = self.addresses.iter().any(|cidr| cidr.contains(route.gateway));
-            let ours = self.addresses.iter().any(|cidr| cidr.addr == route.gateway);
+            let all = || self.all_addresses().filter(|(_, link)| route.link.is_none_or(|on| on == *link));
+            let ipv6 = all().any(|(cidr, _)| cidr.addr.is_ipv6());
+            let on_link = all().any(|(cidr, _)| cidr.contains(route.gateway));
+            let ours = self.all_addresses().any(|(cidr, _)| cidr.addr == route.gateway);
             if !(on_link || link_local && ipv6) || ours {
                 return Err(ConfigError::GatewayNotOnLink(route.gateway));
             }
@@ -180,10 +251,10 @@ impl StackConfig {
 /// Rules for a host's own packets.
 #[derive(Clone, Debug)]
 pub struct FilterConfig {
-    /// The rules: chains INPUT and OUTPUT of the filter table, PREROUTING and OUTPUT of the raw table. FORWARD is never
-    /// walked.
+    /// The rules. A host, which forwards nothing, walks the chains INPUT and OUTPUT of the filter table, PREROUTING and OUTPUT
+    /// of the raw table, and must have none in the nat table.
     pub rules: Arc<RuleSet>,
-    /// The interface's name, as `-i` and `-o` match it.
+    /// The interface's name (of several links: the first's), as `-i` and `-o` match it.
     pub interface: String,
     /// Connection tracking, for rules that ask for it.
     pub gate: GateConfig,
@@ -232,6 +303,20 @@ pub enum ConfigError {
     /// Neither an address nor DHCP.
     #[error("no address: give at least one, or ask for DHCP")]
     NoAddress,
+    /// Several links with DHCP.
+    #[error("DHCP on several links: one can have it, the others need static addresses")]
+    SeveralDhcpLinks,
+    /// Links that the device has not, or more than are configured.
+    #[error("{config} links configured, but the device has {device}")]
+    LinkCount {
+        /// In the configuration.
+        config: usize,
+        /// Of the device.
+        device: usize,
+    },
+    /// Several shards with several links.
+    #[error("a stack with several links has one shard, not {0}: give all queues of its NICs to one device")]
+    LinksOfSeveralShards(u16),
     /// More name servers than the resolver takes.
     #[error("{0} name servers, but the resolver takes at most 4")]
     TooManyDnsServers(usize),
@@ -360,7 +445,7 @@ mod tests {
         let mut config = config(&["192.0.2.10/24", "2001:db8::10/64"]);
         let mut gateway = |destination: &str, gateway: &str| {
             let gateway = gateway.parse().unwrap();
-            config.routes = vec![Route { destination: destination.parse().unwrap(), gateway }];
+            config.routes = vec![Route { destination: destination.parse().unwrap(), gateway, link: None }];
             config.validate(1500)
         };
         assert_eq!(gateway("0.0.0.0/0", "192.0.2.1"), Ok(()));

@@ -43,6 +43,32 @@ pub trait Device {
 
     /// How many packets of one frame [`Device::transmit`] would take now.
     fn transmit_room(&mut self) -> usize;
+
+    /// How many links the device has: 1, or more where it joins several NICs to one pool, so that a packet received on one
+    /// link goes out by another without a copy. Links are numbered from 0; the methods above are link 0's.
+    fn links(&self) -> usize {
+        1
+    }
+
+    /// [`Device::capabilities`] of a link.
+    fn capabilities_of(&self, _link: usize) -> &Capabilities {
+        self.capabilities()
+    }
+
+    /// [`Device::receive`] on a link.
+    fn receive_on(&mut self, _link: usize, batch: &mut PacketBatch, budget: usize) -> usize {
+        self.receive(batch, budget)
+    }
+
+    /// [`Device::transmit`] on a link.
+    fn transmit_on(&mut self, _link: usize, batch: &mut PacketBatch) -> usize {
+        self.transmit(batch)
+    }
+
+    /// [`Device::transmit_room`] of a link.
+    fn transmit_room_on(&mut self, _link: usize) -> usize {
+        self.transmit_room()
+    }
 }
 
 /// A device whose thread can sleep until something happens.

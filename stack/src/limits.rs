@@ -86,8 +86,8 @@ pub const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Addresses on one interface: smoltcp's fixed table. More is a configuration error.
 pub const INTERFACE_ADDRESSES: usize = 8;
-/// Routes on one interface: smoltcp's fixed table. More is a configuration error.
-pub const INTERFACE_ROUTES: usize = 32;
+/// Routes through gateways: a router with a regional table. More is a configuration error.
+pub const INTERFACE_ROUTES: usize = 65_536;
 
 /// Packets under reassembly at a time; the oldest is dropped and counted beyond it.
 pub const REASSEMBLY_PACKETS: usize = 32;

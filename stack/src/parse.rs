@@ -78,6 +78,8 @@ pub struct Parsed {
     pub dscp: u8,
     /// Time to live or hop limit.
     pub hop_limit: u8,
+    /// It is for another host, and the policy says to forward: [`crate::net`] decides where to.
+    pub transit: bool,
     /// The sender left the transport checksum to the device (only the pseudo-header's sum is in the field).
     pub partial_checksum: bool,
     /// The flow.
@@ -91,6 +93,12 @@ impl Parsed {
     #[must_use]
     pub fn tos(&self) -> u8 {
         self.dscp << 2 | self.ecn
+    }
+
+    /// The flow became another by translation: its key and hash.
+    pub(crate) fn set_flow(&mut self, flow: FlowKey, hash_keys: (u64, u64)) {
+        self.flow = flow;
+        self.hash = flow_hash(&flow, hash_keys);
     }
 }
 
@@ -106,6 +114,8 @@ pub struct Policy {
     pub groups: Vec<IpAddr>,
     /// Accept transport checksums that are only the pseudo-header's sum.
     pub partial_checksums: bool,
+    /// Accept unicast packets to other hosts, as [`Parsed::transit`].
+    pub forwarding: bool,
     /// Accept DHCP's answers (UDP from port 67 to port 68) whatever IPv4 address they were sent to.
     pub dhcp: bool,
     /// Secret of the flow hash: that of the connection table ([`crate::tcp::Tcp::hash_keys`]) where packets go to one.
@@ -305,10 +315,17 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     let ours =
         if dst.is_multicast() { policy.in_group(dst.into()) } else { group || policy.is_ours(dst.into()) };
     // RFC 1122 section 3.3.6: a link-layer broadcast must be an IP broadcast or multicast.
-    if !(ours && (cast == Cast::Unicast || group) || dhcp) {
+    // RFC 1812 section 5.3.4: what came as a link-layer broadcast is not forwarded; RFC 3927 section 2.7: nor is link-local.
+    let transit = policy.forwarding
+        && !(ours || dhcp)
+        && cast == Cast::Unicast
+        && !(dst.is_multicast() || dst.octets()[0] >= 240)
+        && !(dst.is_link_local() || src.is_link_local() || src.is_unspecified());
+    if !(ours && (cast == Cast::Unicast || group) || dhcp || transit) {
         return Err(DropReason::NotForUs.into());
     }
     let parsed = Parsed {
+        transit,
         l3: l3 as u16,
         l4: (l3 + header_len) as u16,
         payload: (l3 + header_len) as u16,
@@ -388,10 +405,16 @@ fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     }
     let group = dst.is_multicast();
     let ours = if group { policy.in_group(dst.into()) } else { policy.is_ours(dst.into()) };
-    if !ours || cast == Cast::Group && !group {
+    // RFC 4291 section 2.5.6: link-local packets are not forwarded.
+    let transit = policy.forwarding
+        && !(ours || group)
+        && cast == Cast::Unicast
+        && !(dst.is_unicast_link_local() || src.is_unicast_link_local() || src.is_unspecified());
+    if !(ours || transit) || cast == Cast::Group && !group {
         return Err(DropReason::NotForUs.into());
     }
     let parsed = Parsed {
+        transit,
         l3: l3 as u16,
         end: end as u32,
         ecn: header.traffic_class() & 3,
@@ -452,6 +475,8 @@ fn extension_headers(chain: &[u8], parsed: Parsed) -> Result<Parsed, Refusal> {
                 }
             }
             // RFC 8200 section 4.4; type 0 is deprecated (RFC 5095) and gets the same answer.
+            // RFC 8200 section 4: only the destination looks into these.
+            protocol::ROUTING | protocol::DESTINATION_OPTIONS if parsed.transit => {}
             protocol::ROUTING if header[3] != 0 || header[2] == 0 => {
                 return Err(Refusal { reason: DropReason::SourceRoute, ..problem(0, at + 2) });
             }

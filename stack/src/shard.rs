@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 
 use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
+use smoltcp::wire::EthernetAddress;
 
+mod forward;
 mod links;
 mod receive;
 mod rules;
@@ -22,7 +24,7 @@ pub use links::ShardLinks;
 pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
 pub use steering::SteeringChange;
 
-use crate::config::{AddressUse, Cidr, ConfigError, Route, StackConfig};
+use crate::config::{AddressUse, Cidr, ConfigError, ForwardConfig, Route, StackConfig};
 use crate::counters::Counters;
 use crate::device::{Device, Protocol};
 use crate::limits;
@@ -33,18 +35,35 @@ use crate::net::fragment::FragmentIds;
 use crate::net::host_gate::HostGate;
 use crate::net::icmp;
 use crate::net::iface::Iface;
+use crate::net::link::Link;
+pub use crate::net::link::LinkTraffic;
 use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::offload::gro::Gro;
-use crate::packet::{PacketBatch, PacketPool};
+use crate::packet::{Packet, PacketBatch, PacketPool};
 use crate::parse::{Parsed, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
 use links::{Channels, Message};
 use steering::SteeringBook;
+
+/// A link and what went over it.
+#[derive(Clone, Debug)]
+pub struct LinkState {
+    /// Its name, as rules match it; empty where nobody gave it one.
+    pub name: String,
+    /// Its Ethernet address.
+    pub mac: EthernetAddress,
+    /// Its MTU in bytes.
+    pub mtu: usize,
+    /// Our addresses on it, with prefix lengths, DHCP's included.
+    pub addresses: Vec<Cidr>,
+    /// What went over it.
+    pub traffic: LinkTraffic,
+}
 
 /// One queue's stack.
 pub struct Shard {
@@ -53,7 +72,10 @@ pub struct Shard {
     /// The addresses are ours alone: ARP, neighbour discovery, ping and closed ports are ours to answer.
     own: bool,
     config: Configured,
-    policy: Policy,
+    /// What the parser must know, of each link. The addresses are the same in all: those of every link are ours.
+    policies: Vec<Policy>,
+    /// The link whose burst is being worked off.
+    rx_link: usize,
     counters: Counters,
     tcp: Tcp,
     output: Output,
@@ -83,8 +105,13 @@ pub struct Shard {
 
 /// What of the configuration is needed after the start.
 struct Configured {
-    addresses: Vec<Cidr>,
+    /// With their links.
+    addresses: Vec<(Cidr, usize)>,
     routes: Vec<Route>,
+    dhcp_link: Option<usize>,
+    /// As rules know them.
+    link_names: Vec<String>,
+    forward: Option<ForwardConfig>,
     dns_servers: Vec<IpAddr>,
 }
 
@@ -102,32 +129,53 @@ impl Shard {
         device: &dyn Device,
         now: Instant,
     ) -> Result<Self, ConfigError> {
-        let capabilities = device.capabilities();
+        let (configured, links_there) = (config.further_links.len() + 1, device.links());
+        if configured != links_there {
+            return Err(ConfigError::LinkCount { config: configured, device: links_there });
+        }
+        if links_there > 1 && count > 1 {
+            return Err(ConfigError::LinksOfSeveralShards(count));
+        }
         let pool = device.pool().clone();
-        let device_mtu = capabilities.mtu.min(mtu_in_frames(pool.layout(), capabilities.tx_frames_max));
-        config.validate(device_mtu)?;
-        let mtu = config.mtu.unwrap_or(device_mtu).min(device_mtu);
+        let device_mtu = |link: usize| {
+            let capabilities = device.capabilities_of(link);
+            capabilities.mtu.min(mtu_in_frames(pool.layout(), capabilities.tx_frames_max))
+        };
+        config.validate((0..links_there).map(device_mtu).min().unwrap_or(0))?;
+        let wishes = [config.mtu].into_iter().chain(config.further_links.iter().map(|link| link.mtu));
+        let mtus: Vec<usize> =
+            wishes.enumerate().map(|(link, wish)| wish.unwrap_or(usize::MAX).min(device_mtu(link))).collect();
         let mut shared = rng(config.seed, u64::MAX);
         let mut rng = rng(config.seed, u64::from(index));
-        let neighbors = Neighbors::new(keys(&mut rng));
+        let out: Vec<Link> = mtus
+            .into_iter()
+            .enumerate()
+            .map(|(link, mtu)| {
+                Link::new(device.capabilities_of(link).mac, mtu, Neighbors::new(keys(&mut rng)))
+            })
+            .collect();
         let id_keys = keys(&mut rng);
         let ids = FragmentIds::new(&mut rng, id_keys, index, count);
-        let mut output = Output::new(capabilities.mac, mtu, config.gso, pool.clone(), neighbors, ids, now);
+        let mut output = Output::new(out, config.gso, pool.clone(), ids, now);
         output.gate = config.filter.as_ref().map(|filter| {
             let mut gate_seed = [0; 32];
             shared.fill_bytes(&mut gate_seed);
-            Box::new(HostGate::new(filter, gate_seed, index, count.max(1), now))
+            Box::new(HostGate::new(filter, config, gate_seed, index, count.max(1), now))
         });
         let iface = Iface::new(rng.next_u64(), now, &mut output);
-        let dhcp = (config.dhcp && index == 0).then(|| Dhcp::new(rng.next_u64(), now, &mut output));
-        let partial_checksums = config.partial_checksums.accepts(capabilities.partial_checksums);
         let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
-        let policy = Policy {
-            mac: capabilities.mac,
+        let dhcp_link = config.dhcp_link();
+        let dhcp =
+            dhcp_link.filter(|_| index == 0).map(|link| Dhcp::new(link, rng.next_u64(), now, &mut output));
+        let policy = |link: usize| Policy {
+            mac: device.capabilities_of(link).mac,
             addresses: Vec::new(),
             groups: Vec::new(),
-            partial_checksums,
-            dhcp: config.dhcp,
+            partial_checksums: config
+                .partial_checksums
+                .accepts(device.capabilities_of(link).partial_checksums),
+            forwarding: config.forward.is_some(),
+            dhcp: dhcp_link == Some(link),
             hash_keys: tcp.hash_keys(),
         };
         let mut shard = Self {
@@ -135,11 +183,15 @@ impl Shard {
             count: count.max(1),
             own: config.address_use == AddressUse::Own,
             config: Configured {
-                addresses: with_link_local(&config.addresses, capabilities.mac),
+                addresses: with_link_local(config, device),
                 routes: config.routes.clone(),
+                dhcp_link,
+                link_names: config.link_names(),
+                forward: config.forward.clone(),
                 dns_servers: config.dns_servers.clone(),
             },
-            policy,
+            policies: (0..links_there).map(policy).collect(),
+            rx_link: 0,
             counters: Counters::default(),
             tcp,
             output,
@@ -161,7 +213,7 @@ impl Shard {
             rng,
             blocked: false,
         };
-        if config.dhcp {
+        if dhcp_link.is_some() {
             shard.steering.open(Protocol::Udp, receive::DHCP_CLIENT_PORT);
         }
         shard.use_addresses();
@@ -191,22 +243,30 @@ impl Shard {
         // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
         // steering by hash, filters and forwarding have their places in `receive`, in this order.
         let mut rx = core::mem::take(&mut self.rx);
-        busy |= device.receive(&mut rx, limits::BURST_PACKETS) > 0;
-        self.counters.rx_packets += rx.len() as u64;
-        // One packet alone has nothing to be merged with.
-        let merging = self.gro.is_some() && rx.len() > 1;
-        while let Some(packet) = rx.pop_front() {
-            self.counters.rx_bytes += packet.len() as u64;
-            self.receive(now, packet, merging);
+        for link in 0..self.policies.len() {
+            self.rx_link = link;
+            busy |= device.receive_on(link, &mut rx, limits::BURST_PACKETS) > 0;
+            let packets = rx.len() as u64;
+            let bytes: usize = rx.iter().map(Packet::len).sum();
+            self.counters.rx_packets += packets;
+            self.counters.rx_bytes += bytes as u64;
+            let traffic = &mut self.output.links[link].traffic;
+            traffic.rx_packets += packets;
+            traffic.rx_bytes += bytes as u64;
+            // One packet alone has nothing to be merged with.
+            let merging = self.gro.is_some() && rx.len() > 1;
+            while let Some(packet) = rx.pop_front() {
+                self.receive(now, packet, merging);
+            }
+            if let Some(gro) = &mut self.gro {
+                self.tcp.look_ahead(gro.hashes());
+            }
+            while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
+                self.tcp.step_ahead();
+                self.dispatch(now, packet, None);
+            }
         }
         self.rx = rx;
-        if let Some(gro) = &mut self.gro {
-            self.tcp.look_ahead(gro.hashes());
-        }
-        while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
-            self.tcp.step_ahead();
-            self.dispatch(now, packet, false);
-        }
 
         self.poll_timers(now);
         busy
@@ -240,8 +300,8 @@ impl Shard {
     /// When [`Shard::poll`] is next needed if no packet arrives and no other call is made; not later than `now`: at once.
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let net = [
-            self.output.neighbors.next_deadline(),
-            self.output.announcer.next_deadline(),
+            self.output.links.iter().filter_map(|link| link.neighbors.next_deadline()).min(),
+            self.output.links.iter().filter_map(|link| link.announcer.next_deadline()).min(),
             self.output.gate.as_ref().and_then(|gate| gate.next_deadline()),
             self.reassembly.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
@@ -300,13 +360,26 @@ impl Shard {
     /// Our addresses at present with their prefix lengths, DHCP's included.
     #[must_use]
     pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
-        self.policy.addresses.iter().map(|cidr| (cidr.addr, cidr.prefix_len)).collect()
+        self.policies[0].addresses.iter().map(|cidr| (cidr.addr, cidr.prefix_len)).collect()
+    }
+
+    /// The links with what went over them, the first first.
+    #[must_use]
+    pub fn links_state(&self) -> Vec<LinkState> {
+        let state = |(at, link): (usize, &Link)| LinkState {
+            name: self.config.link_names[at].clone(),
+            mac: link.mac,
+            mtu: link.mtu,
+            addresses: self.output.routes.addresses_on(at),
+            traffic: link.traffic,
+        };
+        self.output.links.iter().enumerate().map(state).collect()
     }
 
     /// `None`: DHCP is off; else whether there is a lease.
     #[must_use]
     pub fn dhcp_configured(&self) -> Option<bool> {
-        self.policy.dhcp.then_some(self.lease.is_some())
+        self.config.dhcp_link.map(|_| self.lease.is_some())
     }
 
     /// Listens on `addr` (an unspecified address: all of ours of that family) and steers the port to the stack.
@@ -319,7 +392,7 @@ impl Shard {
         backlog: usize,
         options: SocketOptions,
     ) -> Result<ListenerId, TcpError> {
-        if !addr.ip().is_unspecified() && !self.policy.is_ours(addr.ip()) {
+        if !addr.ip().is_unspecified() && !self.policies[0].is_ours(addr.ip()) {
             return Err(TcpError::AddrNotAvailable);
         }
         let id = self.tcp.listen(addr, backlog, options)?;
@@ -384,7 +457,7 @@ impl Shard {
         open: impl FnOnce(&mut Tcp, SocketAddr) -> Result<ConnId, TcpError>,
     ) -> Result<ConnId, TcpError> {
         let group = match remote.ip() {
-            IpAddr::V4(addr) => addr.is_multicast() || self.policy.is_broadcast(addr),
+            IpAddr::V4(addr) => addr.is_multicast() || self.policies[0].is_broadcast(addr),
             IpAddr::V6(addr) => addr.is_multicast(),
         };
         if group || remote.ip().is_unspecified() || remote.port() == 0 {
@@ -395,7 +468,7 @@ impl Shard {
             None => SocketAddr::new(source, 0),
             Some(local) if local.is_ipv4() != remote.is_ipv4() => return Err(TcpError::InvalidInput),
             Some(local) if local.ip().is_unspecified() => SocketAddr::new(source, local.port()),
-            Some(local) if self.policy.is_ours(local.ip()) => local,
+            Some(local) if self.policies[0].is_ours(local.ip()) => local,
             Some(_) => return Err(TcpError::AddrNotAvailable),
         };
         let id = open(&mut self.tcp, local)?;
@@ -424,15 +497,17 @@ impl Shard {
         for packet in failed {
             let quote = &packet.head()[crate::net::egress::ETHERNET_HEADER..];
             match icmp::sender_of(quote) {
-                Some(icmp::Sender::Tcp(tuple, seq)) => {
+                Some(icmp::Sender::Tcp(tuple, seq)) if self.tcp.knows(&tuple) => {
                     let error = IcmpError { tuple, seq, kind: IcmpErrorKind::NeighborFailed };
                     self.tcp.icmp_error(now, &error, &mut self.counters);
                 }
                 Some(icmp::Sender::Udp(Tuple { local, remote })) => {
                     let what = UdpTrouble::Error(NetError::HostUnreachable);
-                    self.iface.udp_fault(&UdpFault { local, remote, what });
+                    if !self.iface.udp_fault(&UdpFault { local, remote, what }) {
+                        self.tell_of_unreachable(now, &packet);
+                    }
                 }
-                None => {}
+                _ => self.tell_of_unreachable(now, &packet),
             }
         }
     }
@@ -460,27 +535,39 @@ impl Shard {
     /// Puts the configured and the leased addresses, routes and name servers to use.
     fn use_addresses(&mut self) {
         let lease = self.lease.as_ref();
+        let dhcp_link = self.config.dhcp_link;
         let mut addresses = self.config.addresses.clone();
-        addresses.extend(lease.map(|lease| lease.address));
+        addresses.extend(lease.map(|lease| (lease.address, dhcp_link.unwrap_or(0))));
         let mut routes = self.config.routes.clone();
         routes.extend(lease.and_then(|lease| lease.router).map(|router| Route {
             destination: Cidr { addr: IpAddr::from([0, 0, 0, 0]), prefix_len: 0 },
             gateway: router.into(),
+            link: dhcp_link,
         }));
+        let cidrs: Vec<Cidr> = addresses.iter().map(|(cidr, _)| *cidr).collect();
         if self.own {
-            let ips = |list: &[Cidr]| list.iter().map(|cidr| cidr.addr).collect::<Vec<_>>();
-            let (old, new) = (ips(&self.policy.addresses), ips(&addresses));
+            let old: Vec<IpAddr> = self.policies[0].addresses.iter().map(|cidr| cidr.addr).collect();
+            let new: Vec<IpAddr> = cidrs.iter().map(|cidr| cidr.addr).collect();
             self.steering.own(&old, &new);
             // One voice for all queues: they have one Ethernet address.
             if self.index == 0 {
                 let delay = limits::ADDRESS_PROBE_DELAY / 256 * (self.rng.next_u32() & 0xff);
-                self.output.announcer.use_addresses(self.polled_at, &old, &new, delay);
+                for (at, link) in self.output.links.iter_mut().enumerate() {
+                    let here = addresses.iter().filter(|(_, on)| *on == at);
+                    let here: Vec<IpAddr> = here.map(|(cidr, _)| cidr.addr).collect();
+                    link.announcer.use_addresses(self.polled_at, &old, &here, delay);
+                }
             }
         }
-        self.iface.set_addresses(&addresses, self.own);
+        if let Some(gate) = &mut self.output.gate {
+            let gone =
+                self.policies[0].addresses.iter().filter(|old| !cidrs.iter().any(|new| new.addr == old.addr));
+            gone.for_each(|old| gate.forget_address(old.addr));
+        }
+        self.iface.set_addresses(&cidrs, self.own);
         self.iface.set_dns_servers(&self.dns_servers());
-        self.output.set_routes(Routes::new(addresses.clone(), routes));
-        self.policy.addresses = addresses;
+        self.output.set_routes(Routes::new(addresses, routes));
+        self.policies.iter_mut().for_each(|policy| policy.addresses.clone_from(&cidrs));
     }
 
     /// The name servers in use: the configured ones, then the lease's, as many as fit.
@@ -531,8 +618,15 @@ fn keys(rng: &mut ChaCha12Rng) -> (u64, u64) {
 }
 
 /// The configured addresses, and a link-local one when IPv6 needs it (RFC 4291 section 2.8).
-fn with_link_local(addresses: &[Cidr], mac: smoltcp::wire::EthernetAddress) -> Vec<Cidr> {
+fn with_link_local(config: &StackConfig, device: &dyn Device) -> Vec<(Cidr, usize)> {
     let is_link_local = |cidr: &Cidr| matches!(cidr.addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
-    let needed = addresses.iter().any(|cidr| cidr.addr.is_ipv6()) && !addresses.iter().any(is_link_local);
-    addresses.iter().copied().chain(needed.then(|| link_local(mac))).collect()
+    let mut all = Vec::new();
+    for link in 0..device.links() {
+        let here: Vec<Cidr> =
+            config.all_addresses().filter(|(_, on)| *on == link).map(|(cidr, _)| cidr).collect();
+        let needed = here.iter().any(|cidr| cidr.addr.is_ipv6()) && !here.iter().any(is_link_local);
+        let generated = needed.then(|| link_local(device.capabilities_of(link).mac));
+        all.extend(here.into_iter().chain(generated).map(|cidr| (cidr, link)));
+    }
+    all
 }

@@ -12,9 +12,12 @@ use bywash::runtime::net::{Shutdown, SocketOptions, TcpListener, TcpStream};
 use bywash::runtime::time::{now, sleep_until, timeout};
 use bywash::runtime::{BoxError, Context, spawn};
 use bywash::time::Duration;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 
+use super::body::Body;
 use super::files::Root;
 use super::service::{Site, respond};
 use super::watch::{Phase, Timeouts, Watch, Watched};
@@ -31,13 +34,32 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections of a shard that are being told so at a time; further ones are reset.
 const REFUSALS_MAX: usize = 256;
 
+/// What answers requests.
+pub trait Respond {
+    /// The answer to a request. Never fails: what goes wrong becomes a status.
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>>;
+}
+
+impl Respond for Site {
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> {
+        respond(self, request)
+    }
+}
+
 /// What every connection of a shard shares.
-struct Server {
-    site: Site,
+pub struct Server<R> {
+    site: R,
     timeouts: Timeouts,
     connections: Cell<usize>,
     connections_max: usize,
     refusals: Cell<usize>,
+}
+
+impl<R: Respond> Server<R> {
+    /// A server whose requests `site` answers, for at most `connections_max` connections at a time.
+    pub fn new(site: R, timeouts: Timeouts, connections_max: usize) -> Self {
+        Self { site, timeouts, connections: Cell::new(0), connections_max, refusals: Cell::new(0) }
+    }
 }
 
 /// Runs `bywash http`.
@@ -119,13 +141,7 @@ async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
         boundary_secret: plan.secret ^ context.shard() as u64,
         boundaries: Cell::new(0),
     };
-    let server = Rc::new(Server {
-        site,
-        timeouts: plan.timeouts,
-        connections: Cell::new(0),
-        connections_max: plan.connections_max,
-        refusals: Cell::new(0),
-    });
+    let server = Rc::new(Server::new(site, plan.timeouts, plan.connections_max));
     let listen =
         |ip| TcpListener::bind_with(SocketAddr::new(ip, plan.port), plan.backlog, plan.options.clone());
     let four = accept(listen(Ipv4Addr::UNSPECIFIED.into())?, server.clone(), context.clone());
@@ -135,9 +151,9 @@ async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
 }
 
 /// Accepts until the shutdown.
-async fn accept(listener: TcpListener, server: Rc<Server>, context: Context) {
+pub async fn accept<R: Respond + 'static>(listener: TcpListener, server: Rc<Server<R>>, context: Context) {
     while let Ok((stream, peer)) = listener.accept().await {
-        if let Some(place) = Place::take(&server.connections, server.connections_max, server.clone()) {
+        if let Some(place) = Place::take(&server) {
             spawn(connection(stream, peer, place, context.clone())).detach();
         } else if server.refusals.get() < REFUSALS_MAX {
             tracing::debug!(%peer, "too many connections");
@@ -149,19 +165,20 @@ async fn accept(listener: TcpListener, server: Rc<Server>, context: Context) {
 }
 
 /// A counted connection.
-struct Place(Rc<Server>);
+struct Place<R>(Rc<Server<R>>);
 
-impl Place {
-    fn take(count: &Cell<usize>, max: usize, server: Rc<Server>) -> Option<Self> {
-        if count.get() >= max {
+impl<R> Place<R> {
+    fn take(server: &Rc<Server<R>>) -> Option<Self> {
+        let count = &server.connections;
+        if count.get() >= server.connections_max {
             return None;
         }
         count.set(count.get() + 1);
-        Some(Self(server))
+        Some(Self(server.clone()))
     }
 }
 
-impl Drop for Place {
+impl<R> Drop for Place<R> {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
     }
@@ -177,7 +194,7 @@ enum End {
     Shutdown,
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, context: Context) {
+async fn connection<R: Respond>(stream: TcpStream, peer: SocketAddr, place: Place<R>, context: Context) {
     let server = &place.0;
     let watch = Rc::new(Watch::new(server.timeouts, now()));
     let handover = stream.handover();
@@ -186,7 +203,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, context: 
         let (watch, server, handover) = (watch.clone(), server.clone(), handover.clone());
         async move {
             tracing::debug!(%peer, method = %request.method(), path = request.uri().path(), "request");
-            let response = respond(&server.site, request).await;
+            let response = server.site.respond(request).await;
             let note_end = move || watch.answered(now());
             Ok::<_, Infallible>(response.map(|body| body.handed_over(handover).on_end(note_end)))
         }
@@ -229,7 +246,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, place: Place, context: 
 }
 
 /// Says that there are too many connections, and hears the client out, so that it reads the answer before a RST.
-async fn refuse(mut stream: TcpStream, server: Rc<Server>) {
+async fn refuse<R>(mut stream: TcpStream, server: Rc<Server<R>>) {
     server.refusals.set(server.refusals.get() + 1);
     let farewell = async {
         stream.write_all(TOO_MANY).await?;

@@ -161,7 +161,7 @@ pub fn receive_until(queue: &mut Queue, batch: &mut PacketBatch, enough: impl Fn
 }
 
 /// Transmits all of `batch`, sleeping when the ring is full.
-pub fn transmit_all(queue: &mut Queue, batch: &mut PacketBatch) {
+pub fn transmit_all(queue: &mut (impl WaitDevice + std::fmt::Debug), batch: &mut PacketBatch) {
     let wake = event_fd();
     let started = Instant::now();
     while !batch.is_empty() {
@@ -196,9 +196,9 @@ pub fn event_fd() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)) }
 }
 
-/// One of the queue's statistics by name.
-pub fn statistic(queue: &mut Queue, name: &str) -> u64 {
-    let all = queue.statistics();
+/// One of the device's statistics by name.
+pub fn statistic(device: &mut impl WaitDevice, name: &str) -> u64 {
+    let all = device.statistics();
     all.iter().find(|(n, ..)| *n == name).unwrap_or_else(|| panic!("no statistic {name}")).2
 }
 

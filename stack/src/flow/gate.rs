@@ -18,7 +18,7 @@ use core::net::IpAddr;
 
 use super::FlowTuple;
 use super::conntrack::{
-    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, EntryId, Hit, Tracked,
+    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, Entry, EntryId, Hit, Tracked,
 };
 use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
 use super::nat::{self, Filtering, Nat, NatError};
@@ -246,6 +246,22 @@ impl Gate {
         deleted
     }
 
+    /// Ends the flows that were given `addr` as their source: it is this host's no longer. Looks at all flows.
+    pub fn forget_address(&mut self, addr: IpAddr) {
+        let Some(table) = &mut self.table else { return };
+        let (mut found, mut cursor) = (Vec::new(), Some(0));
+        while let Some(from) = cursor {
+            let mut some = Vec::new();
+            cursor = table.list(from, 1024, &mut some);
+            let of_addr = |(_, entry): &(EntryId, Entry)| entry.is_translated() && entry.reply.dst() == addr;
+            found.extend(some.into_iter().filter(of_addr).map(|(id, _)| id));
+        }
+        for id in found {
+            table.delete(id);
+        }
+        self.release_ended();
+    }
+
     // ---- steps
 
     /// The raw table, then tracking.
@@ -377,6 +393,13 @@ impl Gate {
         Some(Change::Error { addresses: (from, after.dst()), quoted: *entry.tuple(hit.direction.other()) })
     }
 
+    /// The MSS that a SYN may offer at most: a rule said so of it or, where it answers one, of the flow's first packet.
+    #[must_use]
+    pub fn mss(&self, passage: &Passage) -> Option<TcpMss> {
+        let of_flow = || self.table.as_ref()?.get(passage.hit?.id)?.mss;
+        passage.mss.or_else(of_flow)
+    }
+
     /// Walks a chain in which nothing is translated; whether the packet is not to be tracked.
     fn walk(
         &mut self,
@@ -433,6 +456,9 @@ impl Gate {
         let verdict = self.walker.walk(now, table, hook, &mut facts);
         let Facts { mark, conn_mark: new_mark, untracked, mss, .. } = facts;
         (passage.mark, passage.mss) = (mark, mss);
+        if let Some(begin) = &mut passage.begin {
+            begin.entry.mss = mss;
+        }
         if new_mark != conn_mark {
             match (&mut passage.begin, passage.hit, &mut self.table) {
                 (Some(begin), ..) => begin.entry.mark = new_mark,
@@ -452,6 +478,12 @@ impl Gate {
 }
 
 impl Passage {
+    /// The packet as it arrived.
+    #[must_use]
+    pub fn view(&self) -> &PacketView {
+        &self.view
+    }
+
     /// What connection tracking says of the packet.
     #[must_use]
     pub fn state(&self) -> CtState {

@@ -14,10 +14,11 @@ use crate::counters::DropReason;
 use crate::parse::Policy;
 use crate::time::Instant;
 
-/// Takes in an ARP packet. `answer`: the addresses are ours alone, so requests for them are ours to answer. Returns what
+/// Takes in an ARP packet from `link`. `answer`: the addresses are ours alone, so requests for them are ours to answer. Returns what
 /// was learned, for the other shards.
 pub(crate) fn receive(
     now: Instant,
+    link: usize,
     bytes: &[u8],
     policy: &Policy,
     answer: bool,
@@ -40,14 +41,16 @@ pub(crate) fn receive(
         output.counters.drop(DropReason::BadArp);
         return None;
     }
-    if mac == output.mac {
+    let own = output.links[link].mac;
+    if mac == own {
         return None;
     }
     if policy.is_ours(sender.into()) {
         output.address_conflict(now, sender.into(), mac);
         return None;
     }
-    let for_us = policy.is_ours(target.into());
+    // An address of another link is not answered for here (Linux's arp_ignore 1): that would hide which link it is on.
+    let for_us = policy.is_ours(target.into()) && output.routes.is_on(link, target.into());
     let claim = match operation {
         ArpOperation::Request if for_us => Claim::Asked,
         ArpOperation::Reply => Claim::Told { solicited: true, replace: true },
@@ -58,7 +61,8 @@ pub(crate) fn receive(
         }
     };
     // A probe (RFC 5227 section 2.1.1) has no sender; a sender off the link is answered but not learned.
-    let heard = (!sender.is_unspecified() && output.routes.is_on_link(sender.into())).then_some(Heard {
+    let heard = (!sender.is_unspecified() && output.routes.is_on(link, sender.into())).then_some(Heard {
+        link,
         addr: sender.into(),
         mac,
         claim,
@@ -67,47 +71,48 @@ pub(crate) fn receive(
         output.heard(now, heard);
     }
     if operation == ArpOperation::Request && for_us && answer {
-        send(output, mac, ArpOperation::Reply, (target, output.mac), (sender, mac));
+        send(output, link, mac, ArpOperation::Reply, target, (sender, mac));
     }
     heard
 }
 
 /// Asks for `target`: `to` if given, else everybody.
-pub(crate) fn request(output: &mut Output, target: Ipv4Addr, to: Option<EthernetAddress>) {
-    let Some(IpAddr::V4(source)) = output.routes.source(target.into()) else { return };
+pub(crate) fn request(output: &mut Output, link: usize, target: Ipv4Addr, to: Option<EthernetAddress>) {
+    let Some(IpAddr::V4(source)) = output.routes.source_for_neighbor(link, target.into()) else { return };
     output.counters.arp_requests_tx += 1;
     let asked = EthernetAddress::default();
     let to = to.unwrap_or(EthernetAddress::BROADCAST);
-    send(output, to, ArpOperation::Request, (source, output.mac), (target, asked));
+    send(output, link, to, ArpOperation::Request, source, (target, asked));
 }
 
 /// Asks whether somebody has `addr` (RFC 5227 section 2.1.1).
-pub(crate) fn probe(output: &mut Output, addr: Ipv4Addr) {
+pub(crate) fn probe(output: &mut Output, link: usize, addr: Ipv4Addr) {
     let (nobody, unknown) = (Ipv4Addr::UNSPECIFIED, EthernetAddress::default());
-    send(output, EthernetAddress::BROADCAST, ArpOperation::Request, (nobody, output.mac), (addr, unknown));
+    send(output, link, EthernetAddress::BROADCAST, ArpOperation::Request, nobody, (addr, unknown));
 }
 
 /// Tells everybody that `addr` is ours (RFC 5227 section 2.3).
-pub(crate) fn announce(output: &mut Output, addr: Ipv4Addr) {
+pub(crate) fn announce(output: &mut Output, link: usize, addr: Ipv4Addr) {
     let unknown = EthernetAddress::default();
-    send(output, EthernetAddress::BROADCAST, ArpOperation::Request, (addr, output.mac), (addr, unknown));
+    send(output, link, EthernetAddress::BROADCAST, ArpOperation::Request, addr, (addr, unknown));
 }
 
 fn send(
     output: &mut Output,
+    link: usize,
     to: EthernetAddress,
     operation: ArpOperation,
-    (source_protocol_addr, source_hardware_addr): (Ipv4Addr, EthernetAddress),
+    source_protocol_addr: Ipv4Addr,
     (target_protocol_addr, target_hardware_addr): (Ipv4Addr, EthernetAddress),
 ) {
     let repr = ArpRepr::EthernetIpv4 {
         operation,
-        source_hardware_addr,
+        source_hardware_addr: output.links[link].mac,
         source_protocol_addr,
         target_hardware_addr,
         target_protocol_addr,
     };
     let mut bytes = [0; 28];
     repr.emit(&mut ArpPacket::new_unchecked(&mut bytes[..]));
-    output.send_frame(to, EthernetProtocol::Arp, &[&bytes]);
+    output.send_frame(link, to, EthernetProtocol::Arp, &[&bytes]);
 }

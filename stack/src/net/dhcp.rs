@@ -49,6 +49,8 @@ impl fmt::Display for Lease {
 
 /// The client.
 pub(crate) struct Dhcp {
+    /// The link it is for.
+    link: usize,
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -56,14 +58,14 @@ pub(crate) struct Dhcp {
 }
 
 impl Dhcp {
-    pub(crate) fn new(seed: u64, now: Instant, output: &mut Output) -> Self {
-        let mut config = Config::new(output.mac.into());
+    pub(crate) fn new(link: usize, seed: u64, now: Instant, output: &mut Output) -> Self {
+        let mut config = Config::new(output.links[link].mac.into());
         config.random_seed = seed;
-        let mut bridge = Bridge { received: None, asked: None, output, now };
+        let mut bridge = Bridge { link, received: None, asked: None, output, now };
         let interface = Interface::new(config, &mut bridge, now.into());
         let mut sockets = SocketSet::new(Vec::new());
         let handle = sockets.add(dhcpv4::Socket::new());
-        Self { interface, sockets, handle, lease: None }
+        Self { link, interface, sockets, handle, lease: None }
     }
 
     /// The present lease.
@@ -73,14 +75,14 @@ impl Dhcp {
 
     /// Takes in a frame from port 67 to port 68.
     pub(crate) fn receive(&mut self, now: Instant, frame: &[u8], output: &mut Output) {
-        let mut bridge = Bridge { received: Some(frame), asked: None, output, now };
+        let mut bridge = Bridge { link: self.link, received: Some(frame), asked: None, output, now };
         self.interface.poll_ingress_single(now.into(), &mut bridge, &mut self.sockets);
     }
 
     /// Sends what is due. Returns whether the lease has changed.
     pub(crate) fn poll(&mut self, now: Instant, output: &mut Output) -> bool {
         for _ in 0..2 {
-            let mut bridge = Bridge { received: None, asked: None, output, now };
+            let mut bridge = Bridge { link: self.link, received: None, asked: None, output, now };
             self.interface.poll_egress(now.into(), &mut bridge, &mut self.sockets);
             let Some(answer) = bridge.asked.take() else { break };
             self.receive(now, &answer, output);
@@ -121,11 +123,18 @@ fn lease(config: &dhcpv4::Config<'_>) -> Option<Lease> {
 }
 
 struct Bridge<'a> {
+    link: usize,
     received: Option<&'a [u8]>,
     /// The answer to an ARP request of the client's.
     asked: Option<Vec<u8>>,
     output: &'a mut Output,
     now: Instant,
+}
+
+impl Bridge<'_> {
+    fn outgoing(&mut self) -> Outgoing<'_> {
+        Outgoing { link: self.link, asked: &mut self.asked, output: self.output, now: self.now }
+    }
 }
 
 impl Device for Bridge<'_> {
@@ -140,11 +149,11 @@ impl Device for Bridge<'_> {
 
     fn receive(&mut self, _now: smoltcp::time::Instant) -> Option<(Received<'_>, Outgoing<'_>)> {
         let frame = self.received.take()?;
-        Some((Received(frame), Outgoing { asked: &mut self.asked, output: self.output, now: self.now }))
+        Some((Received(frame), self.outgoing()))
     }
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Outgoing<'_>> {
-        Some(Outgoing { asked: &mut self.asked, output: self.output, now: self.now })
+        Some(self.outgoing())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -166,6 +175,7 @@ impl RxToken for Received<'_> {
 }
 
 struct Outgoing<'a> {
+    link: usize,
     asked: &'a mut Option<Vec<u8>>,
     output: &'a mut Output,
     now: Instant,
@@ -179,7 +189,7 @@ impl TxToken for Outgoing<'_> {
             EthernetProtocol::Arp => *self.asked = arp_answer(&bytes[ETHERNET_HEADER..]),
             EthernetProtocol::Ipv4 => {
                 self.output.counters.udp_tx += 1;
-                self.output.send_ip(self.now, &mut bytes[ETHERNET_HEADER..]);
+                self.output.send_ip_on(self.now, Some(self.link), &mut bytes[ETHERNET_HEADER..]);
             }
             _ => {}
         }

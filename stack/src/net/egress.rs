@@ -9,15 +9,18 @@ use core::net::IpAddr;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
 
-use super::announce::{Announcer, Step};
+use super::announce::Step;
 use super::fragment::{FragmentIds, Fragments, write_header};
-use super::host_gate::HostGate;
-use super::neighbor::{Due, Neighbors};
+use super::host_gate::{HostGate, Sent};
+use super::link::Link;
+use super::neighbor::Due;
 use super::path_mtu::{PathMtu, PathMtus, Witness};
-use super::route::{NextHop, Routes};
+use super::route::{Hop, NextHop, Routes};
 use super::{Heard, arp, ndp};
 use crate::counters::{DropReason, Fresh};
 use crate::device::Device;
+use crate::flow::gate::Change;
+use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
 use crate::limits;
 use crate::offload::gso::{self, Template};
 use crate::packet::checksum::Sum;
@@ -39,26 +42,22 @@ const IPV6_MTU_MIN: usize = 1280;
 /// What all senders of a shard share: routes, neighbours, frames and the backlog.
 #[derive(Debug)]
 pub(crate) struct Output {
-    pub(crate) mac: EthernetAddress,
+    /// At least one.
+    pub(crate) links: Vec<Link>,
     pub(crate) routes: Routes,
-    pub(crate) neighbors: Neighbors,
     /// Counts of everything below TCP; the shard adds them to its own.
     pub(crate) counters: Fresh,
     ids: FragmentIds,
     pool: PacketPool,
-    /// The link's.
-    mtu: usize,
     /// TCP may send super-segments.
     gso: bool,
     /// Of paths, as connections learned.
     path_mtus: PathMtus,
     /// The same as UDP sockets were told.
     datagram_mtus: PathMtus,
-    backlog: PacketBatch,
     last_hop: Option<LastHop>,
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
-    pub(crate) announcer: Announcer,
     /// The rules for what this host receives and sends.
     pub(crate) gate: Option<Box<HostGate>>,
     /// TCP was told [`EgressError::Full`].
@@ -68,7 +67,9 @@ pub(crate) struct Output {
 /// The last neighbour asked for: a burst of segments mostly has one destination.
 #[derive(Clone, Copy, Debug)]
 struct LastHop {
+    src: IpAddr,
     dst: IpAddr,
+    link: usize,
     mac: EthernetAddress,
     generation: u64,
     until: Instant,
@@ -88,34 +89,22 @@ pub(crate) fn mtu_in_frames(layout: PoolLayout, frames_max: usize) -> usize {
 }
 
 impl Output {
-    /// `mtu`: the largest IP packet in bytes, at most what [`mtu_in_frames`] allows; `gso`: TCP may send super-segments.
-    pub(crate) fn new(
-        mac: EthernetAddress,
-        mtu: usize,
-        gso: bool,
-        pool: PacketPool,
-        neighbors: Neighbors,
-        ids: FragmentIds,
-        now: Instant,
-    ) -> Self {
-        let (path_mtus, datagram_mtus) =
-            (PathMtus::new(neighbors.hasher()), PathMtus::new(neighbors.hasher()));
+    /// `links`: at least one; `gso`: TCP may send super-segments.
+    pub(crate) fn new(links: Vec<Link>, gso: bool, pool: PacketPool, ids: FragmentIds, now: Instant) -> Self {
+        let hasher = links[0].neighbors.hasher();
+        let (path_mtus, datagram_mtus) = (PathMtus::new(hasher), PathMtus::new(hasher));
         Self {
-            mac,
+            links,
             routes: Routes::default(),
-            neighbors,
             counters: Fresh::default(),
             ids,
             pool,
-            mtu,
             gso,
             path_mtus,
             datagram_mtus,
-            backlog: PacketBatch::new(),
             last_hop: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
-            announcer: Announcer::default(),
             gate: None,
             refused: false,
         }
@@ -127,7 +116,7 @@ impl Output {
         self.last_hop = None;
         self.path_mtus.clear();
         self.datagram_mtus.clear();
-        self.neighbors.clear(&mut self.counters);
+        self.links.iter_mut().for_each(|link| link.neighbors.clear(&mut self.counters));
     }
 
     /// Takes in what a path carries; whether that is news.
@@ -135,7 +124,7 @@ impl Output {
         let PathMtu { dst, mtu, witness } = told;
         // RFC 8200 section 5 and Linux's `min_pmtu`.
         let least = if dst.is_ipv6() { IPV6_MTU_MIN } else { limits::PATH_MTU_MIN_IPV4.into() };
-        if usize::from(mtu) < least || usize::from(mtu) >= self.mtu {
+        if usize::from(mtu) < least || usize::from(mtu) >= self.link_mtu_to(dst) {
             return false;
         }
         match witness {
@@ -153,49 +142,85 @@ impl Output {
     /// The longest IP packet that goes out whole: the path's MTU as far as it is known. Of IPv6 beyond a router, what no
     /// socket sends keeps to the minimum that every link carries (RFC 8200 section 5): nobody could tell a true Packet Too
     /// Big about it from a forged one.
-    fn packet_mtu(&self, dst: IpAddr, hop: NextHop, protocol: u8) -> usize {
+    fn packet_mtu(&self, dst: IpAddr, hop: Hop, protocol: u8) -> usize {
         let known = [self.path_mtus.get(dst), self.datagram_mtus.get(dst)];
-        let mtu = known.into_iter().flatten().map(usize::from).fold(self.mtu, usize::min);
-        let beyond_router = matches!(hop, NextHop::Neighbor(neighbor) if neighbor != dst);
+        let mtu = known.into_iter().flatten().map(usize::from).fold(self.links[hop.link].mtu, usize::min);
+        let beyond_router = matches!(hop.next, NextHop::Neighbor(neighbor) if neighbor != dst);
         if dst.is_ipv6() && beyond_router && protocol != protocol::UDP { mtu.min(IPV6_MTU_MIN) } else { mtu }
     }
 
-    /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.
+    /// The MTU of the link that leads to `dst`.
+    fn link_mtu_to(&self, dst: IpAddr) -> usize {
+        match &self.links[..] {
+            [only] => only.mtu,
+            links => links[self.routes.next_hop(dst).map_or(0, |hop| hop.link)].mtu,
+        }
+    }
+
+    /// Whether some link takes a whole packet.
     pub(crate) fn has_room(&self) -> bool {
-        self.backlog.len() < limits::TX_BACKLOG_PACKETS
+        self.links.iter().any(Link::has_room)
     }
 
     /// Whether packets wait for the device, or TCP found no room or no frame since the last call.
     pub(crate) fn is_blocked(&mut self) -> bool {
-        core::mem::take(&mut self.refused) || !self.backlog.is_empty()
+        core::mem::take(&mut self.refused) || self.is_waiting()
     }
 
     /// Sends a whole IP packet (header and transport checksum set, no IPv4 options), in fragments where it must be. What
     /// cannot be sent is dropped and counted.
     pub(crate) fn send_ip(&mut self, now: Instant, packet: &mut [u8]) {
-        let (dst, ethertype, number) = if packet[0] >> 4 == 4 {
-            (IpAddr::V4(Ipv4Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv4, packet[9])
+        self.send_ip_on(now, None, packet);
+    }
+
+    /// As [`Output::send_ip`]; broadcasts and multicasts go by `link`, if given.
+    pub(crate) fn send_ip_on(&mut self, now: Instant, link: Option<usize>, packet: &mut [u8]) {
+        if let Some(gate) = &mut self.gate {
+            match gate.send(now, packet, &self.routes, &mut self.counters) {
+                Sent::AsItIs => {}
+                Sent::Translated(change) => {
+                    let changed = match change {
+                        Change::Packet(to) => rewrite(packet, &to, Checksum::Whole),
+                        Change::Error { addresses: (src, dst), quoted } => {
+                            rewrite_error(packet, src, dst, &quoted)
+                        }
+                    };
+                    if changed.is_err() {
+                        return self.counters.drop(DropReason::BadIcmp);
+                    }
+                }
+                Sent::Refused => return,
+            }
+        }
+        self.send_unfiltered(now, link, packet);
+    }
+
+    /// As [`Output::send_ip_on`], past the rules.
+    pub(crate) fn send_unfiltered(&mut self, now: Instant, link: Option<usize>, packet: &mut [u8]) {
+        let (src, dst, ethertype, number) = if packet[0] >> 4 == 4 {
+            let header = Ipv4Packet::new_unchecked(&*packet);
+            (header.src_addr().into(), header.dst_addr().into(), EthernetProtocol::Ipv4, packet[9])
         } else {
-            (IpAddr::V6(Ipv6Packet::new_unchecked(&*packet).dst_addr()), EthernetProtocol::Ipv6, packet[6])
+            let header = Ipv6Packet::new_unchecked(&*packet);
+            (header.src_addr().into(), header.dst_addr().into(), EthernetProtocol::Ipv6, packet[6])
         };
-        let Some(hop) = self.routes.next_hop(dst) else {
+        let Some(mut hop) = self.routes.next_hop_from(Some(src), dst) else {
             self.counters.drop(DropReason::NoRoute);
             return;
         };
-        if !self.has_room() {
-            self.counters.drop(DropReason::TxQueueFull);
-            return;
+        if let (Some(link), NextHop::Group(_)) = (link, hop.next) {
+            hop.link = link;
         }
-        if let Some(gate) = &mut self.gate
-            && !gate.send(now, packet, &mut self.counters)
-        {
+        if !self.links[hop.link].has_room() {
+            self.counters.drop(DropReason::TxQueueFull);
             return;
         }
         let mtu = self.packet_mtu(dst, hop, number);
         let mut fragments = Fragments::new(packet, mtu, &mut self.ids);
         let cut = fragments.is_cut();
         while let Some((header, payload)) = fragments.next() {
-            let Some(frame) = build(&self.pool, self.mac, ethertype, &[header, &packet[payload]]) else {
+            let mac = self.links[hop.link].mac;
+            let Some(frame) = build(&self.pool, mac, ethertype, &[header, &packet[payload]]) else {
                 self.counters.drop(DropReason::NoFrame);
                 return;
             };
@@ -205,23 +230,29 @@ impl Output {
     }
 
     /// Sends a frame to a known Ethernet address.
-    pub(crate) fn send_frame(&mut self, to: EthernetAddress, ethertype: EthernetProtocol, parts: &[&[u8]]) {
-        if !self.has_room() {
+    pub(crate) fn send_frame(
+        &mut self,
+        link: usize,
+        to: EthernetAddress,
+        ethertype: EthernetProtocol,
+        parts: &[&[u8]],
+    ) {
+        if !self.links[link].has_room() {
             self.counters.drop(DropReason::TxQueueFull);
             return;
         }
-        match build(&self.pool, self.mac, ethertype, parts) {
-            Some(packet) => self.enqueue(to, packet),
+        match build(&self.pool, self.links[link].mac, ethertype, parts) {
+            Some(packet) => self.enqueue(link, to, packet),
             None => self.counters.drop(DropReason::NoFrame),
         }
     }
 
     /// Takes in what was heard of a neighbour and sends what waited for it.
     pub(crate) fn heard(&mut self, now: Instant, heard: Heard) {
-        let Heard { addr, mac, claim } = heard;
-        for packet in self.neighbors.heard(now, addr, mac, claim, &mut self.counters) {
-            if self.has_room() {
-                self.enqueue(mac, packet);
+        let Heard { link, addr, mac, claim } = heard;
+        for packet in self.links[link].neighbors.heard(now, addr, mac, claim, &mut self.counters) {
+            if self.links[link].has_room() {
+                self.enqueue(link, mac, packet);
             } else {
                 self.counters.drop(DropReason::TxQueueFull);
             }
@@ -230,16 +261,18 @@ impl Output {
 
     /// Asks for neighbours whose time has come; packets whose neighbour did not answer go to `failed`, counted.
     pub(crate) fn poll_neighbors(&mut self, now: Instant, failed: &mut Vec<Packet>) {
-        while let Some(due) = self.neighbors.due(now) {
-            match due {
-                Due::Solicit { addr: IpAddr::V4(addr), to } => arp::request(self, addr, to),
-                Due::Solicit { addr: IpAddr::V6(addr), to } => ndp::solicit(self, addr, to),
-                Due::Failed { addr, packets } => {
-                    if !packets.is_empty() {
-                        tracing::debug!(neighbor = %addr, packets = packets.len(), "neighbour does not answer");
+        for link in 0..self.links.len() {
+            while let Some(due) = self.links[link].neighbors.due(now) {
+                match due {
+                    Due::Solicit { addr: IpAddr::V4(addr), to } => arp::request(self, link, addr, to),
+                    Due::Solicit { addr: IpAddr::V6(addr), to } => ndp::solicit(self, link, addr, to),
+                    Due::Failed { addr, packets } => {
+                        if !packets.is_empty() {
+                            tracing::debug!(neighbor = %addr, packets = packets.len(), "neighbour does not answer");
+                        }
+                        packets.iter().for_each(|_| self.counters.drop(DropReason::NeighborUnreachable));
+                        failed.extend(packets);
                     }
-                    packets.iter().for_each(|_| self.counters.drop(DropReason::NeighborUnreachable));
-                    failed.extend(packets);
                 }
             }
         }
@@ -247,16 +280,18 @@ impl Output {
 
     /// Probes for and announces addresses of ours whose time has come.
     pub(crate) fn announce_addresses(&mut self, now: Instant) {
-        while let Some(step) = self.announcer.due(now) {
-            match step {
-                Step::Probe(_) => self.counters.address_probes_tx += 1,
-                Step::Announce(_) => self.counters.address_announcements_tx += 1,
-            }
-            match step {
-                Step::Probe(IpAddr::V4(addr)) => arp::probe(self, addr),
-                Step::Probe(IpAddr::V6(addr)) => ndp::probe(self, addr),
-                Step::Announce(IpAddr::V4(addr)) => arp::announce(self, addr),
-                Step::Announce(IpAddr::V6(addr)) => ndp::announce(self, addr),
+        for link in 0..self.links.len() {
+            while let Some(step) = self.links[link].announcer.due(now) {
+                match step {
+                    Step::Probe(_) => self.counters.address_probes_tx += 1,
+                    Step::Announce(_) => self.counters.address_announcements_tx += 1,
+                }
+                match step {
+                    Step::Probe(IpAddr::V4(addr)) => arp::probe(self, link, addr),
+                    Step::Probe(IpAddr::V6(addr)) => ndp::probe(self, link, addr),
+                    Step::Announce(IpAddr::V4(addr)) => arp::announce(self, link, addr),
+                    Step::Announce(IpAddr::V6(addr)) => ndp::announce(self, link, addr),
+                }
             }
         }
     }
@@ -264,7 +299,7 @@ impl Output {
     /// Another station uses an address of ours (RFC 5227 section 2.4: it is counted and, at most every ten seconds, logged).
     pub(crate) fn address_conflict(&mut self, now: Instant, addr: IpAddr, mac: EthernetAddress) {
         self.counters.address_conflicts += 1;
-        self.announcer.conflict(addr);
+        self.links.iter_mut().for_each(|link| link.announcer.conflict(addr));
         let quiet = self
             .conflict_logged
             .is_some_and(|at| now.saturating_since(at) < limits::ADDRESS_CONFLICT_LOG_INTERVAL);
@@ -272,6 +307,21 @@ impl Output {
             self.conflict_logged = Some(now);
             tracing::warn!(%addr, %mac, "another station claims our address; give one of the two another");
         }
+    }
+
+    /// An identification for the fragments of a packet.
+    pub(super) fn fragment_id(&mut self, src: IpAddr, dst: IpAddr, protocol: u8) -> u32 {
+        self.ids.next(src, dst, protocol)
+    }
+
+    /// A frame of these parts, without its destination; `None`: no frame is free.
+    pub(super) fn build_frame(
+        &self,
+        src: EthernetAddress,
+        ethertype: EthernetProtocol,
+        parts: &[&[u8]],
+    ) -> Option<Packet> {
+        build(&self.pool, src, ethertype, parts)
     }
 
     /// Takes one ICMP message from the budget; `false`, counted, when it is used up (RFC 4443 section 2.4 (f)).
@@ -285,74 +335,91 @@ impl Output {
 
     /// Whether packets wait for the device.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.backlog.is_empty()
+        self.links.iter().any(|link| !link.backlog.is_empty())
     }
 
-    /// Gives the backlog to the device; returns whether it took anything.
+    /// Gives the backlogs to the device; returns whether it took anything.
     pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
-        if self.backlog.is_empty() {
-            return false;
-        }
         let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
-        let before = bytes(&self.backlog);
-        let packets = device.transmit(&mut self.backlog);
-        self.counters.sent(packets as u64, (before - bytes(&self.backlog)) as u64);
-        packets > 0
+        let mut sent = false;
+        for (link, Link { backlog, traffic, .. }) in self.links.iter_mut().enumerate() {
+            if backlog.is_empty() {
+                continue;
+            }
+            let before = bytes(backlog);
+            let packets = device.transmit_on(link, backlog);
+            let sent_bytes = (before - bytes(backlog)) as u64;
+            traffic.tx_packets += packets as u64;
+            traffic.tx_bytes += sent_bytes;
+            self.counters.sent(packets as u64, sent_bytes);
+            sent |= packets > 0;
+        }
+        sent
     }
 
-    fn deliver(&mut self, now: Instant, hop: NextHop, packet: Packet) {
-        match hop {
-            NextHop::Group(mac) => self.enqueue(mac, packet),
-            NextHop::Neighbor(addr) => match self.neighbors.resolve(now, addr) {
-                Some(mac) => self.enqueue(mac, packet),
-                None => self.neighbors.hold(now, addr, packet, &mut self.counters),
+    /// Gives a packet, complete but for its Ethernet destination, to its next hop.
+    pub(super) fn deliver(&mut self, now: Instant, hop: Hop, packet: Packet) {
+        let Hop { link, next } = hop;
+        match next {
+            NextHop::Group(mac) => self.enqueue(link, mac, packet),
+            NextHop::Neighbor(addr) => match self.links[link].neighbors.resolve(now, addr) {
+                Some(mac) => self.enqueue(link, mac, packet),
+                None => self.links[link].neighbors.hold(now, addr, packet, &mut self.counters),
             },
         }
     }
 
-    fn enqueue(&mut self, to: EthernetAddress, mut packet: Packet) {
+    fn enqueue(&mut self, link: usize, to: EthernetAddress, mut packet: Packet) {
         EthernetFrame::new_unchecked(packet.head_mut()).set_dst_addr(to);
-        self.backlog.push_back(packet);
+        self.links[link].backlog.push_back(packet);
     }
 
-    /// Next hop of a TCP segment: the Ethernet address if known.
-    fn tcp_hop(&mut self, now: Instant, dst: IpAddr) -> Result<Result<EthernetAddress, IpAddr>, EgressError> {
+    /// Next hop of a TCP segment: its link, and the Ethernet address if known, else the neighbour.
+    fn tcp_hop(
+        &mut self,
+        now: Instant,
+        src: IpAddr,
+        dst: IpAddr,
+    ) -> Result<(usize, Result<EthernetAddress, IpAddr>), EgressError> {
         if let Some(hop) = self.last_hop
             && hop.dst == dst
-            && hop.generation == self.neighbors.generation()
+            && hop.src == src
+            && hop.generation == self.links[hop.link].neighbors.generation()
             && now < hop.until
         {
-            return Ok(Ok(hop.mac));
+            return Ok((hop.link, Ok(hop.mac)));
         }
-        let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) else {
+        let hop = self.routes.next_hop_from(Some(src), dst);
+        let Some(Hop { link, next: NextHop::Neighbor(addr) }) = hop else {
             self.counters.drop(DropReason::NoRoute);
             return Err(EgressError::NoRoute);
         };
-        let Some(mac) = self.neighbors.resolve(now, addr) else { return Ok(Err(addr)) };
-        let (generation, until) = (self.neighbors.generation(), now + LAST_HOP_LIFETIME);
-        self.last_hop = Some(LastHop { dst, mac, generation, until });
-        Ok(Ok(mac))
+        let neighbors = &mut self.links[link].neighbors;
+        let Some(mac) = neighbors.resolve(now, addr) else { return Ok((link, Err(addr))) };
+        let (generation, until) = (neighbors.generation(), now + LAST_HOP_LIFETIME);
+        self.last_hop = Some(LastHop { src, dst, link, mac, generation, until });
+        Ok((link, Ok(mac)))
     }
 
     /// The headers of a segment with all of its payload, for `to`.
     /// RFC 9293 section 3.1, MUST-2.
-    fn template(&self, segment: &SegmentOut<'_>, to: EthernetAddress) -> Option<Template> {
+    fn template(&self, segment: &SegmentOut<'_>, macs: Macs) -> Option<Template> {
         let l4 = tcp_at(segment);
         let mut headers = [0; HEADERS_MAX];
         let headers = headers.get_mut(..l4 + TCP_HEADER + segment.options.len())?;
-        self.write_headers(headers, segment, 0, to);
+        write_headers(headers, segment, 0, macs);
         Template::new(headers, ETHERNET_HEADER, l4, Flags(segment.first_flags))
     }
 
     /// A segment that is not to be cut, with `payload_len` bytes of payload, written where it goes; `None` when no frame is
     /// free or it does not fit one.
-    fn single(&self, segment: &SegmentOut<'_>, payload_len: usize, to: EthernetAddress) -> Option<Packet> {
+    fn single(&self, segment: &SegmentOut<'_>, payload_len: usize, macs: Macs) -> Option<Packet> {
         let l4 = tcp_at(segment);
         let headers = l4 + TCP_HEADER + segment.options.len();
         let mut packet = Packet::alloc(&self.pool)?;
         let frame = packet.append(headers + payload_len)?;
         let (headers, mut room) = frame.split_at_mut(headers);
-        self.write_headers(headers, segment, payload_len, to);
+        write_headers(headers, segment, payload_len, macs);
         let tcp = &mut headers[l4..];
         let len = (tcp.len() + payload_len) as u32;
         let mut sum = Sum::pseudo_header(segment.src.ip(), segment.dst.ip(), protocol::TCP, len);
@@ -365,42 +432,33 @@ impl Output {
         tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
         Some(packet)
     }
+}
 
-    /// All headers for `payload_len` bytes of payload but for the TCP checksum, which is 0.
-    fn write_headers(
-        &self,
-        headers: &mut [u8],
-        segment: &SegmentOut<'_>,
-        payload_len: usize,
-        to: EthernetAddress,
-    ) {
-        let (src, dst) = (segment.src.ip(), segment.dst.ip());
-        let ethertype = if dst.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
-        write_ethernet(headers, self.mac, ethertype);
-        EthernetFrame::new_unchecked(&mut *headers).set_dst_addr(to);
-        let (link_and_ip, tcp) = headers.split_at_mut(tcp_at(segment));
-        let tos = segment.ip.traffic_class(segment.ecn);
-        let len = tcp.len() + payload_len;
-        write_header(
-            &mut link_and_ip[ETHERNET_HEADER..],
-            src,
-            dst,
-            protocol::TCP,
-            len,
-            tos,
-            segment.ip.hop_limit,
-        );
-        write_tcp(tcp, segment);
-    }
+/// Source and destination on the link.
+type Macs = (EthernetAddress, EthernetAddress);
+
+/// All headers for `payload_len` bytes of payload but for the TCP checksum, which is 0.
+fn write_headers(headers: &mut [u8], segment: &SegmentOut<'_>, payload_len: usize, (from, to): Macs) {
+    let (src, dst) = (segment.src.ip(), segment.dst.ip());
+    let ethertype = if dst.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
+    write_ethernet(headers, from, ethertype);
+    EthernetFrame::new_unchecked(&mut *headers).set_dst_addr(to);
+    let (link_and_ip, tcp) = headers.split_at_mut(tcp_at(segment));
+    let tos = segment.ip.traffic_class(segment.ecn);
+    let len = tcp.len() + payload_len;
+    let ip = &mut link_and_ip[ETHERNET_HEADER..];
+    write_header(ip, src, dst, protocol::TCP, len, tos, segment.ip.hop_limit);
+    write_tcp(tcp, segment);
 }
 
 impl tcp::Egress for Output {
     fn path_mtu(&self, dst: IpAddr) -> usize {
-        self.path_mtus.get(dst).map_or(self.mtu, |mtu| self.mtu.min(mtu.into()))
+        let link = self.link_mtu_to(dst);
+        self.path_mtus.get(dst).map_or(link, |mtu| link.min(mtu.into()))
     }
 
-    fn link_mtu(&self, _dst: IpAddr) -> usize {
-        self.mtu
+    fn link_mtu(&self, dst: IpAddr) -> usize {
+        self.link_mtu_to(dst)
     }
 
     /// As Linux's negative advice: the first hop is asked whether it is there, and the path's MTU is tried anew.
@@ -408,8 +466,8 @@ impl tcp::Egress for Output {
     fn doubt(&mut self, now: Instant, dst: IpAddr) {
         self.last_hop = None;
         self.path_mtus.forget(dst);
-        if let Some(NextHop::Neighbor(addr)) = self.routes.next_hop(dst) {
-            self.neighbors.doubt(now, addr);
+        if let Some(Hop { link, next: NextHop::Neighbor(addr) }) = self.routes.next_hop(dst) {
+            self.links[link].neighbors.doubt(now, addr);
         }
     }
 
@@ -419,44 +477,74 @@ impl tcp::Egress for Output {
 
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
         let (payload_len, mss) = (segment.len(), segment.mss);
+        let (link, hop) = self.tcp_hop(now, segment.src.ip(), segment.dst.ip())?;
+        let mtu = self.links[link].mtu;
         let ip_header = if segment.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
-        if ip_header + TCP_HEADER + segment.options.len() + payload_len.min(mss) > self.mtu {
-            return Err(EgressError::TooBig { mtu: self.mtu });
+        if ip_header + TCP_HEADER + segment.options.len() + payload_len.min(mss) > mtu {
+            return Err(EgressError::TooBig { mtu });
         }
-        let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
-        let spare_frames = self.pool.free_frames().saturating_sub(reserve) as usize;
-        if !self.has_room() || payload_len > 0 && spare_frames == 0 {
+        let spare_frames = self.spare_frames();
+        if !self.links[link].has_room() || payload_len > 0 && spare_frames == 0 {
             self.refused = true;
             return Err(EgressError::Full);
         }
-        let hop = self.tcp_hop(now, segment.dst.ip())?;
-        if let Some(gate) = &mut self.gate
-            && !gate.send_segment(now, segment, &mut self.counters)
-        {
-            // As if the network had lost it.
-            return Ok(payload_len);
+        if let Some(gate) = &mut self.gate {
+            match gate.send_segment(now, segment, link, &self.routes, &mut self.counters) {
+                Sent::AsItIs => {}
+                Sent::Translated(Change::Packet(to)) => {
+                    let translated = SegmentOut { src: to.source(), dst: to.destination(), ..*segment };
+                    let (link, hop) = self.tcp_hop(now, to.src(), to.dst())?;
+                    return self.emit(now, &translated, link, hop);
+                }
+                // As if the network had lost it.
+                Sent::Translated(Change::Error { .. }) | Sent::Refused => return Ok(payload_len),
+            }
         }
+        self.emit(now, segment, link, hop)
+    }
+}
+
+impl Output {
+    /// Frames that TCP's payload may have.
+    fn spare_frames(&self) -> usize {
+        let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
+        self.pool.free_frames().saturating_sub(reserve) as usize
+    }
+
+    /// Writes a segment into frames for its next hop; returns how much of the payload.
+    fn emit(
+        &mut self,
+        now: Instant,
+        segment: &SegmentOut<'_>,
+        link: usize,
+        hop: Result<EthernetAddress, IpAddr>,
+    ) -> Result<usize, EgressError> {
+        let (payload_len, mss) = (segment.len(), segment.mss);
+        let Link { mac, mtu, .. } = self.links[link];
         // For a neighbour that is not known yet the address is filled in when it is.
-        let to = hop.unwrap_or(EthernetAddress([0; 6]));
+        let macs = (mac, hop.unwrap_or(EthernetAddress([0; 6])));
         if payload_len <= mss
-            && let Some(packet) = self.single(segment, payload_len, to)
+            && let Some(packet) = self.single(segment, payload_len, macs)
         {
+            let Link { backlog, neighbors, .. } = &mut self.links[link];
             match hop {
-                Ok(_) => self.backlog.push_back(packet),
-                Err(neighbor) => self.neighbors.hold(now, neighbor, packet, &mut self.counters),
+                Ok(_) => backlog.push_back(packet),
+                Err(neighbor) => neighbors.hold(now, neighbor, packet, &mut self.counters),
             }
             return Ok(payload_len);
         }
-        let Some(template) = self.template(segment, to) else {
-            return Err(EgressError::TooBig { mtu: self.mtu });
+        let Some(template) = self.template(segment, macs) else {
+            return Err(EgressError::TooBig { mtu });
         };
         let count = gso::segments(payload_len, mss);
         let frames = template.frames(&self.pool, payload_len.min(mss)).max(1);
-        let room = limits::TX_BACKLOG_PACKETS - self.backlog.len();
+        let spare_frames = self.spare_frames();
+        let Link { backlog, neighbors, .. } = &mut self.links[link];
+        let room = limits::TX_BACKLOG_PACKETS.saturating_sub(backlog.len()).max(1);
         let most = count.min(room).min((spare_frames / frames).max(1));
         let made = template.cut(&self.pool, segment.payload, mss, most, |packet| match hop {
-            Ok(_) => self.backlog.push_back(packet),
-            Err(neighbor) => self.neighbors.hold(now, neighbor, packet, &mut self.counters),
+            Ok(_) => backlog.push_back(packet),
+            Err(neighbor) => neighbors.hold(now, neighbor, packet, &mut self.counters),
         });
         self.refused |= made < count;
         if made == 0 {

@@ -37,7 +37,7 @@ impl FragmentIds {
         Self { keys, counter: start - start % step + u32::from(shard), step }
     }
 
-    fn next(&mut self, src: IpAddr, dst: IpAddr, protocol: u8) -> u32 {
+    pub(super) fn next(&mut self, src: IpAddr, dst: IpAddr, protocol: u8) -> u32 {
         let mut hasher = SipHasher13::new_with_keys(self.keys.0, self.keys.1);
         for addr in [src, dst] {
             match addr {

@@ -1,18 +1,20 @@
-//! Rules for what this host itself receives and sends: INPUT and OUTPUT of the filter and raw tables, at the two places where
-//! packets meet TCP, UDP and ICMP ([`crate::shard`]'s receive path, [`super::egress`]).
+//! The rules at the places where packets meet the stack: for a host, INPUT and OUTPUT, before TCP, UDP and ICMP
+//! ([`crate::shard`]'s receive path, [`super::egress`]); for a router all chains, as a packet arrives and where it is delivered
+//! or forwarded.
 //!
 //! Neighbour discovery, like ARP, and the stack's own DHCP are not filtered: without them there is nothing to filter. Where
-//! no rule asks for flows, TCP shows only what begins a connection or belongs to none, so that established connections cost
-//! nothing.
+//! a host's rules do not ask for flows, TCP shows only what begins a connection or belongs to none, so that established
+//! connections cost nothing.
 
 use std::sync::Arc;
 
-use crate::config::FilterConfig;
+use super::route::Routes;
+use crate::config::{FilterConfig, StackConfig};
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
 use crate::flow::conntrack::Conntrack;
-use crate::flow::filter::{Chain, Hook, Policy, RuleSet, Table};
-use crate::flow::gate::{Gate, Interface, Refused};
+use crate::flow::filter::{Chain, Hook, Policy, RuleSet, Table, TcpMss};
+use crate::flow::gate::{Change, Gate, Interface, Passage, Refused};
 use crate::flow::view::{PacketView, TcpView, Transport};
 use crate::packet::Packet;
 use crate::parse::protocol;
@@ -25,32 +27,54 @@ use crate::time::Instant;
 const DHCP_SERVER_PORT: u16 = 67;
 const DHCP_CLIENT_PORT: u16 = 68;
 
-/// One shard's gate for its own packets.
+/// What becomes of a packet that this host sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// It goes.
+    AsItIs,
+    /// It goes with other addresses or ports.
+    Translated(Change),
+    /// It was dropped and counted.
+    Refused,
+}
+
+/// One shard's gate.
 pub(crate) struct HostGate {
     gate: Gate,
-    interface: String,
+    /// The links' names.
+    interfaces: Vec<String>,
     rules: Arc<RuleSet>,
     /// A chain of OUTPUT does anything.
     judges_output: bool,
     /// The shard is not alone: what it does not know may be another's.
     several: bool,
+    /// It is a router's: packets are shown as they arrive.
+    forwards: bool,
 }
 
 impl core::fmt::Debug for HostGate {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("HostGate").field("interface", &self.interface).finish_non_exhaustive()
+        f.debug_struct("HostGate").field("interfaces", &self.interfaces).finish_non_exhaustive()
     }
 }
 
 impl HostGate {
-    pub(crate) fn new(filter: &FilterConfig, seed: [u8; 32], shard: u16, shards: u16, now: Instant) -> Self {
+    pub(crate) fn new(
+        filter: &FilterConfig,
+        config: &StackConfig,
+        seed: [u8; 32],
+        shard: u16,
+        shards: u16,
+        now: Instant,
+    ) -> Self {
         let rules = Arc::clone(&filter.rules);
         Self {
             gate: Gate::new(&rules, filter.gate.clone(), seed, shard, shards, now),
-            interface: filter.interface.clone(),
+            interfaces: config.link_names(),
             judges_output: judges_output(&rules),
             rules,
             several: shards > 1,
+            forwards: config.forward.is_some(),
         }
     }
 
@@ -61,9 +85,24 @@ impl HostGate {
         self.rules = rules;
     }
 
+    /// Ends the flows that were translated to `addr`, which is ours no longer (as MASQUERADE does in Linux).
+    pub(crate) fn forget_address(&mut self, addr: core::net::IpAddr) {
+        self.gate.forget_address(addr);
+    }
+
+    /// Whether it is a router's, to which packets are shown as they arrive.
+    pub(crate) fn forwards(&self) -> bool {
+        self.forwards
+    }
+
     /// Whether every packet must be shown, not only those that begin something.
     pub(crate) fn tracks(&self) -> bool {
         self.gate.tracks()
+    }
+
+    /// The flows, to look at.
+    pub(crate) fn table(&self) -> Option<&Conntrack> {
+        self.gate.table()
     }
 
     /// The flows, when they are tracked.
@@ -79,13 +118,13 @@ impl HostGate {
         self.gate.next_deadline()
     }
 
-    /// A received packet for this host.
+    /// A received packet for this host, which is no router.
     pub(crate) fn receive(&mut self, now: Instant, packet: &Packet) -> Result<(), Refused> {
         let Some(view) = PacketView::of(packet) else { return Ok(()) };
         if is_exempt(&view) {
             return Ok(());
         }
-        let interface = Interface { name: &self.interface, address: None };
+        let interface = Interface { name: &self.interfaces[0], address: None };
         // What an ICMP error is about may be a flow of another shard; TCP and UDP ask the others, and look closely.
         let view = match view.transport {
             Transport::Error { kind, code, quoted: Some(quoted) } if self.several && !self.knows(&quoted) => {
@@ -97,40 +136,114 @@ impl HostGate {
         self.gate.deliver(now, &mut passage, interface).map(|_| ())
     }
 
-    /// An IP packet of this host, from its IP header on.
-    pub(crate) fn send(&mut self, now: Instant, packet: &[u8], counters: &mut Counters) -> bool {
-        if !(self.judges_output || self.gate.tracks()) {
-            return true;
-        }
-        PacketView::of_ip(packet).is_none_or(|view| is_exempt(&view) || self.judge(now, view, counters))
+    // ---- a router's packets
+
+    /// A received packet, up to the decision where it goes; `None`: the rules are not for such.
+    pub(crate) fn arrive(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        link: usize,
+        routes: &Routes,
+    ) -> Result<Option<Passage>, Refused> {
+        let Some(view) = PacketView::of(packet).filter(|view| !is_exempt(view)) else { return Ok(None) };
+        let Self { gate, interfaces, .. } = self;
+        gate.arrive(now, view, interface(interfaces, routes, link, &view)).map(Some)
     }
 
-    /// A segment of this host.
+    /// What it is by now.
+    pub(crate) fn change(&self, passage: &Passage) -> Option<Change> {
+        self.gate.change(passage)
+    }
+
+    /// It is for this host, as what is returned, or as it is.
+    pub(crate) fn deliver(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        link: usize,
+        routes: &Routes,
+    ) -> Result<Option<Change>, Refused> {
+        let Self { gate, interfaces, .. } = self;
+        let from = interface(interfaces, routes, link, passage.view());
+        gate.deliver(now, passage, from)
+    }
+
+    /// It goes on by the link `to`, as what is returned, or as it is.
+    pub(crate) fn forward(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        from: usize,
+        to: usize,
+        routes: &Routes,
+    ) -> Result<Option<Change>, Refused> {
+        let Self { gate, interfaces, .. } = self;
+        let [from, to] = [from, to].map(|link| interface(interfaces, routes, link, passage.view()));
+        gate.forward(now, passage, from, to)
+    }
+
+    /// The MSS that the packet, if it is a SYN, may offer at most.
+    pub(crate) fn mss(&self, passage: &Passage) -> Option<TcpMss> {
+        self.gate.mss(passage)
+    }
+
+    // ---- packets of this host
+
+    /// An IP packet of this host, from its IP header on.
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        routes: &Routes,
+        counters: &mut Counters,
+    ) -> Sent {
+        if !(self.judges_output || self.gate.tracks()) {
+            return Sent::AsItIs;
+        }
+        let Some(view) = PacketView::of_ip(packet).filter(|view| !is_exempt(view)) else {
+            return Sent::AsItIs;
+        };
+        let hop = routes.next_hop_from(Some(view.tuple.src()), view.tuple.dst());
+        self.judge(now, view, hop.map_or(0, |hop| hop.link), routes, counters)
+    }
+
+    /// A segment of this host that goes by `link`.
     pub(crate) fn send_segment(
         &mut self,
         now: Instant,
         segment: &SegmentOut<'_>,
+        link: usize,
+        routes: &Routes,
         counters: &mut Counters,
-    ) -> bool {
+    ) -> Sent {
         let begins = Flags(segment.flags).contains(Flags::SYN) && !Flags(segment.flags).contains(Flags::ACK);
         if !(self.gate.tracks() || self.judges_output && begins) {
-            return true;
+            return Sent::AsItIs;
         }
-        self.judge(now, view_of(segment), counters)
+        self.judge(now, view_of(segment), link, routes, counters)
     }
 
-    fn judge(&mut self, now: Instant, view: PacketView, counters: &mut Counters) -> bool {
-        let interface = Interface { name: &self.interface, address: None };
-        match self.gate.send(now, view, interface) {
-            Ok(_) => true,
+    fn judge(
+        &mut self,
+        now: Instant,
+        view: PacketView,
+        link: usize,
+        routes: &Routes,
+        counters: &mut Counters,
+    ) -> Sent {
+        let Self { gate, interfaces, .. } = self;
+        match gate.send(now, view, interface(interfaces, routes, link, &view)) {
+            Ok((_, None)) => Sent::AsItIs,
+            Ok((_, Some(change))) => Sent::Translated(change),
             Err(Refused::Drop(reason)) => {
                 counters.drop(reason);
-                false
+                Sent::Refused
             }
             // Whoever sent it is this host: it sees that nothing comes back.
             Err(Refused::Reject(_)) => {
                 counters.drop(DropReason::Filtered);
-                false
+                Sent::Refused
             }
         }
     }
@@ -138,6 +251,12 @@ impl HostGate {
     fn knows(&self, quoted: &FlowTuple) -> bool {
         self.gate.table().is_some_and(|flows| flows.find(&quoted.reversed()).is_some())
     }
+}
+
+/// A link as rules know it.
+fn interface<'a>(names: &'a [String], routes: &Routes, link: usize, view: &PacketView) -> Interface<'a> {
+    let address = routes.address_of(link, !view.tuple.is_ipv4());
+    Interface { name: names.get(link).map_or("", String::as_str), address }
 }
 
 /// Whether a rule or policy may keep back what this host sends.

@@ -39,6 +39,17 @@ pub(crate) enum Complaint {
     },
     /// A packet's fragments did not all arrive in time.
     ReassemblyTimeout,
+    /// Forwarding would bring the time to live, or hop limit, to 0.
+    TimeExceeded,
+    /// It does not fit the next link, whose MTU this is, and must not be cut.
+    TooBig {
+        /// In bytes.
+        mtu: u16,
+    },
+    /// There is no route to its destination.
+    NetUnreachable,
+    /// The neighbour that it goes to, by now translated, does not answer.
+    HostUnreachable,
     /// IPv6 only.
     Parameter(ParameterProblem),
 }
@@ -139,7 +150,21 @@ pub(crate) fn complain(
     let mut sum = if ipv6 { Sum::pseudo_header(from, to, number, len as u32) } else { Sum::ZERO };
     sum.add(message);
     message[2..4].copy_from_slice(&sum.checksum().to_be_bytes());
-    output.send_ip(now, &mut packet);
+    // What is said of a packet in transit, as it was before translation, is this router's: no rule stands for it.
+    if policy.is_ours(about_dst(ipv6, offender)) || complaint == Complaint::HostUnreachable {
+        output.send_ip(now, &mut packet);
+    } else {
+        output.send_unfiltered(now, None, &mut packet);
+    }
+}
+
+/// The destination of a packet whose IP header is whole.
+fn about_dst(ipv6: bool, packet: &[u8]) -> IpAddr {
+    if ipv6 {
+        smoltcp::wire::Ipv6Packet::new_unchecked(packet).dst_addr().into()
+    } else {
+        smoltcp::wire::Ipv4Packet::new_unchecked(packet).dst_addr().into()
+    }
 }
 
 /// [`complain`] about a received packet as a whole.
@@ -167,7 +192,13 @@ impl Complaint {
             (Self::Prohibited { ipv4, .. }, false) => Some((3, ipv4, 0)),
             (Self::Prohibited { ipv6, .. }, true) => Some((1, ipv6, 0)),
             (Self::ReassemblyTimeout, false) => Some((11, 1, 0)),
-            (Self::ReassemblyTimeout, true) => Some((3, 1, 0)),
+            (Self::ReassemblyTimeout, true) | (Self::HostUnreachable, false) => Some((3, 1, 0)),
+            (Self::TimeExceeded, false) => Some((11, 0, 0)),
+            (Self::TimeExceeded, true) | (Self::NetUnreachable, false) => Some((3, 0, 0)),
+            (Self::TooBig { mtu }, false) => Some((3, 4, mtu.into())),
+            (Self::TooBig { mtu }, true) => Some((2, 0, mtu.into())),
+            (Self::NetUnreachable, true) => Some((1, 0, 0)),
+            (Self::HostUnreachable, true) => Some((1, 3, 0)),
             (Self::Parameter(problem), true) => Some((4, problem.code, problem.pointer)),
             (Self::Parameter(_), false) => None,
         }
@@ -196,6 +227,12 @@ fn parties(
     }
     if policy.is_ours(quoted.dst) {
         return Some((quoted.dst, quoted.src));
+    }
+    if policy.forwarding && !quoted.dst.is_multicast() {
+        // RFC 1812 section 4.3.2.7: not about a fragment but the first. Section 4.3.2.4: from an address of the link by which
+        // it goes; where the sender was translated to an address of ours, of the other.
+        let source = || output.routes.source(quoted.src).or_else(|| output.routes.source(quoted.dst));
+        return if quoted.later { None } else { Some((source()?, quoted.src)) };
     }
     let exempt = matches!(complaint, Complaint::Parameter(problem) if problem.to_multicast_too);
     let from = if exempt && quoted.dst.is_multicast() { output.routes.source(quoted.src) } else { None };
@@ -237,7 +274,9 @@ struct Quote<'a> {
     dst: IpAddr,
     protocol: u8,
     total_len: u32,
-    /// Empty for a fragment other than the first.
+    /// An IPv4 fragment other than the first.
+    later: bool,
+    /// Empty for such a fragment.
     transport: &'a [u8],
 }
 
@@ -251,7 +290,14 @@ impl<'a> Quote<'a> {
             // We send TCP without extension headers, so a quote with some is not about it.
             let (protocol, transport) = (bytes[6], &bytes[IPV6_HEADER..]);
             let (src, dst) = (IpAddr::from(src), IpAddr::from(dst));
-            return (bytes[0] >> 4 == 6).then_some(Self { src, dst, protocol, total_len, transport });
+            return (bytes[0] >> 4 == 6).then_some(Self {
+                src,
+                dst,
+                protocol,
+                total_len,
+                later: false,
+                transport,
+            });
         }
         let src: [u8; 4] = octets(12..16)?.try_into().ok()?;
         let dst: [u8; 4] = octets(16..20)?.try_into().ok()?;
@@ -265,6 +311,7 @@ impl<'a> Quote<'a> {
             dst: dst.into(),
             protocol: bytes[9],
             total_len: u32::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+            later,
             transport: if later { &[] } else { bytes.get(header_len..)? },
         })
     }

@@ -13,11 +13,13 @@ pub(crate) mod arp;
 pub(crate) mod dhcp;
 pub(crate) mod dns;
 pub(crate) mod egress;
+pub(crate) mod forward;
 pub(crate) mod fragment;
 pub(crate) mod host_gate;
 pub(crate) mod icmp;
 pub(crate) mod iface;
 pub(crate) mod keyed;
+pub(crate) mod link;
 pub(crate) mod ndp;
 pub(crate) mod neighbor;
 pub(crate) mod path_mtu;
@@ -29,6 +31,8 @@ pub(crate) mod udp;
 /// What was heard of a neighbour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Heard {
+    /// On which link.
+    pub(crate) link: usize,
     pub(crate) addr: IpAddr,
     pub(crate) mac: EthernetAddress,
     pub(crate) claim: neighbor::Claim,

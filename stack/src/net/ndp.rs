@@ -27,6 +27,8 @@ const NDP_HOP_LIMIT: u8 = 255;
 /// A neighbour discovery message as received.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Message<'a> {
+    /// From which link.
+    pub(crate) link: usize,
     pub(crate) src: Ipv6Addr,
     pub(crate) dst: Ipv6Addr,
     pub(crate) hop_limit: u8,
@@ -108,7 +110,8 @@ fn solicited(
     answer: bool,
     output: &mut Output,
 ) -> Option<Heard> {
-    if !policy.is_ours(target.into()) {
+    let link = message.link;
+    if !(policy.is_ours(target.into()) && output.routes.is_on(link, target.into())) {
         return None;
     }
     if message.src.is_unspecified() {
@@ -116,11 +119,11 @@ fn solicited(
         output.address_conflict(now, target.into(), message.from);
     }
     if answer {
-        advertise(output, target, message.src, mac.unwrap_or(message.from));
+        advertise(output, link, target, message.src, mac.unwrap_or(message.from));
     }
-    let known = mac.filter(|mac| mac.is_unicast() && *mac != output.mac)?;
-    let on_link = output.routes.is_on_link(message.src.into());
-    on_link.then_some(Heard { addr: message.src.into(), mac: known, claim: Claim::Asked })
+    let known = mac.filter(|mac| mac.is_unicast() && *mac != output.links[link].mac)?;
+    let on_link = output.routes.is_on(link, message.src.into());
+    on_link.then_some(Heard { link, addr: message.src.into(), mac: known, claim: Claim::Asked })
 }
 
 /// RFC 4861 section 7.2.5.
@@ -137,19 +140,20 @@ fn advertised(
         output.address_conflict(now, target.into(), mac.unwrap_or(message.from));
         return None;
     }
-    let addr = IpAddr::V6(target);
+    let (link, addr) = (message.link, IpAddr::V6(target));
     let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
     match mac {
-        Some(mac) if mac.is_unicast() && mac != output.mac => {
+        Some(mac) if mac.is_unicast() && mac != output.links[link].mac => {
             let replace = flags.contains(NdiscNeighborFlags::OVERRIDE);
-            Some(Heard { addr, mac, claim: Claim::Told { solicited, replace } })
+            Some(Heard { link, addr, mac, claim: Claim::Told { solicited, replace } })
         }
         Some(_) => {
             output.counters.drop(DropReason::BadNeighborDiscovery);
             None
         }
         // The answer to a unicast solicitation may leave the address out: it confirms the one we used.
-        None => (solicited && output.neighbors.knows(addr)).then_some(Heard {
+        None => (solicited && output.links[link].neighbors.knows(addr)).then_some(Heard {
+            link,
             addr,
             mac: message.from,
             claim: Claim::Data,
@@ -165,7 +169,7 @@ fn mac_of(option: Option<RawHardwareAddress>) -> Option<EthernetAddress> {
 }
 
 /// Answers a solicitation, or, when the asker has no address yet, tells everybody (RFC 4861 section 7.2.4).
-fn advertise(output: &mut Output, target: Ipv6Addr, asker: Ipv6Addr, mac: EthernetAddress) {
+fn advertise(output: &mut Output, link: usize, target: Ipv6Addr, asker: Ipv6Addr, mac: EthernetAddress) {
     let mut flags = NdiscNeighborFlags::OVERRIDE;
     let (dst, to) = if asker.is_unspecified() {
         (ALL_NODES, ipv6_group(ALL_NODES))
@@ -173,13 +177,13 @@ fn advertise(output: &mut Output, target: Ipv6Addr, asker: Ipv6Addr, mac: Ethern
         flags |= NdiscNeighborFlags::SOLICITED;
         (asker, mac)
     };
-    let repr = NdiscRepr::NeighborAdvert { flags, target_addr: target, lladdr: Some(output.mac.into()) };
-    send(output, to, target, dst, repr);
+    let lladdr = Some(output.links[link].mac.into());
+    send(output, link, to, target, dst, NdiscRepr::NeighborAdvert { flags, target_addr: target, lladdr });
 }
 
 /// Asks for `target`: `to` if given, else its solicited-node group.
-pub(crate) fn solicit(output: &mut Output, target: Ipv6Addr, to: Option<EthernetAddress>) {
-    let Some(IpAddr::V6(source)) = output.routes.source(target.into()) else { return };
+pub(crate) fn solicit(output: &mut Output, link: usize, target: Ipv6Addr, to: Option<EthernetAddress>) {
+    let Some(IpAddr::V6(source)) = output.routes.source_for_neighbor(link, target.into()) else { return };
     output.counters.ndp_solicitations_tx += 1;
     let (dst, to) = match to {
         Some(mac) => (target, mac),
@@ -188,20 +192,20 @@ pub(crate) fn solicit(output: &mut Output, target: Ipv6Addr, to: Option<Ethernet
             (group, ipv6_group(group))
         }
     };
-    let repr = NdiscRepr::NeighborSolicit { target_addr: target, lladdr: Some(output.mac.into()) };
-    send(output, to, source, dst, repr);
+    let lladdr = Some(output.links[link].mac.into());
+    send(output, link, to, source, dst, NdiscRepr::NeighborSolicit { target_addr: target, lladdr });
 }
 
 /// Asks whether somebody has `addr` (RFC 4862 section 5.4.2).
-pub(crate) fn probe(output: &mut Output, addr: Ipv6Addr) {
+pub(crate) fn probe(output: &mut Output, link: usize, addr: Ipv6Addr) {
     let group = solicited_node(addr);
     let repr = NdiscRepr::NeighborSolicit { target_addr: addr, lladdr: None };
-    send(output, ipv6_group(group), Ipv6Addr::UNSPECIFIED, group, repr);
+    send(output, link, ipv6_group(group), Ipv6Addr::UNSPECIFIED, group, repr);
 }
 
 /// Tells everybody that `addr` is ours (RFC 4861 section 7.2.6).
-pub(crate) fn announce(output: &mut Output, addr: Ipv6Addr) {
-    advertise(output, addr, Ipv6Addr::UNSPECIFIED, EthernetAddress::BROADCAST);
+pub(crate) fn announce(output: &mut Output, link: usize, addr: Ipv6Addr) {
+    advertise(output, link, addr, Ipv6Addr::UNSPECIFIED, EthernetAddress::BROADCAST);
 }
 
 /// RFC 4291 section 2.7.1.
@@ -212,7 +216,14 @@ pub(crate) fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
     group.into()
 }
 
-fn send(output: &mut Output, to: EthernetAddress, src: Ipv6Addr, dst: Ipv6Addr, repr: NdiscRepr<'_>) {
+fn send(
+    output: &mut Output,
+    link: usize,
+    to: EthernetAddress,
+    src: Ipv6Addr,
+    dst: Ipv6Addr,
+    repr: NdiscRepr<'_>,
+) {
     let repr = Icmpv6Repr::Ndisc(repr);
     let mut bytes = [0; IPV6_HEADER + 32];
     let len = repr.buffer_len();
@@ -220,5 +231,5 @@ fn send(output: &mut Output, to: EthernetAddress, src: Ipv6Addr, dst: Ipv6Addr, 
     let mut packet = Icmpv6Packet::new_unchecked(&mut bytes[IPV6_HEADER..][..len]);
     repr.emit(&src, &dst, &mut packet, &ChecksumCapabilities::default());
     output.counters.icmp_tx += 1;
-    output.send_frame(to, smoltcp::wire::EthernetProtocol::Ipv6, &[&bytes[..IPV6_HEADER + len]]);
+    output.send_frame(link, to, smoltcp::wire::EthernetProtocol::Ipv6, &[&bytes[..IPV6_HEADER + len]]);
 }

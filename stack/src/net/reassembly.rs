@@ -30,7 +30,11 @@ pub(crate) enum Outcome {
     /// Kept (or a duplicate of one that was).
     Waiting,
     /// It was the last one missing: the whole frame, Ethernet header included.
-    Whole(Vec<u8>),
+    Whole {
+        frame: Vec<u8>,
+        /// The longest fragment's IP packet, in bytes.
+        longest: usize,
+    },
     /// Dropped.
     Refused(Refusal),
 }
@@ -63,6 +67,8 @@ struct Partial {
     pieces: BTreeMap<usize, Vec<u8>>,
     /// Bytes in `pieces`.
     received: usize,
+    /// Length of the longest fragment's IP packet.
+    longest: usize,
     /// Length of the whole payload, known from the last fragment.
     total: Option<usize>,
     /// A set of the ECN fields seen, bit n for value n.
@@ -116,8 +122,10 @@ impl Reassembly {
             return Outcome::Refused(reason.into());
         }
         if let Some(frame) = partial.assemble() {
+            let longest = partial.longest;
             self.remove(at);
-            return frame.map_or_else(|reason| Outcome::Refused(reason.into()), Outcome::Whole);
+            let whole = |frame| Outcome::Whole { frame, longest };
+            return frame.map_or_else(|reason| Outcome::Refused(reason.into()), whole);
         }
         while self.bytes > limits::REASSEMBLY_BYTES {
             self.give_up_oldest();
@@ -219,6 +227,7 @@ impl Partial {
             next_header: 0,
             pieces: BTreeMap::new(),
             received: 0,
+            longest: 0,
             total: None,
             ecn_seen: 0,
             spoilt: false,
@@ -264,6 +273,7 @@ impl Partial {
         }
         self.ecn_seen |= 1 << packet.parsed.ecn;
         self.received += payload.len();
+        self.longest = self.longest.max((packet.parsed.end - u32::from(packet.parsed.l3)) as usize);
         self.pieces.insert(range.start, payload);
         Ok(())
     }

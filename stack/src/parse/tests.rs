@@ -15,6 +15,7 @@ fn policy() -> Policy {
         groups: vec!["224.0.0.251".parse().unwrap()],
         partial_checksums: false,
         dhcp: false,
+        forwarding: false,
         hash_keys: (1, 2),
     }
 }

@@ -140,8 +140,14 @@ impl Builder {
         });
         let capture = capture.transpose()?;
         let figures = capture.as_ref().map(Capture::figures);
-        let (shared, controls) = Shared::new(usize::from(shards), self.spin, self.drain_timeout, figures)
-            .map_err(StartError::Thread)?;
+        let (shared, controls) = Shared::new(
+            usize::from(shards),
+            self.spin,
+            self.drain_timeout,
+            self.config.forward.is_some(),
+            figures,
+        )
+        .map_err(StartError::Thread)?;
         let shared = Arc::new(shared);
         let app = Arc::new(app);
         // Dropped last on failure: it joins the threads, which wait at the gate until `go` is dropped.

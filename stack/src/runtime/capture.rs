@@ -127,8 +127,28 @@ impl Device for Tap {
     }
 
     fn receive(&mut self, batch: &mut PacketBatch, budget: usize) -> usize {
+        self.receive_on(0, batch, budget)
+    }
+
+    fn transmit(&mut self, batch: &mut PacketBatch) -> usize {
+        self.transmit_on(0, batch)
+    }
+
+    fn transmit_room(&mut self) -> usize {
+        self.device.transmit_room()
+    }
+
+    fn links(&self) -> usize {
+        self.device.links()
+    }
+
+    fn capabilities_of(&self, link: usize) -> &Capabilities {
+        self.device.capabilities_of(link)
+    }
+
+    fn receive_on(&mut self, link: usize, batch: &mut PacketBatch, budget: usize) -> usize {
         let old = batch.len();
-        let received = self.device.receive(batch, budget);
+        let received = self.device.receive_on(link, batch, budget);
         if received > 0 {
             let now = sys::monotonic();
             for packet in batch.range(old..) {
@@ -140,17 +160,17 @@ impl Device for Tap {
     }
 
     /// The packets are copied first, since the device keeps what it takes; those it did not take are forgotten again.
-    fn transmit(&mut self, batch: &mut PacketBatch) -> usize {
-        let room = self.device.transmit_room().min(batch.len());
+    fn transmit_on(&mut self, link: usize, batch: &mut PacketBatch) -> usize {
+        let room = self.device.transmit_room_on(link).min(batch.len());
         let copies: Vec<_> = batch.range(..room).map(|packet| self.recorder.copy(packet)).collect();
         let now = sys::monotonic();
-        let sent = self.device.transmit(batch);
+        let sent = self.device.transmit_on(link, batch);
         copies.into_iter().take(sent).for_each(|bytes| self.recorder.send(now, bytes));
         sent
     }
 
-    fn transmit_room(&mut self) -> usize {
-        self.device.transmit_room()
+    fn transmit_room_on(&mut self, link: usize) -> usize {
+        self.device.transmit_room_on(link)
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Shared {
     /// Where the next blocking connection goes.
     next_shard: AtomicUsize,
     pub(super) drain_timeout: Duration,
+    /// The shards forward: rules may translate.
+    pub(super) forwards: bool,
     pub(super) spin: Spin,
     pub(super) started: Instant,
     /// The first thing that went wrong.
@@ -64,6 +66,7 @@ impl Shared {
         shards: usize,
         spin: Spin,
         drain_timeout: Duration,
+        forwards: bool,
         capture: Option<Arc<CaptureFigures>>,
     ) -> io::Result<(Self, Vec<Receiver<Message>>)> {
         let mut receivers = Vec::with_capacity(shards);
@@ -84,6 +87,7 @@ impl Shared {
             apps_running: AtomicUsize::new(shards),
             next_shard: AtomicUsize::new(0),
             drain_timeout,
+            forwards,
             spin,
             started: sys::monotonic(),
             failure: Mutex::new(None),

@@ -293,6 +293,8 @@ impl Local {
             shard: self.index,
             counters: shard.counters().clone(),
             tcp: shard.tcp_ref().census(),
+            flows: shard.flow_census(),
+            links: shard.links_state(),
             pool: pool.usage(),
             pool_alloc_failures: pool.alloc_failures(),
             pool_bogus_returns: pool.bogus_returns(),

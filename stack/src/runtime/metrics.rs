@@ -4,6 +4,7 @@ use core::fmt::{self, Display, Write as _};
 
 use crate::counters::Counters;
 use crate::packet::PoolUse;
+use crate::shard::{LinkState, LinkTraffic};
 use crate::tcp::Census;
 use crate::time::Duration;
 
@@ -53,6 +54,10 @@ pub struct ShardMetrics {
     pub counters: Counters,
     /// TCP's listeners and connections.
     pub tcp: Census,
+    /// Flows tracked, and how many may be, where rules ask for them.
+    pub flows: Option<(usize, usize)>,
+    /// The links.
+    pub links: Vec<LinkState>,
     /// Where the pool's frames are.
     pub pool: PoolUse,
     /// How often a frame was wanted and none was free.
@@ -151,6 +156,16 @@ impl Metrics {
         text.gauge("tcp_buffered_bytes", "gauge", "Bytes in TCP's send and receive buffers.", |shard| {
             shard.tcp.buffered_bytes.to_string()
         });
+        if self.shards.iter().any(|shard| shard.flows.is_some()) {
+            let flows = |shard: &ShardMetrics| shard.flows.unwrap_or_default();
+            text.gauge("flows", "gauge", "Flows tracked.", move |shard| flows(shard).0.to_string());
+            text.gauge("flows_max", "gauge", "Flows that may be tracked.", move |shard| {
+                flows(shard).1.to_string()
+            });
+        }
+        if self.shards.iter().any(|shard| shard.links.len() > 1) {
+            text.links();
+        }
         text.gauges("pool_frames", "Frames of the packet pool, by place.", "place", |shard| {
             let pool = shard.pool;
             let packets = pool.held.saturating_sub(pool.shared);
@@ -209,6 +224,28 @@ impl<'a> Exposition<'a> {
                     let _ = write!(self.text, ",{key}=\"{label}\"");
                 }
                 let _ = writeln!(self.text, "}} {value}");
+            }
+        }
+    }
+
+    /// What went over each of several links.
+    fn links(&mut self) {
+        type Figure = fn(&LinkTraffic) -> u64;
+        let figures: [(&str, &str, Figure); 4] = [
+            ("link_rx_packets_total", "Packets received on the link.", |traffic| traffic.rx_packets),
+            ("link_rx_bytes_total", "Bytes received on the link.", |traffic| traffic.rx_bytes),
+            ("link_tx_packets_total", "Packets sent on the link.", |traffic| traffic.tx_packets),
+            ("link_tx_bytes_total", "Bytes sent on the link.", |traffic| traffic.tx_bytes),
+        ];
+        for (name, help, value) in figures {
+            self.family(name, "counter", help);
+            for shard in self.shards {
+                for link in &shard.links {
+                    let (shard, value) = (shard.shard, value(&link.traffic));
+                    let label = &link.name;
+                    let _ =
+                        writeln!(self.text, "bywash_{name}{{shard=\"{shard}\",link=\"{label}\"}} {value}");
+                }
             }
         }
     }

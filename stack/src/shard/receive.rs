@@ -21,7 +21,7 @@ use crate::tcp::{IcmpError, IcmpVerdict, Received};
 use crate::time::{Duration, Instant};
 
 pub(super) const DHCP_CLIENT_PORT: u16 = 68;
-const DHCP_SERVER_PORT: u16 = 67;
+pub(super) const DHCP_SERVER_PORT: u16 = 67;
 /// How long one sight of a neighbour's data counts.
 const DATA_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -31,6 +31,7 @@ pub(super) const LAST_DATA: usize = 32;
 /// A neighbour whose data was told to the neighbour table of late.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LastData {
+    link: usize,
     addr: IpAddr,
     mac: EthernetAddress,
     at: Instant,
@@ -39,7 +40,7 @@ pub(super) struct LastData {
 impl Shard {
     /// A packet from this shard's queue. `merging`: TCP waits in `gro` until the burst is complete.
     pub(super) fn receive(&mut self, now: Instant, mut packet: Packet, merging: bool) {
-        match parse_after(&packet, &self.policy, &self.last_parsed) {
+        match parse_after(&packet, &self.policies[self.rx_link], &self.last_parsed) {
             Ok(parsed) => packet.parsed = parsed,
             Err(refusal) => return self.refuse(now, refusal, &packet),
         }
@@ -47,22 +48,35 @@ impl Shard {
         self.counters.rx_partial_checksums += u64::from(packet.parsed.partial_checksum);
         // Place for tunnel: decapsulate and parse the inner packet.
         if packet.parsed.kind == Kind::Fragment {
-            let Some(whole) = self.reassemble(now, &packet) else { return };
-            return self.merge_or_dispatch(now, whole, true, merging);
+            if packet.parsed.transit && self.forwards_fragments() {
+                return self.dispatch(now, packet, None);
+            }
+            let Some((whole, longest)) = self.reassemble(now, &packet) else { return };
+            return self.merge_or_dispatch(now, whole, Some(longest), merging);
         }
         // Place for steering by `packet.parsed.hash`.
-        self.merge_or_dispatch(now, packet, false, merging);
+        self.merge_or_dispatch(now, packet, None, merging);
     }
 
-    fn merge_or_dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool, merging: bool) {
+    /// `fragments`: it was put together from fragments, of which the longest was an IP packet of so many bytes.
+    fn merge_or_dispatch(&mut self, now: Instant, packet: Packet, fragments: Option<usize>, merging: bool) {
         match self.gro.as_mut().filter(|_| merging && packet.parsed.kind == Kind::Tcp) {
-            Some(gro) => gro.push(packet, !reassembled, &mut self.counters),
-            None => self.dispatch(now, packet, reassembled),
+            Some(gro) => gro.push(packet, fragments.is_none(), &mut self.counters),
+            None => self.dispatch(now, packet, fragments),
         }
     }
 
-    /// Place for filter, conntrack and NAT; local delivery (forwarding would branch off here).
-    pub(super) fn dispatch(&mut self, now: Instant, packet: Packet, reassembled: bool) {
+    /// A router's packets meet the rules and are forwarded or come on to here; a host's meet theirs where they are delivered.
+    pub(super) fn dispatch(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
+        if self.config.forward.is_some() && packet.parsed.kind != Kind::Arp {
+            self.route(now, packet, fragments);
+        } else {
+            self.deliver(now, packet, fragments.is_some());
+        }
+    }
+
+    /// Local delivery.
+    pub(super) fn deliver(&mut self, now: Instant, packet: Packet, reassembled: bool) {
         let visit = Visit::start(self.index);
         match packet.parsed.kind {
             Kind::Arp => self.arp(now, &packet),
@@ -103,13 +117,14 @@ impl Shard {
         }
         if let Some(problem) = refusal.answer.filter(|_| self.own) {
             let complaint = Complaint::Parameter(problem);
-            icmp::complain_about(now, complaint, packet, &self.policy, &mut self.output);
+            icmp::complain_about(now, complaint, packet, &self.policies[self.rx_link], &mut self.output);
         }
     }
 
     fn arp(&mut self, now: Instant, packet: &Packet) {
         let bytes = &packet.head()[ETHERNET_HEADER..packet.parsed.end as usize];
-        let heard = arp::receive(now, bytes, &self.policy, self.own, &mut self.output);
+        let heard =
+            arp::receive(now, self.rx_link, bytes, &self.policies[self.rx_link], self.own, &mut self.output);
         self.tell_of_neighbor(heard);
     }
 
@@ -129,7 +144,8 @@ impl Shard {
 
     /// A transport packet from a neighbour confirms its address. Where the kernel answers ARP for us, the neighbour may
     /// never have asked the stack, and its data is the first that is heard of it.
-    fn see_neighbor(&mut self, now: Instant, packet: &Packet) {
+    pub(super) fn see_neighbor(&mut self, now: Instant, packet: &Packet) {
+        let link = self.rx_link;
         let addr = packet.parsed.flow.src;
         let mac = EthernetFrame::new_unchecked(packet.head()).src_addr();
         let last_byte = match addr {
@@ -138,14 +154,17 @@ impl Shard {
         };
         let place = usize::from(last_byte) % LAST_DATA;
         let seen = self.last_data[place].is_some_and(|last| {
-            last.addr == addr && last.mac == mac && now.saturating_since(last.at) < DATA_INTERVAL
+            last.link == link
+                && last.addr == addr
+                && last.mac == mac
+                && now.saturating_since(last.at) < DATA_INTERVAL
         });
-        let known = || self.output.neighbors.knows(addr);
-        if seen || !self.output.routes.is_on_link(addr) || self.own && !known() {
+        let known = || self.output.links[link].neighbors.knows(addr);
+        if seen || !self.output.routes.is_on(link, addr) || self.own && !known() {
             return;
         }
-        self.last_data[place] = Some(LastData { addr, mac, at: now });
-        self.output.heard(now, Heard { addr, mac, claim: Claim::Data });
+        self.last_data[place] = Some(LastData { link, addr, mac, at: now });
+        self.output.heard(now, Heard { link, addr, mac, claim: Claim::Data });
     }
 
     fn tcp_segment(&mut self, now: Instant, visit: Visit, packet: Packet) {
@@ -173,13 +192,13 @@ impl Shard {
 
     fn udp_datagram(&mut self, now: Instant, visit: Visit, packet: &Packet) {
         let flow = packet.parsed.flow;
-        if self.policy.dhcp
+        if self.policies[self.rx_link].dhcp
             && flow.dst.is_ipv4()
             && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT)
         {
             return self.dhcp_answer(now, visit, packet);
         }
-        let unicast = self.policy.is_ours(flow.dst);
+        let unicast = self.policies[self.rx_link].is_ours(flow.dst);
         if self.iface.udp_takes(flow.dst, flow.dst_port, unicast) {
             if !self.admits(now, packet) {
                 return;
@@ -194,7 +213,7 @@ impl Shard {
             self.counters.drop(DropReason::UdpNoSocket);
             if self.own && unicast {
                 let complaint = Complaint::PortUnreachable;
-                icmp::complain_about(now, complaint, packet, &self.policy, &mut self.output);
+                icmp::complain_about(now, complaint, packet, &self.policies[self.rx_link], &mut self.output);
             }
         }
     }
@@ -244,7 +263,7 @@ impl Shard {
 
     /// Echo requests to IPv4 groups are ignored, as RFC 1122 section 3.2.2.6 allows; the others cost a bit of the ICMP budget.
     fn answers_echo(&mut self, now: Instant, dst: IpAddr) -> bool {
-        (dst.is_ipv6() || self.policy.is_ours(dst)) && self.output.may_send_icmp(now)
+        (dst.is_ipv6() || self.policies[self.rx_link].is_ours(dst)) && self.output.may_send_icmp(now)
     }
 
     fn neighbor_discovery(&mut self, now: Instant, packet: &Packet, reassembled: bool) {
@@ -256,8 +275,8 @@ impl Shard {
             return self.counters.drop(DropReason::BadNeighborDiscovery);
         };
         let from = EthernetFrame::new_unchecked(packet.head()).src_addr();
-        let message = ndp::Message { src, dst, hop_limit: parsed.hop_limit, from, bytes };
-        let heard = ndp::receive(now, message, &self.policy, self.own, &mut self.output);
+        let message = ndp::Message { link: self.rx_link, src, dst, hop_limit: parsed.hop_limit, from, bytes };
+        let heard = ndp::receive(now, message, &self.policies[self.rx_link], self.own, &mut self.output);
         self.tell_of_neighbor(heard);
     }
 
@@ -266,7 +285,7 @@ impl Shard {
         self.scratch.clear();
         let pieces = packet.pieces(usize::from(parsed.l4)..parsed.end as usize);
         pieces.for_each(|piece| self.scratch.extend_from_slice(piece));
-        match icmp::read_error(ipv6, &self.scratch, &self.policy) {
+        match icmp::read_error(ipv6, &self.scratch, &self.policies[self.rx_link]) {
             icmp::Received::Malformed => self.counters.drop(DropReason::BadIcmp),
             icmp::Received::Ignored => self.counters.drop(DropReason::IcmpIgnored),
             icmp::Received::Tcp(error) => self.icmp_error(now, Visit::start(self.index), &error),
@@ -360,7 +379,13 @@ impl Shard {
                     let headers = packet.head().get(usize::from(parsed.l3)..usize::from(parsed.l4));
                     let pointer = headers.map_or(0, last_next_header) as u32;
                     let complaint = Complaint::ProtocolUnreachable(pointer);
-                    icmp::complain_about(now, complaint, packet, &self.policy, &mut self.output);
+                    icmp::complain_about(
+                        now,
+                        complaint,
+                        packet,
+                        &self.policies[self.rx_link],
+                        &mut self.output,
+                    );
                 }
             }
         }
@@ -379,30 +404,32 @@ impl Shard {
         true
     }
 
-    fn reassemble(&mut self, now: Instant, packet: &Packet) -> Option<Packet> {
+    /// The packet, if it is whole now, and the length of its longest fragment.
+    fn reassemble(&mut self, now: Instant, packet: &Packet) -> Option<(Packet, usize)> {
         self.counters.fragments_rx += 1;
         let counters = &mut self.counters;
-        let frame = match self.reassembly.receive(now, packet, &mut |reason| counters.drop(reason)) {
+        let (frame, longest) = match self.reassembly.receive(now, packet, &mut |reason| counters.drop(reason))
+        {
             Outcome::Waiting => return None,
             Outcome::Refused(refusal) => {
                 self.refuse(now, refusal, packet);
                 return None;
             }
-            Outcome::Whole(frame) => frame,
+            Outcome::Whole { frame, longest } => (frame, longest),
         };
         let Some(mut whole) = Packet::copy_from(&self.pool, &frame) else {
             self.counters.drop(DropReason::NoFrame);
             return None;
         };
         self.counters.reassembled += 1;
-        match parse(&whole, &self.policy) {
+        match parse(&whole, &self.policies[self.rx_link]) {
             Ok(parsed) => whole.parsed = parsed,
             Err(refusal) => {
                 self.refuse(now, refusal, &whole);
                 return None;
             }
         }
-        Some(whole)
+        Some((whole, longest))
     }
 
     /// Gives up packets whose fragments did not come in time; the sender is told when the first one had come (RFC 1122
@@ -411,7 +438,13 @@ impl Shard {
         while let Some(first) = self.reassembly.expire(now) {
             self.counters.drop(DropReason::FragmentTimeout);
             if let Some(first) = first.filter(|_| self.own) {
-                icmp::complain(now, Complaint::ReassemblyTimeout, &first, &self.policy, &mut self.output);
+                icmp::complain(
+                    now,
+                    Complaint::ReassemblyTimeout,
+                    &first,
+                    &self.policies[self.rx_link],
+                    &mut self.output,
+                );
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::counters::DropReason;
 use crate::flow::conntrack::Conntrack;
 use crate::flow::filter::{RejectWith, RuleSet};
 use crate::flow::gate::Refused;
+use crate::net::host_gate::HostGate;
 use crate::net::icmp::{self, Complaint};
 use crate::packet::Packet;
 use crate::time::Instant;
@@ -20,10 +21,19 @@ impl Shard {
     /// What is wrong with them for a host; the old ones stay.
     pub fn set_rules(&mut self, now: Instant, rules: Arc<RuleSet>) -> Result<bool, ConfigError> {
         let filter = FilterConfig::new(rules, String::new());
-        filter.validate()?;
+        if self.config.forward.is_none() {
+            filter.validate()?;
+        }
         let Some(gate) = &mut self.output.gate else { return Ok(false) };
         gate.reload(now, filter.rules);
         Ok(true)
+    }
+
+    /// How many flows there are, and may be, where rules ask for them.
+    #[must_use]
+    pub fn flow_census(&self) -> Option<(usize, usize)> {
+        let flows = self.output.gate.as_ref()?.table()?;
+        Some((flows.len(), flows.entries_max()))
     }
 
     /// The flows, where rules ask for them.
@@ -34,28 +44,37 @@ impl Shard {
     /// Whether a TCP packet that this shard takes must be shown to the gate: all when flows are tracked, else those of no
     /// connection yet.
     pub(super) fn gate_asks_for(&self, packet: &Packet) -> bool {
-        self.output.gate.as_ref().is_some_and(|gate| gate.tracks() || !self.tcp.knows_packet(packet))
+        let asks = |gate: &HostGate| !gate.forwards() && (gate.tracks() || !self.tcp.knows_packet(packet));
+        self.output.gate.as_deref().is_some_and(asks)
     }
 
     /// Shows a packet to the gate, if there is one. `false`: it was refused, counted, and answered where a rule says so.
     pub(super) fn admits(&mut self, now: Instant, packet: &Packet) -> bool {
-        let Some(gate) = &mut self.output.gate else { return true };
+        // A router's packets were shown to it as they arrived.
+        let Some(gate) = self.output.gate.as_mut().filter(|gate| !gate.forwards()) else { return true };
         match gate.receive(now, packet) {
             Ok(()) => true,
-            Err(Refused::Drop(reason)) => {
-                self.counters.drop(reason);
+            Err(refused) => {
+                self.refused_by_rule(now, refused, packet);
                 false
             }
-            Err(Refused::Reject(with)) => {
-                self.counters.drop(DropReason::Filtered);
-                match complaint(with) {
-                    Some(complaint) => {
-                        icmp::complain_about(now, complaint, packet, &self.policy, &mut self.output);
-                    }
-                    None => self.tcp.reset(packet, &mut self.counters),
-                }
-                false
+        }
+    }
+
+    /// Counts a packet that the gate refused, and answers it where a rule says so.
+    pub(super) fn refused_by_rule(&mut self, now: Instant, refused: Refused, packet: &Packet) {
+        let reason = match refused {
+            Refused::Drop(reason) => reason,
+            Refused::Reject(_) => DropReason::Filtered,
+        };
+        (0..packet.packets()).for_each(|_| self.counters.drop(reason));
+        let Refused::Reject(with) = refused else { return };
+        match complaint(with) {
+            Some(complaint) => {
+                let policy = &self.policies[self.rx_link];
+                icmp::complain_about(now, complaint, packet, policy, &mut self.output);
             }
+            None => self.tcp.reset(packet, &mut self.counters),
         }
     }
 }

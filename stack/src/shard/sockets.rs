@@ -106,7 +106,7 @@ impl Shard {
     /// # Errors
     /// `AddrNotAvailable`, `AddrInUse`, `TooManySockets`.
     pub fn udp_bind(&mut self, local: SocketAddr) -> Result<UdpId, NetError> {
-        if !local.ip().is_unspecified() && !self.policy.is_ours(local.ip()) {
+        if !local.ip().is_unspecified() && !self.policies[0].is_ours(local.ip()) {
             return Err(NetError::AddrNotAvailable);
         }
         let ephemeral = self.ephemeral_ports();

@@ -3,6 +3,7 @@
 use super::config::{ConntrackConfig, Timeouts};
 use super::tcp::{Misfit, TcpTrack, TcpVerdict};
 use crate::flow::FlowTuple;
+use crate::flow::filter::TcpMss;
 use crate::flow::view::{PacketView, Transport};
 use crate::parse::protocol;
 use crate::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub struct Entry {
     pub counts: [Count; 2],
     /// The mark that rules gave it.
     pub mark: u32,
+    /// The largest MSS that its SYNs may offer, both ways, as a rule said of the first.
+    pub mss: Option<TcpMss>,
     /// A packet came the other way.
     pub seen_reply: bool,
     /// It is not dropped to make room for others.
@@ -113,6 +116,7 @@ impl Entry {
             protocol: state,
             counts: [Count::default(); 2],
             mark: 0,
+            mss: None,
             seen_reply: false,
             assured: false,
             related: false,

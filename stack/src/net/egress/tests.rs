@@ -8,7 +8,7 @@ use smoltcp::wire::{TcpOption, TcpPacket, TcpRepr};
 
 use super::*;
 use crate::device::Capabilities;
-use crate::net::neighbor::Claim;
+use crate::net::neighbor::{Claim, Neighbors};
 use crate::tcp::seq::SeqNumber;
 use crate::tcp::{Egress, IpFields};
 
@@ -46,11 +46,15 @@ impl Device for Sink {
 fn bench(layout: PoolLayout, mtu: usize) -> (Output, Sink) {
     let pool = PacketPool::heap(layout);
     let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
-    let mut output = Output::new(US, mtu, true, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
-    let links = ["192.0.2.1/24", "2001:db8::1/64"].map(|text| text.parse().unwrap()).to_vec();
+    let link = Link::new(US, mtu, Neighbors::new((0, 0)));
+    let mut output = Output::new(vec![link], true, pool.clone(), ids, Instant::ZERO);
+    let links = ["192.0.2.1/24", "2001:db8::1/64"].map(|text| (text.parse().unwrap(), 0)).to_vec();
     output.set_routes(Routes::new(links, Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
-        output.heard(Instant::ZERO, Heard { addr: addr.parse().unwrap(), mac: THEM, claim: Claim::Asked });
+        output.heard(
+            Instant::ZERO,
+            Heard { link: 0, addr: addr.parse().unwrap(), mac: THEM, claim: Claim::Asked },
+        );
     }
     let capabilities = Capabilities { mac: US, mtu, partial_checksums: false, tx_frames_max: 9 };
     (output, Sink { capabilities, pool, sent: Vec::new(), room: usize::MAX })
@@ -203,7 +207,7 @@ fn a_super_segment_waits_for_its_neighbour_as_segments_do() {
     let whole = SegmentOut { mss: 1000, dst: addr, ..segment(false, &[], &[&[0; 5000]]) };
     assert_eq!(output.send(Instant::ZERO, &whole), Ok(5000));
     assert!(flushed(&mut output, &mut sink).is_empty());
-    output.heard(Instant::ZERO, Heard { addr: addr.ip(), mac: THEM, claim: Claim::Asked });
+    output.heard(Instant::ZERO, Heard { link: 0, addr: addr.ip(), mac: THEM, claim: Claim::Asked });
     let sent = flushed(&mut output, &mut sink);
     assert_eq!(sent.len(), 5);
     assert!(sent.iter().all(|frame| frame[..6] == THEM.0));
@@ -237,7 +241,7 @@ fn a_segment_waits_for_its_neighbor_and_follows_it_when_it_moves() {
     let addr = unknown.dst.ip();
     for mac in [THEM, EthernetAddress([2, 0, 0, 0, 0, 3])] {
         let claim = Claim::Told { solicited: true, replace: true };
-        output.heard(Instant::ZERO, Heard { addr, mac, claim });
+        output.heard(Instant::ZERO, Heard { link: 0, addr, mac, claim });
         output.send(Instant::ZERO, &unknown).unwrap();
         output.flush(&mut sink);
         assert_eq!(sink.sent.last().unwrap().head()[..6], mac.0);
@@ -248,11 +252,11 @@ fn a_segment_waits_for_its_neighbor_and_follows_it_when_it_moves() {
 #[test]
 fn beyond_a_router_what_no_socket_sends_keeps_to_the_minimum_mtu() {
     let (mut output, mut sink) = bench(LAYOUT, 1500);
-    let links = vec!["2001:db8::1/64".parse().unwrap()];
+    let links = vec![("2001:db8::1/64".parse().unwrap(), 0)];
     let destination = "::/0".parse().unwrap();
     let gateway: IpAddr = "2001:db8::2".parse().unwrap();
-    output.set_routes(Routes::new(links, vec![crate::config::Route { destination, gateway }]));
-    output.heard(Instant::ZERO, Heard { addr: gateway, mac: THEM, claim: Claim::Asked });
+    output.set_routes(Routes::new(links, vec![crate::config::Route { destination, gateway, link: None }]));
+    output.heard(Instant::ZERO, Heard { link: 0, addr: gateway, mac: THEM, claim: Claim::Asked });
     let (near, far): (IpAddr, IpAddr) = ("2001:db8::2".parse().unwrap(), "2001:db8:1::2".parse().unwrap());
     let mut longest = |output: &mut Output, dst: IpAddr, number: u8| {
         let mut packet = vec![0; 1500];

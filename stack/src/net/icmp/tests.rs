@@ -6,6 +6,7 @@ use smoltcp::wire::{EthernetAddress, Icmpv4Packet, Icmpv6Packet, Ipv4Packet, Ipv
 use super::*;
 use crate::device::{Capabilities, Device};
 use crate::net::fragment::FragmentIds;
+use crate::net::link::Link;
 use crate::net::neighbor::Neighbors;
 use crate::net::route::Routes;
 use crate::packet::{PacketBatch, PacketPool, PoolLayout};
@@ -19,6 +20,7 @@ fn policy() -> Policy {
         groups: Vec::new(),
         partial_checksums: false,
         dhcp: false,
+        forwarding: false,
         hash_keys: (0, 0),
     }
 }
@@ -50,12 +52,14 @@ impl Device for Sink {
 fn complaints(complaint: Complaint, offender: &[u8]) -> Vec<Vec<u8>> {
     let pool = PacketPool::heap(PoolLayout { frames: 8, frame_size: 4096, headroom: 0 });
     let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
-    let mut output = Output::new(US, 1500, true, pool.clone(), Neighbors::new((0, 0)), ids, Instant::ZERO);
-    output.set_routes(Routes::new(policy().addresses, Vec::new()));
+    let link = Link::new(US, 1500, Neighbors::new((0, 0)));
+    let mut output = Output::new(vec![link], true, pool.clone(), ids, Instant::ZERO);
+    output
+        .set_routes(Routes::new(policy().addresses.into_iter().map(|cidr| (cidr, 0)).collect(), Vec::new()));
     for addr in ["192.0.2.2", "2001:db8::2"] {
         let claim = crate::net::neighbor::Claim::Asked;
         let mac = EthernetAddress([2, 0, 0, 0, 0, 2]);
-        output.heard(Instant::ZERO, crate::net::Heard { addr: addr.parse().unwrap(), mac, claim });
+        output.heard(Instant::ZERO, crate::net::Heard { link: 0, addr: addr.parse().unwrap(), mac, claim });
     }
     let about = [&[0; 14], offender].concat();
     complain(Instant::ZERO, complaint, &about, &policy(), &mut output);

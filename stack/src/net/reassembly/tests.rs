@@ -15,6 +15,7 @@ fn policy() -> Policy {
         groups: Vec::new(),
         partial_checksums: false,
         dhcp: false,
+        forwarding: false,
         hash_keys: (0, 0),
     }
 }
@@ -95,7 +96,7 @@ proptest! {
         for at in sequence {
             match bench.receive(&fragments[at]) {
                 Outcome::Waiting => {}
-                Outcome::Whole(frame) => { got = Some(frame); break; }
+                Outcome::Whole { frame, .. } => { got = Some(frame); break; }
                 Outcome::Refused(refusal) => panic!("{refusal:?}"),
             }
         }
@@ -118,7 +119,7 @@ proptest! {
             ip[6..8].copy_from_slice(&field.to_be_bytes());
             fill_ipv4_checksum(&mut ip);
             let frame = [&ETHERNET[..], &[8, 0], &ip].concat();
-            if let Outcome::Whole(frame) = bench.receive(&frame) {
+            if let Outcome::Whole { frame, .. } = bench.receive(&frame) {
                 let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
                 prop_assert_eq!(total, frame.len() - 14);
             }
@@ -153,7 +154,10 @@ fn an_ipv6_packet_keeps_its_extension_headers() {
     };
     let mut bench = Bench::new();
     assert_eq!(bench.receive(&fragment(1000..2000, false)), Outcome::Waiting);
-    assert_eq!(bench.receive(&fragment(0..1000, true)), Outcome::Whole(frame.clone()));
+    assert_eq!(
+        bench.receive(&fragment(0..1000, true)),
+        Outcome::Whole { frame: frame.clone(), longest: 1056 }
+    );
 }
 
 /// Two fragments of one IPv4 packet with the given payload ranges (in units of 8 bytes) and "more" bits.
@@ -268,8 +272,8 @@ fn congestion_met_by_a_fragment_is_met_by_the_packet() {
             outcomes.pop().unwrap()
         };
         let ecn = |outcome: Outcome| match outcome {
-            Outcome::Whole(frame) if six => Ok(frame[15] >> 4 & 3),
-            Outcome::Whole(frame) => Ok(frame[15] & 3),
+            Outcome::Whole { frame, .. } if six => Ok(frame[15] >> 4 & 3),
+            Outcome::Whole { frame, .. } => Ok(frame[15] & 3),
             other => Err(other),
         };
         assert_eq!(ecn(with([2, 3, 2])), Ok(3));

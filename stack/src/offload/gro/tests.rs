@@ -28,6 +28,7 @@ impl Bench {
             groups: Vec::new(),
             partial_checksums: false,
             dhcp: false,
+            forwarding: false,
             hash_keys: (1, 2),
         };
         let mut packet = Packet::copy_from(&self.pool, frame).unwrap();

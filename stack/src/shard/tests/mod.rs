@@ -13,6 +13,7 @@ use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout};
 use crate::time::Duration;
 
 mod announce;
+mod forward;
 mod frames;
 mod fuzz;
 mod gro;
@@ -88,6 +89,53 @@ impl Device for TestDevice {
 
     fn transmit_room(&mut self) -> usize {
         self.room
+    }
+}
+
+/// Devices that share a pool, as one with several links.
+pub(super) struct TestLinks(pub(super) Vec<TestDevice>);
+
+impl TestLinks {
+    /// Link i has the Ethernet address of host `first + i`, and its MTU.
+    fn new(first: u8, mtus: &[usize]) -> Self {
+        let mut devices: Vec<TestDevice> =
+            mtus.iter().zip(first..).map(|(mtu, number)| TestDevice::new(number, *mtu)).collect();
+        let pool = devices[0].pool.clone();
+        devices.iter_mut().for_each(|device| device.pool = pool.clone());
+        Self(devices)
+    }
+}
+
+impl Device for TestLinks {
+    fn capabilities(&self) -> &Capabilities {
+        self.0[0].capabilities()
+    }
+    fn pool(&self) -> &PacketPool {
+        self.0[0].pool()
+    }
+    fn receive(&mut self, batch: &mut PacketBatch, budget: usize) -> usize {
+        self.0[0].receive(batch, budget)
+    }
+    fn transmit(&mut self, batch: &mut PacketBatch) -> usize {
+        self.0[0].transmit(batch)
+    }
+    fn transmit_room(&mut self) -> usize {
+        self.0[0].transmit_room()
+    }
+    fn links(&self) -> usize {
+        self.0.len()
+    }
+    fn capabilities_of(&self, link: usize) -> &Capabilities {
+        self.0[link].capabilities()
+    }
+    fn receive_on(&mut self, link: usize, batch: &mut PacketBatch, budget: usize) -> usize {
+        self.0[link].receive(batch, budget)
+    }
+    fn transmit_on(&mut self, link: usize, batch: &mut PacketBatch) -> usize {
+        self.0[link].transmit(batch)
+    }
+    fn transmit_room_on(&mut self, link: usize) -> usize {
+        self.0[link].transmit_room()
     }
 }
 

@@ -147,7 +147,10 @@ fn a_lease_is_renewed_and_given_up_when_nobody_renews_it() {
     lease(&mut hosts, now, 0, false);
     let learn = |hosts: &mut [Host], now| {
         let claim = crate::net::neighbor::Claim::Asked;
-        hosts[0].shard.output.heard(now, crate::net::Heard { addr: SERVER.into(), mac: SERVER_MAC, claim });
+        hosts[0]
+            .shard
+            .output
+            .heard(now, crate::net::Heard { link: 0, addr: SERVER.into(), mac: SERVER_MAC, claim });
     };
     // Half the lease: renewed directly from the server.
     now += Duration::from_secs(1801);
@@ -191,7 +194,7 @@ fn dns_host() -> Host {
     config.dns_servers = vec![SERVER.into()];
     let mut host = Host::new(1, &config);
     let claim = crate::net::neighbor::Claim::Asked;
-    let heard = crate::net::Heard { addr: SERVER.into(), mac: SERVER_MAC, claim };
+    let heard = crate::net::Heard { link: 0, addr: SERVER.into(), mac: SERVER_MAC, claim };
     host.shard.output.heard(Instant::from_millis(1), heard);
     host
 }

@@ -47,7 +47,7 @@ fn requests_for_our_address_are_answered_and_teach_who_asked() {
     };
     assert_eq!(arp_sent(&pair.a), [expected]);
     assert_eq!(pair.a.device.sent[0][..6], STRANGER.0);
-    assert_eq!(pair.a.shard.output.neighbors.resolve(pair.now, ip("192.0.2.77")), Some(STRANGER));
+    assert_eq!(pair.a.shard.output.links[0].neighbors.resolve(pair.now, ip("192.0.2.77")), Some(STRANGER));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn an_announcement_moves_a_known_neighbor() {
     feed(&mut pair, arp(ArpOperation::Request, "192.0.2.77", STRANGER, "192.0.2.1"));
     let moved = EthernetAddress([2, 0, 0, 0, 0, 98]);
     feed(&mut pair, arp(ArpOperation::Request, "192.0.2.77", moved, "192.0.2.77"));
-    assert_eq!(pair.a.shard.output.neighbors.resolve(pair.now, ip("192.0.2.77")), Some(moved));
+    assert_eq!(pair.a.shard.output.links[0].neighbors.resolve(pair.now, ip("192.0.2.77")), Some(moved));
 }
 
 #[test]
@@ -140,7 +140,8 @@ fn packets_for_a_dead_neighbor_are_counted_and_freed() {
 #[test]
 fn a_packet_beyond_the_link_goes_to_the_gateway() {
     let mut with_route = config(1);
-    with_route.routes = vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: ip("192.0.2.2") }];
+    with_route.routes =
+        vec![Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: ip("192.0.2.2"), link: None }];
     let mut pair = Pair::of(Host::new(1, &with_route), Host::new(2, &config(2)));
     pair.settle();
     let before = pair.b.shard.counters().dropped(DropReason::NotForUs);

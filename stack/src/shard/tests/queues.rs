@@ -194,6 +194,7 @@ fn icmp_errors_find_the_shard_of_the_connection() {
         let mut world = World::new((owner + 1) % 3);
         let at: SocketAddr = "192.0.2.2:80".parse().unwrap();
         let heard = crate::net::Heard {
+            link: 0,
             addr: at.ip(),
             mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
             claim: crate::net::neighbor::Claim::Asked,
@@ -206,7 +207,7 @@ fn icmp_errors_find_the_shard_of_the_connection() {
         let syn = host.device.tx.pop_back().unwrap();
         let complaint = icmp::Complaint::PortUnreachable;
         let peer = &mut world.peer.shard;
-        icmp::complain(now, complaint, &syn, &peer.policy, &mut peer.output);
+        icmp::complain(now, complaint, &syn, &peer.policies[0], &mut peer.output);
         world.settle();
         let result = ready(world.shards[owner].shard.tcp().poll_connected(client, no_waker()));
         assert_eq!(result, Err(TcpError::ConnectionRefused));

@@ -195,7 +195,7 @@ fn on_the_kernels_address_ports_are_steered_as_long_as_they_are_needed() {
     // The kernel answers ARP for host 2; host 1 is told here.
     let mac = EthernetAddress([2, 0, 0, 0, 0, 2]);
     let claim = crate::net::neighbor::Claim::Asked;
-    pair.a.shard.output.heard(pair.now, crate::net::Heard { addr: ip("192.0.2.2"), mac, claim });
+    pair.a.shard.output.heard(pair.now, crate::net::Heard { link: 0, addr: ip("192.0.2.2"), mac, claim });
     let client = connect(&mut pair, "192.0.2.2:80");
     let port = pair.a.shard.tcp().tuple(client).unwrap().local.port();
     assert_eq!(pair.a.shard.take_steering_changes(), [SteeringChange::OpenPort(Protocol::Tcp, port)]);
@@ -244,6 +244,7 @@ fn an_icmp_error_about_a_handshake_ends_it() {
     let client = connect(&mut pair, "192.0.2.2:80");
     pair.a.poll(pair.now);
     let heard = crate::net::Heard {
+        link: 0,
         addr: ip("192.0.2.2"),
         mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
         claim: crate::net::neighbor::Claim::Asked,
@@ -253,7 +254,7 @@ fn an_icmp_error_about_a_handshake_ends_it() {
     let syn = pair.a.device.tx.pop_back().unwrap();
     let complaint = icmp::Complaint::PortUnreachable;
     let Host { shard, .. } = &mut pair.b;
-    icmp::complain(pair.now, complaint, &syn, &shard.policy, &mut shard.output);
+    icmp::complain(pair.now, complaint, &syn, &shard.policies[0], &mut shard.output);
     pair.settle();
     assert_eq!(
         ready(pair.a.shard.tcp().poll_connected(client, no_waker())),

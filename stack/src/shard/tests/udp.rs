@@ -94,6 +94,7 @@ fn a_closed_port_is_reported_once_and_only_by_the_owner_of_the_address() {
         if shared {
             // The kernel would answer ARP; here the table is told.
             let heard = crate::net::Heard {
+                link: 0,
                 addr: ip("192.0.2.2"),
                 mac: EthernetAddress([2, 0, 0, 0, 0, 2]),
                 claim: crate::net::neighbor::Claim::Asked,

@@ -1,0 +1,205 @@
+//! What forwarding changes in a packet, and its way out: hop limit, MSS, Ethernet addresses, checksums left to a device, and
+//! fragments where it does not fit the link (RFC 1812 section 5.2, RFC 791 section 3.2, RFC 8200 section 4.5).
+
+use smoltcp::wire::{EthernetAddress, EthernetFrame};
+
+use super::egress::{IPV6_HEADER, Output};
+use super::fragment::fill_ipv4_checksum;
+use super::reassembly::last_next_header;
+use super::route::Hop;
+use crate::counters::DropReason;
+use crate::offload::gso::cut_merged;
+use crate::packet::Packet;
+use crate::packet::checksum::{Sum, update};
+use crate::parse::{Kind, protocol};
+use crate::tcp::header::{Flags, HEADER_LEN};
+use crate::time::Instant;
+
+const FRAGMENT_HEADER: usize = 8;
+/// An IPv4 option that goes into every fragment has this bit in its type (RFC 791 section 3.1).
+const COPIED: u8 = 0x80;
+
+impl Output {
+    /// Sends a packet in transit, its IP header as it is to be, to its next hop; `cut_to`: in fragments of at most so many
+    /// bytes. What cannot be sent is dropped and counted.
+    pub(crate) fn forward(&mut self, now: Instant, hop: Hop, mut packet: Packet, cut_to: Option<usize>) {
+        if !self.links[hop.link].has_room() {
+            (0..packet.packets()).for_each(|_| self.counters.drop(DropReason::TxQueueFull));
+            return;
+        }
+        let parsed = packet.parsed;
+        self.counters.forwarded_packets += u64::from(packet.packets());
+        self.counters.forwarded_bytes += u64::from(parsed.end - u32::from(parsed.l3));
+        let mac = self.links[hop.link].mac;
+        EthernetFrame::new_unchecked(packet.head_mut()).set_src_addr(mac);
+        if parsed.partial_checksum && parsed.kind == Kind::Udp {
+            complete_udp(&mut packet);
+        }
+        if let Some(len) = cut_to {
+            return self.forward_cut(now, hop, mac, &packet, len);
+        }
+        if packet.is_merged() || parsed.partial_checksum && parsed.kind == Kind::Tcp {
+            return cut_merged(packet, |packet| self.deliver(now, hop, packet));
+        }
+        packet.truncate(parsed.end as usize);
+        self.deliver(now, hop, packet);
+    }
+
+    fn forward_cut(&mut self, now: Instant, hop: Hop, mac: EthernetAddress, packet: &Packet, len: usize) {
+        let mut whole = Vec::with_capacity(packet.len());
+        packet
+            .pieces(usize::from(packet.parsed.l3)..packet.parsed.end as usize)
+            .for_each(|piece| whole.extend_from_slice(piece));
+        let ethertype = EthernetFrame::new_unchecked(packet.head()).ethertype();
+        let flow = packet.parsed.flow;
+        let id = self.fragment_id(flow.src, flow.dst, flow.protocol);
+        let mut fragments = Vec::new();
+        cut(&whole, usize::from(packet.parsed.l4 - packet.parsed.l3), len, id, |header, payload| {
+            fragments.push((header.to_vec(), payload.to_vec()));
+        });
+        for (header, payload) in fragments {
+            let Some(frame) = self.build_frame(mac, ethertype, &[&header, &payload]) else {
+                return self.counters.drop(DropReason::NoFrame);
+            };
+            self.counters.fragments_tx += 1;
+            self.deliver(now, hop, frame);
+        }
+    }
+}
+
+/// Cuts an IP packet, whose headers are `header_len` bytes, into fragments of at most `len` bytes, multiples of 8 of payload
+/// each but for the last; `sink` gets header and payload of each. One that fits is given as it is. An IPv4 packet keeps its
+/// identification; `id` is an IPv6 packet's.
+fn cut(packet: &[u8], header_len: usize, len: usize, id: u32, mut sink: impl FnMut(&[u8], &[u8])) {
+    let (header, payload) = packet.split_at(header_len);
+    if packet.len() <= len {
+        return sink(header, payload);
+    }
+    let ipv4 = packet[0] >> 4 == 4;
+    let fragment_header = if ipv4 { 0 } else { FRAGMENT_HEADER };
+    // At least one unit of 8 octets, whatever the headers: links carry 576 and 1280 bytes, and headers are shorter.
+    let step = (len.saturating_sub(header_len + fragment_header) & !7).max(8);
+    let next_header = if ipv4 { 0 } else { last_next_header(header) };
+    for (index, piece) in payload.chunks(step).enumerate() {
+        let offset = index * step;
+        let more = offset + piece.len() < payload.len();
+        let mut header = header.to_vec();
+        if ipv4 {
+            if index > 0 {
+                drop_first_only_options(&mut header[20..]);
+            }
+            header[2..4].copy_from_slice(&((header_len + piece.len()) as u16).to_be_bytes());
+            // A packet that came whole begins at 0; a fragment that is cut again goes on from its own offset.
+            let field = u16::from_be_bytes([header[6], header[7]]);
+            let (flags, base) = (field & 0xe000, field & 0x1fff);
+            let more = if more { 0x2000 } else { 0 };
+            let field = flags | more | (base + (offset / 8) as u16);
+            header[6..8].copy_from_slice(&field.to_be_bytes());
+            fill_ipv4_checksum(&mut header);
+        } else {
+            let kind = core::mem::replace(&mut header[next_header], protocol::FRAGMENT);
+            let field = offset as u16 | u16::from(more);
+            header.extend_from_slice(&[kind, 0]);
+            header.extend_from_slice(&field.to_be_bytes());
+            header.extend_from_slice(&id.to_be_bytes());
+            let rest = header.len() - IPV6_HEADER + piece.len();
+            header[4..6].copy_from_slice(&(rest as u16).to_be_bytes());
+        }
+        sink(&header, piece);
+    }
+}
+
+/// RFC 791 section 3.1: options without the copied flag are in the first fragment only.
+fn drop_first_only_options(mut options: &mut [u8]) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    while let Some(&kind) = options.first() {
+        let len = match kind {
+            END => return,
+            NO_OPERATION => 1,
+            _ => options.get(1).map_or(1, |len| usize::from(*len).max(2)),
+        };
+        let (option, rest) = options.split_at_mut(len.min(options.len()));
+        if kind & COPIED == 0 {
+            option.fill(NO_OPERATION);
+        }
+        options = rest;
+    }
+}
+
+/// One hop less (RFC 1812 section 5.3.1; the IPv4 checksum by what changed, RFC 1624 section 3). Of a merged packet the first
+/// header's, which the others follow as they are cut.
+pub(crate) fn decrement_hop_limit(packet: &mut Packet) {
+    let l3 = usize::from(packet.parsed.l3);
+    let ip = &mut packet.head_mut()[l3..];
+    if ip[0] >> 4 == 4 {
+        let word = |ip: &[u8], at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]);
+        let old = word(ip, 8);
+        ip[8] -= 1;
+        let checksum = update(word(ip, 10), old, word(ip, 8));
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    } else {
+        ip[7] -= 1;
+    }
+}
+
+/// Lowers the MSS that a SYN offers to `most` (RFC 9293 section 3.7.1). Nothing else is changed, nor where it offers none.
+pub(crate) fn clamp_mss(packet: &mut Packet, most: u16) {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const MSS: u8 = 2;
+    let (l4, payload) = (usize::from(packet.parsed.l4), usize::from(packet.parsed.payload));
+    let partial = packet.parsed.partial_checksum;
+    let Some(tcp) = packet.head_mut().get_mut(l4..payload) else { return };
+    if !Flags(u16::from(tcp[13])).contains(Flags::SYN) {
+        return;
+    }
+    let mut at = HEADER_LEN;
+    while let Some(&kind) = tcp.get(at) {
+        let len = match kind {
+            END => return,
+            NO_OPERATION => 1,
+            _ => match tcp.get(at + 1) {
+                Some(len) if *len >= 2 => usize::from(*len),
+                _ => return,
+            },
+        };
+        if kind == MSS && len == 4 && at + 4 <= tcp.len() {
+            let old = u16::from_be_bytes([tcp[at + 2], tcp[at + 3]]);
+            if old <= most {
+                return;
+            }
+            tcp[at + 2..at + 4].copy_from_slice(&most.to_be_bytes());
+            if !partial {
+                let field = u16::from_be_bytes([tcp[16], tcp[17]]);
+                // At an odd offset the two octets are halves of two words of the sum.
+                let swap = |word: u16| if at.is_multiple_of(2) { word } else { word.swap_bytes() };
+                let checksum = update(field, swap(old), swap(most));
+                tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+            }
+            return;
+        }
+        at += len;
+    }
+}
+
+/// Computes the checksum of a datagram whose sender left it to the device.
+fn complete_udp(packet: &mut Packet) {
+    let parsed = packet.parsed;
+    let l4 = usize::from(parsed.l4);
+    let len = {
+        let head = packet.head();
+        u16::from_be_bytes([head[l4 + 4], head[l4 + 5]])
+    };
+    packet.head_mut()[l4 + 6..l4 + 8].fill(0);
+    let mut sum = Sum::pseudo_header(parsed.flow.src, parsed.flow.dst, protocol::UDP, len.into());
+    packet.pieces(l4..l4 + usize::from(len)).for_each(|piece| sum.add(piece));
+    let checksum = match sum.checksum() {
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    packet.head_mut()[l4 + 6..l4 + 8].copy_from_slice(&checksum.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! A router's way for a packet: reverse path, rules and translation, then to a socket of its own or on to another link
+//! (RFC 1812 section 5.2).
+//!
+//! ```text
+//! reverse path ─ gate: raw, track, nat PREROUTING ─ for us? ─┬─ filter INPUT ─ translate ─▶ deliver
+//!                                                            └─ hop limit, route, MTU ─ filter FORWARD, nat POSTROUTING
+//!                                                               ─ translate, hop limit, MSS ─▶ net::forward: the frames go out
+//! ```
+//!
+//! What is said of a packet (ICMP errors) is said before it is changed, so that its sender knows it again.
+
+use core::net::IpAddr;
+
+use super::Shard;
+use super::receive::{DHCP_CLIENT_PORT, DHCP_SERVER_PORT};
+use crate::config::ReversePath;
+use crate::counters::DropReason;
+use crate::flow::filter::TcpMss;
+use crate::flow::gate::{Change, Passage};
+use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
+use crate::net::forward::{clamp_mss, decrement_hop_limit};
+use crate::net::icmp::{self, Complaint};
+use crate::net::route::{Hop, NextHop};
+use crate::offload::gso::cut_merged;
+use crate::packet::Packet;
+use crate::parse::{FlowKey, Kind};
+use crate::time::Instant;
+
+/// IP and TCP headers without options, by IP version: what the MSS leaves out (RFC 6691 section 2).
+const HEADERS_IPV4: usize = 40;
+const HEADERS_IPV6: usize = 60;
+
+impl Shard {
+    /// A parsed IP packet that came by [`Shard::rx_link`]. `fragments`: the length of the longest fragment that it was put
+    /// together from.
+    pub(super) fn route(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
+        let link = self.rx_link;
+        self.see_neighbor(now, &packet);
+        if !self.is_believed(&packet) {
+            return self.drop_whole(DropReason::ReversePath, &packet);
+        }
+        let passage = match &mut self.output.gate {
+            None => None,
+            Some(gate) => match gate.arrive(now, &packet, link, &self.output.routes) {
+                Ok(passage) => passage,
+                Err(refused) => return self.refused_by_rule(now, refused, &packet),
+            },
+        };
+        let change = match (&self.output.gate, &passage) {
+            (Some(gate), Some(passage)) => gate.change(passage),
+            _ => None,
+        };
+        match change.map(|change| destination(&change)) {
+            Some(dst) if self.policies[link].is_ours(dst) => {
+                self.deliver_routed(now, packet, passage, fragments);
+            }
+            Some(dst) => self.forward(now, packet, passage, dst, fragments),
+            None if packet.parsed.transit => {
+                let dst = packet.parsed.flow.dst;
+                self.forward(now, packet, passage, dst, fragments);
+            }
+            None => self.deliver_routed(now, packet, passage, fragments),
+        }
+    }
+
+    /// Whether fragments in transit go on as they are: no rule has to see the packet whole.
+    pub(super) fn forwards_fragments(&self) -> bool {
+        self.output.gate.is_none()
+    }
+
+    /// RFC 3704.
+    fn is_believed(&self, packet: &Packet) -> bool {
+        let flow = packet.parsed.flow;
+        let src = flow.src;
+        let way = || self.output.routes.next_hop(src);
+        // Those are of their link, as DHCP's answers are, before there is any route.
+        let is_dhcp = self.policies[self.rx_link].dhcp
+            && packet.parsed.kind == Kind::Udp
+            && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT);
+        let is_link_local = is_dhcp
+            || match src {
+                IpAddr::V4(src) => src.is_unspecified(),
+                IpAddr::V6(src) => src.is_unspecified() || src.is_unicast_link_local(),
+            };
+        match self.config.forward.as_ref().map(|forward| forward.reverse_path) {
+            None | Some(ReversePath::Off) => true,
+            _ if is_link_local => true,
+            Some(ReversePath::Loose) => way().is_some(),
+            Some(ReversePath::Strict) => way().is_some_and(|hop| hop.link == self.rx_link),
+        }
+    }
+
+    /// For this host, once more rules agree.
+    fn deliver_routed(
+        &mut self,
+        now: Instant,
+        mut packet: Packet,
+        mut passage: Option<Passage>,
+        fragments: Option<usize>,
+    ) {
+        let mut change = None;
+        if let (Some(gate), Some(passage)) = (&mut self.output.gate, &mut passage) {
+            match gate.deliver(now, passage, self.rx_link, &self.output.routes) {
+                Ok(changed) => change = changed,
+                Err(refused) => return self.refused_by_rule(now, refused, &packet),
+            }
+        }
+        let Some(change) = change else { return self.deliver(now, packet, fragments.is_some()) };
+        if !self.apply(&mut packet, &change) {
+            return self.drop_whole(DropReason::BadIcmp, &packet);
+        }
+        // The headers of what was merged are each one's own: they are changed as they would be on the way out.
+        let parsed = packet.parsed;
+        let mut single = Vec::new();
+        cut_merged(packet, |packet| single.push(packet));
+        for mut packet in single {
+            packet.parsed.set_flow(parsed.flow, self.policies[self.rx_link].hash_keys);
+            packet.parsed.partial_checksum = false;
+            self.deliver(now, packet, fragments.is_some());
+        }
+    }
+
+    fn forward(
+        &mut self,
+        now: Instant,
+        mut packet: Packet,
+        mut passage: Option<Passage>,
+        dst: IpAddr,
+        fragments: Option<usize>,
+    ) {
+        let from = self.rx_link;
+        let parsed = packet.parsed;
+        if parsed.hop_limit <= 1 {
+            return self.cannot_forward(now, DropReason::HopLimitExceeded, Complaint::TimeExceeded, &packet);
+        }
+        let hop = match self.output.routes.next_hop(dst) {
+            Some(hop @ Hop { next: NextHop::Neighbor(_), .. }) => hop,
+            // Broadcasts of another link are not for others to send (RFC 2644).
+            Some(_) => return self.drop_whole(DropReason::NotForUs, &packet),
+            None => return self.cannot_forward(now, DropReason::NoRoute, Complaint::NetUnreachable, &packet),
+        };
+        let mtu = self.output.links[hop.link].mtu;
+        let cut_to = match fit(&packet, mtu, fragments) {
+            Fit::Whole => None,
+            Fit::Cut(len) => Some(len),
+            Fit::TooLong => {
+                let mtu = mtu.min(usize::from(u16::MAX)) as u16;
+                return self.cannot_forward(
+                    now,
+                    DropReason::PacketTooBig,
+                    Complaint::TooBig { mtu },
+                    &packet,
+                );
+            }
+        };
+        let mut change = None;
+        if let (Some(gate), Some(passage)) = (&mut self.output.gate, &mut passage) {
+            match gate.forward(now, passage, from, hop.link, &self.output.routes) {
+                Ok(changed) => change = changed,
+                Err(refused) => return self.refused_by_rule(now, refused, &packet),
+            }
+            if parsed.kind == Kind::Tcp
+                && let Some(mss) = gate.mss(passage)
+            {
+                let headers = if dst.is_ipv4() { HEADERS_IPV4 } else { HEADERS_IPV6 };
+                let most = match mss {
+                    TcpMss::Set(mss) => mss,
+                    TcpMss::ClampToPmtu => (mtu.min(self.output.links[from].mtu) - headers) as u16,
+                };
+                clamp_mss(&mut packet, most);
+            }
+        }
+        if let Some(change) = change
+            && !self.apply(&mut packet, &change)
+        {
+            return self.drop_whole(DropReason::BadIcmp, &packet);
+        }
+        decrement_hop_limit(&mut packet);
+        self.output.forward(now, hop, packet, cut_to);
+    }
+
+    /// Gives the packet's headers the addresses and ports of `change`; `false`: they are not whole. Of a merged one, those of
+    /// the first.
+    fn apply(&mut self, packet: &mut Packet, change: &Change) -> bool {
+        let parsed = packet.parsed;
+        let checksum = if parsed.partial_checksum { Checksum::Partial } else { Checksum::Whole };
+        let bytes = &mut packet.head_mut()[usize::from(parsed.l3)..];
+        let flow = match change {
+            Change::Packet(to) => {
+                if rewrite(bytes, to, checksum).is_err() {
+                    return false;
+                }
+                let ports = matches!(parsed.kind, Kind::Tcp | Kind::Udp);
+                let (src_port, dst_port) = if ports { (to.src_port, to.dst_port) } else { (0, 0) };
+                FlowKey { src: to.src(), dst: to.dst(), src_port, dst_port, ..parsed.flow }
+            }
+            Change::Error { addresses: (src, dst), quoted } => {
+                if rewrite_error(bytes, *src, *dst, quoted).is_err() {
+                    return false;
+                }
+                FlowKey { src: *src, dst: *dst, ..parsed.flow }
+            }
+        };
+        packet.parsed.set_flow(flow, self.policies[self.rx_link].hash_keys);
+        true
+    }
+
+    fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
+        (0..packet.packets()).for_each(|_| self.counters.drop(reason));
+    }
+
+    fn cannot_forward(&mut self, now: Instant, reason: DropReason, complaint: Complaint, packet: &Packet) {
+        self.drop_whole(reason, packet);
+        let policy = &self.policies[self.rx_link];
+        icmp::complain_about(now, complaint, packet, policy, &mut self.output);
+    }
+
+    /// A packet's neighbour does not answer, and no socket here sent it: its sender is told.
+    pub(super) fn tell_of_unreachable(&mut self, now: Instant, packet: &Packet) {
+        if self.config.forward.is_some() {
+            icmp::complain_about(
+                now,
+                Complaint::HostUnreachable,
+                packet,
+                &self.policies[0],
+                &mut self.output,
+            );
+        }
+    }
+}
+
+fn destination(change: &Change) -> IpAddr {
+    match change {
+        Change::Packet(tuple) => tuple.dst(),
+        Change::Error { addresses: (_, dst), .. } => *dst,
+    }
+}
+
+/// How a packet goes out on a link.
+enum Fit {
+    Whole,
+    /// In fragments that are IP packets of at most so many bytes.
+    Cut(usize),
+    TooLong,
+}
+
+/// RFC 791 section 3.2, RFC 8200 section 5: IPv4 without DF may be cut; what came in fragments goes on in fragments no longer
+/// than those.
+fn fit(packet: &Packet, mtu: usize, fragments: Option<usize>) -> Fit {
+    let parsed = &packet.parsed;
+    let l3 = usize::from(parsed.l3);
+    let len = if packet.is_merged() {
+        usize::from(parsed.payload) - l3 + packet.segment_payload() as usize
+    } else {
+        parsed.end as usize - l3
+    };
+    match fragments {
+        Some(longest) if longest <= mtu => Fit::Cut(longest),
+        None if len <= mtu => Fit::Whole,
+        _ if parsed.flow.dst.is_ipv4() && packet.head()[l3 + 6] & 0x40 == 0 && !packet.is_merged() => {
+            Fit::Cut(mtu)
+        }
+        _ => Fit::TooLong,
+    }
+}
