@@ -236,7 +236,8 @@ pub fn parse(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
 /// # Errors
 /// As [`parse`].
 pub(crate) fn parse_after(packet: &Packet, policy: &Policy, last: &Parsed) -> Result<Parsed, Refusal> {
-    let mut parsed = headers(packet, policy)?;
+    let mut parsed = Parsed::default();
+    headers(packet, policy, &mut parsed)?;
     if !matches!(parsed.kind, Kind::Arp | Kind::Fragment) {
         let known = last.hash != 0 && last.flow == parsed.flow;
         parsed.hash = if known { last.hash } else { flow_hash(&parsed.flow, policy.hash_keys) };
@@ -244,8 +245,8 @@ pub(crate) fn parse_after(packet: &Packet, policy: &Policy, last: &Parsed) -> Re
     Ok(parsed)
 }
 
-/// All but the hash.
-fn headers(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
+/// All but the hash. What was found is written in place: handing it up from function to function copies it each time.
+fn headers(packet: &Packet, policy: &Policy, parsed: &mut Parsed) -> Result<(), Refusal> {
     let head = packet.head();
     let ethernet = head.get(..ETHERNET_HEADER).ok_or(DropReason::Truncated)?;
     let ethernet = EthernetFrame::new_unchecked(ethernet);
@@ -258,15 +259,17 @@ fn headers(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
         return Err(DropReason::Martian.into());
     }
     match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => ipv4(packet, policy, cast),
-        EthernetProtocol::Ipv6 => ipv6(packet, policy, cast),
+        EthernetProtocol::Ipv4 => ipv4(packet, policy, cast, parsed),
+        EthernetProtocol::Ipv6 => ipv6(packet, policy, cast, parsed),
         EthernetProtocol::Arp => {
             let end = ETHERNET_HEADER + ARP_PACKET;
             if head.len() < end {
                 return Err(DropReason::Truncated.into());
             }
             let l3 = ETHERNET_HEADER as u16;
-            Ok(Parsed { kind: Kind::Arp, l3, l4: l3, payload: l3, end: end as u32, ..Parsed::default() })
+            *parsed =
+                Parsed { kind: Kind::Arp, l3, l4: l3, payload: l3, end: end as u32, ..Parsed::default() };
+            Ok(())
         }
         EthernetProtocol::Unknown(tag) if VLAN_TYPES.contains(&tag) => Err(DropReason::VlanTagged.into()),
         EthernetProtocol::Unknown(_) => Err(DropReason::UnknownEtherType.into()),
@@ -281,7 +284,7 @@ enum Cast {
     Group,
 }
 
-fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal> {
+fn ipv4(packet: &Packet, policy: &Policy, cast: Cast, parsed: &mut Parsed) -> Result<(), Refusal> {
     let l3 = ETHERNET_HEADER;
     let bytes = &packet.head()[l3..];
     if bytes.len() < IPV4_HEADER {
@@ -324,7 +327,7 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     if !(ours && (cast == Cast::Unicast || group) || dhcp || transit) {
         return Err(DropReason::NotForUs.into());
     }
-    let parsed = Parsed {
+    *parsed = Parsed {
         transit,
         l3: l3 as u16,
         l4: (l3 + header_len) as u16,
@@ -337,7 +340,8 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         ..Parsed::default()
     };
     if fragment {
-        return Ok(Parsed { kind: Kind::Fragment, ..parsed });
+        parsed.kind = Kind::Fragment;
+        return Ok(());
     }
     transport(packet, policy, parsed, group)
 }
@@ -373,7 +377,7 @@ fn is_dhcp(udp: &[u8]) -> bool {
     udp.len() >= 4 && udp[..4] == [0, DHCP_SERVER_PORT as u8, 0, DHCP_CLIENT_PORT as u8]
 }
 
-fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal> {
+fn ipv6(packet: &Packet, policy: &Policy, cast: Cast, parsed: &mut Parsed) -> Result<(), Refusal> {
     let l3 = ETHERNET_HEADER;
     let bytes = &packet.head()[l3..];
     if bytes.len() < IPV6_HEADER {
@@ -413,7 +417,7 @@ fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     if !(ours || transit) || cast == Cast::Group && !group {
         return Err(DropReason::NotForUs.into());
     }
-    let parsed = Parsed {
+    *parsed = Parsed {
         transit,
         l3: l3 as u16,
         end: end as u32,
@@ -425,9 +429,9 @@ fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     };
     // What is behind the first frame cannot be a header: RFC 7112 wants the chain in the first fragment, we in one frame.
     let chain = &packet.head()[..packet.head().len().min(end)];
-    let parsed = extension_headers(chain, parsed)?;
+    *parsed = extension_headers(chain, *parsed)?;
     if parsed.kind == Kind::Fragment {
-        return Ok(parsed);
+        return Ok(());
     }
     if src.is_unspecified() && parsed.flow.protocol != protocol::ICMPV6 {
         return Err(DropReason::Martian.into());
@@ -520,23 +524,24 @@ fn options(header: &[u8], offset: usize) -> Result<(), Refusal> {
 }
 
 /// The transport header at `l4`: lengths, ports, checksum.
-fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> Result<Parsed, Refusal> {
+fn transport(packet: &Packet, policy: &Policy, parsed: &mut Parsed, group: bool) -> Result<(), Refusal> {
     let head = packet.head();
     let head = &head[..head.len().min(parsed.end as usize)];
     let bytes = head.get(usize::from(parsed.l4)..).ok_or(DropReason::Truncated)?;
-    Ok(match (parsed.flow.protocol, parsed.flow.dst) {
+    match (parsed.flow.protocol, parsed.flow.dst) {
         // RFC 9293 section 3.9.2.3 (MUST-57): TCP is between two hosts.
         (protocol::TCP, _) if group => return Err(DropReason::NotForUs.into()),
         (protocol::TCP, _) => tcp(packet, policy, parsed, bytes)?,
         (protocol::UDP, _) => udp(packet, policy, parsed, bytes)?,
         (protocol::ICMPV4, IpAddr::V4(_)) => icmp(packet, parsed, bytes, Kind::Icmpv4)?,
         (protocol::ICMPV6, IpAddr::V6(_)) => icmp(packet, parsed, bytes, Kind::Icmpv6)?,
-        _ => Parsed { kind: Kind::Other, ..parsed },
-    })
+        _ => parsed.kind = Kind::Other,
+    }
+    Ok(())
 }
 
 /// RFC 9293 section 3.1, MUST-3.
-fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result<Parsed, DropReason> {
+fn tcp(packet: &Packet, policy: &Policy, parsed: &mut Parsed, bytes: &[u8]) -> Result<(), DropReason> {
     const MIN_HEADER: usize = 20;
     if bytes.len() < MIN_HEADER {
         return Err(DropReason::Truncated);
@@ -545,51 +550,53 @@ fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
     if header_len < MIN_HEADER || header_len > bytes.len() {
         return Err(DropReason::BadTcpHeader);
     }
-    let flow = ports(parsed.flow, bytes);
-    if flow.src_port == 0 || flow.dst_port == 0 {
+    set_ports(&mut parsed.flow, bytes);
+    if parsed.flow.src_port == 0 || parsed.flow.dst_port == 0 {
         return Err(DropReason::BadTcpHeader);
     }
     let field = u16::from_be_bytes([bytes[16], bytes[17]]);
-    let partial_checksum = checksum(packet, policy, &parsed, field, DropReason::BadTcpChecksum)?;
-    Ok(Parsed { kind: Kind::Tcp, payload: parsed.l4 + header_len as u16, flow, partial_checksum, ..parsed })
+    parsed.partial_checksum = checksum(packet, policy, parsed, field, DropReason::BadTcpChecksum)?;
+    parsed.payload = parsed.l4 + header_len as u16;
+    parsed.kind = Kind::Tcp;
+    Ok(())
 }
 
-fn udp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result<Parsed, DropReason> {
+fn udp(packet: &Packet, policy: &Policy, parsed: &mut Parsed, bytes: &[u8]) -> Result<(), DropReason> {
     const HEADER: usize = 8;
     if bytes.len() < HEADER {
         return Err(DropReason::Truncated);
     }
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-    let flow = ports(parsed.flow, bytes);
-    if len < HEADER || usize::from(parsed.l4) + len > parsed.end as usize || flow.dst_port == 0 {
+    set_ports(&mut parsed.flow, bytes);
+    if len < HEADER || usize::from(parsed.l4) + len > parsed.end as usize || parsed.flow.dst_port == 0 {
         return Err(DropReason::BadUdpHeader);
     }
     // Bytes between the datagram's end and the packet's are nobody's and not in the checksum.
-    let datagram = Parsed { end: u32::from(parsed.l4) + len as u32, flow, ..parsed };
+    let datagram = Parsed { end: u32::from(parsed.l4) + len as u32, ..*parsed };
     let field = u16::from_be_bytes([bytes[6], bytes[7]]);
     // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6.
-    let partial_checksum = match field {
-        0 if flow.dst.is_ipv4() => false,
+    parsed.partial_checksum = match field {
+        0 if parsed.flow.dst.is_ipv4() => false,
         _ => checksum(packet, policy, &datagram, field, DropReason::BadUdpChecksum)?,
     };
-    Ok(Parsed { kind: Kind::Udp, payload: parsed.l4 + HEADER as u16, flow, partial_checksum, ..parsed })
+    parsed.payload = parsed.l4 + HEADER as u16;
+    parsed.kind = Kind::Udp;
+    Ok(())
 }
 
-fn icmp(packet: &Packet, parsed: Parsed, bytes: &[u8], kind: Kind) -> Result<Parsed, DropReason> {
+fn icmp(packet: &Packet, parsed: &mut Parsed, bytes: &[u8], kind: Kind) -> Result<(), DropReason> {
     if bytes.len() < 8 {
         return Err(DropReason::Truncated);
     }
-    let mut sum = if kind == Kind::Icmpv6 { pseudo_header(&parsed) } else { Sum::ZERO };
-    add_transport(&mut sum, packet, &parsed);
-    if sum.is_valid() { Ok(Parsed { kind, ..parsed }) } else { Err(DropReason::BadIcmp) }
+    let mut sum = if kind == Kind::Icmpv6 { pseudo_header(parsed) } else { Sum::ZERO };
+    add_transport(&mut sum, packet, parsed);
+    parsed.kind = kind;
+    if sum.is_valid() { Ok(()) } else { Err(DropReason::BadIcmp) }
 }
 
-fn ports(flow: FlowKey, bytes: &[u8]) -> FlowKey {
-    FlowKey {
-        src_port: u16::from_be_bytes([bytes[0], bytes[1]]),
-        dst_port: u16::from_be_bytes([bytes[2], bytes[3]]),
-        ..flow
-    }
+fn set_ports(flow: &mut FlowKey, bytes: &[u8]) {
+    flow.src_port = u16::from_be_bytes([bytes[0], bytes[1]]);
+    flow.dst_port = u16::from_be_bytes([bytes[2], bytes[3]]);
 }
 
 fn pseudo_header(parsed: &Parsed) -> Sum {
