@@ -67,7 +67,7 @@ impl Stack for Bywash {
 
     fn work(&mut self, turn: &Turn<'_>) {
         let now = Instant::from_micros(turn.micros);
-        self.shard.poll(now, &mut self.device);
+        self.shard.poll_receive(now, &mut self.device);
         if turn.accept {
             self.accept();
         }
@@ -77,7 +77,7 @@ impl Stack for Bywash {
         if self.app == App::Source && turn.addressed.is_empty() {
             self.serve(now, 0);
         }
-        self.shard.poll(now, &mut self.device);
+        self.shard.poll_transmit(now, &mut self.device);
     }
 
     fn sent(&mut self, each: &mut dyn FnMut(&[u8])) {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
@@ -118,16 +118,22 @@ impl Stack for Smoltcp {
 
     fn work(&mut self, turn: &Turn<'_>) {
         let now = Instant::from_micros(turn.micros as i64);
-        self.iface.poll(now, &mut self.queues, &mut self.sockets);
+        // In two halves, as our stack: what the server answers carries the acknowledgments.
+        self.iface.poll_maintenance(now);
+        while !matches!(
+            self.iface.poll_ingress_single(now, &mut self.queues, &mut self.sockets),
+            PollIngressSingleResult::None
+        ) {}
         for &number in turn.addressed {
             self.serve(number);
         }
         if self.app == App::Source && turn.addressed.is_empty() {
             self.serve(0);
         }
-        if self.app != App::Idle {
-            self.iface.poll(now, &mut self.queues, &mut self.sockets);
-        }
+        while matches!(
+            self.iface.poll_egress(now, &mut self.queues, &mut self.sockets),
+            PollResult::SocketStateChanged
+        ) {}
     }
 
     fn sent(&mut self, each: &mut dyn FnMut(&[u8])) {

@@ -87,7 +87,7 @@ impl Stack {
             partial_checksums: false,
             dhcp: false,
             forwarding: false,
-            hash_keys: (0, 0),
+            hash_keys: tcp.hash_keys(),
         };
         let mut stack = Self {
             tcp,

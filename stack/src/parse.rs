@@ -4,7 +4,6 @@
 //! here, once: Ethernet and IP destination, lengths, checksums, martian and spoofed sources (RFC 1122 section 3.2.1.3),
 //! IPv6 extension headers (RFC 8200 section 4). Whoever comes later may trust the offsets.
 
-use core::hash::Hasher;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use siphasher::sip::SipHasher13;
@@ -122,7 +121,7 @@ pub struct Policy {
     pub forwarding: bool,
     /// Accept DHCP's answers (UDP from port 67 to port 68) whatever IPv4 address they were sent to.
     pub dhcp: bool,
-    /// Secret of the flow hash.
+    /// Secret of the flow hash: that of the connection table ([`crate::tcp::Tcp::hash_keys`]) where packets go to one.
     pub hash_keys: (u64, u64),
 }
 
@@ -245,7 +244,8 @@ pub fn parse(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
 /// # Errors
 /// As [`parse`].
 pub(crate) fn parse_after(packet: &Packet, policy: &Policy, last: &Parsed) -> Result<Parsed, Refusal> {
-    let mut parsed = headers(packet, policy)?;
+    let mut parsed = Parsed::default();
+    headers(packet, policy, &mut parsed)?;
     if !matches!(parsed.kind, Kind::Arp | Kind::Fragment) {
         let known = last.hash != 0 && last.flow == parsed.flow;
         parsed.hash = if known { last.hash } else { flow_hash(&parsed.flow, policy.hash_keys) };
@@ -253,8 +253,8 @@ pub(crate) fn parse_after(packet: &Packet, policy: &Policy, last: &Parsed) -> Re
     Ok(parsed)
 }
 
-/// All but the hash.
-fn headers(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
+/// All but the hash. What was found is written in place: handing it up from function to function copies it each time.
+fn headers(packet: &Packet, policy: &Policy, parsed: &mut Parsed) -> Result<(), Refusal> {
     let head = packet.head();
     let ethernet = head.get(..ETHERNET_HEADER).ok_or(DropReason::Truncated)?;
     let ethernet = EthernetFrame::new_unchecked(ethernet);
@@ -267,15 +267,17 @@ fn headers(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
         return Err(DropReason::Martian.into());
     }
     match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => ipv4(packet, policy, cast),
-        EthernetProtocol::Ipv6 => ipv6(packet, policy, cast),
+        EthernetProtocol::Ipv4 => ipv4(packet, policy, cast, parsed),
+        EthernetProtocol::Ipv6 => ipv6(packet, policy, cast, parsed),
         EthernetProtocol::Arp => {
             let end = ETHERNET_HEADER + ARP_PACKET;
             if head.len() < end {
                 return Err(DropReason::Truncated.into());
             }
             let l3 = ETHERNET_HEADER as u16;
-            Ok(Parsed { kind: Kind::Arp, l3, l4: l3, payload: l3, end: end as u32, ..Parsed::default() })
+            *parsed =
+                Parsed { kind: Kind::Arp, l3, l4: l3, payload: l3, end: end as u32, ..Parsed::default() };
+            Ok(())
         }
         EthernetProtocol::Unknown(tag) if VLAN_TYPES.contains(&tag) => Err(DropReason::VlanTagged.into()),
         EthernetProtocol::Unknown(_) => Err(DropReason::UnknownEtherType.into()),
@@ -290,7 +292,7 @@ enum Cast {
     Group,
 }
 
-fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal> {
+fn ipv4(packet: &Packet, policy: &Policy, cast: Cast, parsed: &mut Parsed) -> Result<(), Refusal> {
     let l3 = ETHERNET_HEADER;
     let bytes = &packet.head()[l3..];
     if bytes.len() < IPV4_HEADER {
@@ -336,7 +338,7 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         Cast::Unicast if !group => refusal,
         _ => refusal.reason.into(),
     })?;
-    let parsed = Parsed {
+    *parsed = Parsed {
         transit,
         l3: l3 as u16,
         l4: (l3 + header_len) as u16,
@@ -349,7 +351,8 @@ fn ipv4(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
         ..Parsed::default()
     };
     if fragment {
-        return Ok(Parsed { kind: Kind::Fragment, ..parsed });
+        parsed.kind = Kind::Fragment;
+        return Ok(());
     }
     transport(packet, policy, parsed, group)
 }
@@ -413,7 +416,7 @@ fn is_dhcp(udp: &[u8]) -> bool {
     udp.len() >= 4 && udp[..4] == [0, DHCP_SERVER_PORT as u8, 0, DHCP_CLIENT_PORT as u8]
 }
 
-fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal> {
+fn ipv6(packet: &Packet, policy: &Policy, cast: Cast, parsed: &mut Parsed) -> Result<(), Refusal> {
     let l3 = ETHERNET_HEADER;
     let bytes = &packet.head()[l3..];
     if bytes.len() < IPV6_HEADER {
@@ -453,7 +456,7 @@ fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     if !(ours || transit) || cast == Cast::Group && !group {
         return Err(DropReason::NotForUs.into());
     }
-    let parsed = Parsed {
+    *parsed = Parsed {
         transit,
         l3: l3 as u16,
         end: end as u32,
@@ -465,9 +468,9 @@ fn ipv6(packet: &Packet, policy: &Policy, cast: Cast) -> Result<Parsed, Refusal>
     };
     // What is behind the first frame cannot be a header: RFC 7112 wants the chain in the first fragment, we in one frame.
     let chain = &packet.head()[..packet.head().len().min(end)];
-    let parsed = extension_headers(chain, parsed)?;
+    *parsed = extension_headers(chain, *parsed)?;
     if parsed.kind == Kind::Fragment {
-        return Ok(parsed);
+        return Ok(());
     }
     if src.is_unspecified() && parsed.flow.protocol != protocol::ICMPV6 {
         return Err(DropReason::Martian.into());
@@ -560,7 +563,7 @@ fn options(header: &[u8], offset: usize) -> Result<(), Refusal> {
 }
 
 /// The transport header at `l4`: lengths, ports, checksum.
-fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> Result<Parsed, Refusal> {
+fn transport(packet: &Packet, policy: &Policy, parsed: &mut Parsed, group: bool) -> Result<(), Refusal> {
     let head = packet.head();
     let head = &head[..head.len().min(parsed.end as usize)];
     let bytes = head.get(usize::from(parsed.l4)..).ok_or(DropReason::Truncated)?;
@@ -571,19 +574,24 @@ fn transport(packet: &Packet, policy: &Policy, parsed: Parsed, group: bool) -> R
         (protocol::UDP, _) => udp(packet, policy, parsed, bytes),
         (protocol::ICMPV4, IpAddr::V4(_)) => icmp(packet, parsed, bytes, Kind::Icmpv4),
         (protocol::ICMPV6, IpAddr::V6(_)) => icmp(packet, parsed, bytes, Kind::Icmpv6),
-        _ => Ok(Parsed { kind: Kind::Other, ..parsed }),
+        _ => {
+            parsed.kind = Kind::Other;
+            Ok(())
+        }
     };
     match read {
         // A checksum that was left to a device stays one to complain of here.
         Err(reason) if parsed.transit && reason != DropReason::PartialChecksum => {
-            Ok(Parsed { kind: Kind::Broken, ..parsed })
+            (parsed.flow.src_port, parsed.flow.dst_port) = (0, 0);
+            (parsed.kind, parsed.payload, parsed.partial_checksum) = (Kind::Broken, parsed.l4, false);
+            Ok(())
         }
         read => Ok(read?),
     }
 }
 
 /// RFC 9293 section 3.1, MUST-3.
-fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result<Parsed, DropReason> {
+fn tcp(packet: &Packet, policy: &Policy, parsed: &mut Parsed, bytes: &[u8]) -> Result<(), DropReason> {
     const MIN_HEADER: usize = 20;
     if bytes.len() < MIN_HEADER {
         return Err(DropReason::Truncated);
@@ -592,51 +600,53 @@ fn tcp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result
     if header_len < MIN_HEADER || header_len > bytes.len() {
         return Err(DropReason::BadTcpHeader);
     }
-    let flow = ports(parsed.flow, bytes);
-    if flow.src_port == 0 || flow.dst_port == 0 {
+    set_ports(&mut parsed.flow, bytes);
+    if parsed.flow.src_port == 0 || parsed.flow.dst_port == 0 {
         return Err(DropReason::BadTcpHeader);
     }
     let field = u16::from_be_bytes([bytes[16], bytes[17]]);
-    let partial_checksum = checksum(packet, policy, &parsed, field, DropReason::BadTcpChecksum)?;
-    Ok(Parsed { kind: Kind::Tcp, payload: parsed.l4 + header_len as u16, flow, partial_checksum, ..parsed })
+    parsed.partial_checksum = checksum(packet, policy, parsed, field, DropReason::BadTcpChecksum)?;
+    parsed.payload = parsed.l4 + header_len as u16;
+    parsed.kind = Kind::Tcp;
+    Ok(())
 }
 
-fn udp(packet: &Packet, policy: &Policy, parsed: Parsed, bytes: &[u8]) -> Result<Parsed, DropReason> {
+fn udp(packet: &Packet, policy: &Policy, parsed: &mut Parsed, bytes: &[u8]) -> Result<(), DropReason> {
     const HEADER: usize = 8;
     if bytes.len() < HEADER {
         return Err(DropReason::Truncated);
     }
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-    let flow = ports(parsed.flow, bytes);
-    if len < HEADER || usize::from(parsed.l4) + len > parsed.end as usize || flow.dst_port == 0 {
+    set_ports(&mut parsed.flow, bytes);
+    if len < HEADER || usize::from(parsed.l4) + len > parsed.end as usize || parsed.flow.dst_port == 0 {
         return Err(DropReason::BadUdpHeader);
     }
     // Bytes between the datagram's end and the packet's are nobody's and not in the checksum.
-    let datagram = Parsed { end: u32::from(parsed.l4) + len as u32, flow, ..parsed };
+    let datagram = Parsed { end: u32::from(parsed.l4) + len as u32, ..*parsed };
     let field = u16::from_be_bytes([bytes[6], bytes[7]]);
     // RFC 768: zero means no checksum; RFC 8200 section 8.1: not over IPv6, but for tunnels, which are their ends' to judge.
-    let partial_checksum = match field {
-        0 if flow.dst.is_ipv4() || parsed.transit => false,
+    parsed.partial_checksum = match field {
+        0 if parsed.flow.dst.is_ipv4() || parsed.transit => false,
         _ => checksum(packet, policy, &datagram, field, DropReason::BadUdpChecksum)?,
     };
-    Ok(Parsed { kind: Kind::Udp, payload: parsed.l4 + HEADER as u16, flow, partial_checksum, ..parsed })
+    parsed.payload = parsed.l4 + HEADER as u16;
+    parsed.kind = Kind::Udp;
+    Ok(())
 }
 
-fn icmp(packet: &Packet, parsed: Parsed, bytes: &[u8], kind: Kind) -> Result<Parsed, DropReason> {
+fn icmp(packet: &Packet, parsed: &mut Parsed, bytes: &[u8], kind: Kind) -> Result<(), DropReason> {
     if bytes.len() < 8 {
         return Err(DropReason::Truncated);
     }
-    let mut sum = if kind == Kind::Icmpv6 { pseudo_header(&parsed) } else { Sum::ZERO };
-    add_transport(&mut sum, packet, &parsed);
-    if sum.is_valid() { Ok(Parsed { kind, ..parsed }) } else { Err(DropReason::BadIcmp) }
+    let mut sum = if kind == Kind::Icmpv6 { pseudo_header(parsed) } else { Sum::ZERO };
+    add_transport(&mut sum, packet, parsed);
+    parsed.kind = kind;
+    if sum.is_valid() { Ok(()) } else { Err(DropReason::BadIcmp) }
 }
 
-fn ports(flow: FlowKey, bytes: &[u8]) -> FlowKey {
-    FlowKey {
-        src_port: u16::from_be_bytes([bytes[0], bytes[1]]),
-        dst_port: u16::from_be_bytes([bytes[2], bytes[3]]),
-        ..flow
-    }
+fn set_ports(flow: &mut FlowKey, bytes: &[u8]) {
+    flow.src_port = u16::from_be_bytes([bytes[0], bytes[1]]);
+    flow.dst_port = u16::from_be_bytes([bytes[2], bytes[3]]);
 }
 
 fn pseudo_header(parsed: &Parsed) -> Sum {
@@ -675,19 +685,31 @@ fn add_transport(sum: &mut Sum, packet: &Packet, parsed: &Parsed) {
     }
 }
 
-/// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard.
-fn flow_hash(flow: &FlowKey, keys: (u64, u64)) -> u32 {
-    let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
-    for addr in [flow.src, flow.dst] {
-        match addr {
-            IpAddr::V4(addr) => hasher.write_u32(addr.into()),
-            IpAddr::V6(addr) => hasher.write(&addr.octets()),
-        }
+/// SipHash of the five-tuple, so that nobody outside can aim flows at one bucket or shard. Of TCP it is what the connection
+/// table goes by (`TupleKey::hash`), so that a packet is hashed once.
+pub(crate) fn flow_hash(flow: &FlowKey, keys: (u64, u64)) -> u32 {
+    let hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+    let ports = |bytes: &mut [u8]| {
+        bytes[..2].copy_from_slice(&flow.src_port.to_be_bytes());
+        bytes[2..4].copy_from_slice(&flow.dst_port.to_be_bytes());
+        bytes[4] = flow.protocol;
+    };
+    if let (IpAddr::V4(src), IpAddr::V4(dst)) = (flow.src, flow.dst) {
+        let mut bytes = [0; 13];
+        bytes[..4].copy_from_slice(&src.octets());
+        bytes[4..8].copy_from_slice(&dst.octets());
+        ports(&mut bytes[8..]);
+        return hasher.hash(&bytes) as u32;
     }
-    hasher.write_u64(
-        u64::from(flow.src_port) << 32 | u64::from(flow.dst_port) << 16 | u64::from(flow.protocol),
-    );
-    hasher.finish() as u32
+    let octets = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
+    };
+    let mut bytes = [0; 37];
+    bytes[..16].copy_from_slice(&octets(flow.src));
+    bytes[16..32].copy_from_slice(&octets(flow.dst));
+    ports(&mut bytes[32..]);
+    hasher.hash(&bytes) as u32
 }
 
 #[cfg(test)]

@@ -98,8 +98,8 @@ pub struct Shard {
     scratch: Vec<u8>,
     /// Of the last good packet: those of one flow mostly come together, and are hashed once.
     last_parsed: Parsed,
-    /// Who last confirmed itself by data, so that a burst asks the neighbour table once.
-    last_data: Option<receive::LastData>,
+    /// Who confirmed itself by data of late, by address, so that the neighbour table is seldom asked.
+    last_data: [Option<receive::LastData>; receive::LAST_DATA],
     rng: ChaCha12Rng,
     /// Something could not be sent for want of room; how often to try again without being woken.
     blocked: bool,
@@ -151,7 +151,6 @@ impl Shard {
         let mtus: Vec<usize> =
             wishes.enumerate().map(|(link, wish)| wish.unwrap_or(usize::MAX).min(device_mtu(link))).collect();
         let mut shared = rng(config.seed, u64::MAX);
-        let hash_keys = keys(&mut shared);
         let mut rng = rng(config.seed, u64::from(index));
         let out: Vec<Link> = mtus
             .into_iter()
@@ -169,6 +168,7 @@ impl Shard {
             Box::new(HostGate::new(filter, config, gate_seed, index, count.max(1), now))
         });
         let iface = Iface::new(rng.next_u64(), now, &mut output);
+        let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
         let dhcp_link = config.dhcp_link();
         let dhcp =
             dhcp_link.filter(|_| index == 0).map(|link| Dhcp::new(link, rng.next_u64(), now, &mut output));
@@ -181,7 +181,7 @@ impl Shard {
                 .accepts(device.capabilities_of(link).partial_checksums),
             forwarding: config.forward.is_some(),
             dhcp: dhcp_link == Some(link),
-            hash_keys,
+            hash_keys: tcp.hash_keys(),
         };
         let mut shard = Self {
             index,
@@ -198,7 +198,7 @@ impl Shard {
             policies: (0..links_there).map(policy).collect(),
             rx_link: 0,
             counters: Counters::default(),
-            tcp: Tcp::new(config.tcp.clone(), config.seed, index, count.max(1)),
+            tcp,
             output,
             iface,
             dhcp,
@@ -214,7 +214,7 @@ impl Shard {
             gro: config.gro.then(Gro::default),
             scratch: Vec::new(),
             last_parsed: Parsed::default(),
-            last_data: None,
+            last_data: [None; receive::LAST_DATA],
             rng,
             blocked: false,
         };
@@ -233,6 +233,15 @@ impl Shard {
 
     /// Runs the journey once: a burst in, timers, a burst out. Returns whether anything was done (then poll again at once).
     pub fn poll(&mut self, now: Instant, device: &mut dyn Device) -> bool {
+        let busy = self.poll_receive(now, device);
+        self.poll_transmit(now, device) | busy
+    }
+
+    /// The journey's first half: a burst in, and timers. Returns whether anything was done.
+    ///
+    /// [`Shard::poll_transmit`] must follow at the same time. What runs in between, the tasks that the burst woke, answers
+    /// before acknowledgments are sent, so that these ride on the answers.
+    pub fn poll_receive(&mut self, now: Instant, device: &mut dyn Device) -> bool {
         self.polled_at = now;
         let mut busy = self.take_messages(now);
 
@@ -254,16 +263,25 @@ impl Shard {
             while let Some(packet) = rx.pop_front() {
                 self.receive(now, packet, merging);
             }
+            if let Some(gro) = &mut self.gro {
+                self.tcp.look_ahead(gro.hashes());
+            }
             while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
+                self.tcp.step_ahead();
                 self.dispatch(now, packet, None);
             }
         }
         self.rx = rx;
 
         self.poll_timers(now);
+        busy
+    }
 
-        // A burst out: what sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel ->
-        // qdisc -> GSO; of these, `net::egress` has routes, neighbours and GSO.
+    /// The journey's second half: a burst out. Returns whether anything was done.
+    pub fn poll_transmit(&mut self, now: Instant, device: &mut dyn Device) -> bool {
+        self.polled_at = now;
+        // What sockets, TCP and ARP have to say. What TCP sends goes filter -> route and neighbour -> tunnel -> qdisc -> GSO; of
+        // these, `net::egress` has routes, neighbours and GSO.
         while let Some(request) = self.echo_requests.pop_front() {
             request.send(now, &mut self.output);
         }
@@ -276,7 +294,7 @@ impl Shard {
         self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
-        busy |= steered || self.output.flush(device);
+        let busy = steered || self.output.flush(device);
         self.blocked = self.output.is_blocked();
 
         self.steering.forget_closed(&self.tcp);

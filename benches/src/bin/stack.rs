@@ -22,11 +22,11 @@ const ABOUT: &str = "One stack at a time, driven by the same scripted peers thro
     compute every checksum of what they send. MTU 1500; the peers offer what Linux offers (MSS 1460, SACK, timestamps, \
     window scale 7), keep at most 64 KiB in flight towards them, send full segments in bursts of 32 and acknowledge every \
     second segment. Nagle is off everywhere.\n\n\
-    - **bywash**: a whole shard as the runtime polls it, default options (256 KiB buffers that may grow, delayed ACKs as \
+    - **bywash**: a whole shard as the runtime polls it (a burst in, the server, a burst out), default options (256 KiB buffers that may grow, delayed ACKs as \
     Linux's, timestamps and SACK, CUBIC).\n\
     - **smoltcp** 0.14: its TCP socket with buffers of 65,535 bytes (256 for each of many connections), delayed ACKs of \
     10 ms as it comes, no congestion control as it comes, no timestamps; its device lends the buffers that frames are \
-    built in, so that none is allocated or copied. One listening socket for each connection to come.\n\
+    built in, so that none is allocated or copied; the server runs between its ingress and its egress, too. One listening socket for each connection to come.\n\
     - **lwIP** 2.1.3, as Debian builds it: raw callback interface, single thread (`lwip_init`, no `tcpip_thread`; its light \
     locks are an uncontended mutex), window and send buffer of 65,535 bytes, MSS 1460, delayed ACKs by its 250 ms timer, no \
     timestamps, no SACK, checksums while copying; received frames lie in RAM pbufs, sent ones are taken by reference.\n\n\

@@ -112,6 +112,11 @@ impl Gro {
         self.packets.push_back(packet);
     }
 
+    /// The flow hashes of the burst's packets, as they will be given out.
+    pub fn hashes(&self) -> impl Iterator<Item = u32> {
+        self.packets.iter().map(|packet| packet.parsed.hash)
+    }
+
     /// The burst's packets in order. What they hold is theirs; the next burst begins anew.
     pub fn pop(&mut self) -> Option<Packet> {
         self.growing = 0;

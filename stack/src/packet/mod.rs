@@ -8,10 +8,12 @@ pub mod checksum;
 #[allow(clippy::module_inception)]
 mod packet;
 mod pool;
+mod prefetch;
 mod writer;
 
 pub use packet::{Packet, PacketSlice};
 pub use pool::{Frame, FrameRef, PacketPool, PoolLayout, PoolUse, Region, Ring};
+pub(crate) use prefetch::prefetch;
 pub(crate) use writer::Writer;
 
 /// A burst of packets between a driver and the shard; never longer than [`crate::limits::BURST_PACKETS`].

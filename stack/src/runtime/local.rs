@@ -159,9 +159,14 @@ impl Local {
         any
     }
 
-    /// The packet's journey once.
-    pub(super) fn poll_shard(&self) -> bool {
-        self.shard.borrow_mut().poll(self.now(), &mut **self.device.borrow_mut())
+    /// The packet's journey, its first half: a burst in.
+    pub(super) fn poll_receive(&self) -> bool {
+        self.shard.borrow_mut().poll_receive(self.now(), &mut **self.device.borrow_mut())
+    }
+
+    /// Its second half: a burst out.
+    pub(super) fn poll_transmit(&self) -> bool {
+        self.shard.borrow_mut().poll_transmit(self.now(), &mut **self.device.borrow_mut())
     }
 
     /// Tells those who follow the flows what happened to them in this turn.

@@ -1,8 +1,9 @@
 //! A shard's thread: opens its device, then turns the loop until the runtime ends.
 //!
-//! One turn: commands, timers, ready tasks (all bounded), the steering, one burst through the shard. A turn that found
-//! nothing to do is followed by spinning, where that pays (`idle.rs`), and then by sleep in `poll(2)` until a packet,
-//! another thread or the next deadline ends it.
+//! One turn: commands, timers, one burst in, ready tasks (all bounded), the steering, one burst out. The tasks that a burst
+//! wakes run before anything is sent, so that what they answer carries the acknowledgments. A turn that found nothing to do is
+//! followed by spinning, where that pays (`idle.rs`), and then by sleep in `poll(2)` until a packet, another thread or the next
+//! deadline ends it.
 
 use core::future::Future;
 use core::pin::{Pin, pin};
@@ -224,10 +225,11 @@ impl Driver {
             waker.wake();
             worked = true;
         }
+        worked |= local.poll_receive();
         let tasks = (0..limits::TASKS_PER_TURN).take_while(|_| self.executor.try_tick()).count();
         // Ports open before the packets leave that peers will answer to them.
         local.settle_steering();
-        worked |= local.poll_shard();
+        worked |= local.poll_transmit();
         worked |= local.run_deferred();
         local.tell_followers();
         local.settle_steering();
@@ -325,7 +327,7 @@ impl Driver {
         drop(local.take_executor());
         drop(executor);
         for _ in 0..limits::FINAL_TURNS {
-            if !local.poll_shard() {
+            if !(local.poll_receive() | local.poll_transmit()) {
                 break;
             }
         }

@@ -25,7 +25,10 @@ pub(super) const DHCP_SERVER_PORT: u16 = 67;
 /// How long one sight of a neighbour's data counts.
 const DATA_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A neighbour whose data was last told to the neighbour table.
+/// How many neighbours are remembered for that: one for each value of the address's last bits.
+pub(super) const LAST_DATA: usize = 32;
+
+/// A neighbour whose data was told to the neighbour table of late.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LastData {
     link: usize,
@@ -145,7 +148,12 @@ impl Shard {
         let link = self.rx_link;
         let addr = packet.parsed.flow.src;
         let mac = EthernetFrame::new_unchecked(packet.head()).src_addr();
-        let seen = self.last_data.is_some_and(|last| {
+        let last_byte = match addr {
+            IpAddr::V4(addr) => addr.octets()[3],
+            IpAddr::V6(addr) => addr.octets()[15],
+        };
+        let place = usize::from(last_byte) % LAST_DATA;
+        let seen = self.last_data[place].is_some_and(|last| {
             last.link == link
                 && last.addr == addr
                 && last.mac == mac
@@ -155,7 +163,7 @@ impl Shard {
         if seen || !self.output.routes.is_on(link, addr) || self.own && !known() {
             return;
         }
-        self.last_data = Some(LastData { link, addr, mac, at: now });
+        self.last_data[place] = Some(LastData { link, addr, mac, at: now });
         self.output.heard(now, Heard { link, addr, mac, claim: Claim::Data });
     }
 

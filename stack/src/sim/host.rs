@@ -187,6 +187,8 @@ struct Queue {
     device: SimDevice,
     /// Polls are due: frames came, a user call was made, the last poll did something.
     dirty: bool,
+    /// It has its turn in this round.
+    polled: bool,
 }
 
 struct Running {
@@ -233,7 +235,7 @@ impl Host {
                     *flag = true;
                 }
             }));
-            queues.push(Queue { shard, device, dirty: true });
+            queues.push(Queue { shard, device, dirty: true, polled: false });
         }
         Ok(Self {
             name: config.name.clone(),
@@ -353,19 +355,26 @@ impl Host {
         (hasher.finish() % self.queues.len() as u64) as usize
     }
 
-    fn poll_shards(&mut self, now: Instant, sent: &mut Vec<Vec<u8>>) -> bool {
-        let mut busy = false;
+    /// A burst in for every shard that has something to do; whether any has.
+    fn poll_receive(&mut self, now: Instant) -> bool {
         for (index, queue) in self.queues.iter_mut().enumerate() {
             let notified = core::mem::take(&mut self.notified.borrow_mut()[index]);
             let due = queue.shard.next_deadline(now).is_some_and(|at| at <= now);
-            if notified || due || queue.dirty {
-                queue.dirty = queue.shard.poll(now, &mut queue.device);
-                queue.dirty |= queue.device.complete(sent);
-                queue.shard.take_steering_changes();
-                busy = true;
+            queue.polled = notified || due || queue.dirty;
+            if queue.polled {
+                queue.dirty = queue.shard.poll_receive(now, &mut queue.device);
             }
         }
-        busy
+        self.queues.iter().any(|queue| queue.polled)
+    }
+
+    /// A burst out for the same shards.
+    fn poll_transmit(&mut self, now: Instant, sent: &mut Vec<Vec<u8>>) {
+        for queue in self.queues.iter_mut().filter(|queue| queue.polled) {
+            queue.dirty |= queue.shard.poll_transmit(now, &mut queue.device);
+            queue.dirty |= queue.device.complete(sent);
+            queue.shard.take_steering_changes();
+        }
     }
 
     fn run_apps(&mut self, now: Instant) -> bool {
@@ -428,8 +437,11 @@ impl Node for Host {
     /// When shards and applications keep each other busy at one time without end.
     fn run(&mut self, now: Instant, sent: &mut Vec<Vec<u8>>) {
         for _ in 0..ROUNDS_PER_RUN {
-            let shards = self.poll_shards(now, sent);
-            if !self.run_apps(now) && !shards {
+            // In the order of a thread's turn in the runtime.
+            let shards = self.poll_receive(now);
+            let apps = self.run_apps(now);
+            self.poll_transmit(now, sent);
+            if !apps && !shards {
                 return;
             }
         }

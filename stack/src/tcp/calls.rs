@@ -12,7 +12,9 @@ use super::config::{FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 use super::connection::{Connection, Context, pressure_cap};
 use super::engine::{Kind, Tcp, is_unicast};
 use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
+use super::header::Flags;
 use super::listener::Listener;
+use super::reply::Reply;
 use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
@@ -375,8 +377,7 @@ impl Tcp {
             connection.chronograph.turn(now, connection.limit());
             return Poll::Pending;
         }
-        let open = self.settle_open(now, id.index);
-        debug_assert!(open, "queueing ends no connection");
+        self.touch(now, id.index);
         Poll::Ready(Ok(taken))
     }
 
@@ -753,10 +754,24 @@ impl Connection {
             State::Closing | State::LastAck if self.send.is_empty() => {}
             _ => {
                 let reset = self.reset(cx.now);
+                if self.owes_handshake_end() {
+                    // Who gets only the RST forgets a connection that this side had opened.
+                    let flags = Flags::ACK | self.ecn.flags(false, true);
+                    cx.replies.push(Reply { flags, ..reset }, cx.counters);
+                }
                 cx.replies.push(reset, cx.counters);
             }
         }
         self.finish(Some(TcpError::ConnectionAborted));
+    }
+
+    /// Whether the ACK of the peer's SYN,ACK has still to go out: the application was told of the handshake's end before.
+    fn owes_handshake_end(&self) -> bool {
+        self.ack_now
+            && self.syn_acked()
+            && self.snd_nxt == self.iss + 1
+            && self.rcv_nxt() == self.irs + 1
+            && self.state != State::SynReceived
     }
 
     fn let_go(&mut self) {

@@ -70,8 +70,7 @@ pub(super) struct Connection {
     pub(super) attached: bool,
     /// The application let go.
     pub(super) orphan: bool,
-    /// In the list of those with something to send.
-    pub(super) queued: bool,
+    pub(super) listed: Listed,
     /// One more than the place of the listener in whose accept queue it waits.
     pub(super) listener: Option<NonZeroU32>,
 
@@ -196,6 +195,17 @@ pub(super) struct Connection {
     cold: Option<Box<Cold>>,
 }
 
+/// Which of the engine's lists a connection is in, waiting for its turn to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Listed {
+    #[default]
+    Nowhere,
+    /// Something happened to it, which its timers do not know of yet.
+    Touched,
+    /// It has something to send, and there was no room for it.
+    Ready,
+}
+
 /// What few connections need, and none that never sent anything.
 #[derive(Default)]
 pub(super) struct Cold {
@@ -316,7 +326,7 @@ impl Connection {
             state: State::Closed,
             attached: true,
             orphan: false,
-            queued: false,
+            listed: Listed::Nowhere,
             listener: None,
             iss,
             snd_una: iss,

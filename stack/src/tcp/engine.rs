@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
-use super::connection::{Connection, Context, timestamp};
+use super::connection::{Connection, Context, Listed, timestamp};
 use super::fastopen::{ClientCache, CookieMaker, FastOpenNews};
 use super::input::Segment;
 use super::isn::IsnSecret;
@@ -20,12 +20,13 @@ use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
 use super::syn_cookie::SynCookies;
 use super::syn_queue::{HalfOpen, SynQueue};
-use super::table::{List, Slab, TupleKey};
+use super::table::{List, NIL, Slab, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
 use super::{Census, ConnId, IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError, Tuple};
 use crate::counters::{Counters, DropReason, Fresh};
 use crate::limits;
-use crate::packet::Packet;
+use crate::packet::{Packet, prefetch};
+use crate::parse::Parsed;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
 
@@ -44,10 +45,15 @@ pub struct Tcp {
     /// What it learned and the other shards do not know yet.
     pub(super) fastopen_news: Vec<FastOpenNews>,
     pub(super) fastopen_news_max: usize,
-    /// Connections with something to send, in turn.
+    /// Connections with something to send, for which there was no room, in turn.
     pub(super) ready: List,
+    /// Those to which something happened since `transmit` last saw them.
+    pub(super) touched: List,
     wheel: TimerWheel<u32>,
     fired: Vec<u32>,
+    /// The connections of the burst's segments, or none; and how many of these have come.
+    coming: Vec<u32>,
+    came: usize,
     challenges: TokenBucket,
     buffered_bytes: usize,
     /// Connections that are over and whose handle is still held.
@@ -55,6 +61,9 @@ pub struct Tcp {
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Fresh>>,
 }
+
+/// How many segments before its own a connection is prefetched: as many as take longer than memory does.
+const PREFETCH_DISTANCE: usize = 4;
 
 /// What a tuple leads to: a kind in the two upper bits, a place below.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +114,7 @@ fn spread(hash: u32) -> u64 {
 /// All that has a tuple, and the hash table from tuples to it, keyed with a secret so that nobody can aim for collisions.
 pub(super) struct Tables {
     by_tuple: HashTable<Led>,
+    hash_keys: (u64, u64),
     hasher: SipHasher13,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) syn_queue: SynQueue,
@@ -125,7 +135,17 @@ impl Tables {
     }
 
     pub(super) fn find(&self, key: &TupleKey) -> Option<Kind> {
-        let hash = self.hash(key);
+        self.find_hashed(key, self.hash(key))
+    }
+
+    /// As `find`, for a packet's, which was hashed when it was parsed.
+    fn find_parsed(&self, key: &TupleKey, parsed: &Parsed) -> Option<Kind> {
+        let hash = if parsed.hash == 0 { self.hash(key) } else { parsed.hash };
+        debug_assert_eq!(hash, self.hash(key), "the parser has other keys");
+        self.find_hashed(key, hash)
+    }
+
+    fn find_hashed(&self, key: &TupleKey, hash: u32) -> Option<Kind> {
         let is_it = |led: &Led| led.hash == hash && self.key_of(led.place).as_ref() == Some(key);
         self.by_tuple.find(spread(hash), is_it).map(|led| led.place.into())
     }
@@ -170,13 +190,15 @@ impl Tcp {
     #[must_use]
     pub fn new(config: TcpConfig, seed: [u8; 32], shard: u16, shards: u16) -> Self {
         let secret = super::isn::derive(&seed, b"connection table");
+        let hash_keys = (secret.hash(b"0"), secret.hash(b"1"));
         Self {
             default_options: Rc::new(config.options.clone()),
             isn: IsnSecret::new(seed).for_shard(shard, shards),
             ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
             tables: Tables {
                 by_tuple: HashTable::new(),
-                hasher: SipHasher13::new_with_keys(secret.hash(b"0"), secret.hash(b"1")),
+                hash_keys,
+                hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
                 connections: Slab::new(),
                 syn_queue: SynQueue::new(),
                 time_waits: TimeWaits::new(),
@@ -197,8 +219,11 @@ impl Tcp {
                 config.fastopen.blackhole_pause,
             ),
             ready: List::EMPTY,
+            touched: List::EMPTY,
             wheel: TimerWheel::new(Instant::ZERO),
             fired: Vec::new(),
+            coming: Vec::new(),
+            came: 0,
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
             buffered_bytes: 0,
             ended: 0,
@@ -207,13 +232,61 @@ impl Tcp {
         }
     }
 
+    /// The secret of the connection table's hash, the same on all shards: the parser's, too.
+    #[must_use]
+    pub fn hash_keys(&self) -> (u64, u64) {
+        self.tables.hash_keys
+    }
+
+    /// Says whose the segments of a burst are, by the hashes of their flows in the order in which they will be received, so
+    /// that their connections are in the cache by then: one after the other, each would wait for memory several times. Where
+    /// there are few connections, the cache has them anyway.
+    pub fn look_ahead(&mut self, hashes: impl Iterator<Item = u32>) {
+        self.coming.clear();
+        let Tables { by_tuple, connections, .. } = &self.tables;
+        if connections.len() < limits::TCP_PREFETCH_CONNECTIONS {
+            return;
+        }
+        // One after the other without a word about the outcome in between: so their loads overlap.
+        self.coming.extend(hashes.map(|hash| {
+            let led = by_tuple.find(spread(hash), |led| led.hash == hash);
+            let Some(Kind::Connection(index)) = led.map(|led| led.place.into()) else { return NIL };
+            connections.prefetch(index);
+            index
+        }));
+        (0..PREFETCH_DISTANCE.min(self.coming.len())).for_each(|ahead| self.prefetch(ahead));
+        self.came = 0;
+    }
+
+    /// The next of the segments that [`Tcp::look_ahead`] was told of is about to be received.
+    pub fn step_ahead(&mut self) {
+        if self.came < self.coming.len() {
+            self.prefetch(self.came + PREFETCH_DISTANCE);
+            self.came += 1;
+        }
+    }
+
+    /// Begins to load the connection of the `ahead`th segment, and what is behind one that was begun before.
+    fn prefetch(&self, ahead: usize) {
+        let connection = |ahead: usize| self.tables.connections.get(*self.coming.get(ahead)?);
+        if let Some(connection) = connection(ahead) {
+            prefetch(&**connection);
+        }
+        if let Some(connection) = ahead.checked_sub(PREFETCH_DISTANCE / 2).and_then(connection) {
+            connection.sent.prefetch();
+            connection.send.prefetch();
+        }
+    }
+
     /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
-    /// neither multicast nor broadcast.
+    /// neither multicast nor broadcast; `packet.parsed.hash` is of [`Tcp::hash_keys`], or 0.
     ///
     /// Of a packet that several were merged into ([`crate::offload::gro`]), each counts as a segment; payload is acknowledged
     /// once for all of it. It is given back as [`Received::Merged`] where the segments must be seen one by one.
     pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
-        if packet.is_merged() && !self.takes_merged(&packet) {
+        let key = super::input::key_of(&packet);
+        let found = self.tables.find_parsed(&key, &packet.parsed);
+        if packet.is_merged() && !self.takes_merged(found, &packet) {
             return Received::Merged(packet);
         }
         let segment = match Segment::parse(packet) {
@@ -224,8 +297,7 @@ impl Tcp {
                 return Received::Done;
             }
         };
-        let (key, merged, acks) = (segment.key(), segment.merged, segment.acks());
-        let found = self.tables.find(&key);
+        let (merged, acks) = (segment.merged, segment.acks());
         // A connection was not opened with anything else.
         let is_connection = matches!(found, Some(Kind::Connection(_)));
         if !is_connection && (!is_unicast(key.remote().ip()) || !is_unicast(key.local().ip())) {
@@ -252,17 +324,15 @@ impl Tcp {
 
     /// Whether a connection of this shard takes a merged packet whole. What may concern others or no connection yet, a
     /// handshake's end for one, is better seen segment by segment.
-    fn takes_merged(&self, packet: &Packet) -> bool {
-        let Some(Kind::Connection(index)) = self.tables.find(&super::input::key_of(packet)) else {
-            return false;
-        };
+    fn takes_merged(&self, found: Option<Kind>, packet: &Packet) -> bool {
+        let Some(Kind::Connection(index)) = found else { return false };
         self.tables.connections.get(index).is_some_and(|connection| connection.takes_merged(packet))
     }
 
     /// Whether a connection of this shard, half-open or in TIME-WAIT too, has the packet's addresses and ports.
     #[must_use]
     pub fn knows_packet(&self, packet: &Packet) -> bool {
-        self.tables.find(&super::input::key_of(packet)).is_some()
+        self.tables.find_parsed(&super::input::key_of(packet), &packet.parsed).is_some()
     }
 
     /// Whether this shard has a use for the packet: its connection, or a listener.
@@ -381,6 +451,10 @@ impl Tcp {
         for index in fired.drain(..) {
             if let Some(connection) = self.tables.connections.get_mut(index) {
                 connection.timers.armed = None;
+                if connection.listed == Listed::Touched {
+                    // What arrived just now may have stopped them.
+                    connection.refresh_timers(now, false);
+                }
                 self.with_connection(now, index, counters, Connection::fire_timers);
             }
         }
@@ -418,6 +492,7 @@ impl Tcp {
     pub fn next_deadline(&self) -> Option<Instant> {
         if !self.replies.is_empty()
             || !self.ready.is_empty()
+            || !self.touched.is_empty()
             || self.tables.syn_queue.next_pending().is_some()
         {
             return Some(Instant::ZERO);
@@ -451,47 +526,76 @@ impl Tcp {
         let connection = self.tables.connections.get_mut(index)?;
         let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         let result = act(connection, &mut cx);
-        self.settle(now, index, counters);
+        self.follow_up(now, index, counters);
         Some(result)
     }
 
-    /// Follows up what happened to a connection: its memory, its end, its timers, its place among those that send.
-    pub(super) fn settle(&mut self, now: Instant, index: u32, counters: &mut Counters) {
-        if !self.settle_open(now, index) {
+    /// Follows up what happened to a connection. Its end has its consequences at once; timers and sending have them in
+    /// `transmit`, once for all that happens until then.
+    pub(super) fn follow_up(&mut self, now: Instant, index: u32, counters: &mut Counters) {
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        let is_over = connection.state.is_over();
+        if is_over {
+            connection.chronograph.turn(now, Limit::Idle);
+        }
+        if connection.fastopen().is_some() {
+            self.follow_fastopen(now, index);
+        }
+        if is_over {
+            self.account(index);
             self.retire(now, index, counters);
+        } else {
+            self.touch(now, index);
         }
     }
 
-    /// As `settle`, but only says `false` of a connection that is over.
-    pub(super) fn settle_open(&mut self, now: Instant, index: u32) -> bool {
-        if self.tables.connections.get(index).is_some_and(|connection| connection.fastopen().is_some()) {
-            self.follow_fastopen(now, index);
-        }
+    /// Something happened to a connection that is not over.
+    pub(super) fn touch(&mut self, now: Instant, index: u32) {
         self.account(index);
-        let Some(connection) = self.tables.connections.get_mut(index) else { return true };
-        if connection.state.is_over() {
-            connection.chronograph.turn(now, Limit::Idle);
-            return false;
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        match connection.listed {
+            Listed::Nowhere => {
+                connection.listed = Listed::Touched;
+                self.tables.connections.push_back(&mut self.touched, index);
+            }
+            Listed::Touched => {}
+            // Its turn may be long in coming.
+            Listed::Ready => self.settle(now, index, false),
         }
+    }
+
+    /// Sets the timers of what was touched and tells which of it has something to send: when there is no room to give each
+    /// its turn at once.
+    pub(super) fn settle_touched(&mut self, now: Instant) {
+        while let Some(index) = self.touched.front() {
+            self.tables.connections.unlink(&mut self.touched, index);
+            let Some(connection) = self.tables.connections.get_mut(index) else { continue };
+            let plan = connection.plan();
+            connection.listed = if plan.is_some() { Listed::Ready } else { Listed::Nowhere };
+            if plan.is_some() {
+                self.tables.connections.push_back(&mut self.ready, index);
+            }
+            self.settle(now, index, matches!(plan, Some(Plan::Data(_))));
+        }
+    }
+
+    /// Brings a connection's timers in step with what it has become. `sends`: data is known to go next.
+    pub(super) fn settle(&mut self, now: Instant, index: u32, sends: bool) {
+        self.account(index);
+        let Some(connection) = self.tables.connections.get_mut(index) else { return };
         connection.chronograph.turn(now, connection.limit());
         connection.measure_reading(now);
-        let plan = if connection.queued { None } else { connection.plan() };
-        connection.refresh_timers(now, matches!(plan, Some(Plan::Data(_))));
+        connection.refresh_timers(now, sends);
         if let Some(at) = connection.timers.earliest() {
-            connection.timers.armed = Some(match connection.timers.armed {
-                None => (self.wheel.schedule(at, index), at),
+            match connection.timers.armed {
+                None => connection.timers.armed = Some((self.wheel.schedule(at, index), at)),
                 Some((id, armed_at)) if at < armed_at => {
                     self.wheel.reschedule(id, at);
-                    (id, at)
+                    connection.timers.armed = Some((id, at));
                 }
-                Some(armed) => armed,
-            });
+                Some(_) => {}
+            }
         }
-        if plan.is_some() {
-            connection.queued = true;
-            self.tables.connections.push_back(&mut self.ready, index);
-        }
-        true
     }
 
     /// Counts what a connection's buffers take now.
@@ -514,8 +618,10 @@ impl Tcp {
             let time_wait = (connection.state == State::TimeWait)
                 .then(|| TimeWait::new(connection, now + self.config.time_wait));
             let owes_ack = core::mem::take(&mut connection.ack_now);
-            if core::mem::take(&mut connection.queued) {
-                self.tables.connections.unlink(&mut self.ready, index);
+            match core::mem::take(&mut connection.listed) {
+                Listed::Nowhere => {}
+                Listed::Touched => self.tables.connections.unlink(&mut self.touched, index),
+                Listed::Ready => self.tables.connections.unlink(&mut self.ready, index),
             }
             self.tables.detach(Kind::Connection(index));
             match time_wait {
@@ -566,7 +672,8 @@ impl Tcp {
     /// Frees a retired connection's memory.
     fn release(&mut self, index: u32) {
         if let Some(connection) = self.tables.connections.remove(index) {
-            debug_assert!(!connection.attached && !connection.queued && connection.timers.armed.is_none());
+            debug_assert!(!connection.attached && connection.timers.armed.is_none());
+            debug_assert_eq!(connection.listed, Listed::Nowhere);
             self.buffered_bytes -= connection.buffered;
             self.ended -= 1;
         }

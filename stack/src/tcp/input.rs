@@ -537,6 +537,8 @@ impl Connection {
         }
         if let Some((start, end)) = inserted.duplicate {
             self.note_duplicate(start, end.since(start));
+            // By itself, a segment that came twice would have drawn an ACK at once.
+            self.ack_now |= merged > 1;
         }
         if inserted.advanced > 0 {
             self.take_in_order(inserted.advanced, unmerged_len, had_gap, cx);

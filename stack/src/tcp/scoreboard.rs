@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::delivery_rate::Snapshot;
 use super::rack::Patience;
+use crate::packet::prefetch;
 use crate::spares::Shelf;
 use crate::time::{Duration, Instant};
 
@@ -149,6 +150,11 @@ impl Scoreboard {
                 + trouble.resent.capacity() * 16
         });
         self.segments.capacity() * size_of::<Sent>() + trouble
+    }
+
+    /// Begins to load the first segment into the cache.
+    pub(super) fn prefetch(&self) {
+        self.segments.front().into_iter().for_each(prefetch);
     }
 
     pub(super) fn first(&self) -> Option<&Sent> {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::Chunk;
 use crate::limits::{TCP_BYTES_KEPT_MIN as BYTES_KEPT_MIN, TCP_CHUNK_KEPT_MIN as CHUNK_KEPT_MIN};
+use crate::packet::prefetch;
 use crate::spares::Shelf;
 
 thread_local! {
@@ -204,6 +205,11 @@ impl SendQueue {
     #[must_use]
     pub fn memory(&self) -> usize {
         self.kept + self.blocks.capacity() * size_of::<Block>()
+    }
+
+    /// Begins to load the first block's entry into the cache.
+    pub(super) fn prefetch(&self) {
+        self.blocks.front().into_iter().for_each(prefetch);
     }
 
     /// Bytes that may still be queued.

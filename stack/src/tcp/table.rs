@@ -6,6 +6,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use siphasher::sip::SipHasher13;
 
 use super::Tuple;
+use crate::packet::prefetch;
+use crate::parse::protocol;
 use crate::time::Instant;
 
 /// No place.
@@ -46,18 +48,26 @@ impl TupleKey {
         self.local[..12] == MAPPED
     }
 
-    /// A keyed hash of all of it, for tables.
+    /// A keyed hash of all of it, for tables: the flow hash ([`crate::parse`]) of the packets that the peer sends.
     pub(super) fn hash(&self, hasher: &SipHasher13) -> u32 {
+        let ports = |bytes: &mut [u8]| {
+            bytes[..2].copy_from_slice(&self.remote_port.to_be_bytes());
+            bytes[2..4].copy_from_slice(&self.local_port.to_be_bytes());
+            bytes[4] = protocol::TCP;
+        };
         if self.is_ipv4() {
             // What all IPv4-mapped addresses begin with tells nothing.
-            let mut bytes = [0; 12];
-            bytes[..4].copy_from_slice(&self.local[12..]);
-            bytes[4..8].copy_from_slice(&self.remote[12..]);
-            bytes[8..10].copy_from_slice(&self.local_port.to_be_bytes());
-            bytes[10..].copy_from_slice(&self.remote_port.to_be_bytes());
+            let mut bytes = [0; 13];
+            bytes[..4].copy_from_slice(&self.remote[12..]);
+            bytes[4..8].copy_from_slice(&self.local[12..]);
+            ports(&mut bytes[8..]);
             return hasher.hash(&bytes) as u32;
         }
-        hasher.hash(&self.bytes()) as u32
+        let mut bytes = [0; 37];
+        bytes[..16].copy_from_slice(&self.remote);
+        bytes[16..32].copy_from_slice(&self.local);
+        ports(&mut bytes[32..]);
+        hasher.hash(&bytes) as u32
     }
 
     /// All of it.
@@ -199,6 +209,13 @@ impl<T> Slab<T> {
         self.slots.get_mut(index as usize)?.value.as_mut()
     }
 
+    /// Begins to load a place into the cache.
+    pub(crate) fn prefetch(&self, index: u32) {
+        if let Some(slot) = self.slots.get(index as usize) {
+            prefetch(slot);
+        }
+    }
+
     pub(crate) fn generation(&self, index: u32) -> u32 {
         self.slots.get(index as usize).map_or(0, |slot| slot.generation)
     }
@@ -230,6 +247,19 @@ impl<T> Slab<T> {
             tail => self.slots[tail as usize].next = index,
         }
         list.tail = index;
+    }
+
+    /// Puts all of `other` behind `list`.
+    pub(crate) fn append(&mut self, list: &mut List, other: List) {
+        if other.is_empty() {
+            return;
+        }
+        match list.tail {
+            NIL => list.head = other.head,
+            tail => self.slots[tail as usize].next = other.head,
+        }
+        self.slots[other.head as usize].prev = list.tail;
+        list.tail = other.tail;
     }
 
     /// Takes `index` out of `list`, in which it must be.
@@ -283,6 +313,24 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_of_a_tuple_is_that_of_the_packets_that_the_peer_sends() {
+        use crate::parse::{FlowKey, flow_hash};
+        for (local, remote) in [("192.0.2.1:80", "198.51.100.7:40000"), ("[2001:db8::1]:443", "[fe80::2]:1")]
+        {
+            let (local, remote): (SocketAddr, SocketAddr) = (local.parse().unwrap(), remote.parse().unwrap());
+            let flow = FlowKey {
+                src: remote.ip(),
+                dst: local.ip(),
+                src_port: remote.port(),
+                dst_port: local.port(),
+                protocol: protocol::TCP,
+            };
+            let hash = TupleKey::new(local, remote).hash(&SipHasher13::new_with_keys(3, 4));
+            assert_eq!(hash, flow_hash(&flow, (3, 4)));
+        }
+    }
+
+    #[test]
     fn tuples_survive_packing() {
         for (local, remote) in [("192.0.2.1:80", "198.51.100.7:40000"), ("[2001:db8::1]:443", "[fe80::2]:1")]
         {
@@ -309,12 +357,20 @@ mod tests {
     }
 
     proptest! {
-        /// Any order of appending and taking out leaves the list as a queue would be.
+        /// Any order of appending, one or several, and taking out leaves the list as a queue would be.
         #[test]
-        fn a_list_is_a_queue(steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200)) {
+        fn a_list_is_a_queue(steps in prop::collection::vec((0u8..5, any::<prop::sample::Index>()), 0..200)) {
             let (mut slab, mut list, mut model) = (Slab::new(), List::EMPTY, VecDeque::new());
-            for (push, pick) in steps {
-                if push || model.is_empty() {
+            for (step, pick) in steps {
+                if step == 0 {
+                    let mut other = List::EMPTY;
+                    for _ in 0..pick.index(4) {
+                        let index = slab.insert(model.len());
+                        slab.push_back(&mut other, index);
+                        model.push_back(index);
+                    }
+                    slab.append(&mut list, other);
+                } else if step < 3 || model.is_empty() {
                     let index = slab.insert(model.len());
                     slab.push_back(&mut list, index);
                     model.push_back(index);

@@ -305,7 +305,8 @@ impl Harness {
         self.transmit();
     }
 
-    fn receive(&mut self, segment: &Seg) {
+    /// Takes a segment in and sends nothing yet.
+    pub(crate) fn receive(&mut self, segment: &Seg) {
         let packet = self.packet(segment);
         match self.tcp.receive(self.now, packet, &mut self.counters) {
             Received::Done => {}

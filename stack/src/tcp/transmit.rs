@@ -3,13 +3,14 @@
 
 use core::net::IpAddr;
 
-use super::connection::{syn_window, timestamp, window_scale_for};
+use super::connection::{Listed, syn_window, timestamp, window_scale_for};
 use super::ecn::AccurateEcnOption;
 use super::engine::Tcp;
 use super::fastopen::Ends;
 use super::header::Flags;
 use super::options::OPTIONS_LEN_MAX;
 use super::output::Output;
+use super::table::List;
 use super::{Egress, EgressError, SegmentOut, State, TcpError};
 use crate::counters::Counters;
 use crate::limits;
@@ -33,6 +34,8 @@ impl Tcp {
             self.transmit_replies(now, egress, counters) && self.transmit_syn_acks(now, egress, counters);
         if all_sent {
             self.transmit_connections(now, egress, counters);
+        } else {
+            self.settle_touched(now);
         }
     }
 
@@ -106,24 +109,49 @@ impl Tcp {
     }
 
     fn transmit_connections(&mut self, now: Instant, egress: &mut dyn Egress, counters: &mut Counters) {
-        while let Some(index) = self.ready.front() {
+        // Those that waited for room are first, and what was touched since goes behind them. Mostly nobody waited, and who was
+        // touched has its turn without having been looked at for what it might send.
+        if !self.ready.is_empty() {
+            self.settle_touched(now);
+        }
+        let first = if self.ready.is_empty() { &mut self.touched } else { &mut self.ready };
+        let mut turns = core::mem::replace(first, List::EMPTY);
+        while let Some(index) = turns.front() {
             let turn = self.transmit_turn(now, index, egress, counters);
-            let full = matches!(turn, Turn::Full);
-            // With a full egress it keeps its place at the front.
-            if !full {
-                self.tables.connections.unlink(&mut self.ready, index);
-                if let Some(connection) = self.tables.connections.get_mut(index) {
-                    connection.queued = matches!(turn, Turn::More);
-                    if connection.queued {
-                        self.tables.connections.push_back(&mut self.ready, index);
-                    }
-                }
+            if matches!(turn, Turn::Full) {
+                return self.keep_turns(now, index, turns);
             }
-            self.settle(now, index, counters);
-            if full {
-                return;
+            self.tables.connections.unlink(&mut turns, index);
+            let Some(connection) = self.tables.connections.get_mut(index) else { continue };
+            connection.listed = Listed::Nowhere;
+            if connection.state.is_over() {
+                self.follow_up(now, index, counters);
+            } else {
+                if matches!(turn, Turn::More) {
+                    connection.listed = Listed::Ready;
+                    self.tables.connections.push_back(&mut self.ready, index);
+                }
+                self.settle(now, index, false);
+            }
+            if turns.is_empty() {
+                turns = core::mem::replace(&mut self.ready, List::EMPTY);
             }
         }
+    }
+
+    /// The egress is full: `turns`, of which `index` is the first, keep their places in front of those that wait for
+    /// another turn.
+    fn keep_turns(&mut self, now: Instant, index: u32, turns: List) {
+        let again = core::mem::replace(&mut self.ready, List::EMPTY);
+        let listed = self.tables.connections.get(index).map(|connection| connection.listed);
+        if listed == Some(Listed::Touched) {
+            self.touched = turns;
+            self.settle_touched(now);
+        } else {
+            self.ready = turns;
+            self.settle(now, index, false);
+        }
+        self.tables.connections.append(&mut self.ready, again);
     }
 
     /// RFC 9293 section 3.10.7.4, MUST-58, MUST-59.
@@ -151,11 +179,15 @@ impl Tcp {
             slow_start_after_idle: self.config.slow_start_after_idle,
             bytes_left: limits::TCP_BYTES_PER_TURN,
         };
+        let mut sends = connection.listed == Listed::Ready;
         while out.segments_left > 0 && out.bytes_left >= usize::from(connection.mss) {
             let Some(plan) = connection.plan() else {
-                connection.note_limit();
+                if sends {
+                    connection.note_limit();
+                }
                 return Turn::Idle;
             };
+            sends = true;
             // Anything else but a full egress is settled: sent, as good as lost, or to be planned again with a smaller MTU.
             out.segments_left -= 1;
             if connection.send_next(plan, &mut out) == Err(EgressError::Full) {

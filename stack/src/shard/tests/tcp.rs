@@ -262,3 +262,35 @@ fn an_icmp_error_about_a_handshake_ends_it() {
     );
     assert_eq!(pair.a.shard.counters().icmp_errors_rx, 1);
 }
+
+/// A peer's data at a shard whose application is `answering`: the frames that leave before the next burst.
+fn frames_after_data(answering: bool) -> Vec<Vec<u8>> {
+    let mut pair = Pair::new();
+    let listener = listen(&mut pair.b, "192.0.2.2:80");
+    let client = connect(&mut pair, "192.0.2.2:80");
+    pair.settle();
+    let (server, _) = ready(pair.b.shard.tcp().poll_accept(listener, no_waker())).unwrap();
+    let now = pair.now;
+    assert_eq!(ready(pair.a.shard.tcp().poll_send(now, client, b"question", no_waker())), Ok(8));
+    pair.a.poll(now);
+    let Host { shard, device } = &mut pair.b;
+    device.rx.append(&mut pair.a.device.tx);
+    device.tx.clear();
+    shard.poll_receive(now, device);
+    assert!(device.tx.is_empty(), "nothing leaves before the application had its turn");
+    if answering {
+        assert_eq!(ready(shard.tcp().poll_recv(now, server, &mut [0; 100], no_waker())), Ok(8));
+        assert_eq!(ready(shard.tcp().poll_send(now, server, b"answer", no_waker())), Ok(6));
+    }
+    shard.poll_transmit(now, device);
+    device.tx.drain(..).collect()
+}
+
+#[test]
+fn an_answer_between_the_halves_of_a_poll_carries_the_acknowledgment_which_else_goes_alone() {
+    // Ethernet, IPv4, TCP with timestamps.
+    let headers = 14 + 20 + 32;
+    let lengths = |frames: Vec<Vec<u8>>| frames.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(lengths(frames_after_data(true)), [headers + 6]);
+    assert_eq!(lengths(frames_after_data(false)), [headers]);
+}

@@ -5,6 +5,7 @@ use core::task::{Poll, Waker};
 
 use proptest::prelude::*;
 
+use super::super::connection::Listed;
 use super::super::header::Flags;
 use super::super::testing::*;
 use super::super::*;
@@ -118,9 +119,14 @@ fn check(t: &Harness) {
             let earliest = connection.timers.earliest();
             let armed = connection.timers.armed.map(|(_, at)| at);
             assert!(earliest.is_none() || armed.is_some_and(|at| Some(at) <= earliest));
-            assert!(connection.queued || connection.plan().is_none(), "{:?}", connection.plan());
+            assert!(
+                connection.listed == Listed::Ready || connection.plan().is_none(),
+                "{:?}",
+                connection.plan()
+            );
+            assert_ne!(connection.listed, Listed::Touched, "its timers are up to date");
         } else {
-            assert!(connection.state.is_over() && !connection.queued);
+            assert!(connection.state.is_over() && connection.listed == Listed::Nowhere);
         }
     }
 }

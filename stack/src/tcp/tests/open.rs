@@ -182,6 +182,25 @@ fn a_syn_ack_may_bring_data_and_a_fin() {
 }
 
 #[test]
+fn what_an_application_does_at_once_takes_the_place_of_the_handshake_s_ack() {
+    let (mut t, id) = connecting();
+    t.receive(&syn_ack());
+    t.send(id, "now");
+    t.expect(seg().data("now"));
+    t.expect_nothing();
+
+    // The peer has not got the ACK before the RST that ends the connection: it would forget that there was one.
+    let (mut t, id) = connecting();
+    t.receive(&syn_ack());
+    t.tcp.abort(t.now, id);
+    t.transmit();
+    t.expect(seg());
+    t.expect(rst().with(Flags::ACK).seq(1).ack(1));
+    t.expect_nothing();
+    t.expect_clean();
+}
+
+#[test]
 fn closing_or_aborting_an_attempt_sends_nothing() {
     let (mut t, id) = connecting();
     t.close(id);
