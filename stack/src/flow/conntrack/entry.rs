@@ -7,6 +7,7 @@ use crate::flow::filter::TcpMss;
 use crate::flow::view::{PacketView, Transport};
 use crate::parse::protocol;
 use crate::time::{Duration, Instant};
+use crate::timer_wheel::TimerId;
 
 /// Which way a packet goes, seen from the flow's first one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -54,6 +55,8 @@ pub struct Entry {
     pub owns_mapping: bool,
     /// When it ends unless a packet comes.
     pub expires: Instant,
+    /// Its timer, and when that fires: never after `expires`, and before where packets came since it was set.
+    pub(super) timer: Option<(TimerId, Instant)>,
 }
 
 /// Packets and bytes.
@@ -122,6 +125,7 @@ impl Entry {
             related: false,
             owns_mapping: false,
             expires: now,
+            timer: None,
         };
         entry.count(Direction::Original, view);
         entry.expires = now + entry.timeout(&config.timeouts);

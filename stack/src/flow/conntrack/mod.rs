@@ -151,9 +151,10 @@ pub struct Conntrack {
     entries: Slab<Entry>,
     /// Entries that may be dropped to make room, oldest first.
     unassured: List,
-    /// One timer for each entry; it is moved only when it fires too early.
-    wheel: TimerWheel<Timer>,
-    fired: Vec<Timer>,
+    /// One timer for each entry, which says its place. It is moved when the entry is to end earlier; when later, only once
+    /// it has fired.
+    wheel: TimerWheel<u32>,
+    fired: Vec<u32>,
     events: Option<VecDeque<Event>>,
     /// Entries that ended and whose mapping is to be given back.
     ended: Vec<Entry>,
@@ -163,13 +164,6 @@ pub struct Conntrack {
 /// What a tuple leads to: an entry's place and, in the lowest bit, the direction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place(u32);
-
-/// The timer of an entry; one of an entry that is gone does nothing.
-#[derive(Clone, Copy, Debug)]
-struct Timer {
-    index: u32,
-    generation: u32,
-}
 
 impl Place {
     fn new(index: u32, direction: Direction) -> Self {
@@ -226,9 +220,13 @@ impl Conntrack {
         let was_assured = entry.assured;
         let update = entry.update(now, direction, view, &self.config);
         let (seen_reply, related, assured) = (entry.seen_reply, entry.related, entry.assured);
+        let (expires, fires) = (entry.expires, entry.timer.map(|(_, at)| at));
         let id = EntryId { index, generation: self.entries.generation(index) };
         if assured && !was_assured {
             self.entries.unlink(&mut self.unassured, index);
+        }
+        if fires.is_some_and(|fires| expires < fires) {
+            self.set_timer(index, expires);
         }
         match update {
             Update::Taken { changed } => {
@@ -276,7 +274,7 @@ impl Conntrack {
         self.entries.push_back(&mut self.unassured, index);
         self.attach(index, Direction::Original);
         self.attach(index, Direction::Reply);
-        self.wheel.schedule(expires, Timer { index, generation });
+        self.set_timer(index, expires);
         self.counters.confirmed += 1;
         self.tell(EventKind::New, index);
         Ok(EntryId { index, generation })
@@ -286,14 +284,14 @@ impl Conntrack {
     pub fn advance(&mut self, now: Instant) {
         let mut fired = core::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
-        for timer in fired.drain(..) {
-            let Some(entry) = self.entries.get_exact(timer.index, timer.generation) else { continue };
+        for index in fired.drain(..) {
+            let Some(entry) = self.entries.get(index) else { continue };
             let expires = entry.expires;
             if expires > now {
-                self.wheel.schedule(expires, timer);
+                self.set_timer(index, expires);
             } else {
                 self.counters.expired += 1;
-                self.remove(timer.index);
+                self.remove(index);
             }
         }
         self.fired = fired;
@@ -452,6 +450,9 @@ impl Conntrack {
                 found.remove();
             }
         }
+        if let Some((timer, _)) = entry.timer {
+            self.wheel.cancel(timer);
+        }
         if !entry.assured {
             self.entries.unlink(&mut self.unassured, index);
         }
@@ -468,11 +469,18 @@ impl Conntrack {
     }
 
     fn expire_at(&mut self, now: Instant, index: u32) {
-        let generation = self.entries.generation(index);
         if let Some(entry) = self.entries.get_mut(index) {
             entry.expires = now;
-            self.wheel.schedule(now, Timer { index, generation });
+            self.set_timer(index, now);
         }
+    }
+
+    /// Sets an entry's timer, or moves it.
+    fn set_timer(&mut self, index: u32, at: Instant) {
+        let Some(entry) = self.entries.get_mut(index) else { return };
+        let moved = entry.timer.filter(|(timer, _)| self.wheel.reschedule(*timer, at));
+        let timer = moved.map_or_else(|| self.wheel.schedule(at, index), |(timer, _)| timer);
+        entry.timer = Some((timer, at));
     }
 
     fn tell(&mut self, kind: EventKind, index: u32) {

@@ -216,6 +216,47 @@ fn a_new_syn_takes_the_place_of_a_closed_connection() {
 }
 
 #[test]
+fn a_connection_that_was_long_open_ends_soon_after_it_is_closed() {
+    let base = udp("10.0.0.2:5000", "198.51.100.1:80");
+    let fin = Flags::FIN | Flags::ACK;
+    let closed = [
+        &[tcp(&base, fin, 2, 101), tcp(&back(&base), fin, 101, 3), tcp(&base, Flags::ACK, 3, 102)][..],
+        &[tcp(&base, Flags::RST | Flags::ACK, 2, 101)],
+    ];
+    for segments in closed {
+        let mut table = table(10);
+        begin(&mut table, at(0), &tcp(&base, Flags::SYN, 1, 0));
+        hit(&mut table, at(0), &tcp(&back(&base), Flags::SYN | Flags::ACK, 100, 2));
+        hit(&mut table, at(0), &tcp(&base, Flags::ACK, 2, 101));
+        // Its timer has fired, and waits for the end of an idle connection, days away.
+        (0..400).for_each(|second| table.advance(at(second)));
+        for segment in segments {
+            hit(&mut table, at(400), segment);
+        }
+        assert_eq!(table.len(), 1);
+        (400..525).for_each(|second| table.advance(at(second)));
+        assert!(table.is_empty(), "{segments:?}");
+        assert_eq!(table.next_deadline(), None);
+    }
+}
+
+#[test]
+fn entries_that_are_gone_leave_no_timer_behind() {
+    let mut table = table(10);
+    for port in 0..1000 {
+        begin(&mut table, at(0), &udp_from(port));
+        assert_eq!(table.wheel.len(), table.len());
+    }
+    let ids: Vec<EntryId> =
+        (0..1000).filter_map(|port| table.find(&udp_from(port).tuple)).map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), 10);
+    for id in ids {
+        assert!(table.delete(id));
+    }
+    assert_eq!((table.wheel.len(), table.next_deadline()), (0, None));
+}
+
+#[test]
 fn established_connections_live_for_days_and_half_open_ones_do_not() {
     let mut table = table(10);
     let base = udp("10.0.0.2:5000", "198.51.100.1:80");
