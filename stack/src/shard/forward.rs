@@ -101,6 +101,9 @@ impl Shard {
         if !self.apply(&mut packet, &change) {
             return self.drop_whole(DropReason::BadIcmp, &packet);
         }
+        if !packet.is_merged() {
+            return self.deliver(now, packet, fragments.is_some());
+        }
         // The headers of what was merged are each one's own: they are changed as they would be on the way out.
         let parsed = packet.parsed;
         let mut single = Vec::new();

@@ -42,6 +42,10 @@ impl Net {
     }
 
     fn with(rules: Option<&str>, mtus: [usize; 2], change: impl FnOnce(&mut StackConfig)) -> Self {
+        Self::on(TestLinks::new(8, &mtus), rules, change)
+    }
+
+    fn on(links: TestLinks, rules: Option<&str>, change: impl FnOnce(&mut StackConfig)) -> Self {
         let addresses = ["192.168.1.254/24", "2001:db8:1::fe/64"].map(|text| text.parse().unwrap());
         let mut config = StackConfig::new(addresses.to_vec(), SEED);
         config.further_links = vec![LinkConfig {
@@ -55,7 +59,6 @@ impl Net {
             FilterConfig::new(Arc::new(rules), "lan".into())
         });
         change(&mut config);
-        let links = TestLinks::new(8, &mtus);
         let router = Shard::new(&config, 0, 1, Shard::links(1).remove(0), &links, Instant::ZERO).unwrap();
         let lan = host(1, &["192.168.1.1/24", "2001:db8:1::1/64"], &["192.168.1.254", "2001:db8:1::fe"]);
         let wan = host(2, &["192.0.2.2/24", "2001:db8:2::2/64"], &["192.0.2.254", "2001:db8:2::fe"]);
@@ -237,6 +240,25 @@ fn udp_frame(src: [u8; 4], dst: [u8; 4], ttl: u8, df: bool, payload: usize) -> V
     let checksum = sum.checksum().to_be_bytes();
     frame[40..42].copy_from_slice(&checksum);
     frame
+}
+
+#[test]
+fn a_redirected_datagram_is_whole_though_its_checksum_was_left_to_the_device() {
+    let rules = "*nat\n-A PREROUTING -i lan -p udp --dport 4001 -j REDIRECT --to-ports 8080\nCOMMIT\n";
+    let mut links = TestLinks::new(8, &[1500, 1500]);
+    links.0[0].capabilities.partial_checksums = true;
+    let mut net = Net::on(links, Some(rules), |_| {});
+    let socket = net.router.udp_bind("0.0.0.0:8080".parse().unwrap()).unwrap();
+    let (src, dst) = ([192, 168, 1, 1], [203, 0, 113, 9]);
+    let mut frame = udp_frame(src, dst, 64, true, 20);
+    let pseudo = Sum::pseudo_header(IpAddr::from(src), IpAddr::from(dst), 17, 28);
+    frame[40..42].copy_from_slice(&pseudo.folded().to_be_bytes());
+    net.links.0[0].rx.push_back(frame);
+    net.settle();
+    let mut buffer = [0; 100];
+    let (len, ..) = ready(net.router.udp_poll_recv_from(socket, &mut buffer, no_waker())).unwrap();
+    assert_eq!(buffer[..len], pattern(20));
+    assert_eq!(net.router.counters().rx_partial_checksums, 1);
 }
 
 /// Both neighbours know the router, and it them.
