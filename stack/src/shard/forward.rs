@@ -34,6 +34,10 @@ impl Shard {
     /// together from.
     pub(super) fn route(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
         let link = self.rx_link;
+        // Before there is a lease no route leads to the server; and rules are not asked about a lease, as with Linux' clients.
+        if self.is_dhcp_answer(&packet) {
+            return self.deliver(now, packet, fragments.is_some());
+        }
         self.see_neighbor(now, &packet);
         if !self.is_believed(packet.parsed.flow.src) {
             return self.drop_whole(DropReason::ReversePath, &packet);

@@ -184,10 +184,7 @@ impl Shard {
 
     fn udp_datagram(&mut self, now: Instant, visit: Visit, packet: &Packet) {
         let flow = packet.parsed.flow;
-        if self.policies[self.rx_link].dhcp
-            && flow.dst.is_ipv4()
-            && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT)
-        {
+        if self.is_dhcp_answer(packet) {
             return self.dhcp_answer(now, visit, packet);
         }
         let unicast = self.policies[self.rx_link].is_ours(flow.dst);
@@ -208,6 +205,15 @@ impl Shard {
                 icmp::complain_about(now, complaint, packet, &self.policies[self.rx_link], &mut self.output);
             }
         }
+    }
+
+    /// Whether a packet is for the DHCP client of the link that it came by.
+    pub(super) fn is_dhcp_answer(&self, packet: &Packet) -> bool {
+        let (kind, flow) = (packet.parsed.kind, packet.parsed.flow);
+        self.policies[self.rx_link].dhcp
+            && kind == Kind::Udp
+            && flow.dst.is_ipv4()
+            && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT)
     }
 
     /// DHCP's answers are the first shard's, whichever queue they come to.
