@@ -12,6 +12,7 @@
 use core::net::IpAddr;
 
 use super::Shard;
+use super::receive::may_be_cut;
 use crate::config::ReversePath;
 use crate::counters::DropReason;
 use crate::flow::filter::TcpMss;
@@ -256,9 +257,7 @@ fn fit(packet: &Packet, mtu: usize, fragments: Option<usize>) -> Fit {
     match fragments {
         Some(longest) if longest <= mtu => Fit::Cut(longest),
         None if len <= mtu => Fit::Whole,
-        _ if parsed.flow.dst.is_ipv4() && packet.head()[l3 + 6] & 0x40 == 0 && !packet.is_merged() => {
-            Fit::Cut(mtu)
-        }
+        _ if may_be_cut(packet) => Fit::Cut(mtu),
         _ => Fit::TooLong,
     }
 }

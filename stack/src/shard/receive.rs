@@ -57,8 +57,10 @@ impl Shard {
 
     /// `fragments`: it was put together from fragments, of which the longest was an IP packet of so many bytes.
     fn merge_or_dispatch(&mut self, now: Instant, packet: Packet, fragments: Option<usize>, merging: bool) {
+        // What a router may have to cut for its next link stays single.
+        let whole = fragments.is_none() && !(self.config.forward.is_some() && may_be_cut(&packet));
         match self.gro.as_mut().filter(|_| merging && packet.parsed.kind == Kind::Tcp) {
-            Some(gro) => gro.push(packet, fragments.is_none(), &mut self.counters),
+            Some(gro) => gro.push(packet, whole, &mut self.counters),
             None => self.dispatch(now, packet, fragments),
         }
     }
@@ -446,6 +448,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether routers may fragment it: IPv4 without DF (RFC 791 section 3.1).
+pub(super) fn may_be_cut(packet: &Packet) -> bool {
+    packet.parsed.flow.dst.is_ipv4() && packet.head()[usize::from(packet.parsed.l3) + 6] & 0x40 == 0
 }
 
 /// The IP packet as one run of bytes without IPv6 extension headers, as smoltcp wants it; copied only where it must be.

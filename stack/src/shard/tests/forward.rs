@@ -323,6 +323,45 @@ fn a_packet_too_long_for_the_next_link_is_cut_or_comes_back() {
 }
 
 #[test]
+fn segments_that_may_be_fragmented_are_though_they_came_in_one_burst() {
+    for partial in [false, true] {
+        let mut links = TestLinks::new(8, &[1500, 1280]);
+        links.0[0].capabilities.partial_checksums = partial;
+        let mut net = Net::on(links, Some(MASQUERADE), |_| {});
+        acquaint(&mut net);
+        for index in 0..4u32 {
+            // The UDP frame's IP header and ports, with TCP behind.
+            let mut frame = udp_frame([192, 168, 1, 1], [192, 0, 2, 2], 64, false, 1412);
+            let mut tcp = frame[34..38].to_vec();
+            tcp.extend_from_slice(&(1000 + index * 1400).to_be_bytes());
+            tcp.extend_from_slice(&[0, 0, 0, 1, 0x50, 0x10, 0x40, 0, 0, 0, 0, 0]);
+            tcp.extend(pattern(1400));
+            let mut sum = Sum::pseudo_header(ip("192.168.1.1"), ip("192.0.2.2"), 6, tcp.len() as u32);
+            if partial {
+                tcp[16..18].copy_from_slice(&sum.folded().to_be_bytes());
+            } else {
+                sum.add(&tcp);
+                tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
+            }
+            frame.splice(34.., tcp);
+            frame[23] = 6;
+            crate::net::fragment::fill_ipv4_checksum(&mut frame[14..]);
+            net.links.0[0].rx.push_back(frame);
+        }
+        net.settle();
+        assert_eq!((errors(&net, 0), net.drops()), (vec![], vec![]));
+        let is_tcp = |frame: &&Vec<u8>| frame[12..14] == [8, 0] && frame[23] == 6;
+        let fragments: Vec<&Vec<u8>> = net.links.0[1].sent.iter().filter(is_tcp).collect();
+        assert_eq!(fragments.len(), 8);
+        for pair in fragments.chunks(2) {
+            let mut sum = Sum::pseudo_header(ip("192.0.2.254"), ip("192.0.2.2"), 6, 1420);
+            pair.iter().for_each(|fragment| sum.add(&fragment[34..]));
+            assert!(sum.is_valid(), "partial: {partial}");
+        }
+    }
+}
+
+#[test]
 fn fragments_cross_translation_as_fragments() {
     // A datagram of 5000 bytes each way, masqueraded.
     let mut net = Net::new(Some(MASQUERADE));
