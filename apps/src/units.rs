@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Longest duration taken: a century. Anything longer means "for ever" and is a slip more often than a wish.
 const DURATION_SECONDS_MAX: f64 = 100.0 * 365.25 * 86_400.0;
 
-/// A duration: `90`, `1.5s`, `250ms`, `40us`, `2m`, `1h`; a bare number is seconds.
+/// A duration: `90`, `1.5s`, `250ms`, `40us`, `2m`, `1h`, `5d`; a bare number is seconds.
 ///
 /// # Errors
 /// Text that is none of these.
@@ -19,7 +19,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("`{unit}` is no unit of time; use us, ms, s, m or h, as in 250ms")),
+        "d" => 86_400.0,
+        _ => return Err(format!("`{unit}` is no unit of time; use us, ms, s, m, h or d, as in 250ms")),
     };
     let number: f64 =
         number.parse().map_err(|_| format!("`{text}` is not a duration such as 250ms, 10s or 2m"))?;
