@@ -41,7 +41,7 @@ pub const NARROW: usize = 1300;
 /// What a router at home has.
 pub const HOME: &str = "\
 *nat
--A POSTROUTING -o wan -j MASQUERADE
+-A POSTROUTING -s 192.168.1.0/24 -o wan -j MASQUERADE
 COMMIT
 *filter
 :INPUT DROP
@@ -92,11 +92,11 @@ impl GatewayBed {
         }
         far.ip(&format!("route add default via 198.51.100.1 mtu {NARROW} advmss 1460"));
         far.ip(&format!("-6 route add default via 2001:db8:9::1 mtu {NARROW} advmss 1440"));
-        for (host, four, six) in [(&lan.peer, LAN4, LAN6), (outside, WAN4, WAN6)] {
-            host.ip(&format!("route add default via {four}"));
-            host.ip(&format!("-6 route add default via {six}"));
-            many_ports(host);
-        }
+        lan.peer.ip(&format!("route add default via {LAN4}"));
+        lan.peer.ip(&format!("-6 route add default via {LAN6}"));
+        outside.ip(&format!("route add 192.168.0.0/16 via {WAN4}"));
+        outside.ip(&format!("-6 route add 2001:db8:1::/64 via {WAN6}"));
+        [&lan.peer, outside].iter().for_each(|host| many_ports(host));
         for host in [&lan.peer, outside, &far] {
             // As many ICMP errors as there is reason for.
             host.sysctl("net/ipv4/icmp_ratelimit", "0");
