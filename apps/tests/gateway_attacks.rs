@@ -2,13 +2,16 @@
 
 mod common;
 
-use std::process::Output;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bywash_afxdp::require_root;
 use common::gateway::{GatewayBed, Greeted, HOME, LAN4, OUTSIDE4, WAN4, WAN6, serve, udp, who};
 use common::server::Server;
 use common::{get, ping, wait_until};
+
+/// No names, no ping first, and as fast as it goes.
+const NMAP: &str = "-n -Pn --max-retries 1 -T5";
 
 /// A connection and a UDP flow through the gateway, of before the attack.
 struct Bystander {
@@ -36,18 +39,46 @@ impl Bystander {
     }
 }
 
-/// Runs a tool of the outside host to its end.
-fn attack(bed: &GatewayBed, program: &str, arguments: &str) -> Output {
-    let output = bed.outside().command(program).args(arguments.split_whitespace()).output();
-    output.unwrap_or_else(|error| panic!("run {program}: {error}"))
-}
-
-/// nmap's lines about ports.
+/// nmap's lines about ports, scanning from outside.
 fn nmap(bed: &GatewayBed, arguments: &str) -> String {
-    let output = attack(bed, "nmap", &format!("-n -Pn --max-retries 1 -T5 --reason {arguments}"));
+    let output = tool(bed, "nmap", &format!("{NMAP} {arguments}")).output().expect("run nmap");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "nmap {arguments}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// Running attackers, which do not outlive the test.
+struct Attackers(Vec<Child>);
+
+impl Attackers {
+    /// Starts them all; what they say is of no interest.
+    fn start(commands: impl IntoIterator<Item = Command>) -> Self {
+        let quietly = |mut command: Command| {
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run nmap or hping3")
+        };
+        Self(commands.into_iter().map(quietly).collect())
+    }
+
+    /// Whether all have ended.
+    fn are_done(&mut self) -> bool {
+        self.0.iter_mut().all(|child| child.try_wait().expect("wait for an attacker").is_some())
+    }
+}
+
+impl Drop for Attackers {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A program of the outside host.
+fn tool(bed: &GatewayBed, program: &str, arguments: &str) -> Command {
+    let mut command = bed.outside().command(program);
+    command.args(arguments.split_whitespace()).stdin(Stdio::null());
+    command
 }
 
 /// All is well: no thread has ended, packets go through, new flows begin, and no frame is missing in the end.
@@ -85,35 +116,36 @@ fn scans_of_all_kinds_find_what_the_rules_leave_open_and_harm_nothing() {
     }
     assert!(found.contains("Not shown: 998 filtered"), "{found}");
     bystander.exchange();
-    // FIN, NULL, Xmas and Maimon scans; ACK and window scans; fragments of 8 bytes; UDP; IP protocols; version 6.
-    for scan in ["-sF", "-sN", "-sX", "-sM", "-sA", "-sW", "-sS -f", "-sA -f"] {
-        nmap(&bed, &format!("{scan} -p 1-50,113,8080 {WAN4}"));
-        bystander.exchange();
-    }
     let found = nmap(&bed, &format!("-sU -p 7,53,113,4000 {WAN4}"));
     let line = found.lines().find(|line| line.starts_with("113/udp")).unwrap_or_else(|| panic!("{found}"));
     assert!(line.contains("closed"), "{found}");
-    nmap(&bed, &format!("-sO -p 0-20 {WAN4}"));
-    nmap(&bed, &format!("-6 -sS -p 1-100 {WAN6}"));
-    bystander.exchange();
-    // hping3: all flags, none, odd ones, data in SYNs, small fragments, odd IP options, source port 0.
-    for arguments in [
-        "-c 50 -i u2000 -S -A -F -R -P -U -X -Y -p 8080",
-        "-c 50 -i u2000 -p 8080",
-        "-c 50 -i u2000 -S -d 1400 -p 8080",
-        "-c 50 -i u2000 -S -d 4000 -f -p 8080",
-        "-c 50 -i u2000 -A -p 4000 --rand-source",
-        "-c 50 -i u2000 -R -p 4000 -s 8000",
-        "-c 50 -i u2000 -2 -d 3000 -f -p 4000",
-        "-c 50 -i u2000 -2 -p 0 -s 0",
-        "-c 50 -i u2000 -1 -C 13",
-        "-c 50 -i u2000 -1 -C 3 -K 4",
-        "-c 50 -i u2000 -0 -H 132 -d 60",
-        "-c 50 -i u2000 -S -p 8080 --badcksum",
-    ] {
-        attack(&bed, "hping3", &format!("-q -n {arguments} {WAN4}"));
+
+    // All at once: FIN, NULL, Xmas and Maimon scans; ACK and window scans; fragments of 8 bytes; IP protocols; version 6.
+    let scans = ["-sF", "-sN", "-sX", "-sM", "-sA", "-sW", "-sS -f", "-sA -f"];
+    let scans = scans.map(|scan| format!("{scan} -p 1-50,113,8080 {WAN4}"));
+    let more = [format!("-sO -p 0-20 {WAN4}"), format!("-6 -sS -p 1-100 {WAN6}")];
+    // And hping3: all flags, none, odd ones, data in SYNs, small fragments, odd ICMP and IP protocols, port 0.
+    let odd = [
+        "-S -A -F -R -P -U -X -Y -p 8080",
+        "-p 8080",
+        "-S -d 1400 -p 8080",
+        "-S -d 4000 -f -p 8080",
+        "-A -p 4000 --rand-source",
+        "-R -p 4000 -s 8000",
+        "-2 -d 3000 -f -p 4000",
+        "-2 -p 0 -s 0",
+        "-1 -C 13",
+        "-1 -C 3 -K 4",
+        "-0 -H 132 -d 60",
+        "-S -p 8080 --badcksum",
+    ];
+    let nmaps = scans.iter().chain(&more).map(|scan| tool(&bed, "nmap", &format!("{NMAP} {scan}")));
+    let hpings = odd.map(|odd| tool(&bed, "hping3", &format!("-q -n -c 50 -i u2000 {odd} {WAN4}")));
+    let mut attackers = Attackers::start(nmaps.chain(hpings));
+    wait_until(Duration::from_secs(60), "the scans are done", || {
         bystander.exchange();
-    }
+        attackers.are_done()
+    });
     let metrics = bed.metrics();
     assert!(metrics.sum("drops_total", "reason=\"filtered\"") > dropped + 1000, "{:?}", metrics.drops());
     assert!(metrics.sum("drops_total", "checksum") >= 40, "{:?}", metrics.drops());
@@ -136,14 +168,9 @@ fn a_flood_from_invented_sources_fills_the_table_to_its_bound_and_no_further() {
     let mut bystander = Bystander::new(&bed);
     let before = bed.metrics();
 
-    // SYNs from anywhere to the forwarded port, for three seconds, while the bystander goes on.
-    let mut flood = bed.outside().command("hping3");
-    flood.args(["-q", "-n", "--flood", "--rand-source", "-S", "-p", "8080", WAN4]);
-    let mut flood = flood
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("run hping3");
+    // SYNs from anywhere to the forwarded port, while the bystander goes on.
+    let hping = tool(&bed, "hping3", &format!("-q -n --flood --rand-source -S -p 8080 {WAN4}"));
+    let flood = Attackers::start([hping]);
     let forwarded = before.total("forwarded_packets_total");
     wait_until(Duration::from_secs(20), "the flood passes", || {
         bystander.tcp.exchange("during the flood\n");
@@ -151,8 +178,7 @@ fn a_flood_from_invented_sources_fills_the_table_to_its_bound_and_no_further() {
         assert!(metrics.total("flows") <= FLOWS_MAX);
         metrics.total("forwarded_packets_total") > forwarded + 100_000
     });
-    flood.kill().expect("end hping3");
-    flood.wait().expect("wait for hping3");
+    drop(flood);
     let metrics = bed.metrics();
     println!("drops: {:?}", metrics.drops());
     assert_eq!(metrics.total("flows_max"), FLOWS_MAX);
