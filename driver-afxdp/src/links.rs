@@ -35,8 +35,9 @@ const FRAMES_PER_QUEUE_MIN: u32 = 4 * BURST_PACKETS as u32;
 pub struct LinkOptions {
     /// Its RX queues, each once; empty: all that are in use. What comes in on others stays with the kernel.
     pub queues: Vec<u32>,
-    /// Whose packets stay with the kernel. What the interface is given later is not among them. An address that the stack
-    /// takes for its own ([`Steering::own_address`]) is the stack's all the same, as long as it has it.
+    /// Whose packets stay with the kernel, where they arrive on this link: what comes to them by another is the stack's. What
+    /// the interface is given later is not among them. An address that the stack takes for its own
+    /// ([`Steering::own_address`]) is the stack's all the same, as long as it has it.
     pub kernel_addresses: KernelAddresses,
 }
 

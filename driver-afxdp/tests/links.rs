@@ -148,7 +148,7 @@ fn forward(links: &mut Links, hosts: [[u8; 6]; 2]) -> usize {
     forwarded
 }
 
-/// Receives on a link until there are `count` packets that are none of neighbour discovery, sleeping in between.
+/// Receives on a link until there are `count` packets of IPv4, sleeping in between.
 fn receive_on(links: &mut Links, link: usize, count: usize) -> PacketBatch {
     let (wake, started) = (event_fd(), Instant::now());
     let mut batch = PacketBatch::new();
@@ -189,7 +189,8 @@ fn assert_all_back(links: &mut Links) {
     }
 }
 
-/// Sends a megabyte each way over one connection to an echoing server at `address`, which `listen` makes.
+/// Sends a megabyte each way over one connection from the host of `client` to an echoing server at `address`, which is
+/// the host of `server` or the kernel at its other end.
 fn echo_a_megabyte(address: Ipv4Addr, server: &VethPair, is_peer: bool, client: &VethPair) {
     let namespace = if is_peer { &server.peer } else { &server.stack };
     let listener = namespace.run(|| TcpListener::bind((address, 2222)).unwrap());
@@ -521,6 +522,19 @@ fn what_cannot_be_opened_is_refused_before() {
         let error = refused(&[(&steers[0], LinkOptions { queues: vec![0], kernel_addresses })], &options());
         assert!(matches!(error, Error::TooManyAddresses { addresses: 65, .. }), "{error}");
         assert_eq!(error.to_string(), "65 addresses of the kernel's are too many: list at most 64");
+    });
+}
+
+#[test]
+fn what_is_prepared_on_one_thread_is_opened_on_another() {
+    require_root!();
+    let bed = Bed::new(VethOptions::default());
+    bed.pairs[0].stack.run(|| {
+        let steers = bed.attach();
+        let chosen = [0, 1].map(|link| (&steers[link], LinkOptions::default()));
+        let opener = LinksOpener::new(&chosen, &options()).unwrap();
+        let open = move || opener.open().map(|links| links.links());
+        assert_eq!(thread::scope(|scope| scope.spawn(open).join()).unwrap().unwrap(), 2);
     });
 }
 

@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -18,7 +19,9 @@ use std::{env, fs, thread};
 use bywash::config::AddressUse;
 use bywash::device::{Device, WaitDevice};
 use bywash::packet::PacketBatch;
-use bywash_afxdp::{AttachMode, AttachOptions, BindMode, Mode, Nic, QueueOptions, Steer};
+use bywash_afxdp::{
+    AttachMode, AttachOptions, BindMode, LinkOptions, LinksOpener, Mode, Nic, QueueOptions, Steer,
+};
 use common::*;
 
 /// Frames sent to the queues, a different flow each.
@@ -26,18 +29,28 @@ const FRAMES: u16 = 512;
 /// Frames on the way at a time: what is tested here is not loss.
 const BURST: usize = 16;
 
+/// The NIC under test: its name, how many queues are bound, and the namespace of its peer. `None`, with a word, where there
+/// is none.
+fn nic_under_test(test: &str) -> Option<(String, u32, String)> {
+    let Ok(interface) = env::var("BYWASH_ZEROCOPY_NIC") else {
+        eprintln!("SKIPPED zerocopy::{test}: needs a NIC of its own, run `make test-zerocopy`");
+        return None;
+    };
+    let queues = env::var("BYWASH_ZEROCOPY_QUEUES").unwrap().parse().unwrap();
+    Some((interface, queues, env::var("BYWASH_ZEROCOPY_PEER").unwrap()))
+}
+
+fn attach_zero_copy(interface: &str) -> Steer {
+    let options = AttachOptions { mode: Mode::ZeroCopy, address_use: AddressUse::Own };
+    Nic::open(interface).unwrap().attach(&options).unwrap()
+}
+
 #[test]
 fn zero_copy_queues_carry_frames_both_ways() {
-    let test = "zerocopy::zero_copy_queues_carry_frames_both_ways";
-    let Ok(interface) = env::var("BYWASH_ZEROCOPY_NIC") else {
-        eprintln!("SKIPPED {test}: needs a NIC of its own, run `make test-zerocopy`");
+    let Some((interface, queues, peer)) = nic_under_test("zero_copy_queues_carry_frames_both_ways") else {
         return;
     };
-    let queues: u32 = env::var("BYWASH_ZEROCOPY_QUEUES").unwrap().parse().unwrap();
-    let peer = env::var("BYWASH_ZEROCOPY_PEER").unwrap();
-    let nic = Nic::open(&interface).unwrap();
-    let options = AttachOptions { mode: Mode::ZeroCopy, address_use: AddressUse::Own };
-    let steer = nic.attach(&options).unwrap();
+    let steer = attach_zero_copy(&interface);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let (ready, are_ready) = mpsc::channel();
@@ -58,6 +71,47 @@ fn zero_copy_queues_carry_frames_both_ways() {
     });
 }
 
+/// The kernel binds all sockets over one packet memory in the way of the first.
+#[test]
+fn zero_copy_queues_share_one_packet_memory() {
+    let Some((interface, queues, peer)) = nic_under_test("zero_copy_queues_share_one_packet_memory") else {
+        return;
+    };
+    let steer = attach_zero_copy(&interface);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (ready, is_ready) = mpsc::channel();
+        let (steer, over) = (&steer, &over);
+        let reflector = scope.spawn(move || {
+            let link = LinkOptions { queues: (0..queues).collect(), ..LinkOptions::default() };
+            let options = QueueOptions { mode: Mode::ZeroCopy, frames: 1024, ..small() };
+            let mut links = LinksOpener::new(&[(steer, link)], &options).unwrap().open().unwrap();
+            assert!(links.queues(0).iter().all(|queue| queue.mode().bind == BindMode::ZeroCopy));
+            ready.send(()).unwrap();
+            while !over.load(Ordering::Relaxed) {
+                reflect_burst(&mut links);
+            }
+            let started = Instant::now();
+            while links.pool().usage().tx > 0 {
+                assert!(started.elapsed() < PATIENCE, "frames are missing: {links:?}");
+                links.wait(event_fd().as_raw_fd(), Some(Duration::from_millis(10))).unwrap();
+            }
+            let usage = links.pool().usage();
+            assert_eq!((usage.free + usage.fill, usage.held), (usage.total, 0));
+            assert_eq!(links.pool().bogus_returns(), 0);
+            links.queues(0).iter().map(|queue| queue.counters().rx_packets).collect::<Vec<_>>()
+        });
+        is_ready.recv_timeout(PATIENCE).unwrap();
+        wait_for_carrier(&interface);
+        let sent = scope.spawn(move || send_and_compare(&peer)).join();
+        over.store(true, Ordering::Relaxed);
+        let received = reflector.join().unwrap();
+        sent.unwrap();
+        println!("frames by queue, one memory: {received:?}");
+        assert!(received.iter().all(|&count| count > 0), "every queue had flows");
+    });
+}
+
 /// Sends back what arrives at a queue, with the Ethernet addresses exchanged, until it is over; returns how many.
 fn reflect(steer: &Steer, id: u32, ready: &mpsc::Sender<()>, over: &AtomicBool) -> u64 {
     let options = QueueOptions { mode: Mode::ZeroCopy, ..small() };
@@ -66,20 +120,26 @@ fn reflect(steer: &Steer, id: u32, ready: &mpsc::Sender<()>, over: &AtomicBool) 
     assert_eq!((queue.mode().bind, queue.mode().attach), (BindMode::ZeroCopy, AttachMode::Native));
     queue.steering().own_address(IpAddr::V4(OWN)).unwrap();
     ready.send(()).unwrap();
-    let wake = event_fd();
-    let mut batch = PacketBatch::new();
     let mut count = 0;
     while !over.load(Ordering::Relaxed) {
-        if queue.receive(&mut batch, 64) == 0 {
-            queue.wait(wake.as_raw_fd(), Some(Duration::from_millis(20))).unwrap();
-        }
-        // ARP and neighbour discovery of the guest's kernel come too, as copies.
-        batch.retain(|packet| packet.head()[12..14] == [8, 0] && packet.head()[23] == 17);
-        count += batch.len() as u64;
-        batch.iter_mut().for_each(|packet| exchange(packet.head_mut()));
-        transmit_all(&mut queue, &mut batch);
+        count += reflect_burst(&mut queue);
     }
     assert_all_frames_back(&mut queue);
+    count
+}
+
+/// Waits for packets, a while at most, and sends the burst back; returns how many they were.
+fn reflect_burst(device: &mut (impl WaitDevice + Debug)) -> u64 {
+    let mut batch = PacketBatch::new();
+    if device.receive(&mut batch, 64) == 0 {
+        device.wait(event_fd().as_raw_fd(), Some(Duration::from_millis(20))).unwrap();
+    }
+    // What the guest's kernel hears too comes as copies, and on a link that is the stack's as a whole all else.
+    batch.retain(|packet| packet.head()[12..14] == [8, 0] && packet.head()[23] == 17);
+    batch.retain(|packet| packet.head()[30..34] == OWN.octets());
+    batch.iter_mut().for_each(|packet| exchange(packet.head_mut()));
+    let count = batch.len() as u64;
+    transmit_all(device, &mut batch);
     count
 }
 

@@ -541,6 +541,11 @@ impl Shard {
                 }
             }
         }
+        if let Some(gate) = &mut self.output.gate {
+            let gone =
+                self.policies[0].addresses.iter().filter(|old| !cidrs.iter().any(|new| new.addr == old.addr));
+            gone.for_each(|old| gate.forget_address(old.addr));
+        }
         self.iface.set_addresses(&cidrs, self.own);
         self.iface.set_dns_servers(&self.dns_servers());
         self.output.set_routes(Routes::new(addresses, routes));

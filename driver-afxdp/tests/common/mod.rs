@@ -161,7 +161,7 @@ pub fn receive_until(queue: &mut Queue, batch: &mut PacketBatch, enough: impl Fn
 }
 
 /// Transmits all of `batch`, sleeping when the ring is full.
-pub fn transmit_all(queue: &mut Queue, batch: &mut PacketBatch) {
+pub fn transmit_all(queue: &mut (impl WaitDevice + std::fmt::Debug), batch: &mut PacketBatch) {
     let wake = event_fd();
     let started = Instant::now();
     while !batch.is_empty() {

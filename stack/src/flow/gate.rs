@@ -18,7 +18,7 @@ use core::net::IpAddr;
 
 use super::FlowTuple;
 use super::conntrack::{
-    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, EntryId, Hit, Tracked,
+    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, Entry, EntryId, Hit, Tracked,
 };
 use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
 use super::nat::{self, Filtering, Nat, NatError};
@@ -244,6 +244,22 @@ impl Gate {
         let deleted = self.table.as_mut().is_some_and(|table| table.delete(id));
         self.release_ended();
         deleted
+    }
+
+    /// Ends the flows that were given `addr` as their source: it is this host's no longer. Looks at all flows.
+    pub fn forget_address(&mut self, addr: IpAddr) {
+        let Some(table) = &mut self.table else { return };
+        let (mut found, mut cursor) = (Vec::new(), Some(0));
+        while let Some(from) = cursor {
+            let mut some = Vec::new();
+            cursor = table.list(from, 1024, &mut some);
+            let of_addr = |(_, entry): &(EntryId, Entry)| entry.is_translated() && entry.reply.dst() == addr;
+            found.extend(some.into_iter().filter(of_addr).map(|(id, _)| id));
+        }
+        for id in found {
+            table.delete(id);
+        }
+        self.release_ended();
     }
 
     // ---- steps

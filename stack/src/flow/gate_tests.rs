@@ -79,6 +79,22 @@ fn local(gate: &mut Gate, view: PacketView, from: Interface<'_>) -> Result<Optio
     gate.deliver(at(0), &mut passage, from)
 }
 
+#[test]
+fn flows_translated_to_an_address_end_with_it() {
+    let mut gate = gate(ROUTER);
+    for port in 1000..1010 {
+        through(&mut gate, udp(&format!("10.0.0.5:{port}"), "198.51.100.1:53"), LAN, WAN).unwrap();
+    }
+    local(&mut gate, udp("10.0.0.5:2000", "10.0.0.1:53"), LAN).unwrap();
+    gate.forget_address("192.0.2.9".parse().unwrap());
+    assert_eq!(gate.flows().unwrap().len(), 11);
+    gate.forget_address("192.0.2.1".parse().unwrap());
+    assert_eq!(gate.flows().unwrap().len(), 1, "the flow that was not translated");
+    // The ports are free again.
+    let tuple = through(&mut gate, udp("10.0.0.6:1000", "198.51.100.1:53"), LAN, WAN).unwrap();
+    assert_eq!(tuple.source(), "192.0.2.1:1000".parse().unwrap());
+}
+
 const ROUTER: &str = "\
 *nat
 :POSTROUTING ACCEPT

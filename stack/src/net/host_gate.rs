@@ -85,6 +85,11 @@ impl HostGate {
         self.rules = rules;
     }
 
+    /// Ends the flows that were translated to `addr`, which is ours no longer (as MASQUERADE does in Linux).
+    pub(crate) fn forget_address(&mut self, addr: core::net::IpAddr) {
+        self.gate.forget_address(addr);
+    }
+
     /// Whether it is a router's, to which packets are shown as they arrive.
     pub(crate) fn forwards(&self) -> bool {
         self.forwards

@@ -249,7 +249,8 @@ impl<'a> Exposition<'a> {
 
     /// What went over each of several links.
     fn links(&mut self) {
-        let figures: [(&str, &str, fn(&LinkTraffic) -> u64); 4] = [
+        type Figure = fn(&LinkTraffic) -> u64;
+        let figures: [(&str, &str, Figure); 4] = [
             ("link_rx_packets_total", "Packets received on the link.", |traffic| traffic.rx_packets),
             ("link_rx_bytes_total", "Bytes received on the link.", |traffic| traffic.rx_bytes),
             ("link_tx_packets_total", "Packets sent on the link.", |traffic| traffic.tx_packets),

@@ -26,6 +26,14 @@ pub const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The first and the last core that this process may use.
+pub fn cores() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(None)?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
+    let first = cpus.next().ok_or("no CPU to run on")?;
+    Ok([first, cpus.next_back().unwrap_or(first)])
+}
+
 /// A side of the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
@@ -45,10 +53,6 @@ pub struct Bed {
 impl Bed {
     /// A pair of this MTU. `offloads`: checksums, TSO, GSO and GRO of both ends, which veth has on by default.
     pub fn new(mtu: usize, offloads: bool) -> Result<Self> {
-        let allowed = sched_getaffinity(None)?;
-        let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
-        let first = cpus.next().ok_or("no CPU to run on")?;
-        let last = cpus.next_back().unwrap_or(first);
         let pair = VethPair::new(VethOptions { queues: 1, mtu, peer_offloads: offloads });
         if !offloads {
             pair.stack.sh("ethtool", &format!("-K {} tx off tso off gso off gro off", pair.stack_interface));
@@ -65,7 +69,7 @@ impl Bed {
             let choose = |name| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
             namespace.run(|| choose("cubic").or_else(|_| choose("reno")))?;
         }
-        Ok(Self { pair, cores: [first, last] })
+        Ok(Self { pair, cores: cores()? })
     }
 
     fn namespace(&self, side: Side) -> &Namespace {

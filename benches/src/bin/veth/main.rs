@@ -1,4 +1,5 @@
-//! Benchmarks over a veth pair in network namespaces of their own, as root: the stack against raw AF_XDP (`frames`), and
+//! Benchmarks over a veth pair in network namespaces of their own, as root: the stack against raw AF_XDP (`frames`) and, as a
+//! router, Linux (`forward`), and
 //! against the kernel's TCP (`bulk`, `echo`, `http`), and the memory of idle connections (`memory`). Rivals take turns in
 //! every round. Writes a JSON file each (`bywash_benches::results`), which the bin `report` shows.
 //!
@@ -9,6 +10,7 @@
 mod bed;
 mod bulk;
 mod echo;
+mod forward;
 mod frames;
 mod http;
 mod kernel;
@@ -80,8 +82,9 @@ impl Plan {
 }
 
 type Run = fn(&Plan) -> Result<Benchmark>;
-const BENCHMARKS: [(&str, Run); 5] = [
+const BENCHMARKS: [(&str, Run); 6] = [
     ("frames", frames::run),
+    ("forward", forward::run),
     ("http", http::run),
     ("echo", echo::run),
     ("bulk", bulk::run),

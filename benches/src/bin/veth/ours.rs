@@ -28,6 +28,13 @@ const WRITE_BYTES: usize = 256 << 10;
 /// A running stack; it ends with this value.
 pub struct Stack(Option<Runtime>);
 
+impl Stack {
+    /// Of this runtime.
+    pub fn new(runtime: Runtime) -> Self {
+        Self(Some(runtime))
+    }
+}
+
 impl Drop for Stack {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {

@@ -259,7 +259,9 @@ impl Conntrack {
     /// See [`ConfirmError`]; the packet should be dropped then.
     pub fn confirm(&mut self, now: Instant, begin: Begin) -> Result<EntryId, ConfirmError> {
         let entry = begin.entry;
-        let clash = self.find_place(&entry.original).is_some() || self.find_place(&entry.reply).is_some();
+        let tuples = [&entry.original, &entry.reply];
+        let hashes = tuples.map(|tuple| self.hash(tuple));
+        let clash = tuples.iter().zip(hashes).any(|(tuple, hash)| self.find_hashed(hash, tuple).is_some());
         if clash || entry.original == entry.reply {
             self.counters.clashes += 1;
             return Err(ConfirmError::Clash);
@@ -272,8 +274,8 @@ impl Conntrack {
         let index = self.entries.insert(entry);
         let generation = self.entries.generation(index);
         self.entries.push_back(&mut self.unassured, index);
-        self.attach(index, Direction::Original);
-        self.attach(index, Direction::Reply);
+        self.attach(hashes[0], index, Direction::Original);
+        self.attach(hashes[1], index, Direction::Reply);
         self.set_timer(index, expires);
         self.counters.confirmed += 1;
         self.tell(EventKind::New, index);
@@ -421,20 +423,23 @@ impl Conntrack {
 
     fn hash(&self, tuple: &FlowTuple) -> u64 {
         let mut hasher = self.hasher;
-        hasher.write(&tuple.bytes());
+        tuple.hash_words(&mut hasher);
         hasher.finish()
     }
 
     fn find_place(&self, tuple: &FlowTuple) -> Option<Place> {
+        self.find_hashed(self.hash(tuple), tuple)
+    }
+
+    fn find_hashed(&self, hash: u64, tuple: &FlowTuple) -> Option<Place> {
         let same = |place: &Place| {
             self.entries.get(place.index()).is_some_and(|entry| entry.tuple(place.direction()) == tuple)
         };
-        self.by_tuple.find(self.hash(tuple), same).copied()
+        self.by_tuple.find(hash, same).copied()
     }
 
-    fn attach(&mut self, index: u32, direction: Direction) {
-        let Some(entry) = self.entries.get(index) else { return };
-        let hash = self.hash(entry.tuple(direction));
+    /// `hash`: of the entry's tuple in that direction.
+    fn attach(&mut self, hash: u64, index: u32, direction: Direction) {
         let mut by_tuple = core::mem::take(&mut self.by_tuple);
         by_tuple.insert_unique(hash, Place::new(index, direction), |place| {
             self.entries.get(place.index()).map_or(0, |entry| self.hash(entry.tuple(place.direction())))

@@ -5,6 +5,7 @@
 //! [`Walker`] is one shard's use of a rule set: it counts, and has the state of limits.
 
 mod error;
+mod head;
 mod limit;
 mod link;
 mod matches;

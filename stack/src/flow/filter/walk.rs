@@ -6,6 +6,7 @@
 use core::net::IpAddr;
 use std::collections::HashMap;
 
+use super::head::{Head, Key};
 use super::limit::{Bucket, Buckets, FlowCounts};
 use super::rule::{
     Condition, ConnLimit, ConnMark, Family, HashLimit, Hook, Match, Rate, RejectWith, Rule, Table, Target,
@@ -19,6 +20,10 @@ use crate::flow::view::{PacketView, Transport};
 use crate::limits;
 use crate::parse::protocol;
 use crate::time::Instant;
+
+/// How many [`Table`]s and [`Hook`]s there are.
+const TABLES: usize = 3;
+const HOOKS: usize = 5;
 
 /// What rules may ask about a packet, and what they may change.
 pub struct Facts<'a> {
@@ -63,9 +68,11 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Walker {
     rules: Vec<Step>,
+    /// What each rule asks first.
+    heads: Vec<Head>,
     chains: Vec<Span>,
     /// By table and hook: the chain's number.
-    entries: HashMap<(Table, Hook), u32>,
+    entries: [[Option<u32>; HOOKS]; TABLES],
     sets: Vec<AddressSet>,
     buckets: Vec<Option<Bucket>>,
     hash_buckets: Vec<Buckets>,
@@ -116,8 +123,9 @@ impl Walker {
     pub fn new(set: &RuleSet, shards: u16) -> Self {
         let mut walker = Self {
             rules: Vec::new(),
+            heads: Vec::new(),
             chains: Vec::new(),
-            entries: HashMap::new(),
+            entries: [[None; HOOKS]; TABLES],
             sets: set.sets.values().cloned().collect(),
             buckets: Vec::new(),
             hash_buckets: Vec::new(),
@@ -131,7 +139,7 @@ impl Walker {
             for chain in chains {
                 let number = walker.chains.len() as u32;
                 if let Some(hook) = Hook::named(&chain.name).filter(|_| chain.policy.is_some()) {
-                    walker.entries.insert((table, hook), number);
+                    walker.entries[table as usize][hook as usize] = Some(number);
                 }
                 let start = walker.rules.len() as u32;
                 for rule in &chain.rules {
@@ -140,6 +148,7 @@ impl Walker {
                         .map(|place| first + place as u32);
                     let step = walker.step(set, rule, target, shards, &mut named);
                     walker.rules.push(step);
+                    walker.heads.push(Head::of(rule));
                 }
                 walker.chains.push(Span { start, end: walker.rules.len() as u32, policy: chain.policy });
             }
@@ -151,12 +160,17 @@ impl Walker {
 
     /// Walks the chain of `hook` in `table`.
     pub fn walk(&mut self, now: Instant, table: Table, hook: Hook, facts: &mut Facts<'_>) -> Verdict {
-        let Some(&entry) = self.entries.get(&(table, hook)) else { return Verdict::Accept };
+        let Some(entry) = self.entries[table as usize][hook as usize] else { return Verdict::Accept };
+        let key = Key::of(facts.view);
         let mut stack = [Frame { chain: 0, next: 0 }; limits::FILTER_CHAIN_DEPTH];
         let mut depth = 0;
         let mut at = Frame { chain: entry, next: self.chains[entry as usize].start };
         loop {
-            if at.next >= self.chains[at.chain as usize].end {
+            let end = self.chains[at.chain as usize].end;
+            // Most rules are not for the packet.
+            let ahead = &self.heads[at.next as usize..end as usize];
+            at.next += ahead.iter().position(|head| head.may_match(&key)).unwrap_or(ahead.len()) as u32;
+            if at.next >= end {
                 match self.leave(at.chain, &mut depth, &stack, facts) {
                     Ok(back) => {
                         at = back;
@@ -385,5 +399,60 @@ fn log(prefix: &str, level: u8, hook: Hook, facts: &Facts<'_>) {
         4 => line!(warn),
         5 | 6 => line!(info),
         _ => line!(debug),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(options: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+        prop::sample::select(options)
+    }
+
+    proptest! {
+        /// No rule is passed over that would match.
+        #[test]
+        fn a_head_holds_where_its_rule_does(
+            rules in prop::collection::vec((
+                words(&["", "-4", "-6"]),
+                words(&["", "-s 10.0.0.0/8", "-s 10.1.2.3", "! -s 10.1.2.3", "-s 0.0.0.0/0", "-s 2001:db8::/32", "-s 10.0.0.1,10.1.2.3"]),
+                words(&["", "-d 192.0.2.0/24", "-d 192.0.2.1/31", "! -d 192.0.2.0/25", "-d ::/0"]),
+                words(&["", "-p tcp", "-p udp --dport 53", "! -p tcp", "-p tcp --dport 80:90", "-p tcp ! --dport 80", "-p udp -m multiport --dports 53,80", "-p icmp", "-p udp --dport 0:60", "-p tcp -m limit --limit 1/s --dport 22"]),
+            ), 1..20),
+            src in words(&["10.1.2.3", "10.0.0.1", "203.0.113.1", "2001:db8::1"]),
+            dst in words(&["192.0.2.1", "192.0.2.200", "198.51.100.1", "2001:db9::1"]),
+            protocol in prop::sample::select(&[6u8, 17, 1, 47][..]),
+            port in prop::sample::select(&[0u16, 22, 53, 80, 85, 91][..]),
+        ) {
+            let texts = rules.iter().map(|(family, src, dst, rest)| format!("-A FORWARD {family} {src} {dst} {rest} -j ACCEPT"));
+            // Rules that contradict themselves are refused one by one.
+            let good: Vec<String> = texts.filter(|text| RuleSet::parse(text, "rules").is_ok()).collect();
+            let mut walker = Walker::new(&RuleSet::parse(&good.join("\n"), "rules").unwrap(), 1);
+            let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+            prop_assume!(src.is_ipv4() == dst.is_ipv4());
+            let tuple = FlowTuple::new((src, 4000).into(), (dst, port).into(), protocol);
+            let transport = if matches!(protocol, 6 | 17) { Transport::Ports } else { Transport::Other };
+            let view = PacketView { tuple, len: 60, packets: 1, transport };
+            let key = Key::of(&view);
+            let mut facts = Facts {
+                view: &view,
+                in_interface: None,
+                out_interface: None,
+                state: CtState::New,
+                snat: false,
+                dnat: false,
+                mark: 0,
+                conn_mark: 0,
+                untracked: false,
+                mss: None,
+                alive: &mut |_| false,
+            };
+            for rule in 0..good.len() {
+                let head = walker.heads[rule];
+                prop_assert!(!walker.matches(Instant::ZERO, rule, &mut facts) || head.may_match(&key), "{}", good[rule]);
+            }
+        }
     }
 }
