@@ -157,10 +157,11 @@ mod tests {
             ("2m", Duration::from_secs(120)),
             ("0", Duration::ZERO),
             ("1h", Duration::from_secs(3600)),
+            ("5d", Duration::from_secs(432_000)),
         ] {
             assert_eq!(duration(text), Ok(want), "{text}");
         }
-        for text in ["", "s", "1.2.3s", "5 s", "-1s", "1d", "99999999999999h", "NaN", "inf"] {
+        for text in ["", "s", "1.2.3s", "5 s", "-1s", "1y", "99999999999999h", "NaN", "inf"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

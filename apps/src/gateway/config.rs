@@ -554,12 +554,12 @@ port = 80
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (change, line, word) in [
-            (("port = 80", "prot = 80"), Some(24), "prot"),
-            (("udp = 20", "udp = -20"), Some(20), "-20"),
-            (("udp = 20", "udp = true"), Some(20), "a number of seconds"),
+            (("port = 80", "prot = 80"), Some(25), "prot"),
+            (("udp = 20", "udp = -20"), Some(21), "-20"),
+            (("udp = 20", "udp = true"), Some(21), "a number of seconds"),
             (("dhcp = true", "dhcp = 'yes'"), Some(9), "boolean"),
             (("'192.168.1.254/24'", "'192.168.1.254/99'"), Some(4), "prefix length"),
-            (("'2h'", "'two hours'"), Some(19), "two hours"),
+            (("'2h'", "'two hours'"), Some(20), "two hours"),
             (("dhcp = true", ""), None, "neither `address` nor `dhcp"),
             (("name = 'wan'", "name = 'lan'"), None, "twice"),
             (("link = 'lan'", "link = 'dmz'"), None, "dmz"),
