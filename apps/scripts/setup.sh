@@ -28,7 +28,7 @@ packages() {
             echo python3 liblwip-dev
             # Only tests that run as root use these.
             ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base \
-                traceroute nmap hping3
+                conntrack nftables traceroute nmap hping3
             ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++

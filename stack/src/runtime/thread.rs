@@ -229,6 +229,7 @@ impl Driver {
         local.settle_steering();
         worked |= local.poll_shard();
         worked |= local.run_deferred();
+        local.tell_followers();
         local.settle_steering();
         local.check_addresses();
         let mut counters = local.counters.borrow_mut();
