@@ -47,7 +47,7 @@ pub struct Entry {
     pub mss: Option<TcpMss>,
     /// A packet came the other way.
     pub seen_reply: bool,
-    /// It is not dropped to make room for others.
+    /// It is not dropped to make room for others, unless it is being closed.
     pub assured: bool,
     /// It was begun by what an ICMP error or another flow announced.
     pub related: bool,
@@ -181,6 +181,14 @@ impl Entry {
             ProtocolState::Tcp(track) => Some(track.state),
             _ => None,
         }
+    }
+
+    /// Whether it may be dropped to make room: it is not assured, or is being closed (the states of Linux'
+    /// `tcp_can_early_drop`).
+    pub(super) fn is_droppable(&self) -> bool {
+        use super::tcp::TcpState::{Close, CloseWait, FinWait, LastAck, TimeWait};
+        let closing = || matches!(self.tcp_state(), Some(FinWait | CloseWait | LastAck | TimeWait | Close));
+        !self.assured || closing()
     }
 
     /// Something translates it.

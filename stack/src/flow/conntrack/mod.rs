@@ -105,7 +105,7 @@ pub enum Invalid {
 /// Why a flow was not confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConfirmError {
-    /// Every entry is assured.
+    /// Every entry is assured, and none is being closed.
     #[error("the connection tracking table is full")]
     TableFull,
     /// Another flow has one of its tuples by now.
@@ -138,8 +138,8 @@ pub struct Conntrack {
     by_tuple: HashTable<Place>,
     hasher: SipHasher13,
     entries: Slab<Entry>,
-    /// Entries that may be dropped to make room, oldest first.
-    unassured: List,
+    /// Entries that may be dropped to make room: not assured or being closed, in the order in which they became so.
+    droppable: List,
     /// One timer for each entry, which says its place. It is moved when the entry is to end earlier; when later, only once
     /// it has fired.
     wheel: TimerWheel<u32>,
@@ -180,7 +180,7 @@ impl Conntrack {
             by_tuple: HashTable::new(),
             hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
             entries: Slab::new(),
-            unassured: List::EMPTY,
+            droppable: List::EMPTY,
             wheel: TimerWheel::new(now),
             fired: Vec::new(),
             events: None,
@@ -207,13 +207,15 @@ impl Conntrack {
             self.remove(index);
             return self.begin(now, view);
         }
-        let was_assured = entry.assured;
+        let was_droppable = entry.is_droppable();
         let update = entry.update(now, direction, view, &self.config);
-        let (seen_reply, related, assured) = (entry.seen_reply, entry.related, entry.assured);
+        let (seen_reply, related, droppable) = (entry.seen_reply, entry.related, entry.is_droppable());
         let (expires, fires) = (entry.expires, entry.timer.map(|(_, at)| at));
         let id = EntryId { index, generation: self.entries.generation(index) };
-        if assured && !was_assured {
-            self.entries.unlink(&mut self.unassured, index);
+        match (was_droppable, droppable) {
+            (true, false) => self.entries.unlink(&mut self.droppable, index),
+            (false, true) => self.entries.push_back(&mut self.droppable, index),
+            _ => {}
         }
         if fires.is_some_and(|fires| expires < fires) {
             self.set_timer(index, expires);
@@ -263,7 +265,7 @@ impl Conntrack {
         let expires = entry.expires.max(now);
         let index = self.entries.insert(entry);
         let generation = self.entries.generation(index);
-        self.entries.push_back(&mut self.unassured, index);
+        self.entries.push_back(&mut self.droppable, index);
         self.attach(hashes[0], index, Direction::Original);
         self.attach(hashes[1], index, Direction::Reply);
         self.set_timer(index, expires);
@@ -453,16 +455,16 @@ impl Conntrack {
         if let Some((timer, _)) = entry.timer {
             self.wheel.cancel(timer);
         }
-        if !entry.assured {
-            self.entries.unlink(&mut self.unassured, index);
+        if entry.is_droppable() {
+            self.entries.unlink(&mut self.droppable, index);
         }
         self.tell(EventKind::Destroy, index);
         self.ended.extend(self.entries.remove(index).filter(|entry| entry.owns_mapping));
     }
 
-    /// Ends the oldest flow that is not assured; `false`: there is none.
+    /// Ends the oldest flow that may be dropped; `false`: there is none.
     fn drop_early(&mut self) -> bool {
-        let Some(index) = self.unassured.front() else { return false };
+        let Some(index) = self.droppable.front() else { return false };
         self.counters.early_drops += 1;
         self.remove(index);
         true

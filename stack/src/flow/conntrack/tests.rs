@@ -130,6 +130,24 @@ fn a_full_table_drops_the_oldest_that_is_not_assured() {
 }
 
 #[test]
+fn a_full_table_drops_a_connection_that_is_being_closed_though_it_was_assured() {
+    let mut table = table(2);
+    let (kept, closed) = (udp("10.0.0.2:5000", "198.51.100.1:80"), udp("10.0.0.2:5001", "198.51.100.1:80"));
+    for base in [&closed, &kept] {
+        begin(&mut table, at(0), &tcp(base, Flags::SYN, 1, 0));
+        hit(&mut table, at(0), &tcp(&back(base), Flags::SYN | Flags::ACK, 100, 2));
+        hit(&mut table, at(0), &tcp(base, Flags::ACK, 2, 101));
+        hit(&mut table, at(0), &tcp(base, Flags::ACK, 2, 101));
+    }
+    let Tracked::Begin(new) = table.track(at(1), &udp_from(3)) else { panic!() };
+    assert_eq!(table.confirm(at(1), new), Err(ConfirmError::TableFull), "both are assured");
+    hit(&mut table, at(2), &tcp(&closed, Flags::FIN | Flags::ACK, 2, 101));
+    let id = begin(&mut table, at(3), &udp_from(3));
+    assert_eq!((table.len(), table.counters().early_drops), (2, 1));
+    assert!(table.get(id).is_some());
+}
+
+#[test]
 fn a_table_full_of_assured_flows_refuses_new_ones() {
     let mut table = table(1);
     let kept = udp_from(1);
@@ -372,7 +390,7 @@ proptest! {
             prop_assert_eq!(table.by_tuple.len(), 2 * table.len());
         }
         table.advance(at(now + 1_000_000));
-        prop_assert!(table.is_empty() && table.unassured.is_empty());
+        prop_assert!(table.is_empty() && table.droppable.is_empty());
         prop_assert_eq!(table.next_deadline(), None);
     }
 }
