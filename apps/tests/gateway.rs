@@ -174,7 +174,7 @@ fn datagrams_and_pings_of_all_sizes_go_through_both_ways() {
     let rules =
         "*nat\n-A PREROUTING -i wan -p udp --dport 9000 -j DNAT --to-destination 192.168.1.1\nCOMMIT\n";
     let gateway = bed.start(&format!("{rules}{HOME}"));
-    let payload: Vec<u8> = (0..20_000u32).map(|at| (at * at >> 5) as u8).collect();
+    let payload: Vec<u8> = (0..20_000u32).map(|at| ((at * at) >> 5) as u8).collect();
     let sockets = [
         (udp(bed.inside(), "0.0.0.0:4000", (OUTSIDE4, 9000)), "outside", (WAN4, 4000)),
         (udp(bed.inside(), "0.0.0.0:4001", (FAR4, 9000)), "far", (WAN4, 4001)),

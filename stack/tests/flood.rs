@@ -350,7 +350,7 @@ fn flood(number: u32) -> (usize, Segment) {
     // A bijection: sources in no order.
     let mixed = (number >> 1).wrapping_mul(0x9e37_79b1);
     let port = 1024 + (mixed >> 20) as u16;
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let src = Ipv4Addr::from(0x2000_0000 | mixed & 0x0fff_ffff);
         (WAN, tcp((src, port), (ROUTER, 8080), number, 0, SYN))
     } else {

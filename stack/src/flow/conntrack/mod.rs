@@ -62,6 +62,10 @@ pub enum CtState {
 
 /// What [`Conntrack::track`] found.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each packet, on the stack; a box would be an allocation for each flow"
+)]
 pub enum Tracked {
     /// The packet of a known flow.
     Known(Hit),
