@@ -27,11 +27,12 @@ packages() {
             # With all features, as they are linted and tested, the benchmarks have lwIP as a rival.
             echo python3 liblwip-dev
             # Only tests that run as root use these.
-            ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base conntrack iptables nftables
+            ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base \
+                conntrack iptables nftables traceroute nmap hping3
             ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++
-        bench) echo iproute2 ethtool util-linux wrk iperf3 dpkg valgrind liblwip-dev ;;
+        bench) echo iproute2 ethtool util-linux wrk iperf3 iptables dpkg valgrind liblwip-dev ;;
         zerocopy) ;;
         *) fail "unknown purpose '$purpose': use build, test, demo, bench, fuzz or zerocopy" ;;
         esac

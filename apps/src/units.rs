@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Longest duration taken: a century. Anything longer means "for ever" and is a slip more often than a wish.
 const DURATION_SECONDS_MAX: f64 = 100.0 * 365.25 * 86_400.0;
 
-/// A duration: `90`, `1.5s`, `250ms`, `40us`, `2m`, `1h`; a bare number is seconds.
+/// A duration: `90`, `1.5s`, `250ms`, `40us`, `2m`, `1h`, `5d`; a bare number is seconds.
 ///
 /// # Errors
 /// Text that is none of these.
@@ -19,7 +19,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("`{unit}` is no unit of time; use us, ms, s, m or h, as in 250ms")),
+        "d" => 86_400.0,
+        _ => return Err(format!("`{unit}` is no unit of time; use us, ms, s, m, h or d, as in 250ms")),
     };
     let number: f64 =
         number.parse().map_err(|_| format!("`{text}` is not a duration such as 250ms, 10s or 2m"))?;
@@ -156,10 +157,11 @@ mod tests {
             ("2m", Duration::from_secs(120)),
             ("0", Duration::ZERO),
             ("1h", Duration::from_secs(3600)),
+            ("5d", Duration::from_secs(432_000)),
         ] {
             assert_eq!(duration(text), Ok(want), "{text}");
         }
-        for text in ["", "s", "1.2.3s", "5 s", "-1s", "1d", "99999999999999h", "NaN", "inf"] {
+        for text in ["", "s", "1.2.3s", "5 s", "-1s", "1y", "99999999999999h", "NaN", "inf"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -30,7 +30,7 @@ fn errors(output: &Output) -> String {
 fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_address() {
     require_root!();
     let bed = Bed::new(2, 1500);
-    kernel_http::start(&bed);
+    kernel_http::start(bed.peer());
     let want: Vec<u8> = (0..BYTES as u64).map(generated_byte).collect();
     let hash = hex(&Sha256::digest(&want));
     let directory = tempfile::tempdir().unwrap();
@@ -58,7 +58,7 @@ fn get_fetches_a_file_from_the_kernel_over_both_families_and_from_a_shared_addre
 fn get_keeps_answering_while_the_file_it_writes_waits() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http::start(&bed);
+    kernel_http::start(bed.peer());
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo");
@@ -85,7 +85,7 @@ fn get_keeps_answering_while_the_file_it_writes_waits() {
 fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http::start(&bed);
+    kernel_http::start(bed.peer());
     let url = |path: &str| format!("http://{PEER4}{path}");
     let output = get(&bed, &[&url("/moved")]);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"small\n".as_slice()));
@@ -111,7 +111,7 @@ fn get_says_what_went_wrong_and_follows_redirects_within_bounds() {
 fn get_loads_a_server_over_two_queues_without_a_failure() {
     require_root!();
     let bed = Bed::new(2, 1500);
-    kernel_http::start(&bed);
+    kernel_http::start(bed.peer());
     let output = get(&bed, &["--requests", "5000", "--concurrency", "16", &format!("http://{PEER4}/small")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", errors(&output));
@@ -153,7 +153,7 @@ fn kernel_dns(bed: &Bed) {
 fn get_resolves_names_with_the_given_name_server() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http::start(&bed);
+    kernel_http::start(bed.peer());
     kernel_dns(&bed);
     let output = get(&bed, &["--dns", PEER4, "http://files.test/small"]);
     assert_eq!(output.stdout, b"small\n", "{}", errors(&output));

@@ -3,75 +3,16 @@
 
 mod common;
 
-use std::fs::File;
 use std::net::Ipv4Addr;
-use std::path::Path;
-use std::process::{Child, Output, Stdio};
-use std::time::Duration;
+use std::process::Output;
 
 use bywash_afxdp::require_root;
+use common::dnsmasq::{Dnsmasq, LEASE_LIMIT};
 use common::server::{Server, bywash};
-use common::{Bed, KERNEL4, PEER4, kernel_http, url, wait_until};
+use common::{Bed, KERNEL4, kernel_http, url, wait_until};
 
 /// The peer's address that is not on the stack's link: reached through the lease's router only.
 const BEYOND: &str = "198.51.100.7";
-/// How long an exchange of DHCP messages may take on a busy machine, a lost one included.
-const LEASE_LIMIT: Duration = Duration::from_secs(30);
-
-/// A DHCP and DNS server on the peer's interface.
-struct Dnsmasq {
-    child: Child,
-    directory: tempfile::TempDir,
-}
-
-impl Dnsmasq {
-    /// Lends the addresses from `first` to `last`, asks for a renewal every three seconds (its leases are never shorter
-    /// than two minutes), and knows `files.test`. It has forgotten all former leases.
-    fn start(bed: &Bed, first: &str, last: &str) -> Self {
-        let directory = tempfile::tempdir().expect("make a directory");
-        let log = File::create(directory.path().join("log")).expect("make a log");
-        let mut command = bed.peer_command("dnsmasq");
-        command.args(["--conf-file=/dev/null", "--no-daemon", "--user=root", "--pid-file", "--no-hosts"]);
-        command.args(["--no-resolv", "--bind-interfaces", "--no-ping", "--log-dhcp", "--dhcp-authoritative"]);
-        command.arg(format!("--interface={}", bed.pair.peer_interface));
-        command.arg(format!("--dhcp-range={first},{last},255.255.255.0,2m"));
-        command.args(["--dhcp-option=option:T1,3", "--dhcp-option=option:T2,100"]);
-        command.arg(format!("--host-record=files.test,{PEER4}"));
-        command.arg(format!("--dhcp-leasefile={}", directory.path().join("leases").display()));
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("start dnsmasq");
-        let mut this = Self { child, directory };
-        wait_until(LEASE_LIMIT, "dnsmasq serves", || {
-            let ended = this.child.try_wait().expect("wait for dnsmasq");
-            assert!(ended.is_none(), "dnsmasq ended at once: {}", this.log());
-            this.log().contains("DHCP, IP range")
-        });
-        this
-    }
-
-    fn log(&self) -> String {
-        read(&self.directory.path().join("log"))
-    }
-
-    /// How often it has confirmed the lease of `address`.
-    fn confirmed(&self, address: Ipv4Addr) -> usize {
-        let of_address = format!(" {address} ");
-        self.log().lines().filter(|line| line.contains("DHCPACK") && line.contains(&of_address)).count()
-    }
-}
-
-impl Drop for Dnsmasq {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- dnsmasq's log:\n{}", self.log());
-        }
-    }
-}
-
-fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
-}
 
 /// The leased addresses in the order in which `bywash` logged them.
 fn leases(log: &str) -> Vec<Ipv4Addr> {
@@ -90,7 +31,7 @@ fn a_lease_is_used_renewed_and_replaced_when_the_server_forgot_it() {
     require_root!();
     let bed = Bed::new(2, 1500);
     bed.peer().ip(&format!("address add {BEYOND}/32 dev lo"));
-    let dhcp = Dnsmasq::start(&bed, "192.0.2.60", "192.0.2.60");
+    let dhcp = Dnsmasq::start(&bed.pair, "192.0.2.60", "192.0.2.60");
     let server = Server::start(&bed, &["http", "--dhcp"]);
     let address = wait_for_lease(&server, 1);
     assert_eq!(address.to_string(), "192.0.2.60");
@@ -112,7 +53,7 @@ fn a_lease_is_used_renewed_and_replaced_when_the_server_forgot_it() {
 
     // Its successor has other addresses to lend: the next renewal is refused, and the stack asks anew.
     drop(dhcp);
-    let dhcp = Dnsmasq::start(&bed, "192.0.2.70", "192.0.2.70");
+    let dhcp = Dnsmasq::start(&bed.pair, "192.0.2.70", "192.0.2.70");
     let address = wait_for_lease(&server, 2);
     assert_eq!((address.to_string().as_str(), dhcp.confirmed(address)), ("192.0.2.70", 1));
     assert!(server.log().contains("the DHCP lease is over"));
@@ -132,8 +73,8 @@ fn a_client_resolves_names_with_the_leases_name_server_and_reaches_what_its_rout
     require_root!();
     let bed = Bed::simple();
     bed.peer().ip(&format!("address add {BEYOND}/32 dev lo"));
-    kernel_http::start(&bed);
-    let _dhcp = Dnsmasq::start(&bed, "192.0.2.60", "192.0.2.69");
+    kernel_http::start(bed.peer());
+    let _dhcp = Dnsmasq::start(&bed.pair, "192.0.2.60", "192.0.2.69");
     for url in ["http://files.test/small", "http://198.51.100.7/small"] {
         let output = get(&bed, &[url]);
         assert_eq!(output.stdout, b"small\n", "{url}: {}", String::from_utf8_lossy(&output.stderr));

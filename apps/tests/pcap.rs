@@ -87,7 +87,7 @@ fn a_clients_capture_shows_its_request_and_the_answer_without_fault() {
     require_root!();
     let bed = Bed::simple();
     bed.peer().sh("ethtool", &format!("-K {} tx off tso off gso off", bed.pair.peer_interface));
-    kernel_http::start(&bed);
+    kernel_http::start(bed.peer());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("seen.pcap");
     let address = format!("{STACK4}/24");

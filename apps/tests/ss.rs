@@ -123,7 +123,7 @@ fn running_processes_are_found_by_themselves_and_a_killed_one_is_not() {
 fn a_syn_has_its_options_in_linuxs_order() {
     require_root!();
     let bed = Bed::simple();
-    kernel_http::start(&bed);
+    kernel_http::start(bed.peer());
     let directory = tempfile::tempdir().unwrap();
     let (ours, theirs) = (directory.path().join("ours.pcap"), directory.path().join("theirs.pcap"));
     // The stack as client, then the kernel as client of the stack: both SYNs as the stack saw them.

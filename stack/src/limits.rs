@@ -259,7 +259,8 @@ pub const CONTROL_REQUEST_BYTES: usize = 4096;
 pub const CONTROL_CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Flows that connection tracking remembers in one shard unless configured otherwise (Linux's `nf_conntrack_max` on machines
-/// with 4 GiB or more). Beyond it the oldest flow that is not assured ends early; a new flow is refused when all are.
+/// with 4 GiB or more). Beyond it the oldest flow that is not assured, or
+/// is being closed, ends early; a new flow is refused when there is none.
 pub const CONNTRACK_ENTRIES: usize = 1 << 18;
 /// Most that it may be configured for: places have 31 bits.
 pub const CONNTRACK_ENTRIES_MAX: usize = 1 << 30;

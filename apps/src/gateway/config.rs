@@ -267,9 +267,27 @@ where
     list.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
 }
 
+/// A number of seconds, or a time with its unit.
 fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    units::duration(&text).map(Some).map_err(D::Error::custom)
+    struct Time;
+
+    impl serde::de::Visitor<'_> for Time {
+        type Value = Duration;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a number of seconds, or a time such as '5d'")
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Duration, E> {
+            self.visit_str(&seconds.to_string())
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            units::duration(text).map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_any(Time).map(Some)
 }
 
 fn spin<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Spin>, D::Error> {
@@ -506,6 +524,8 @@ link = 'lan'
 max = 1000
 [conntrack.timeouts]
 tcp-established = '2h'
+udp = 20
+udp-stream = '1d'
 
 [admin]
 port = 80
@@ -525,6 +545,7 @@ port = 80
         assert_eq!(config.routes[0].link, Some(0));
         let conntrack = config.filter.unwrap().gate.conntrack;
         assert_eq!((conntrack.entries_max, conntrack.timeouts.tcp_established.as_secs()), (1000, 7200));
+        assert_eq!((conntrack.timeouts.udp.as_secs(), conntrack.timeouts.udp_stream.as_secs()), (20, 86_400));
         assert_eq!(configuration.admin_addresses().unwrap().len(), 2);
         assert_eq!(configuration.link_options()[1].kernel_addresses, KernelAddresses::None);
         assert_eq!(configuration.queue_options(2).frames, 8192);
@@ -533,7 +554,9 @@ port = 80
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (change, line, word) in [
-            (("port = 80", "prot = 80"), Some(23), "prot"),
+            (("port = 80", "prot = 80"), Some(25), "prot"),
+            (("udp = 20", "udp = -20"), Some(21), "-20"),
+            (("udp = 20", "udp = true"), Some(21), "a number of seconds"),
             (("dhcp = true", "dhcp = 'yes'"), Some(9), "boolean"),
             (("'192.168.1.254/24'", "'192.168.1.254/99'"), Some(4), "prefix length"),
             (("'2h'", "'two hours'"), Some(20), "two hours"),

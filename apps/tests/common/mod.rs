@@ -6,6 +6,8 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 pub mod capture;
+pub mod dnsmasq;
+pub mod gateway;
 pub mod in_process;
 pub mod kernel_http;
 pub mod server;
@@ -37,18 +39,14 @@ pub struct Bed {
 impl Bed {
     /// Waits for this test's turn and makes one.
     pub fn new(queues: u32, mtu: usize) -> Self {
-        let turn = File::create(concat!(env!("CARGO_TARGET_TMPDIR"), "/end-to-end.lock"))
-            .expect("create the lock file");
-        turn.lock().expect("wait for the other tests");
+        let turn = take_turn();
         let pair = VethPair::new(VethOptions { queues, mtu, peer_offloads: true });
         for (stack, peer) in [(KERNEL4, PEER4), (KERNEL6, PEER6)] {
             let length = if stack.contains(':') { 64 } else { 24 };
             pair.stack_address(&format!("{stack}/{length}"));
             pair.peer_address(&format!("{peer}/{length}"));
         }
-        // Thousands of connections in one test: all ports, and those in TIME-WAIT again after a second.
-        pair.peer.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
-        pair.peer.sysctl("net/ipv4/tcp_tw_reuse", "1");
+        many_ports(&pair.peer);
         Self { pair, _turn: turn }
     }
 
@@ -69,42 +67,76 @@ impl Bed {
 
     /// A kernel connection from the peer to the stack.
     pub fn connect(&self, addr: &str, port: u16) -> TcpStream {
-        let addr = SocketAddr::new(addr.parse().expect("an address"), port);
-        let stream = self.pair.peer.run(|| TcpStream::connect_timeout(&addr, Duration::from_secs(10)));
-        let stream = stream.unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set a timeout");
-        stream
+        connect(&self.pair.peer, addr, port)
     }
 
     /// A request by the kernel's TCP, on a connection of its own; the answer's status and body.
     pub fn get(&self, host: &str, path: &str) -> (u16, Vec<u8>) {
-        let mut stream = self.connect(host, 80);
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-            .expect("send the request");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("read the answer");
-        split_answer(&answer)
+        get(&self.pair.peer, host, path)
     }
 
     /// curl in the peer's namespace; its standard output. Fails the test where curl fails.
     pub fn curl(&self, arguments: &[&str]) -> Vec<u8> {
-        let output = self.peer_command("curl").args(["-sS", "--fail", "--globoff"]).args(arguments).output();
-        let output = output.expect("run curl");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "curl {arguments:?}: {}: {errors}", output.status);
-        output.stdout
+        curl(&self.pair.peer, arguments)
     }
 
     /// Whether the peer's kernel gets a ping answered by `addr`.
     pub fn ping(&self, addr: &str) -> bool {
-        let output = self.peer_command("ping").args(["-c", "1", "-W", "2", addr]).output().expect("run ping");
-        output.status.success()
+        ping(&self.pair.peer, addr)
     }
 
     /// The id of the XDP program on the stack's interface.
     pub fn xdp_program(&self) -> Option<u32> {
         self.pair.nic().expect("look at the interface").attached.map(|program| program.id)
     }
+}
+
+/// Waits for this test's turn: it lasts as long as the file is open.
+pub fn take_turn() -> File {
+    let turn =
+        File::create(concat!(env!("CARGO_TARGET_TMPDIR"), "/end-to-end.lock")).expect("create the lock file");
+    turn.lock().expect("wait for the other tests");
+    turn
+}
+
+/// For thousands of connections in one test: all ports, and those in TIME-WAIT again after a second.
+pub fn many_ports(namespace: &Namespace) {
+    namespace.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
+    namespace.sysctl("net/ipv4/tcp_tw_reuse", "1");
+}
+
+/// A connection of the namespace's kernel.
+pub fn connect(namespace: &Namespace, addr: &str, port: u16) -> TcpStream {
+    let addr = SocketAddr::new(addr.parse().expect("an address"), port);
+    let stream = namespace.run(|| TcpStream::connect_timeout(&addr, Duration::from_secs(10)));
+    let stream = stream.unwrap_or_else(|error| panic!("connect to {addr}: {error}"));
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set a timeout");
+    stream
+}
+
+/// A request by the namespace's kernel, on a connection of its own; the answer's status and body.
+pub fn get(namespace: &Namespace, host: &str, path: &str) -> (u16, Vec<u8>) {
+    let mut stream = connect(namespace, host, 80);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        .expect("send the request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("read the answer");
+    split_answer(&answer)
+}
+
+/// curl in the namespace; its standard output. Fails the test where curl fails.
+pub fn curl(namespace: &Namespace, arguments: &[&str]) -> Vec<u8> {
+    let output = namespace.command("curl").args(["-sS", "--fail", "--globoff"]).args(arguments).output();
+    let output = output.expect("run curl");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl {arguments:?}: {}: {errors}", output.status);
+    output.stdout
+}
+
+/// Whether the namespace's kernel gets a ping answered by `addr`.
+pub fn ping(namespace: &Namespace, addr: &str) -> bool {
+    let output = namespace.command("ping").args(["-c", "1", "-W", "2", addr]).output().expect("run ping");
+    output.status.success()
 }
 
 /// Status and body of a whole HTTP answer without chunks.

@@ -42,9 +42,13 @@ impl Server {
         let directory = tempfile::tempdir().expect("make a directory");
         fs::create_dir(directory.path().join("www")).expect("make a directory");
         fs::write(directory.path().join("www/index.html"), "<h1>hello</h1>\n").expect("write a file");
+        Self::run(bywash(bed, arguments), directory)
+    }
+
+    /// Runs `command` in `www` of the directory, and waits until it is ready.
+    pub fn run(mut command: Command, directory: tempfile::TempDir) -> Self {
         let log = fs::File::create(directory.path().join("log")).expect("make a log");
         let summary = fs::File::create(directory.path().join("summary")).expect("make a summary");
-        let mut command = bywash(bed, arguments);
         command.current_dir(directory.path().join("www")).stdout(summary).stderr(log).stdin(Stdio::null());
         let start = Instant::now();
         let child = command.spawn().expect("start bywash");
@@ -79,9 +83,7 @@ impl Server {
 
     /// The counters, by name with labels as in `/metrics`.
     pub fn metrics(&self, bed: &Bed) -> Metrics {
-        let (status, text) = bed.get(STACK4, "/metrics");
-        assert_eq!(status, 200);
-        Metrics::parse(&String::from_utf8(text).expect("metrics are text"))
+        Metrics::of_answer(bed.get(STACK4, "/metrics"))
     }
 
     /// Sends a signal.
@@ -150,6 +152,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// From the answer to `GET /metrics`.
+    pub fn of_answer((status, text): (u16, Vec<u8>)) -> Self {
+        assert_eq!(status, 200);
+        Self::parse(&String::from_utf8(text).expect("metrics are text"))
+    }
+
     fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let (name, value) = line.rsplit_once(' ')?;

@@ -34,8 +34,8 @@ impl Output {
         self.counters.forwarded_bytes += u64::from(parsed.end - u32::from(parsed.l3));
         let mac = self.links[hop.link].mac;
         EthernetFrame::new_unchecked(packet.head_mut()).set_src_addr(mac);
-        if parsed.partial_checksum && parsed.kind == Kind::Udp {
-            complete_udp(&mut packet);
+        if parsed.partial_checksum && (parsed.kind == Kind::Udp || cut_to.is_some()) {
+            complete_checksum(&mut packet);
         }
         if let Some(len) = cut_to {
             return self.forward_cut(now, hop, mac, &packet, len);
@@ -257,22 +257,24 @@ pub(crate) fn clamp_mss(packet: &mut Packet, most: u16) {
     }
 }
 
-/// Computes the checksum of a datagram whose sender left it to the device.
-fn complete_udp(packet: &mut Packet) {
+/// Computes the checksum of a datagram or single segment whose sender left it to the device.
+fn complete_checksum(packet: &mut Packet) {
     let parsed = packet.parsed;
-    let l4 = usize::from(parsed.l4);
-    let len = {
+    let (l4, udp) = (usize::from(parsed.l4), parsed.kind == Kind::Udp);
+    let (field, len) = if udp {
         let head = packet.head();
-        u16::from_be_bytes([head[l4 + 4], head[l4 + 5]])
+        (l4 + 6, usize::from(u16::from_be_bytes([head[l4 + 4], head[l4 + 5]])))
+    } else {
+        (l4 + 16, parsed.end as usize - l4)
     };
-    packet.head_mut()[l4 + 6..l4 + 8].fill(0);
-    let mut sum = Sum::pseudo_header(parsed.flow.src, parsed.flow.dst, protocol::UDP, len.into());
-    packet.pieces(l4..l4 + usize::from(len)).for_each(|piece| sum.add(piece));
+    packet.head_mut()[field..field + 2].fill(0);
+    let mut sum = Sum::pseudo_header(parsed.flow.src, parsed.flow.dst, parsed.flow.protocol, len as u32);
+    packet.pieces(l4..l4 + len).for_each(|piece| sum.add(piece));
     let checksum = match sum.checksum() {
-        0 => 0xffff,
+        0 if udp => 0xffff,
         checksum => checksum,
     };
-    packet.head_mut()[l4 + 6..l4 + 8].copy_from_slice(&checksum.to_be_bytes());
+    packet.head_mut()[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ const TIMESTAMPS_LEN: usize = 12;
 
 impl Gro {
     /// Takes the burst's next packet, which [`crate::parse`] found to be TCP with a good checksum. `whole`: it is as it came,
-    /// not put together from fragments.
+    /// not put together from fragments, and need not be cut into some.
     pub fn push(&mut self, packet: Packet, whole: bool, counters: &mut Counters) {
         let segment = if whole { Segment::of(&packet) } else { None };
         let hash = packet.parsed.hash;

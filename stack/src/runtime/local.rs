@@ -305,6 +305,7 @@ impl Local {
             counters: shard.counters().clone(),
             tcp: shard.tcp_ref().census(),
             flows: shard.flow_census(),
+            flow_counters: shard.flow_counters(),
             links: shard.links_state(),
             pool: pool.usage(),
             pool_alloc_failures: pool.alloc_failures(),

@@ -3,6 +3,7 @@
 use core::fmt::{self, Display, Write as _};
 
 use crate::counters::Counters;
+use crate::flow::conntrack::ConntrackCounters;
 use crate::packet::PoolUse;
 use crate::shard::{LinkState, LinkTraffic};
 use crate::tcp::Census;
@@ -56,6 +57,8 @@ pub struct ShardMetrics {
     pub tcp: Census,
     /// Flows tracked, and how many may be, where rules ask for them.
     pub flows: Option<(usize, usize)>,
+    /// What connection tracking counted, where rules ask for it.
+    pub flow_counters: Option<ConntrackCounters>,
     /// The links.
     pub links: Vec<LinkState>,
     /// Where the pool's frames are.
@@ -162,6 +165,22 @@ impl Metrics {
             text.gauge("flows_max", "gauge", "Flows that may be tracked.", move |shard| {
                 flows(shard).1.to_string()
             });
+            type Figure = fn(&ConntrackCounters) -> u64;
+            let figures: [(&str, &str, Figure); 4] = [
+                ("flows_begun_total", "Flows that were let through.", |counted| counted.confirmed),
+                ("flows_expired_total", "Flows that ended for want of packets.", |counted| counted.expired),
+                (
+                    "flow_early_drops_total",
+                    "Flows that were not assured and ended early, to make room.",
+                    |counted| counted.early_drops,
+                ),
+                ("flow_packets_invalid_total", "Packets that fit no flow.", |counted| counted.invalid),
+            ];
+            for (name, help, of) in figures {
+                text.gauge(name, "counter", help, move |shard| {
+                    of(&shard.flow_counters.unwrap_or_default()).to_string()
+                });
+            }
         }
         if self.shards.iter().any(|shard| shard.links.len() > 1) {
             text.links();

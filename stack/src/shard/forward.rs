@@ -12,7 +12,7 @@
 use core::net::IpAddr;
 
 use super::Shard;
-use super::receive::{DHCP_CLIENT_PORT, DHCP_SERVER_PORT};
+use super::receive::may_be_cut;
 use crate::config::ReversePath;
 use crate::counters::DropReason;
 use crate::flow::filter::TcpMss;
@@ -35,8 +35,12 @@ impl Shard {
     /// together from.
     pub(super) fn route(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
         let link = self.rx_link;
+        // Before there is a lease no route leads to the server; and rules are not asked about a lease, as with Linux' clients.
+        if self.is_dhcp_answer(&packet) {
+            return self.deliver(now, packet, fragments.is_some());
+        }
         self.see_neighbor(now, &packet);
-        if !self.is_believed(&packet) {
+        if !self.is_believed(packet.parsed.flow.src) {
             return self.drop_whole(DropReason::ReversePath, &packet);
         }
         let passage = match &mut self.output.gate {
@@ -69,19 +73,12 @@ impl Shard {
     }
 
     /// RFC 3704.
-    fn is_believed(&self, packet: &Packet) -> bool {
-        let flow = packet.parsed.flow;
-        let src = flow.src;
+    fn is_believed(&self, src: IpAddr) -> bool {
         let way = || self.output.routes.next_hop(src);
-        // Those are of their link, as DHCP's answers are, before there is any route.
-        let is_dhcp = self.policies[self.rx_link].dhcp
-            && packet.parsed.kind == Kind::Udp
-            && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT);
-        let is_link_local = is_dhcp
-            || match src {
-                IpAddr::V4(src) => src.is_unspecified(),
-                IpAddr::V6(src) => src.is_unspecified() || src.is_unicast_link_local(),
-            };
+        let is_link_local = match src {
+            IpAddr::V4(src) => src.is_unspecified(),
+            IpAddr::V6(src) => src.is_unspecified() || src.is_unicast_link_local(),
+        };
         match self.config.forward.as_ref().map(|forward| forward.reverse_path) {
             None | Some(ReversePath::Off) => true,
             _ if is_link_local => true,
@@ -108,6 +105,9 @@ impl Shard {
         let Some(change) = change else { return self.deliver(now, packet, fragments.is_some()) };
         if !self.apply(&mut packet, &change) {
             return self.drop_whole(DropReason::BadIcmp, &packet);
+        }
+        if !packet.is_merged() {
+            return self.deliver(now, packet, fragments.is_some());
         }
         // The headers of what was merged are each one's own: they are changed as they would be on the way out.
         let parsed = packet.parsed;
@@ -258,9 +258,7 @@ fn fit(packet: &Packet, mtu: usize, fragments: Option<usize>) -> Fit {
     match fragments {
         Some(longest) if longest <= mtu => Fit::Cut(longest),
         None if len <= mtu => Fit::Whole,
-        _ if parsed.flow.dst.is_ipv4() && packet.head()[l3 + 6] & 0x40 == 0 && !packet.is_merged() => {
-            Fit::Cut(mtu)
-        }
+        _ if may_be_cut(packet) => Fit::Cut(mtu),
         _ => Fit::TooLong,
     }
 }

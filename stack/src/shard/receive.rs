@@ -21,7 +21,7 @@ use crate::tcp::{IcmpError, IcmpVerdict, Received};
 use crate::time::{Duration, Instant};
 
 pub(super) const DHCP_CLIENT_PORT: u16 = 68;
-pub(super) const DHCP_SERVER_PORT: u16 = 67;
+const DHCP_SERVER_PORT: u16 = 67;
 /// How long one sight of a neighbour's data counts.
 const DATA_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -60,8 +60,10 @@ impl Shard {
 
     /// `fragments`: it was put together from fragments, of which the longest was an IP packet of so many bytes.
     fn merge_or_dispatch(&mut self, now: Instant, packet: Packet, fragments: Option<usize>, merging: bool) {
+        // What a router may have to cut for its next link stays single.
+        let whole = fragments.is_none() && !(self.config.forward.is_some() && may_be_cut(&packet));
         match self.gro.as_mut().filter(|_| merging && packet.parsed.kind == Kind::Tcp) {
-            Some(gro) => gro.push(packet, fragments.is_none(), &mut self.counters),
+            Some(gro) => gro.push(packet, whole, &mut self.counters),
             None => self.dispatch(now, packet, fragments),
         }
     }
@@ -192,10 +194,7 @@ impl Shard {
 
     fn udp_datagram(&mut self, now: Instant, visit: Visit, packet: &Packet) {
         let flow = packet.parsed.flow;
-        if self.policies[self.rx_link].dhcp
-            && flow.dst.is_ipv4()
-            && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT)
-        {
+        if self.is_dhcp_answer(packet) {
             return self.dhcp_answer(now, visit, packet);
         }
         let unicast = self.policies[self.rx_link].is_ours(flow.dst);
@@ -216,6 +215,15 @@ impl Shard {
                 icmp::complain_about(now, complaint, packet, &self.policies[self.rx_link], &mut self.output);
             }
         }
+    }
+
+    /// Whether a packet is for the DHCP client of the link that it came by.
+    pub(super) fn is_dhcp_answer(&self, packet: &Packet) -> bool {
+        let (kind, flow) = (packet.parsed.kind, packet.parsed.flow);
+        self.policies[self.rx_link].dhcp
+            && kind == Kind::Udp
+            && flow.dst.is_ipv4()
+            && (flow.src_port, flow.dst_port) == (DHCP_SERVER_PORT, DHCP_CLIENT_PORT)
     }
 
     /// DHCP's answers are the first shard's, whichever queue they come to.
@@ -448,6 +456,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether routers may fragment it: IPv4 without DF (RFC 791 section 3.1).
+pub(super) fn may_be_cut(packet: &Packet) -> bool {
+    packet.parsed.flow.dst.is_ipv4() && packet.head()[usize::from(packet.parsed.l3) + 6] & 0x40 == 0
 }
 
 /// The IP packet as one run of bytes without IPv6 extension headers, as smoltcp wants it; copied only where it must be.

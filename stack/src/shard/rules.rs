@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Shard;
 use crate::config::{ConfigError, FilterConfig};
 use crate::counters::DropReason;
-use crate::flow::conntrack::Conntrack;
+use crate::flow::conntrack::{Conntrack, ConntrackCounters};
 use crate::flow::filter::{RejectWith, RuleSet};
 use crate::flow::gate::Refused;
 use crate::net::host_gate::HostGate;
@@ -35,6 +35,12 @@ impl Shard {
     pub fn flow_census(&self) -> Option<(usize, usize)> {
         let flows = self.output.gate.as_ref()?.table()?;
         Some((flows.len(), flows.entries_max()))
+    }
+
+    /// What connection tracking counted, where rules ask for it.
+    #[must_use]
+    pub fn flow_counters(&self) -> Option<ConntrackCounters> {
+        Some(self.output.gate.as_ref()?.table()?.counters())
     }
 
     /// The flows, where rules ask for them.

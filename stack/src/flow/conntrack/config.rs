@@ -8,7 +8,7 @@ use crate::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConntrackConfig {
     /// Most entries, at least 1, at most [`limits::CONNTRACK_ENTRIES_MAX`]. A new flow beyond it takes the place of the
-    /// oldest that is not assured; if all are, it is refused.
+    /// oldest that is not assured or is being closed; if there is none, it is refused.
     pub entries_max: usize,
     /// Connections are taken up in their midst, as after a restart of the gateway.
     pub tcp_loose: bool,

@@ -7,6 +7,7 @@ use crate::flow::filter::TcpMss;
 use crate::flow::view::{PacketView, Transport};
 use crate::parse::protocol;
 use crate::time::{Duration, Instant};
+use crate::timer_wheel::TimerId;
 
 /// Which way a packet goes, seen from the flow's first one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -46,7 +47,7 @@ pub struct Entry {
     pub mss: Option<TcpMss>,
     /// A packet came the other way.
     pub seen_reply: bool,
-    /// It is not dropped to make room for others.
+    /// It is not dropped to make room for others, unless it is being closed.
     pub assured: bool,
     /// It was begun by what an ICMP error or another flow announced.
     pub related: bool,
@@ -56,6 +57,8 @@ pub struct Entry {
     pub begun: Instant,
     /// When it ends unless a packet comes.
     pub expires: Instant,
+    /// Its timer, and when that fires: never after `expires`, and before where packets came since it was set.
+    pub(super) timer: Option<(TimerId, Instant)>,
 }
 
 /// Packets and bytes.
@@ -124,6 +127,7 @@ impl Entry {
             owns_mapping: false,
             begun: now,
             expires: now,
+            timer: None,
         };
         entry.count(Direction::Original, view);
         entry.expires = now + entry.timeout(&config.timeouts);
@@ -180,6 +184,14 @@ impl Entry {
             ProtocolState::Tcp(track) => Some(track.state),
             _ => None,
         }
+    }
+
+    /// Whether it may be dropped to make room: it is not assured, or is being closed (the states of Linux'
+    /// `tcp_can_early_drop`).
+    pub(super) fn is_droppable(&self) -> bool {
+        use super::tcp::TcpState::{Close, CloseWait, FinWait, LastAck, TimeWait};
+        let closing = || matches!(self.tcp_state(), Some(FinWait | CloseWait | LastAck | TimeWait | Close));
+        !self.assured || closing()
     }
 
     /// Something translates it.

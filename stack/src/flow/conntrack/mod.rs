@@ -62,6 +62,10 @@ pub enum CtState {
 
 /// What [`Conntrack::track`] found.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each packet, on the stack; a box would be an allocation for each flow"
+)]
 pub enum Tracked {
     /// The packet of a known flow.
     Known(Hit),
@@ -109,7 +113,7 @@ pub enum Invalid {
 /// Why a flow was not confirmed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ConfirmError {
-    /// Every entry is assured.
+    /// Every entry is assured, and none is being closed.
     #[error("the connection tracking table is full")]
     TableFull,
     /// Another flow has one of its tuples by now.
@@ -142,11 +146,12 @@ pub struct Conntrack {
     by_tuple: HashTable<Place>,
     hasher: SipHasher13,
     entries: Slab<Entry>,
-    /// Entries that may be dropped to make room, oldest first.
-    unassured: List,
-    /// One timer for each entry; it is moved only when it fires too early.
-    wheel: TimerWheel<Timer>,
-    fired: Vec<Timer>,
+    /// Entries that may be dropped to make room: not assured or being closed, in the order in which they became so.
+    droppable: List,
+    /// One timer for each entry, which says its place. It is moved when the entry is to end earlier; when later, only once
+    /// it has fired.
+    wheel: TimerWheel<u32>,
+    fired: Vec<u32>,
     /// `None`: nobody follows.
     events: Option<Events>,
     /// Entries that ended and whose mapping is to be given back.
@@ -157,13 +162,6 @@ pub struct Conntrack {
 /// What a tuple leads to: an entry's place and, in the lowest bit, the direction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Place(u32);
-
-/// The timer of an entry; one of an entry that is gone does nothing.
-#[derive(Clone, Copy, Debug)]
-struct Timer {
-    index: u32,
-    generation: u32,
-}
 
 impl Place {
     fn new(index: u32, direction: Direction) -> Self {
@@ -190,7 +188,7 @@ impl Conntrack {
             by_tuple: HashTable::new(),
             hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
             entries: Slab::new(),
-            unassured: List::EMPTY,
+            droppable: List::EMPTY,
             wheel: TimerWheel::new(now),
             fired: Vec::new(),
             events: None,
@@ -221,12 +219,18 @@ impl Conntrack {
             self.remove(index);
             return self.begin(now, view);
         }
-        let was_assured = entry.assured;
+        let was_droppable = entry.is_droppable();
         let update = entry.update(now, direction, view, &self.config);
-        let (seen_reply, related, assured) = (entry.seen_reply, entry.related, entry.assured);
+        let (seen_reply, related, droppable) = (entry.seen_reply, entry.related, entry.is_droppable());
+        let (expires, fires) = (entry.expires, entry.timer.map(|(_, at)| at));
         let id = EntryId { index, generation: self.entries.generation(index) };
-        if assured && !was_assured {
-            self.entries.unlink(&mut self.unassured, index);
+        match (was_droppable, droppable) {
+            (true, false) => self.entries.unlink(&mut self.droppable, index),
+            (false, true) => self.entries.push_back(&mut self.droppable, index),
+            _ => {}
+        }
+        if fires.is_some_and(|fires| expires < fires) {
+            self.set_timer(index, expires);
         }
         match update {
             Update::Taken { changed } => {
@@ -273,10 +277,10 @@ impl Conntrack {
         let expires = entry.expires.max(now);
         let index = self.entries.insert(entry);
         let generation = self.entries.generation(index);
-        self.entries.push_back(&mut self.unassured, index);
+        self.entries.push_back(&mut self.droppable, index);
         self.attach(hashes[0], index, Direction::Original);
         self.attach(hashes[1], index, Direction::Reply);
-        self.wheel.schedule(expires, Timer { index, generation });
+        self.set_timer(index, expires);
         self.counters.confirmed += 1;
         self.tell(EventKind::New, index);
         Ok(EntryId { index, generation })
@@ -286,14 +290,14 @@ impl Conntrack {
     pub fn advance(&mut self, now: Instant) {
         let mut fired = core::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
-        for timer in fired.drain(..) {
-            let Some(entry) = self.entries.get_exact(timer.index, timer.generation) else { continue };
+        for index in fired.drain(..) {
+            let Some(entry) = self.entries.get(index) else { continue };
             let expires = entry.expires;
             if expires > now {
-                self.wheel.schedule(expires, timer);
+                self.set_timer(index, expires);
             } else {
                 self.counters.expired += 1;
-                self.remove(timer.index);
+                self.remove(index);
             }
         }
         self.fired = fired;
@@ -462,27 +466,37 @@ impl Conntrack {
                 found.remove();
             }
         }
-        if !entry.assured {
-            self.entries.unlink(&mut self.unassured, index);
+        if let Some((timer, _)) = entry.timer {
+            self.wheel.cancel(timer);
+        }
+        if entry.is_droppable() {
+            self.entries.unlink(&mut self.droppable, index);
         }
         self.tell(EventKind::Destroy, index);
         self.ended.extend(self.entries.remove(index).filter(|entry| entry.owns_mapping));
     }
 
-    /// Ends the oldest flow that is not assured; `false`: there is none.
+    /// Ends the oldest flow that may be dropped; `false`: there is none.
     fn drop_early(&mut self) -> bool {
-        let Some(index) = self.unassured.front() else { return false };
+        let Some(index) = self.droppable.front() else { return false };
         self.counters.early_drops += 1;
         self.remove(index);
         true
     }
 
     fn expire_at(&mut self, now: Instant, index: u32) {
-        let generation = self.entries.generation(index);
         if let Some(entry) = self.entries.get_mut(index) {
             entry.expires = now;
-            self.wheel.schedule(now, Timer { index, generation });
+            self.set_timer(index, now);
         }
+    }
+
+    /// Sets an entry's timer, or moves it.
+    fn set_timer(&mut self, index: u32, at: Instant) {
+        let Some(entry) = self.entries.get_mut(index) else { return };
+        let moved = entry.timer.filter(|(timer, _)| self.wheel.reschedule(*timer, at));
+        let timer = moved.map_or_else(|| self.wheel.schedule(at, index), |(timer, _)| timer);
+        entry.timer = Some((timer, at));
     }
 
     fn tell(&mut self, kind: EventKind, index: u32) {

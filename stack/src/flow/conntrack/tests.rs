@@ -130,6 +130,24 @@ fn a_full_table_drops_the_oldest_that_is_not_assured() {
 }
 
 #[test]
+fn a_full_table_drops_a_connection_that_is_being_closed_though_it_was_assured() {
+    let mut table = table(2);
+    let (kept, closed) = (udp("10.0.0.2:5000", "198.51.100.1:80"), udp("10.0.0.2:5001", "198.51.100.1:80"));
+    for base in [&closed, &kept] {
+        begin(&mut table, at(0), &tcp(base, Flags::SYN, 1, 0));
+        hit(&mut table, at(0), &tcp(&back(base), Flags::SYN | Flags::ACK, 100, 2));
+        hit(&mut table, at(0), &tcp(base, Flags::ACK, 2, 101));
+        hit(&mut table, at(0), &tcp(base, Flags::ACK, 2, 101));
+    }
+    let Tracked::Begin(new) = table.track(at(1), &udp_from(3)) else { panic!() };
+    assert_eq!(table.confirm(at(1), new), Err(ConfirmError::TableFull), "both are assured");
+    hit(&mut table, at(2), &tcp(&closed, Flags::FIN | Flags::ACK, 2, 101));
+    let id = begin(&mut table, at(3), &udp_from(3));
+    assert_eq!((table.len(), table.counters().early_drops), (2, 1));
+    assert!(table.get(id).is_some());
+}
+
+#[test]
 fn a_table_full_of_assured_flows_refuses_new_ones() {
     let mut table = table(1);
     let kept = udp_from(1);
@@ -213,6 +231,47 @@ fn a_new_syn_takes_the_place_of_a_closed_connection() {
     let again = begin(&mut table, at(1), &tcp(&base, Flags::SYN, 9000, 0));
     assert!(table.get(id).is_none() && table.get(again).is_some());
     assert_eq!(table.len(), 1);
+}
+
+#[test]
+fn a_connection_that_was_long_open_ends_soon_after_it_is_closed() {
+    let base = udp("10.0.0.2:5000", "198.51.100.1:80");
+    let fin = Flags::FIN | Flags::ACK;
+    let closed = [
+        &[tcp(&base, fin, 2, 101), tcp(&back(&base), fin, 101, 3), tcp(&base, Flags::ACK, 3, 102)][..],
+        &[tcp(&base, Flags::RST | Flags::ACK, 2, 101)],
+    ];
+    for segments in closed {
+        let mut table = table(10);
+        begin(&mut table, at(0), &tcp(&base, Flags::SYN, 1, 0));
+        hit(&mut table, at(0), &tcp(&back(&base), Flags::SYN | Flags::ACK, 100, 2));
+        hit(&mut table, at(0), &tcp(&base, Flags::ACK, 2, 101));
+        // Its timer has fired, and waits for the end of an idle connection, days away.
+        (0..400).for_each(|second| table.advance(at(second)));
+        for segment in segments {
+            hit(&mut table, at(400), segment);
+        }
+        assert_eq!(table.len(), 1);
+        (400..525).for_each(|second| table.advance(at(second)));
+        assert!(table.is_empty(), "{segments:?}");
+        assert_eq!(table.next_deadline(), None);
+    }
+}
+
+#[test]
+fn entries_that_are_gone_leave_no_timer_behind() {
+    let mut table = table(10);
+    for port in 0..1000 {
+        begin(&mut table, at(0), &udp_from(port));
+        assert_eq!(table.wheel.len(), table.len());
+    }
+    let ids: Vec<EntryId> =
+        (0..1000).filter_map(|port| table.find(&udp_from(port).tuple)).map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), 10);
+    for id in ids {
+        assert!(table.delete(id));
+    }
+    assert_eq!((table.wheel.len(), table.next_deadline()), (0, None));
 }
 
 #[test]
@@ -331,7 +390,7 @@ proptest! {
             prop_assert_eq!(table.by_tuple.len(), 2 * table.len());
         }
         table.advance(at(now + 1_000_000));
-        prop_assert!(table.is_empty() && table.unassured.is_empty());
+        prop_assert!(table.is_empty() && table.droppable.is_empty());
         prop_assert_eq!(table.next_deadline(), None);
     }
 }

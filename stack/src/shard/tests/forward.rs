@@ -44,6 +44,10 @@ impl Net {
     }
 
     fn with(rules: Option<&str>, mtus: [usize; 2], change: impl FnOnce(&mut StackConfig)) -> Self {
+        Self::on(TestLinks::new(8, &mtus), rules, change)
+    }
+
+    fn on(links: TestLinks, rules: Option<&str>, change: impl FnOnce(&mut StackConfig)) -> Self {
         let addresses = ["192.168.1.254/24", "2001:db8:1::fe/64"].map(|text| text.parse().unwrap());
         let mut config = StackConfig::new(addresses.to_vec(), SEED);
         config.further_links = vec![LinkConfig {
@@ -57,7 +61,6 @@ impl Net {
             FilterConfig::new(Arc::new(rules), "lan".into())
         });
         change(&mut config);
-        let links = TestLinks::new(8, &mtus);
         let router = Shard::new(&config, 0, 1, Shard::links(1).remove(0), &links, Instant::ZERO).unwrap();
         let lan = host(1, &["192.168.1.1/24", "2001:db8:1::1/64"], &["192.168.1.254", "2001:db8:1::fe"]);
         let wan = host(2, &["192.0.2.2/24", "2001:db8:2::2/64"], &["192.0.2.254", "2001:db8:2::fe"]);
@@ -241,6 +244,25 @@ fn udp_frame(src: [u8; 4], dst: [u8; 4], ttl: u8, df: bool, payload: usize) -> V
     frame
 }
 
+#[test]
+fn a_redirected_datagram_is_whole_though_its_checksum_was_left_to_the_device() {
+    let rules = "*nat\n-A PREROUTING -i lan -p udp --dport 4001 -j REDIRECT --to-ports 8080\nCOMMIT\n";
+    let mut links = TestLinks::new(8, &[1500, 1500]);
+    links.0[0].capabilities.partial_checksums = true;
+    let mut net = Net::on(links, Some(rules), |_| {});
+    let socket = net.router.udp_bind("0.0.0.0:8080".parse().unwrap()).unwrap();
+    let (src, dst) = ([192, 168, 1, 1], [203, 0, 113, 9]);
+    let mut frame = udp_frame(src, dst, 64, true, 20);
+    let pseudo = Sum::pseudo_header(IpAddr::from(src), IpAddr::from(dst), 17, 28);
+    frame[40..42].copy_from_slice(&pseudo.folded().to_be_bytes());
+    net.links.0[0].rx.push_back(frame);
+    net.settle();
+    let mut buffer = [0; 100];
+    let (len, ..) = ready(net.router.udp_poll_recv_from(socket, &mut buffer, no_waker())).unwrap();
+    assert_eq!(buffer[..len], pattern(20));
+    assert_eq!(net.router.counters().rx_partial_checksums, 1);
+}
+
 /// Both neighbours know the router, and it them.
 fn acquaint(net: &mut Net) {
     for (host, port) in [("192.0.2.2:9", true), ("192.168.1.1:9", false)] {
@@ -299,6 +321,45 @@ fn a_packet_too_long_for_the_next_link_is_cut_or_comes_back() {
         let source = if rules.is_some() { "192.0.2.254" } else { "192.168.1.1" };
         assert_eq!(from, SocketAddr::new(ip(source), 4000));
         assert_eq!(net.wan.shard.counters().fragments_rx, 2);
+    }
+}
+
+#[test]
+fn segments_that_may_be_fragmented_are_though_they_came_in_one_burst() {
+    for partial in [false, true] {
+        let mut links = TestLinks::new(8, &[1500, 1280]);
+        links.0[0].capabilities.partial_checksums = partial;
+        let mut net = Net::on(links, Some(MASQUERADE), |_| {});
+        acquaint(&mut net);
+        for index in 0..4u32 {
+            // The UDP frame's IP header and ports, with TCP behind.
+            let mut frame = udp_frame([192, 168, 1, 1], [192, 0, 2, 2], 64, false, 1412);
+            let mut tcp = frame[34..38].to_vec();
+            tcp.extend_from_slice(&(1000 + index * 1400).to_be_bytes());
+            tcp.extend_from_slice(&[0, 0, 0, 1, 0x50, 0x10, 0x40, 0, 0, 0, 0, 0]);
+            tcp.extend(pattern(1400));
+            let mut sum = Sum::pseudo_header(ip("192.168.1.1"), ip("192.0.2.2"), 6, tcp.len() as u32);
+            if partial {
+                tcp[16..18].copy_from_slice(&sum.folded().to_be_bytes());
+            } else {
+                sum.add(&tcp);
+                tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
+            }
+            frame.splice(34.., tcp);
+            frame[23] = 6;
+            crate::net::fragment::fill_ipv4_checksum(&mut frame[14..]);
+            net.links.0[0].rx.push_back(frame);
+        }
+        net.settle();
+        assert_eq!((errors(&net, 0), net.router.counters().dropped(DropReason::PacketTooBig)), (vec![], 0));
+        let is_tcp = |frame: &&Vec<u8>| frame[12..14] == [8, 0] && frame[23] == 6;
+        let fragments: Vec<&Vec<u8>> = net.links.0[1].sent.iter().filter(is_tcp).collect();
+        assert_eq!(fragments.len(), 8);
+        for pair in fragments.chunks(2) {
+            let mut sum = Sum::pseudo_header(ip("192.0.2.254"), ip("192.0.2.2"), 6, 1420);
+            pair.iter().for_each(|fragment| sum.add(&fragment[34..]));
+            assert!(sum.is_valid(), "partial: {partial}");
+        }
     }
 }
 

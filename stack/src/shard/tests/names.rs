@@ -1,6 +1,7 @@
 //! DHCP and DNS against scripted servers.
 
 use core::net::Ipv4Addr;
+use std::sync::Arc;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -9,6 +10,8 @@ use smoltcp::wire::{
 };
 
 use super::*;
+use crate::config::{FilterConfig, ForwardConfig, LinkConfig};
+use crate::flow::filter::RuleSet;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 const SERVER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 254]);
@@ -35,10 +38,10 @@ fn udp_frame(to: EthernetAddress, dst: Ipv4Addr, ports: (u16, u16), payload: &[u
     frame
 }
 
-/// The UDP datagrams that a host sent to `port` since the last call: source port, payload.
-fn sent_to(host: &mut Host, port: u16) -> Vec<(u16, Vec<u8>)> {
-    host.device.tx.clear();
-    let sent = core::mem::take(&mut host.device.sent);
+/// The UDP datagrams that were sent to `port` since the last call: source port, payload.
+fn sent_to(device: &mut TestDevice, port: u16) -> Vec<(u16, Vec<u8>)> {
+    device.tx.clear();
+    let sent = core::mem::take(&mut device.sent);
     let udp = sent.iter().filter(|frame| frame[12..14] == [8, 0] && frame[23] == 17);
     let mut found = Vec::new();
     for frame in udp {
@@ -112,7 +115,7 @@ fn lease(hosts: &mut [Host], now: Instant, queue: usize, broadcast: bool) {
     let mac = hosts[0].device.capabilities.mac;
     for _ in 0..2 {
         run(hosts, now);
-        let request = sent_to(&mut hosts[0], 67).pop().expect("a request");
+        let request = sent_to(&mut hosts[0].device, 67).pop().expect("a request");
         assert_eq!(request.0, 68);
         hosts[queue].device.rx.push_back(dhcp_answer(&request.1, mac, broadcast));
     }
@@ -156,7 +159,7 @@ fn a_lease_is_renewed_and_given_up_when_nobody_renews_it() {
     now += Duration::from_secs(1801);
     learn(&mut hosts, now);
     run(&mut hosts, now);
-    let request = sent_to(&mut hosts[0], 67).pop().expect("a renewal");
+    let request = sent_to(&mut hosts[0].device, 67).pop().expect("a renewal");
     let answer = dhcp_answer(&request.1, hosts[0].device.capabilities.mac, false);
     hosts[1].device.rx.push_back(answer);
     run(&mut hosts, now);
@@ -173,11 +176,33 @@ fn a_lease_is_renewed_and_given_up_when_nobody_renews_it() {
 }
 
 #[test]
+fn a_router_takes_a_lease_whatever_its_routes_and_rules_say() {
+    let rules = RuleSet::parse("*filter\n:INPUT DROP\n:OUTPUT DROP\nCOMMIT\n", "rules").unwrap();
+    let mut config = StackConfig::new(vec!["192.168.1.254/24".parse().unwrap()], SEED);
+    config.further_links = vec![LinkConfig { name: "wan".into(), dhcp: true, ..LinkConfig::default() }];
+    config.forward = Some(ForwardConfig::default());
+    config.filter = Some(FilterConfig::new(Arc::new(rules), "lan".into()));
+    let mut links = TestLinks::new(8, &[1500, 1500]);
+    let mut router = Shard::new(&config, 0, 1, Shard::links(1).remove(0), &links, Instant::ZERO).unwrap();
+    let now = Instant::from_millis(1);
+    for broadcast in [false, true] {
+        while router.poll(now, &mut links) {}
+        let request = sent_to(&mut links.0[1], 67).pop().expect("a request");
+        let mac = links.0[1].capabilities.mac;
+        links.0[1].rx.push_back(dhcp_answer(&request.1, mac, broadcast));
+    }
+    while router.poll(now, &mut links) {}
+    assert_eq!(router.dhcp_configured(), Some(true));
+    let hop = router.output.routes.next_hop(ip("198.51.100.1")).expect("the lease's default route");
+    assert_eq!(hop.link, 1);
+}
+
+#[test]
 fn an_offer_without_a_source_or_of_nonsense_changes_nothing() {
     let mut hosts = dhcp_hosts();
     let now = Instant::from_millis(1);
     run(&mut hosts, now);
-    let discover = sent_to(&mut hosts[0], 67).pop().unwrap();
+    let discover = sent_to(&mut hosts[0].device, 67).pop().unwrap();
     let mut offer = dhcp_answer(&discover.1, hosts[0].device.capabilities.mac, true);
     offer[26..30].fill(0);
     offer[24..26].fill(0);
@@ -185,7 +210,7 @@ fn an_offer_without_a_source_or_of_nonsense_changes_nothing() {
     offer[40..42].fill(0);
     hosts[0].device.rx.push_back(offer);
     run(&mut hosts, now);
-    assert_eq!(sent_to(&mut hosts[0], 67).len(), 0, "no request follows");
+    assert_eq!(sent_to(&mut hosts[0].device, 67).len(), 0, "no request follows");
     assert_eq!(hosts[0].shard.counters().dropped(crate::counters::DropReason::UdpNoSocket), 1);
 }
 
@@ -214,7 +239,7 @@ fn dns_answer(query: &[u8], address: Option<[u8; 4]>) -> Vec<u8> {
 fn ask(host: &mut Host, name: &str) -> (DnsQueryId, u16, Vec<u8>) {
     let id = host.shard.dns_query(name, false).unwrap();
     run(core::slice::from_mut(host), Instant::from_millis(1));
-    let (port, query) = sent_to(host, 53).pop().expect("a query");
+    let (port, query) = sent_to(&mut host.device, 53).pop().expect("a query");
     (id, port, query)
 }
 
@@ -272,7 +297,7 @@ fn queries_are_repeated_and_given_up() {
     for _ in 0..30 {
         now += Duration::from_secs(1);
         run(core::slice::from_mut(&mut host), now);
-        repeats += sent_to(&mut host, 53).iter().filter(|(from, _)| *from == port).count();
+        repeats += sent_to(&mut host.device, 53).iter().filter(|(from, _)| *from == port).count();
     }
     assert!(repeats >= 2, "{repeats}");
     assert_eq!(ready(host.shard.dns_poll(id, no_waker())), Err(NetError::NameServerSilent));
