@@ -27,7 +27,7 @@ packages() {
             # With all features, as they are linted and tested, the benchmarks have lwIP as a rival.
             echo python3 liblwip-dev
             # Only tests that run as root use these.
-            ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base
+            ((EUID != 0)) || echo iproute2 ethtool iputils-ping curl wrk tcpdump tshark dnsmasq-base conntrack nftables
             ;;
         demo) echo iproute2 curl wrk ;;
         fuzz) echo g++ ;; # libFuzzer is C++

@@ -11,6 +11,8 @@ use bywash::tcp::EcnConfig;
 use bywash::tcp::congestion::Algorithm;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::control::ProcessArgs;
+use crate::ct::args::CtArgs;
 use crate::units::{CpuList, QueueSet, cpu_list, duration, size, size_usize};
 
 /// `bywash` and its subcommands.
@@ -149,6 +151,20 @@ Examples:
   bywash ss -ti dst 10.0.0.0/8 sport = :80
   bywash ss --json | jq '.[].socket.info.rtt'")]
     Ss(SsArgs),
+    /// List, delete and follow the flows that running bywash processes track, as conntrack(8) does for the kernel's
+    #[command(
+        after_help = "A process tracks flows when one of its rules (--rules, or those of a gateway's configuration) asks for them.
+With -o json each flow or event is a line of JSON; ages and times to live are in seconds.
+
+Examples:
+  bywash ct                             all flows
+  bywash ct -L -p tcp --dport 80 --state ESTABLISHED
+  bywash ct -D -s 192.0.2.7             end the flows of a host
+  bywash ct -E -e NEW,DESTROY -o timestamp
+  bywash ct -C -o extended
+  bywash ct -o json | jq .flow.original.bytes"
+    )]
+    Ct(CtArgs),
 }
 
 impl Command {
@@ -163,6 +179,7 @@ impl Command {
             Self::Get(_) => "get",
             Self::Gateway(_) => "gateway",
             Self::Ss(_) => "ss",
+            Self::Ct(_) => "ct",
         }
     }
 }
@@ -244,7 +261,7 @@ pub struct StackArgs {
     /// Write every packet that the stack received or sent to this file (tcpdump, tshark and Wireshark read it)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// Path of the control socket, through which `bywash ss` asks; unless given, PID.sock in /run/bywash or
+    /// Path of the control socket, through which `bywash ss` and `bywash ct` ask; unless given, PID.sock in /run/bywash or
     /// $XDG_RUNTIME_DIR/bywash
     #[arg(long, value_name = "PATH", conflicts_with = "no_control")]
     pub control: Option<PathBuf>,
@@ -431,7 +448,7 @@ pub struct GatewayArgs {
     /// Write every packet that came in or went out to this file (tcpdump, tshark and Wireshark read it)
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// Path of the control socket, through which `bywash ss` asks; unless given, PID.sock in /run/bywash or
+    /// Path of the control socket, through which `bywash ss` and `bywash ct` ask; unless given, PID.sock in /run/bywash or
     /// $XDG_RUNTIME_DIR/bywash
     #[arg(long, value_name = "PATH", conflicts_with = "no_control")]
     pub control: Option<PathBuf>,
@@ -568,12 +585,9 @@ pub struct SsArgs {
     /// Machine-readable output; durations are in microseconds, rates in bytes a second
     #[arg(long, conflicts_with = "summary")]
     pub json: bool,
-    /// Ask this process only
-    #[arg(long, value_name = "PID")]
-    pub pid: Option<u32>,
-    /// Ask at this control socket only
-    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
-    pub control: Option<PathBuf>,
+    /// Which processes.
+    #[command(flatten)]
+    pub process: ProcessArgs,
     /// Which sockets, such as `state established sport = :80`
     #[arg(value_name = "FILTER")]
     pub filter: Vec<String>,

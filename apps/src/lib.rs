@@ -2,8 +2,9 @@
 //!
 //! [`cli`] and [`config_file`] say what the user wants; [`stack`] opens the NIC and starts the runtime for it, with
 //! [`kernel_net`] reading what the kernel knows of the NIC, [`reservation`] looking for services that would lose their
-//! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`],
-//! [`get`] and [`gateway`] are the applications; [`nic`] shows a NIC without starting anything, [`ss`] what others that run are doing. [`run`] puts them together.
+//! port, and [`signals`] ending it; [`echo`], [`http`], [`ping`], [`get`] and [`gateway`] are the applications; [`nic`] shows a NIC
+//! without starting anything; [`ss`] and [`ct`] ask others that run through their control sockets ([`control`]). [`run`] puts
+//! them together.
 
 /// The README's program compiles.
 #[cfg(doctest)]
@@ -12,6 +13,8 @@ mod readme {}
 
 pub mod cli;
 pub mod config_file;
+pub mod control;
+pub mod ct;
 pub mod echo;
 pub mod error;
 pub mod gateway;
@@ -53,6 +56,7 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
         Command::Get(args) => get::run(args),
         Command::Gateway(args) => gateway::run(args, &cli.global),
         Command::Ss(args) => ss::run(args),
+        Command::Ct(args) => ct::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -239,7 +239,9 @@ pub fn control_path(no_control: bool, control: Option<&PathBuf>) -> Option<PathB
     }
     control_socket::default_path()
         .inspect_err(|error| {
-            tracing::warn!("no control socket for `bywash ss`: {error}; --control PATH gives it a place");
+            tracing::warn!(
+                "no control socket for `bywash ss` and `bywash ct`: {error}; --control PATH gives it a place"
+            );
         })
         .ok()
 }

@@ -265,6 +265,12 @@ pub const CONNTRACK_ENTRIES: usize = 1 << 18;
 pub const CONNTRACK_ENTRIES_MAX: usize = 1 << 30;
 /// Events of connection tracking that wait for whoever follows them; further ones are lost, and counted.
 pub const CONNTRACK_EVENTS: usize = 4096;
+/// Events of one follower (`bywash ct -E`) that wait to be written to it, in about 1.5 MiB; further ones are lost to it, counted,
+/// and it is told how many.
+pub const FLOW_FOLLOWER_EVENTS: usize = 8192;
+/// How long a follower hears nothing at most: by a line that says nothing the process learns that it has gone, and it learns
+/// that the process has not. Losses are told as often.
+pub const FLOW_FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Chains that rules may lead through one another, the built-in one counted; deeper rule sets are refused.
 pub const FILTER_CHAIN_DEPTH: usize = 16;
 /// Networks that one `connlimit` counts flows for; packets of further ones count as over every limit.

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
 use smoltcp::wire::EthernetAddress;
 
+mod flows;
 mod forward;
 mod links;
 mod receive;
@@ -20,6 +21,7 @@ mod steering;
 #[cfg(test)]
 mod tests;
 
+pub use flows::NotTracked;
 pub use links::ShardLinks;
 pub use sockets::{DnsQueryId, EchoReply, NetError, PingId, UdpId};
 pub use steering::SteeringChange;

@@ -533,10 +533,10 @@ port = 80
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         for (change, line, word) in [
-            (("port = 80", "prot = 80"), Some(22), "prot"),
+            (("port = 80", "prot = 80"), Some(23), "prot"),
             (("dhcp = true", "dhcp = 'yes'"), Some(9), "boolean"),
             (("'192.168.1.254/24'", "'192.168.1.254/99'"), Some(4), "prefix length"),
-            (("'2h'", "'two hours'"), Some(19), "two hours"),
+            (("'2h'", "'two hours'"), Some(20), "two hours"),
             (("dhcp = true", ""), None, "neither `address` nor `dhcp"),
             (("name = 'wan'", "name = 'lan'"), None, "twice"),
             (("link = 'lan'", "link = 'dmz'"), None, "dmz"),

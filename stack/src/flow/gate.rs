@@ -18,7 +18,7 @@ use core::net::IpAddr;
 
 use super::FlowTuple;
 use super::conntrack::{
-    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, Entry, EntryId, Hit, Tracked,
+    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, EntryId, Hit, Tracked,
 };
 use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
 use super::nat::{self, Filtering, Nat, NatError};
@@ -249,13 +249,12 @@ impl Gate {
     /// Ends the flows that were given `addr` as their source: it is this host's no longer. Looks at all flows.
     pub fn forget_address(&mut self, addr: IpAddr) {
         let Some(table) = &mut self.table else { return };
-        let (mut found, mut cursor) = (Vec::new(), Some(0));
-        while let Some(from) = cursor {
-            let mut some = Vec::new();
-            cursor = table.list(from, 1024, &mut some);
-            let of_addr = |(_, entry): &(EntryId, Entry)| entry.is_translated() && entry.reply.dst() == addr;
-            found.extend(some.into_iter().filter(of_addr).map(|(id, _)| id));
-        }
+        let mut found = Vec::new();
+        table.list(0, u32::MAX, |id, entry| {
+            if entry.is_translated() && entry.reply.dst() == addr {
+                found.push(id);
+            }
+        });
         for id in found {
             table.delete(id);
         }
@@ -431,14 +430,8 @@ impl Gate {
             .hit
             .and_then(|hit| self.table.as_ref()?.get(hit.id))
             .or(passage.begin.as_ref().map(|begin| &begin.entry));
-        let (conn_mark, snat, dnat) = flow.map_or((0, false, false), |entry| {
-            let forward = entry.reply.reversed();
-            let (snat, dnat) = (
-                forward.source() != entry.original.source(),
-                forward.destination() != entry.original.destination(),
-            );
-            (entry.mark, snat, dnat)
-        });
+        let (conn_mark, snat, dnat) =
+            flow.map_or((0, false, false), |entry| (entry.mark, entry.is_src_nat(), entry.is_dst_nat()));
         let flows = self.table.as_ref();
         let mut facts = Facts {
             view: &passage.view,

@@ -12,7 +12,7 @@ use super::route::Routes;
 use crate::config::{FilterConfig, StackConfig};
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
-use crate::flow::conntrack::Conntrack;
+use crate::flow::conntrack::{Conntrack, EntryId};
 use crate::flow::filter::{Chain, Hook, Policy, RuleSet, Table, TcpMss};
 use crate::flow::gate::{Change, Gate, Interface, Passage, Refused};
 use crate::flow::view::{PacketView, TcpView, Transport};
@@ -108,6 +108,11 @@ impl HostGate {
     /// The flows, when they are tracked.
     pub(crate) fn flows(&mut self) -> Option<&mut Conntrack> {
         self.gate.flows()
+    }
+
+    /// Ends a flow; `false`: it had ended.
+    pub(crate) fn delete(&mut self, id: EntryId) -> bool {
+        self.gate.delete(id)
     }
 
     pub(crate) fn advance(&mut self, now: Instant) {

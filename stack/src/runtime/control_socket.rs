@@ -1,9 +1,22 @@
-//! The control socket: a Unix socket through which other processes of the same user look into a running stack (`bywash ss`).
+//! The control socket: a Unix socket through which other processes of the same user look into a running stack (`bywash ss`,
+//! `bywash ct`).
 //!
 //! Requests and answers are lines of JSON. `{"version":1,"request":"sockets"}` is answered by a header with the process'
 //! id, one line for each socket (`{"shard":0,"socket":{...}}`, see [`crate::listing::Listed`]) and `{"end":{...}}`; what
 //! cannot be answered by `{"version":1,"error":{"code":...,"message":...}}`. Threads of its own do the work: a shard only
 //! gives out portions of [`limits::LISTING_PLACES`] places, one at a time.
+//!
+//! Requests about flows are answered in the same way; `filter` is a [`crate::flow::FlowFilter`], all flows unless given:
+//!
+//! | request | lines between header and end |
+//! |---|---|
+//! | `{"version":1,"request":"flows","filter":{...}}` | `{"shard":0,"flow":{...}}`, see [`crate::flow::listed::ListedFlow`] |
+//! | `delete-flows`, with a filter | the same, of flows that have ended by it |
+//! | `flush-flows` | none; the end says how many flows have ended |
+//! | `count-flows`, with `"kinds":true` if wanted | `{"counts":{...}}`, and `{"kinds":{...}}` |
+//! | `follow-flows`, with a filter and `"events":["NEW","UPDATE","DESTROY"]` | `{"following":{...}}`, then `{"shard":0,"event":"NEW","flow":{...}}`, `{"lost":N}`, `{"alive":true}` for as long as the client reads |
+//!
+//! A field that is not known is an error there: who asks for a deletion by a condition must not get one without it.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::fs::{self, Permissions};
@@ -21,6 +34,10 @@ use super::control::Handle;
 use super::local::Local;
 use crate::limits;
 use crate::listing::{Cursor, Listed};
+use crate::shard::Shard;
+use crate::time::Instant;
+
+mod flows;
 
 /// The protocol's version: a request of another one is refused. New requests and new fields do not change it.
 pub const VERSION: u32 = 1;
@@ -188,6 +205,14 @@ struct Header {
     shards: usize,
 }
 
+impl Header {
+    fn new(answer: &'static str, handle: &Handle) -> Self {
+        let command = fs::read("/proc/self/cmdline").unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+        Self { version: VERSION, answer, pid: std::process::id(), command, shards: handle.shards() }
+    }
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
     shard: usize,
@@ -236,10 +261,17 @@ fn serve(stream: &UnixStream, handle: &Handle) -> io::Result<()> {
             }
             Ok(request) => match request.request.as_str() {
                 "sockets" => answer_sockets(&mut writer, handle)?,
-                other => {
-                    let text = format!("no request `{other}`: there is `sockets`");
-                    write_line(&mut writer, &Refusal::new("unknown-request", &text))?;
-                }
+                other => match flows::Request::parse(other, &line) {
+                    None => {
+                        let others = flows::REQUESTS.join("`, `");
+                        let text = format!("no request `{other}`: there are `sockets`, `{others}`");
+                        write_line(&mut writer, &Refusal::new("unknown-request", &text))?;
+                    }
+                    Some(Err(error)) => {
+                        write_line(&mut writer, &Refusal::new("bad-request", &error.to_string()))?;
+                    }
+                    Some(Ok(request)) => request.answer(stream, &mut writer, handle)?,
+                },
             },
         }
         writer.flush()?;
@@ -247,16 +279,16 @@ fn serve(stream: &UnixStream, handle: &Handle) -> io::Result<()> {
 }
 
 fn answer_sockets(writer: &mut impl Write, handle: &Handle) -> io::Result<()> {
-    let command = fs::read("/proc/self/cmdline").unwrap_or_default();
-    let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
-    let shards = handle.shards();
-    let header = Header { version: VERSION, answer: "sockets", pid: std::process::id(), command, shards };
-    write_line(writer, &header)?;
+    write_line(writer, &Header::new("sockets", handle))?;
     let mut totals = Totals { sockets: 0, silent_shards: Vec::new() };
-    for shard in 0..shards {
+    for shard in 0..handle.shards() {
         let mut cursor = Cursor::default();
         while !cursor.is_at_end() {
-            let Some((portion, next)) = portion(handle, shard, cursor) else {
+            let portion = ask(handle, shard, move |stack, now| {
+                let mut next = cursor;
+                (stack.list_sockets(now, &mut next, limits::LISTING_PLACES), next)
+            });
+            let Some((portion, next)) = portion else {
                 totals.silent_shards.push(shard);
                 break;
             };
@@ -270,15 +302,24 @@ fn answer_sockets(writer: &mut impl Write, handle: &Handle) -> io::Result<()> {
     write_line(writer, &End { end: totals })
 }
 
-/// Asks a shard for the next portion.
-fn portion(handle: &Handle, shard: usize, cursor: Cursor) -> Option<(Vec<Listed>, Cursor)> {
+/// Has a shard answer between two bursts; `None`: it does not in time.
+fn ask<T: Send + 'static>(
+    handle: &Handle,
+    shard: usize,
+    question: impl FnOnce(&mut Shard, Instant) -> T + Send + 'static,
+) -> Option<T> {
+    on_thread(handle, shard, |local| local.with(question).ok())?
+}
+
+/// As [`ask`], with what belongs to the shard's thread.
+fn on_thread<T: Send + 'static>(
+    handle: &Handle,
+    shard: usize,
+    question: impl FnOnce(&Local) -> T + Send + 'static,
+) -> Option<T> {
     let (sender, answer) = crossbeam_channel::bounded(1);
     let ask = move |local: &Rc<Local>| {
-        let mut cursor = cursor;
-        let listed = local.with(|stack, now| stack.list_sockets(now, &mut cursor, limits::LISTING_PLACES));
-        if let Ok(listed) = listed {
-            let _ = sender.try_send((listed, cursor));
-        }
+        let _ = sender.try_send(question(local));
     };
     handle.try_send(shard, Box::new(ask)).ok()?;
     answer.recv_timeout(limits::LISTING_PATIENCE).ok()

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_executor::LocalExecutor;
 
 use super::control::Shared;
+use super::followers::Followers;
 use super::metrics::{RuntimeCounters, ShardMetrics};
 use super::net::waiters::Waiters;
 use super::sys;
@@ -42,6 +43,8 @@ pub(super) struct Local {
     /// Tasks that wait for addresses to be configured.
     pub(super) address_waiters: Arc<Waiters>,
     pub(super) app_ended: Cell<bool>,
+    /// Who is told of what happens to flows.
+    pub(super) followers: Followers,
     pub(super) counters: RefCell<RuntimeCounters>,
     options: SocketOptions,
 }
@@ -100,6 +103,7 @@ impl Local {
             shutdown_waiters: Arc::default(),
             address_waiters: Arc::default(),
             app_ended: Cell::new(false),
+            followers: Followers::default(),
             counters: RefCell::default(),
             options,
         }
@@ -163,6 +167,13 @@ impl Local {
     /// Its second half: a burst out.
     pub(super) fn poll_transmit(&self) -> bool {
         self.shard.borrow_mut().poll_transmit(self.now(), &mut **self.device.borrow_mut())
+    }
+
+    /// Tells those who follow the flows what happened to them in this turn.
+    pub(super) fn tell_followers(&self) {
+        if !self.followers.is_empty() {
+            self.followers.tell(self.index, &mut self.shard.borrow_mut(), self.now());
+        }
     }
 
     /// When the shard or a timer is next due.

@@ -49,6 +49,7 @@ mod builder;
 mod capture;
 mod control;
 pub mod control_socket;
+mod followers;
 #[cfg(feature = "hyper")]
 pub mod hyper;
 mod idle;

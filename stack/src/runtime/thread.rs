@@ -231,6 +231,7 @@ impl Driver {
         local.settle_steering();
         worked |= local.poll_transmit();
         worked |= local.run_deferred();
+        local.tell_followers();
         local.settle_steering();
         local.check_addresses();
         let mut counters = local.counters.borrow_mut();

@@ -52,6 +52,8 @@ pub struct Entry {
     pub related: bool,
     /// Its source's outside endpoint is one that [`crate::flow::nat`] keeps for it.
     pub owns_mapping: bool,
+    /// When its first packet came.
+    pub begun: Instant,
     /// When it ends unless a packet comes.
     pub expires: Instant,
 }
@@ -70,11 +72,8 @@ pub struct Count {
 pub enum ProtocolState {
     /// TCP.
     Tcp(TcpTrack),
-    /// UDP and others with ports; when it counts as a stream (Linux: two seconds after its beginning).
-    Udp {
-        /// From then on answered packets make a stream of it.
-        stream_from: Instant,
-    },
+    /// UDP and others with ports.
+    Udp,
     /// ICMP queries.
     Query,
     /// Others.
@@ -106,7 +105,7 @@ impl Entry {
     pub(super) fn begin(now: Instant, view: &PacketView, config: &ConntrackConfig) -> Result<Self, Misfit> {
         let state = match &view.transport {
             Transport::Tcp(segment) => ProtocolState::Tcp(TcpTrack::begin(segment, config.tcp_loose)?),
-            Transport::Ports => ProtocolState::Udp { stream_from: now + STREAM_AGE },
+            Transport::Ports => ProtocolState::Udp,
             Transport::Query { .. } => ProtocolState::Query,
             Transport::Error { .. } | Transport::Icmp { .. } | Transport::Other => ProtocolState::Other,
         };
@@ -121,6 +120,7 @@ impl Entry {
             assured: false,
             related: false,
             owns_mapping: false,
+            begun: now,
             expires: now,
         };
         entry.count(Direction::Original, view);
@@ -156,8 +156,8 @@ impl Entry {
                 // Refused at once: nothing to remember.
                 ends = new == Close && !self.seen_reply && direction == Direction::Reply;
             }
-            (ProtocolState::Udp { stream_from }, _) => {
-                self.assured |= self.seen_reply && now >= *stream_from;
+            (ProtocolState::Udp, _) => {
+                self.assured |= self.seen_reply && now >= self.begun + STREAM_AGE;
             }
             _ => {}
         }
@@ -183,6 +183,18 @@ impl Entry {
     #[must_use]
     pub fn is_translated(&self) -> bool {
         self.reply != self.original.reversed()
+    }
+
+    /// Its packets leave with another source.
+    #[must_use]
+    pub fn is_src_nat(&self) -> bool {
+        self.reply.destination() != self.original.source()
+    }
+
+    /// Its packets leave for another destination.
+    #[must_use]
+    pub fn is_dst_nat(&self) -> bool {
+        self.reply.source() != self.original.destination()
     }
 
     /// The tuple of packets in `direction`, before translation.
@@ -218,8 +230,8 @@ impl Entry {
                 }
                 timeout
             }
-            ProtocolState::Udp { .. } if self.assured => timeouts.udp_stream,
-            ProtocolState::Udp { .. } => timeouts.udp,
+            ProtocolState::Udp if self.assured => timeouts.udp_stream,
+            ProtocolState::Udp => timeouts.udp,
             ProtocolState::Query if self.original.protocol == protocol::ICMPV6 => timeouts.icmpv6,
             ProtocolState::Query => timeouts.icmp,
             ProtocolState::Other => timeouts.generic,

@@ -7,11 +7,10 @@
 
 mod config;
 mod entry;
+mod events;
 mod tcp;
 #[cfg(test)]
 mod tests;
-
-use std::collections::VecDeque;
 
 use core::hash::Hasher;
 use hashbrown::HashTable;
@@ -19,9 +18,11 @@ use siphasher::sip::SipHasher13;
 
 pub use config::{ConntrackConfig, Timeouts};
 pub use entry::{Count, Direction, Entry, ProtocolState};
+pub use events::{Event, EventKind};
 pub use tcp::{Misfit, TcpState, TcpTrack};
 
 use self::entry::Update;
+use self::events::Events;
 use super::FlowTuple;
 use super::view::{PacketView, Transport};
 use crate::limits;
@@ -34,6 +35,14 @@ use crate::timer_wheel::TimerWheel;
 pub struct EntryId {
     index: u32,
     generation: u32,
+}
+
+impl EntryId {
+    /// It as one number: no other flow of the table has or had it, short of 2^32 in the same place.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
 }
 
 /// A packet's state, as rules match it (`--ctstate`).
@@ -104,26 +113,6 @@ pub enum ConfirmError {
     Clash,
 }
 
-/// What [`Conntrack::take_events`] tells.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// What happened.
-    pub kind: EventKind,
-    /// The entry as it was then.
-    pub entry: Entry,
-}
-
-/// What happened to an entry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EventKind {
-    /// It was confirmed.
-    New,
-    /// It was answered, assured, marked, or its state changed.
-    Update,
-    /// It ended.
-    Destroy,
-}
-
 /// What was counted.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ConntrackCounters {
@@ -154,7 +143,8 @@ pub struct Conntrack {
     /// One timer for each entry; it is moved only when it fires too early.
     wheel: TimerWheel<Timer>,
     fired: Vec<Timer>,
-    events: Option<VecDeque<Event>>,
+    /// `None`: nobody follows.
+    events: Option<Events>,
     /// Entries that ended and whose mapping is to be given back.
     ended: Vec<Entry>,
     counters: ConntrackCounters,
@@ -370,12 +360,13 @@ impl Conntrack {
         exists
     }
 
-    /// Entries at the `places` places from `cursor` on, and the cursor of the next portion; `None`: that was all.
-    pub fn list(&self, cursor: u32, places: u32, found: &mut Vec<(EntryId, Entry)>) -> Option<u32> {
+    /// Shows `each` the entries at the `places` places from `cursor` on. Returns the cursor of the next portion; `None`: that
+    /// was all. O(places).
+    pub fn list(&self, cursor: u32, places: u32, mut each: impl FnMut(EntryId, &Entry)) -> Option<u32> {
         let end = cursor.saturating_add(places).min(self.entries.places());
         for index in cursor..end {
             if let Some(entry) = self.entries.get(index) {
-                found.push((EntryId { index, generation: self.entries.generation(index) }, entry.clone()));
+                each(EntryId { index, generation: self.entries.generation(index) }, entry);
             }
         }
         (end < self.entries.places()).then_some(end)
@@ -405,14 +396,18 @@ impl Conntrack {
         self.counters
     }
 
-    /// Whether events are kept for [`Conntrack::take_events`], at most [`limits::CONNTRACK_EVENTS`].
+    /// Whether events are kept for [`Conntrack::take_events`], at most [`limits::CONNTRACK_EVENTS`]; those kept before stay.
     pub fn follow(&mut self, on: bool) {
-        self.events = on.then(VecDeque::new);
+        if on {
+            self.events.get_or_insert_default();
+        } else {
+            self.events = None;
+        }
     }
 
-    /// The events since the last call.
-    pub fn take_events(&mut self) -> impl Iterator<Item = Event> + '_ {
-        self.events.iter_mut().flat_map(|events| events.drain(..))
+    /// Shows `each` the events since the last call. Returns how many further ones were lost, for want of room.
+    pub fn take_events(&mut self, each: impl FnMut(&Event)) -> u64 {
+        self.events.as_mut().map_or(0, |events| events.take(each))
     }
 
     /// The entries with a mapping of translation's that ended since the last call. It must be asked after each call that may
@@ -483,10 +478,9 @@ impl Conntrack {
     fn tell(&mut self, kind: EventKind, index: u32) {
         let Some(events) = &mut self.events else { return };
         let Some(entry) = self.entries.get(index) else { return };
-        if events.len() >= limits::CONNTRACK_EVENTS {
+        let id = EntryId { index, generation: self.entries.generation(index) };
+        if !events.push(kind, id, entry) {
             self.counters.events_lost += 1;
-            return;
         }
-        events.push_back(Event { kind, entry: entry.clone() });
     }
 }

@@ -23,6 +23,8 @@
 //!  RST in the window: any state ─▶ Close
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 use crate::flow::conntrack::Direction;
 use crate::flow::view::TcpView;
 use crate::tcp::header::Flags;
@@ -34,7 +36,8 @@ const ACK_WINDOW_MIN: u32 = 66_000;
 const SCALE_MAX: u8 = 14;
 
 /// The connection's state, with netfilter's names.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TcpState {
     /// A SYN was seen.
     SynSent,
@@ -57,6 +60,25 @@ pub enum TcpState {
 }
 
 impl TcpState {
+    /// All of them, in the order of a connection's life.
+    pub const ALL: [Self; 9] = [
+        Self::SynSent,
+        Self::SynSent2,
+        Self::SynRecv,
+        Self::Established,
+        Self::FinWait,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::TimeWait,
+        Self::Close,
+    ];
+
+    /// The state that netfilter calls so, in whatever case.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(name))
+    }
+
     /// netfilter's word for it.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -253,3 +253,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn states_are_read_by_the_names_that_they_are_written_with() {
+    for state in TcpState::ALL {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        assert_eq!(TcpState::named(&state.name().to_lowercase()), Some(state));
+    }
+    assert_eq!(TcpState::named("LISTEN"), None);
+}

@@ -239,9 +239,57 @@ fn events_tell_of_beginning_change_and_end() {
     hit(&mut table, at(0), &back(&asked));
     table.set_mark(id, 5);
     assert!(table.delete(id) && !table.delete(id));
-    let kinds: Vec<_> = table.take_events().map(|event| event.kind).collect();
+    let mut kinds = Vec::new();
+    assert_eq!(table.take_events(|event| kinds.push((event.kind, event.id))), 0);
     use EventKind::{Destroy, New, Update};
-    assert_eq!(kinds, [New, Update, Update, Destroy]);
+    assert_eq!(kinds, [New, Update, Update, Destroy].map(|kind| (kind, id)));
+}
+
+#[test]
+fn events_are_kept_only_while_somebody_follows() {
+    let mut table = table(10);
+    begin(&mut table, at(0), &udp_from(1));
+    table.follow(true);
+    begin(&mut table, at(0), &udp_from(2));
+    table.follow(true);
+    let mut told = 0;
+    table.take_events(|_| told += 1);
+    assert_eq!(told, 1, "another follower takes nothing away");
+    begin(&mut table, at(0), &udp_from(3));
+    table.follow(false);
+    table.follow(true);
+    assert_eq!(table.take_events(|_| panic!("nobody followed")), 0);
+}
+
+#[test]
+fn events_beyond_the_bound_are_lost_and_counted() {
+    let mut table = table(limits::CONNTRACK_EVENTS + 10);
+    table.follow(true);
+    for port in 0..limits::CONNTRACK_EVENTS as u16 + 5 {
+        begin(&mut table, at(0), &udp_from(port));
+    }
+    let mut told = 0;
+    assert_eq!(table.take_events(|_| told += 1), 5);
+    assert_eq!((told, table.counters().events_lost), (limits::CONNTRACK_EVENTS, 5));
+    begin(&mut table, at(0), &udp_from(9999));
+    assert_eq!(table.take_events(|_| told += 1), 0, "told once");
+    assert_eq!(told, limits::CONNTRACK_EVENTS + 1);
+}
+
+#[test]
+fn portions_show_every_entry_once() {
+    let mut table = table(100);
+    let ids: Vec<_> = (1..=50).map(|port| begin(&mut table, at(0), &udp_from(port))).collect();
+    ids.iter().step_by(3).for_each(|id| assert!(table.delete(*id)));
+    let (mut shown, mut cursor) = (Vec::new(), Some(0));
+    while let Some(from) = cursor {
+        let before = shown.len();
+        cursor = table.list(from, 7, |id, _| shown.push(id));
+        assert!(shown.len() - before <= 7);
+    }
+    let left: Vec<_> = ids.iter().copied().filter(|id| table.get(*id).is_some()).collect();
+    assert_eq!(shown, left);
+    assert_eq!(table.list(1000, 7, |_, _| panic!("nothing is there")), None);
 }
 
 proptest! {
@@ -274,7 +322,7 @@ proptest! {
             }
             prop_assert!(table.len() <= 6);
             let mut found = Vec::new();
-            prop_assert_eq!(table.list(0, u32::MAX, &mut found), None);
+            prop_assert_eq!(table.list(0, u32::MAX, |id, entry| found.push((id, entry.clone()))), None);
             prop_assert_eq!(found.len(), table.len());
             for (id, entry) in &found {
                 prop_assert_eq!(table.find(&entry.original), Some((*id, Direction::Original)));

@@ -449,9 +449,9 @@ mod tests {
                 mss: None,
                 alive: &mut |_| false,
             };
-            for rule in 0..good.len() {
+            for (rule, text) in good.iter().enumerate() {
                 let head = walker.heads[rule];
-                prop_assert!(!walker.matches(Instant::ZERO, rule, &mut facts) || head.may_match(&key), "{}", good[rule]);
+                prop_assert!(!walker.matches(Instant::ZERO, rule, &mut facts) || head.may_match(&key), "{text}");
             }
         }
     }

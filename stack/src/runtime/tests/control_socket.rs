@@ -15,10 +15,10 @@ use crate::runtime::testing::cable;
 use crate::runtime::{Context, StartError};
 
 /// A path that nothing else uses; what is there goes with it.
-struct Place(PathBuf);
+pub(super) struct Place(pub(super) PathBuf);
 
 impl Place {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         Self(std::env::temp_dir().join(format!("bywash-{}-{name}.sock", std::process::id())))
     }
 }
@@ -29,13 +29,13 @@ impl Drop for Place {
     }
 }
 
-async fn until_shutdown(context: Context) -> Done {
+pub(super) async fn until_shutdown(context: Context) -> Done {
     context.shutdown().await;
     Ok(())
 }
 
 /// The answer to one request, up to its last line.
-fn ask(path: &Path, request: &str) -> Vec<Value> {
+pub(super) fn ask(path: &Path, request: &str) -> Vec<Value> {
     let stream = UnixStream::connect(path).unwrap();
     (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
     let mut answer = Vec::new();

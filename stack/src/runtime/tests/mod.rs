@@ -5,6 +5,7 @@ mod blocking;
 mod cancel;
 mod control_socket;
 mod faults;
+mod flows;
 #[cfg(all(feature = "hyper", feature = "tokio"))]
 mod foreign;
 mod life;
@@ -36,9 +37,15 @@ fn any(port: u16) -> SocketAddr {
 
 /// A runtime on these plugs, not yet started.
 fn host(addr: &str, plugs: Vec<Plug>) -> Builder {
+    host_with(addr, plugs, |_| ())
+}
+
+/// As [`host`], configured further.
+fn host_with(addr: &str, plugs: Vec<Plug>, configure: impl FnOnce(&mut StackConfig)) -> Builder {
     let mut config = StackConfig::new(vec![format!("{addr}/24").parse().unwrap()], [addr.len() as u8; 32]);
     config.seed[..addr.len()].copy_from_slice(addr.as_bytes());
     config.dns_servers = vec![SERVER_V4.parse().unwrap()];
+    configure(&mut config);
     let builder = Runtime::builder(config).pin(Pinning::None).drain_timeout(Duration::from_secs(20));
     plugs.into_iter().fold(builder, |builder, plug| builder.queue(|| plug.open(2048)))
 }

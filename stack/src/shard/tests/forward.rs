@@ -10,17 +10,19 @@ use std::sync::Arc;
 use super::*;
 use crate::config::{FilterConfig, ForwardConfig, LinkConfig, ReversePath};
 use crate::counters::DropReason;
+use crate::flow::FlowFilter;
 use crate::flow::filter::RuleSet;
+use crate::flow::flow_filter::Translation;
 use crate::packet::checksum::Sum;
 
 const MASQUERADE: &str = "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n";
 
-struct Net {
-    lan: Host,
-    wan: Host,
-    router: Shard,
-    links: TestLinks,
-    now: Instant,
+pub(super) struct Net {
+    pub(super) lan: Host,
+    pub(super) wan: Host,
+    pub(super) router: Shard,
+    pub(super) links: TestLinks,
+    pub(super) now: Instant,
 }
 
 fn host(number: u8, addresses: &[&str], gateways: &[&str]) -> Host {
@@ -37,7 +39,7 @@ fn host(number: u8, addresses: &[&str], gateways: &[&str]) -> Host {
 }
 
 impl Net {
-    fn new(rules: Option<&str>) -> Self {
+    pub(super) fn new(rules: Option<&str>) -> Self {
         Self::with(rules, [1500, 1500], |_| {})
     }
 
@@ -79,7 +81,7 @@ impl Net {
         panic!("the hosts do not come to rest");
     }
 
-    fn run(&mut self, span: Duration) {
+    pub(super) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         self.settle();
         for _ in 0..100_000 {
@@ -106,7 +108,7 @@ impl Net {
 
 /// Connects `from` to `to`, sends `bytes` from the client to the server and back, and returns the client's address as the
 /// server sees it.
-fn echo(net: &mut Net, from_lan: bool, listen: &str, to: &str, len: usize) -> SocketAddr {
+pub(super) fn echo(net: &mut Net, from_lan: bool, listen: &str, to: &str, len: usize) -> SocketAddr {
     let payload = pattern(len);
     let (now, options) = (net.now, SocketOptions::default());
     let (client, listener) = {
@@ -415,4 +417,22 @@ fn many_packets_return_every_frame() {
     net.run(Duration::from_secs(1));
     let usage = net.links.pool().usage();
     assert_eq!((usage.free, usage.held), (usage.total, 0));
+}
+
+#[test]
+fn a_flow_that_is_deleted_by_its_translation_gives_its_port_back() {
+    let mut net = Net::new(Some(MASQUERADE));
+    acquaint(&mut net);
+    net.router.delete_flows(net.now, &FlowFilter::default(), 0, 100).unwrap();
+    let outside = FlowFilter { src_nat: Some(Translation::To(ip("192.0.2.254"))), ..FlowFilter::default() };
+    // Two hosts inside use the same port: the second one gets it outside, too, once the first one's flow has ended.
+    for host in [1, 7] {
+        net.links.0[0].rx.push_back(udp_frame([192, 168, 1, host], [192, 0, 2, 2], 64, false, 20));
+        net.settle();
+        let (deleted, _) = net.router.delete_flows(net.now, &outside, 0, 100).unwrap();
+        let flow = &deleted[0];
+        assert_eq!((deleted.len(), flow.original.src), (1, IpAddr::from([192, 168, 1, host])));
+        assert_eq!((flow.original.sport, flow.reply.dport), (Some(4000), Some(4000)));
+        assert_eq!((flow.reply.dst, flow.src_nat, flow.dst_nat), (ip("192.0.2.254"), true, false));
+    }
 }

@@ -13,7 +13,9 @@ use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout};
 use crate::time::Duration;
 
 mod announce;
+mod flows;
 mod forward;
+mod forward_fuzz;
 mod frames;
 mod fuzz;
 mod gro;
