@@ -476,6 +476,9 @@ impl Gate {
         from: Option<Interface<'_>>,
         to: Option<Interface<'_>>,
     ) -> (Verdict, bool) {
+        if !self.walker.has_chain(table, hook) {
+            return (Verdict::Accept, false);
+        }
         let flow = passage
             .hit
             .and_then(|hit| self.table.as_ref()?.get(hit.id))

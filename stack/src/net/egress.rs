@@ -56,6 +56,7 @@ pub(crate) struct Output {
     /// The same as UDP sockets were told.
     datagram_mtus: PathMtus,
     last_hop: Option<LastHop>,
+    last_neighbor: Option<LastNeighbor>,
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
     /// The rules for what this host receives and sends.
@@ -75,7 +76,17 @@ struct LastHop {
     until: Instant,
 }
 
-/// How long [`LastHop`] is believed: the neighbour table must hear of use to know when to ask again.
+/// The last neighbour that a packet, not TCP's, went to.
+#[derive(Clone, Copy, Debug)]
+struct LastNeighbor {
+    link: usize,
+    addr: IpAddr,
+    mac: EthernetAddress,
+    generation: u64,
+    until: Instant,
+}
+
+/// How long [`LastHop`] and [`LastNeighbor`] are believed: the neighbour table must hear of use to know when to ask again.
 const LAST_HOP_LIFETIME: Duration = Duration::from_millis(100);
 
 /// The largest IP packet that `frames_max` frames of a pool hold behind an Ethernet header; 0 when the first frame has no
@@ -103,6 +114,7 @@ impl Output {
             path_mtus,
             datagram_mtus,
             last_hop: None,
+            last_neighbor: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
             gate: None,
@@ -372,11 +384,26 @@ impl Output {
         let Hop { link, next } = hop;
         match next {
             NextHop::Group(mac) => self.enqueue(link, mac, packet),
-            NextHop::Neighbor(addr) => match self.links[link].neighbors.resolve(now, addr) {
+            NextHop::Neighbor(addr) => match self.resolve(now, link, addr) {
                 Some(mac) => self.enqueue(link, mac, packet),
                 None => self.links[link].neighbors.hold(now, addr, packet, &mut self.counters),
             },
         }
+    }
+
+    /// The Ethernet address of a neighbour, if known. What a router forwards mostly goes to one for a while.
+    fn resolve(&mut self, now: Instant, link: usize, addr: IpAddr) -> Option<EthernetAddress> {
+        let neighbors = &mut self.links[link].neighbors;
+        let generation = neighbors.generation();
+        if let Some(LastNeighbor { mac, .. }) = self.last_neighbor.filter(|last| {
+            last.addr == addr && last.link == link && last.generation == generation && now < last.until
+        }) {
+            return Some(mac);
+        }
+        let mac = neighbors.resolve(now, addr)?;
+        let until = now + LAST_HOP_LIFETIME;
+        self.last_neighbor = Some(LastNeighbor { link, addr, mac, generation, until });
+        Some(mac)
     }
 
     fn enqueue(&mut self, link: usize, to: EthernetAddress, mut packet: Packet) {

@@ -5,6 +5,7 @@
 //! Networks are bounded by `limits::INTERFACE_ROUTES` and sorted within their prefix length: a look-up is a binary search for
 //! each length there is. Our addresses are few and looked through in order.
 
+use core::cell::Cell;
 use core::net::{IpAddr, Ipv6Addr};
 
 use smoltcp::wire::EthernetAddress;
@@ -34,7 +35,12 @@ pub(crate) struct Routes {
     links: Vec<(Cidr, usize)>,
     /// Longest prefix first.
     tables: Vec<Networks>,
+    /// What was asked for lately, at the place that an address's low bits say.
+    recent: [Cell<Option<(IpAddr, Hop)>>; RECENT],
 }
+
+/// Addresses whose next hop is kept: a router asks for the source and the destination of each packet.
+const RECENT: usize = 32;
 
 /// The networks of one IP version and prefix length.
 #[derive(Clone, Debug)]
@@ -72,7 +78,7 @@ fn network(addr: IpAddr, prefix_len: u8) -> u128 {
 impl Routes {
     /// `links`: our addresses with the link of each.
     pub(crate) fn new(links: Vec<(Cidr, usize)>, gateways: Vec<Route>) -> Self {
-        let mut routes = Self { links, tables: Vec::new() };
+        let mut routes = Self { links, ..Self::default() };
         // Of two ways to the same network the first wins, and a link wins over a gateway.
         for (cidr, link) in routes.links.clone() {
             routes.add(cidr, Way { link, gateway: None });
@@ -109,7 +115,17 @@ impl Routes {
     /// The next hop to `dst`; `None`: no route. There is none to our own addresses: nothing loops back. Groups and link-local
     /// addresses are on every link: for them see [`Routes::next_hop_from`].
     pub(crate) fn next_hop(&self, dst: IpAddr) -> Option<Hop> {
-        self.next_hop_from(None, dst)
+        let low = match dst {
+            IpAddr::V4(addr) => addr.octets()[3],
+            IpAddr::V6(addr) => addr.octets()[15],
+        };
+        let place = &self.recent[usize::from(low) % RECENT];
+        if let Some((_, hop)) = place.get().filter(|(addr, _)| *addr == dst) {
+            return Some(hop);
+        }
+        let hop = self.next_hop_from(None, dst)?;
+        place.set(Some((dst, hop)));
+        Some(hop)
     }
 
     /// As [`Routes::next_hop`] for a packet with the source `src`, which says by which link groups and link-local addresses

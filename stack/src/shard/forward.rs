@@ -103,9 +103,11 @@ impl Shard {
             }
         }
         let Some(change) = change else { return self.deliver(now, packet, fragments.is_some()) };
-        if !self.apply(&mut packet, &change) {
+        if !apply(&mut packet, &change) {
             return self.drop_whole(DropReason::BadIcmp, &packet);
         }
+        let flow = packet.parsed.flow;
+        packet.parsed.set_flow(flow, self.policies[self.rx_link].hash_keys);
         if !packet.is_merged() {
             return self.deliver(now, packet, fragments.is_some());
         }
@@ -171,39 +173,13 @@ impl Shard {
             }
         }
         if let Some(change) = change
-            && !self.apply(&mut packet, &change)
+            && !apply(&mut packet, &change)
         {
             return self.drop_whole(DropReason::BadIcmp, &packet);
         }
         decrement_hop_limit(&mut packet);
         note_route(now, &mut packet, self.output.routes.address_of(hop.link, false), &self.policies[from]);
         self.output.forward(now, hop, packet, cut_to);
-    }
-
-    /// Gives the packet's headers the addresses and ports of `change`; `false`: they are not whole. Of a merged one, those of
-    /// the first.
-    fn apply(&mut self, packet: &mut Packet, change: &Change) -> bool {
-        let parsed = packet.parsed;
-        let checksum = if parsed.partial_checksum { Checksum::Partial } else { Checksum::Whole };
-        let bytes = &mut packet.head_mut()[usize::from(parsed.l3)..];
-        let flow = match change {
-            Change::Packet(to) => {
-                if rewrite(bytes, to, checksum).is_err() {
-                    return false;
-                }
-                let ports = matches!(parsed.kind, Kind::Tcp | Kind::Udp);
-                let (src_port, dst_port) = if ports { (to.src_port, to.dst_port) } else { (0, 0) };
-                FlowKey { src: to.src(), dst: to.dst(), src_port, dst_port, ..parsed.flow }
-            }
-            Change::Error { addresses: (src, dst), quoted } => {
-                if rewrite_error(bytes, *src, *dst, quoted).is_err() {
-                    return false;
-                }
-                FlowKey { src: *src, dst: *dst, ..parsed.flow }
-            }
-        };
-        packet.parsed.set_flow(flow, self.policies[self.rx_link].hash_keys);
-        true
     }
 
     fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
@@ -228,6 +204,32 @@ impl Shard {
             );
         }
     }
+}
+
+/// Gives the packet's headers the addresses and ports of `change`; `false`: they are not whole. Of a merged one, those of
+/// the first. The flow's hash is not that of the new one.
+fn apply(packet: &mut Packet, change: &Change) -> bool {
+    let parsed = packet.parsed;
+    let checksum = if parsed.partial_checksum { Checksum::Partial } else { Checksum::Whole };
+    let bytes = &mut packet.head_mut()[usize::from(parsed.l3)..];
+    let flow = match change {
+        Change::Packet(to) => {
+            if rewrite(bytes, to, checksum).is_err() {
+                return false;
+            }
+            let ports = matches!(parsed.kind, Kind::Tcp | Kind::Udp);
+            let (src_port, dst_port) = if ports { (to.src_port, to.dst_port) } else { (0, 0) };
+            FlowKey { src: to.src(), dst: to.dst(), src_port, dst_port, ..parsed.flow }
+        }
+        Change::Error { addresses: (src, dst), quoted } => {
+            if rewrite_error(bytes, *src, *dst, quoted).is_err() {
+                return false;
+            }
+            FlowKey { src: *src, dst: *dst, ..parsed.flow }
+        }
+    };
+    packet.parsed.flow = flow;
+    true
 }
 
 fn destination(change: &Change) -> IpAddr {

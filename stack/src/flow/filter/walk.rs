@@ -210,6 +210,12 @@ impl Walker {
         }
     }
 
+    /// Whether there is a chain of `hook` in `table`.
+    #[must_use]
+    pub fn has_chain(&self, table: Table, hook: Hook) -> bool {
+        self.entries[table as usize][hook as usize].is_some()
+    }
+
     /// Whether the chain of `hook` in `table` does anything.
     #[must_use]
     pub fn judges(&self, table: Table, hook: Hook) -> bool {

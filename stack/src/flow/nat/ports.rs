@@ -55,9 +55,15 @@ pub struct Mappings {
     by_inside: HashMap<Endpoint, Mapping, KeyedState>,
     /// Who owns an outside endpoint.
     by_outside: HashMap<Endpoint, Endpoint, KeyedState>,
+    /// The same, a bit for each port, so that one without an owner is found without asking for each: 512 ports a block, by
+    /// address, protocol and block. Blocks without any are not kept.
+    owned: HashMap<(IpAddr, u8, u8), [u64; BLOCK_WORDS], KeyedState>,
     shard: u16,
     shards: u16,
 }
+
+const BLOCK_WORDS: usize = 8;
+const BLOCK_PORTS: u32 = 64 * BLOCK_WORDS as u32;
 
 /// What to choose from.
 #[derive(Clone, Debug)]
@@ -87,13 +93,15 @@ impl Mappings {
         Self {
             by_inside: HashMap::with_hasher(KeyedState(hash_keys)),
             by_outside: HashMap::with_hasher(KeyedState((hash_keys.1, hash_keys.0))),
+            owned: HashMap::with_hasher(KeyedState((hash_keys.0, !hash_keys.1))),
             shard: shard % shards,
             shards,
         }
     }
 
     /// An outside endpoint for a flow of `inside`. `free` tells whether the flow's answers, were they sent to that endpoint,
-    /// would belong to no other flow. `None`: no port is free for this destination. At most two looks at each port.
+    /// would belong to no other flow. `None`: no port is free for this destination. Ports with an owner are passed over 64 at a
+    /// time; only when all have one is each looked at.
     pub fn choose(
         &self,
         inside: Endpoint,
@@ -116,13 +124,20 @@ impl Mappings {
         if keep && !self.by_outside.contains_key(&at(inside.port)) && free(&at(inside.port)) {
             return Some(Chosen { outside: at(inside.port), owned: true });
         }
-        let candidates = self.candidates(&range, rng);
-        let unowned = |port: &u16| !self.by_outside.contains_key(&at(*port));
-        if let Some(port) = candidates.clone().filter(unowned).find(|port| free(&at(*port))) {
-            return Some(Chosen { outside: at(port), owned: true });
+        let mut candidates = self.candidates(&range, rng);
+        let begin = u32::from(candidates.clone().next()?);
+        let (start, end) = (u32::from(*range.start()), u32::from(*range.end()));
+        for (from, to) in [(begin, end), (start, begin.saturating_sub(1))] {
+            let mut next = from;
+            while let Some(port) = self.next_unowned(addr, inside.protocol, next, to) {
+                if self.is_ours(port) && free(&at(port)) {
+                    return Some(Chosen { outside: at(port), owned: true });
+                }
+                next = u32::from(port) + 1;
+            }
         }
         // Every port has an owner: share one whose owner's flows go elsewhere.
-        let shared = candidates.into_iter().find(|port| free(&at(*port)))?;
+        let shared = candidates.find(|port| free(&at(*port)))?;
         Some(Chosen { outside: at(shared), owned: false })
     }
 
@@ -141,6 +156,8 @@ impl Mappings {
             return;
         }
         self.by_outside.insert(chosen.outside, inside);
+        let (key, word, bit) = place_of(&chosen.outside);
+        self.owned.entry(key).or_default()[word] |= bit;
         mapping.flows += 1;
         match mapping.remotes.iter_mut().find(|(addr, _)| *addr == remote) {
             Some((_, flows)) => *flows += 1,
@@ -163,6 +180,13 @@ impl Mappings {
         if mapping.flows == 0 {
             self.by_inside.remove(&inside);
             self.by_outside.remove(&outside);
+            let (key, word, bit) = place_of(&outside);
+            if let Some(block) = self.owned.get_mut(&key) {
+                block[word] &= !bit;
+                if *block == [0; BLOCK_WORDS] {
+                    self.owned.remove(&key);
+                }
+            }
         }
     }
 
@@ -190,6 +214,27 @@ impl Mappings {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_inside.is_empty()
+    }
+
+    /// The first port from `from` to `to` that has no owner.
+    fn next_unowned(&self, addr: IpAddr, protocol: u8, from: u32, to: u32) -> Option<u16> {
+        let mut port = from;
+        while port <= to {
+            let block = self.owned.get(&(addr, protocol, (port / BLOCK_PORTS) as u8));
+            let Some(block) = block else { return Some(port as u16) };
+            loop {
+                let free = !block[(port % BLOCK_PORTS / 64) as usize] >> (port % 64);
+                if free != 0 {
+                    port += free.trailing_zeros();
+                    return (port <= to).then_some(port as u16);
+                }
+                port = (port / 64 + 1) * 64;
+                if port.is_multiple_of(BLOCK_PORTS) {
+                    break;
+                }
+            }
+        }
+        None
     }
 
     fn is_ours(&self, port: u16) -> bool {
@@ -233,6 +278,13 @@ impl Mappings {
     }
 }
 
+/// Where an outside endpoint has its bit: block, word, and the bit.
+fn place_of(outside: &Endpoint) -> ((IpAddr, u8, u8), usize, u64) {
+    let port = u32::from(outside.port);
+    let key = (outside.addr, outside.protocol, (port / BLOCK_PORTS) as u8);
+    (key, (port % BLOCK_PORTS / 64) as usize, 1 << (port % 64))
+}
+
 /// Ports of the same kind: well-known ports stay below 1024 (RFC 4787 REQ-3 b), others stay above; an identifier may be any.
 fn kind_of(inside: Endpoint) -> RangeInclusive<u16> {
     use crate::parse::protocol;
@@ -249,6 +301,35 @@ mod tests {
     use proptest::prelude::*;
     use rand_core::SeedableRng;
     use std::collections::HashSet;
+
+    proptest! {
+        #[test]
+        fn the_next_port_without_an_owner_is_the_next_one(
+            gaps in prop::collection::vec((0u16..2000, 1u16..300), 0..12),
+            from in 0u16..2200,
+            span in 0u16..1500,
+        ) {
+            let mut mappings = Mappings::new((1, 2), 0, 1);
+            let mut owned = HashSet::new();
+            for (start, len) in gaps {
+                for port in start..start + len {
+                    if owned.insert(port) {
+                        let outside = Endpoint { addr: IpAddr::from([192, 0, 2, 1]), port, protocol: 17 };
+                        mappings.add(inside(1, port), Chosen { outside, owned: true }, IpAddr::from([198, 51, 100, 1]));
+                    }
+                }
+            }
+            let to = from + span;
+            let expected = (from..=to).find(|port| !owned.contains(port));
+            let addr = IpAddr::from([192, 0, 2, 1]);
+            prop_assert_eq!(mappings.next_unowned(addr, 17, from.into(), to.into()), expected);
+            for port in owned {
+                let outside = Endpoint { addr, port, protocol: 17 };
+                mappings.remove(inside(1, port), outside, IpAddr::from([198, 51, 100, 1]));
+            }
+            prop_assert!(mappings.owned.is_empty());
+        }
+    }
 
     fn inside(host: u8, port: u16) -> Endpoint {
         Endpoint { addr: IpAddr::from([10, 0, 0, host]), port, protocol: 17 }
