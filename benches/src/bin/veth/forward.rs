@@ -32,6 +32,8 @@ on the sender's core else. `raw` is a loop over xsk-rs' rings that puts in other
 
 - *one flow*: routing alone; with connection tracking and a filter of 10 and of 10,000 rules in front of which established flows
   pass; with source translation (MASQUERADE).
+- Nobody answers: for Linux such a flow stays NEW, so that each of its packets walks the rules that ours walk once a flow. Answered
+  flows pass Linux's first rule.
 - *new flows*: each frame begins a flow; the table has its default bound of 262,144, as Linux's, so that old flows make room.
 - Linux has the same rules by `iptables-restore` (nf_tables), and its own limits; what it drops does not arrive.
 - CPU is the time of the forwarding thread for each frame, with what the kernel does in it.";
