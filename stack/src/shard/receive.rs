@@ -404,7 +404,8 @@ impl Shard {
         let Some((to, visit)) = visit.next(self.index, owner, self.count) else { return false };
         let mut bytes = self.links.buffer(packet.len());
         packet.segments().for_each(|segment| bytes.extend_from_slice(segment));
-        if self.links.send(to, Message::Packet(visit, bytes, packet.parsed)) {
+        let (link, parsed) = (self.rx_link, packet.parsed);
+        if self.links.send(to, Message::Packet { visit, link, bytes, parsed }) {
             self.counters.rx_handed_over += 1;
         } else {
             self.counters.drop(DropReason::ShardChannelFull);
