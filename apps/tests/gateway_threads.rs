@@ -28,10 +28,11 @@ fn flows_of_several_hosts_go_through_two_threads_and_each_has_one() {
     require_root!();
     let bed = GatewayBed::with_queues(2);
     serve(bed.outside(), 9000, "outside");
-    let gateway = bed.start(HOME);
+    let gateway = bed.start_with(&bed.config(), HOME, &["--control", "../control.sock"]);
     assert!(gateway.log().contains("4 queues on 2 threads"), "{}", gateway.log());
     let mut connections = Vec::new();
-    let mut sources = BTreeSet::new();
+    // Kept open: a socket of the same port would have the same one outside.
+    let (mut sockets, mut sources) = (Vec::new(), BTreeSet::new());
     for round in 0..60 {
         let mut greeted =
             Greeted::connect(bed.inside(), OUTSIDE4, 9000).expect("a connection through the gateway");
@@ -41,6 +42,7 @@ fn flows_of_several_hosts_go_through_two_threads_and_each_has_one() {
         for host in [INSIDE4, INSIDE4_MORE[0], INSIDE4_MORE[1]] {
             let socket = udp(bed.inside(), &format!("{host}:0"), (OUTSIDE4, 9000));
             assert!(sources.insert(who(&socket).1), "each socket has a port of its own outside");
+            sockets.push(socket);
         }
     }
     connections.iter_mut().for_each(|greeted| greeted.exchange("still there\n"));
