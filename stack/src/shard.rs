@@ -606,7 +606,7 @@ impl Shard {
                     self.take_over(now, visit, &bytes, parsed);
                     self.links.give_back(bytes);
                 }
-                Message::Handed(handed) => self.take_handed(now, *handed),
+                Message::Handed(handed) => self.take_handed(now, handed),
                 Message::Flow(news) => self.homes.hear(news),
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),

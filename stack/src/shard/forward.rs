@@ -38,7 +38,7 @@ impl Shard {
         if self.is_dhcp_answer(&packet) {
             return self.deliver(now, packet, fragments.is_some());
         }
-        if let Some(packet) = self.to_its_shard(packet, fragments) {
+        if let Some(packet) = self.claim(packet, fragments) {
             self.route_here(now, packet, fragments);
         }
     }

@@ -95,8 +95,8 @@ impl Homes {
 }
 
 impl Shard {
-    /// Gives a packet to the shard that has its flow or should; `None`: it is gone.
-    pub(super) fn to_its_shard(&mut self, packet: Packet, fragments: Option<usize>) -> Option<Packet> {
+    /// The packet, if its flow is or will be this shard's; else it goes to the shard that has the flow or should.
+    pub(super) fn claim(&mut self, packet: Packet, fragments: Option<usize>) -> Option<Packet> {
         if self.count == 1 || !self.output.gate.as_ref().is_some_and(|gate| gate.tracks()) {
             return Some(packet);
         }
@@ -165,7 +165,7 @@ impl Shard {
     }
 
     fn hand(&mut self, to: u16, handed: Handed) {
-        if self.links.send(to, Message::Handed(Box::new(handed))) {
+        if self.links.send(to, Message::Handed(handed)) {
             self.counters.rx_handed_over += 1;
         } else {
             self.counters.drop(DropReason::ShardChannelFull);

@@ -35,7 +35,7 @@ pub(super) enum Message {
     /// A parsed packet, from its Ethernet header on, that came by this link and that the sender has no use for.
     Packet { visit: Visit, link: usize, bytes: Vec<u8>, parsed: Parsed },
     /// A router's packet whose flow the other has, or should have.
-    Handed(Box<Handed>),
+    Handed(Handed),
     /// Whose a flow's replies are.
     Flow(FlowNews),
     /// A neighbour's address.
