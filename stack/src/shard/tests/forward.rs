@@ -336,7 +336,7 @@ fn a_packet_without_hops_left_comes_back_as_time_exceeded() {
 #[test]
 fn a_packet_of_its_own_that_a_loop_brings_back_is_no_claim_to_its_address() {
     let mut net = Net::new(None);
-    net.links.0[1].rx.push_back(udp_frame([192, 0, 2, 254], [198, 51, 100, 1], 60, true, 20));
+    net.links.0[0].rx.push_back(udp_frame([192, 168, 1, 254], [198, 51, 100, 1], 60, true, 20));
     net.settle();
     assert_eq!(net.drops(), [(DropReason::SpoofedSelf, 1)]);
     assert_eq!(net.router.counters().address_conflicts, 0);
