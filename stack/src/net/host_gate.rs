@@ -314,7 +314,8 @@ fn mangles_output(rules: &RuleSet) -> bool {
     rules.chains(Table::Mangle).iter().any(does)
 }
 
-fn is_exempt(view: &PacketView) -> bool {
+/// What no rule sees and nothing tracks: neighbour and router discovery, DHCP.
+pub(crate) fn is_exempt(view: &PacketView) -> bool {
     match view.transport {
         // Router and neighbour solicitation and advertisement, redirect (RFC 4861 section 4).
         Transport::Icmp { kind: 133..=137, .. } => view.tuple.protocol == protocol::ICMPV6,

@@ -22,6 +22,7 @@ use super::links::Message;
 use crate::counters::DropReason;
 use crate::flow::FlowTuple;
 use crate::flow::view::{PacketView, Transport};
+use crate::net::host_gate::is_exempt;
 use crate::net::keyed::KeyedState;
 use crate::packet::Packet;
 use crate::parse::Parsed;
@@ -100,7 +101,8 @@ impl Shard {
         if self.count == 1 || !self.output.gate.as_ref().is_some_and(|gate| gate.tracks()) {
             return Some(packet);
         }
-        let Some(tuple) = PacketView::of(&packet).map(|view| of_flow(&view)) else { return Some(packet) };
+        let view = PacketView::of(&packet).filter(|view| !is_exempt(view));
+        let Some(tuple) = view.map(|view| of_flow(&view)) else { return Some(packet) };
         if self.has_flow(&tuple) {
             return Some(packet);
         }
