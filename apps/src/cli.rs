@@ -113,6 +113,7 @@ Examples:
   dhcp = true                         or address, and a [[route]] to = \"0.0.0.0/0\", via = \"192.0.2.1\"
   [admin]
   port = 80                           page, /status.json and /metrics, at the first link's addresses
+  from = [\"192.168.1.0/24\"]           who may ask; unless given, the hosts of that link's networks
   [echo]
   port = 7
   [stack]

@@ -24,6 +24,25 @@ fn connect(from: &Namespace, to: &str, port: u16) -> Result<TcpStream, ErrorKind
 }
 
 #[test]
+fn without_rules_the_page_is_for_the_lan_all_the_same_unless_said_otherwise() {
+    require_root!();
+    let bed = GatewayBed::new();
+    let gateway = bed.start("");
+    assert_eq!(get(bed.inside(), LAN4, "/").0, 200);
+    for host in [LAN4, LAN6] {
+        // The inner address can be reached from outside, by the route to the LAN; the page ends the connection at once.
+        let mut stream = connect(bed.outside(), host, 80).expect("the port is open");
+        let ended = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| stream.read(&mut [0; 1]));
+        assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset), "{host}");
+    }
+    gateway.stop();
+    let config = bed.config().replace("[admin]\n", "[admin]\nfrom = ['192.0.2.2/32']\n");
+    let gateway = bed.start_with(&config, "", &[]);
+    assert_eq!(get(bed.outside(), LAN4, "/").0, 200);
+    gateway.stop();
+}
+
+#[test]
 fn the_page_and_echo_are_there_for_the_lan_while_packets_are_forwarded() {
     require_root!();
     let bed = GatewayBed::new();

@@ -176,6 +176,9 @@ pub struct AdminTable {
     pub port: u16,
     /// Name of the link at whose addresses it is; the first unless given.
     pub link: Option<String>,
+    /// The networks whose hosts may ask for it; unless given, those of the link.
+    #[serde(default, deserialize_with = "parsed_list")]
+    pub from: Vec<Cidr>,
 }
 
 /// The echo service.
@@ -372,7 +375,23 @@ impl Configuration {
     /// # Errors
     /// There is no such link, or it has no static address.
     pub fn admin_addresses(&self) -> Result<Vec<IpAddr>, AppError> {
-        let Some(admin) = &self.file.admin else { return Ok(Vec::new()) };
+        Ok(self.admin_networks()?.iter().map(|cidr| cidr.addr).collect())
+    }
+
+    /// The networks whose hosts may ask for the page.
+    ///
+    /// # Errors
+    /// As [`Configuration::admin_addresses`].
+    pub fn admin_from(&self) -> Result<Vec<Cidr>, AppError> {
+        match &self.file.admin {
+            Some(admin) if !admin.from.is_empty() => Ok(admin.from.clone()),
+            _ => self.admin_networks().map(<[_]>::to_vec),
+        }
+    }
+
+    /// The addresses of the page with their networks.
+    fn admin_networks(&self) -> Result<&[Cidr], AppError> {
+        let Some(admin) = &self.file.admin else { return Ok(&[]) };
         let link = match &admin.link {
             None => &self.file.link[0],
             Some(wanted) => {
@@ -386,7 +405,7 @@ impl Configuration {
                 "[admin] is on link {name}, which has no static address; say `link` with one that has"
             )));
         }
-        Ok(link.address.iter().map(|cidr| cidr.addr).collect())
+        Ok(&link.address)
     }
 
     /// The file of rules, if there is one.
@@ -601,6 +620,9 @@ port = 80
         assert_eq!((conntrack.entries_max, conntrack.timeouts.tcp_established.as_secs()), (1000, 7200));
         assert_eq!((conntrack.timeouts.udp.as_secs(), conntrack.timeouts.udp_stream.as_secs()), (20, 86_400));
         assert_eq!(configuration.admin_addresses().unwrap().len(), 2);
+        assert_eq!(configuration.admin_from().unwrap(), configuration.file.link[0].address);
+        let elsewhere = parse(&format!("{FILE}from = ['10.0.0.0/8']\n")).unwrap();
+        assert_eq!(elsewhere.admin_from().unwrap(), ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(configuration.link_options()[1].kernel_addresses, KernelAddresses::None);
         assert_eq!(configuration.queue_options(2, 1).frames, 8192);
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use bywash::config::{AddressUse, StackConfig};
+use bywash::config::{AddressUse, Cidr, StackConfig};
 use bywash::runtime::net::{SocketOptions, TcpListener};
 use bywash::runtime::{BoxError, Context, Metrics, Pinning, Runtime, Spin};
 use bywash::shard::LinkTraffic;
@@ -167,6 +167,7 @@ impl Opened {
         }
         let plan = Plan {
             admin: configuration.admin_addresses()?,
+            admin_from: configuration.admin_from()?,
             admin_port: configuration.file.admin.as_ref().map_or(0, |admin| admin.port),
             echo_port: configuration.file.echo.as_ref().map(|echo| echo.port),
         };
@@ -196,12 +197,16 @@ struct Plan {
     /// Where the page is.
     admin: Vec<std::net::IpAddr>,
     admin_port: u16,
+    /// Who may ask for it.
+    admin_from: Vec<Cidr>,
     echo_port: Option<u16>,
 }
 
 async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
     let options = SocketOptions { nodelay: true, ..SocketOptions::default() };
-    let page = Rc::new(Server::new(Admin::new(context.handle()), TIMEOUTS, CONNECTIONS_MAX));
+    let server = Server::new(Admin::new(context.handle()), TIMEOUTS, CONNECTIONS_MAX);
+    let from = plan.admin_from;
+    let page = Rc::new(server.only_for(move |peer| from.iter().any(|network| network.contains(peer))));
     let mut accepting = Vec::new();
     for &addr in &plan.admin {
         let addr = std::net::SocketAddr::new(addr, plan.admin_port);

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -53,12 +53,27 @@ pub struct Server<R> {
     connections: Cell<usize>,
     connections_max: usize,
     refusals: Cell<usize>,
+    /// Whose connections are taken; the others' are reset.
+    welcomes: Box<dyn Fn(IpAddr) -> bool>,
 }
 
 impl<R: Respond> Server<R> {
     /// A server whose requests `site` answers, for at most `connections_max` connections at a time.
     pub fn new(site: R, timeouts: Timeouts, connections_max: usize) -> Self {
-        Self { site, timeouts, connections: Cell::new(0), connections_max, refusals: Cell::new(0) }
+        Self {
+            site,
+            timeouts,
+            connections: Cell::new(0),
+            connections_max,
+            refusals: Cell::new(0),
+            welcomes: Box::new(|_| true),
+        }
+    }
+
+    /// The same server for those peers alone that `welcomes` knows.
+    #[must_use]
+    pub fn only_for(self, welcomes: impl Fn(IpAddr) -> bool + 'static) -> Self {
+        Self { welcomes: Box::new(welcomes), ..self }
     }
 }
 
@@ -153,7 +168,10 @@ async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
 /// Accepts until the shutdown.
 pub async fn accept<R: Respond + 'static>(listener: TcpListener, server: Rc<Server<R>>, context: Context) {
     while let Ok((stream, peer)) = listener.accept().await {
-        if let Some(place) = Place::take(&server) {
+        if !(server.welcomes)(peer.ip()) {
+            tracing::debug!(%peer, "not among those who may ask");
+            stream.abort();
+        } else if let Some(place) = Place::take(&server) {
             spawn(connection(stream, peer, place, context.clone())).detach();
         } else if server.refusals.get() < REFUSALS_MAX {
             tracing::debug!(%peer, "too many connections");
