@@ -14,6 +14,7 @@
 
 mod acknowledge;
 mod calls;
+mod census;
 mod chronograph;
 mod config;
 pub mod congestion;
@@ -21,6 +22,7 @@ mod connection;
 pub mod delivery_rate;
 mod ecn;
 mod engine;
+mod fast_path;
 mod fastopen;
 mod handshake;
 pub mod header;
@@ -44,6 +46,7 @@ mod recovery;
 mod reply;
 pub mod rtt;
 mod scoreboard;
+mod segment_size;
 pub mod send_queue;
 pub mod seq;
 mod state;
