@@ -152,6 +152,16 @@ mod tests {
     }
 
     #[test]
+    fn what_avoids_durations_agrees_with_them() {
+        let (early, late) = (Instant::from_nanos(1_999), Instant::from_nanos(3_000_004_998));
+        assert_eq!(late.micros_since(early), (late - early).as_micros() as u64);
+        assert_eq!(early.micros_since(late), 0);
+        assert_eq!(early.plus_micros(7), early + Duration::from_micros(7));
+        assert_eq!(Instant::FAR_FUTURE.plus_micros(1), Instant::FAR_FUTURE);
+        assert_eq!((early.as_secs(), late.as_secs()), (0, 3));
+    }
+
+    #[test]
     fn arithmetic_saturates_at_both_ends() {
         assert_eq!(Instant::FAR_FUTURE + Duration::from_secs(1), Instant::FAR_FUTURE);
         assert_eq!(Instant::ZERO - Duration::from_secs(1), Instant::ZERO);

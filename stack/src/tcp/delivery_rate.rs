@@ -177,7 +177,6 @@ impl DeliveryRate {
     /// Ends the processing of one ACK (section 3.3, GenerateRateSample). `None` when nothing was delivered, or over an
     /// interval shorter than `min_rtt`: ACKs that arrive so fast report what was delivered before (section 2.2.4 on ACK
     /// compression), or a retransmission was taken for delivered that was not.
-    #[inline]
     pub fn sample(&mut self, now: Instant, min_rtt: Option<Duration>) -> Option<RateSample> {
         self.pass();
         let send_interval_us = core::mem::replace(&mut self.send_interval_us, NOTHING);

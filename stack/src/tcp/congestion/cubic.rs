@@ -214,7 +214,6 @@ impl CongestionControl for Cubic {
         self.handshake_loss = true;
     }
 
-    #[inline]
     fn on_ack(&mut self, ack: &Ack) {
         self.mss = ack.mss.max(1);
         self.cwnd = self.cwnd.max(self.mss);

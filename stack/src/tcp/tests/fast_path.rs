@@ -20,7 +20,7 @@ enum Step {
     Write(usize),
     Read(usize),
     Transmit,
-    /// Frames or memory are short from now on, or no longer.
+    /// The application corks the connection, or lets go.
     Cork(bool),
 }
 
@@ -221,14 +221,14 @@ fn both(
 }
 
 fn config(bits: u8) -> TcpConfig {
-    let mut config = TcpConfig::default();
-    config.pacing = bits & 1 != 0;
-    config.timestamps_optional = bits & 2 != 0;
-    if bits & 4 != 0 {
+    let default = TcpConfig::default();
+    TcpConfig {
+        pacing: bits & 1 != 0,
+        timestamps_optional: bits & 2 != 0,
         // All buffers together are over their bound at times.
-        config.buffered_bytes_max = 4096;
+        buffered_bytes_max: if bits & 4 != 0 { 4096 } else { default.buffered_bytes_max },
+        ..default
     }
-    config
 }
 
 fn options(bits: u8) -> SocketOptions {
