@@ -294,8 +294,10 @@ impl Shard {
         }
         self.iface.poll(now, &mut self.output);
         self.tcp.transmit(now, &mut self.output, &mut self.counters);
-        for news in self.tcp.take_fastopen_news() {
-            self.tell_others(&Message::FastOpen(news));
+        if self.count > 1 {
+            for news in self.tcp.take_fastopen_news() {
+                self.tell_others(&Message::FastOpen(news));
+            }
         }
         self.ask_neighbors(now);
         self.output.announce_addresses(now);

@@ -64,22 +64,22 @@ impl Buffer for Rc<[u8]> {
 
 /// A thread's spare buffers of one kind; at most [`SPARE_BYTES`], what is given back beyond it is freed.
 pub(crate) struct Shelf<B> {
-    classes: RefCell<Vec<Vec<B>>>,
+    classes: RefCell<[Vec<B>; CLASSES]>,
     bytes: Cell<usize>,
 }
 
 impl<B: Buffer> Shelf<B> {
     pub(crate) const fn new() -> Self {
-        Self { classes: RefCell::new(Vec::new()), bytes: Cell::new(0) }
+        Self { classes: RefCell::new([const { Vec::new() }; CLASSES]), bytes: Cell::new(0) }
     }
 
     /// A buffer for at least `capacity` elements: a spare one or a new one. What it held before may still be in it.
+    #[inline]
     pub(crate) fn take(&self, capacity: usize) -> B {
         let (class, size) = round_up(capacity);
-        let spare = self.classes.borrow_mut().get_mut(class).and_then(Vec::pop);
-        match spare {
+        match self.classes.borrow_mut().get_mut(class).and_then(Vec::pop) {
             Some(buffer) => {
-                self.bytes.set(self.bytes.get() - buffer.capacity() * B::ELEMENT_BYTES);
+                self.bytes.set(self.bytes.get() - size * B::ELEMENT_BYTES);
                 buffer
             }
             None => B::with_capacity(size),
@@ -92,45 +92,50 @@ impl<B: Buffer> Shelf<B> {
     }
 
     /// Gives back a buffer, which must be empty.
+    #[inline]
     pub(crate) fn give(&self, buffer: B) {
         let capacity = buffer.capacity();
-        if capacity == 0 {
-            return;
-        }
         let bytes = self.bytes.get() + capacity * B::ELEMENT_BYTES;
         let (class, size) = round_up(capacity);
-        if class >= CLASSES || size != capacity || bytes > SPARE_BYTES {
+        if capacity == 0 || size != capacity || bytes > SPARE_BYTES {
             return;
         }
-        let mut classes = self.classes.borrow_mut();
-        if classes.is_empty() {
-            classes.resize_with(CLASSES, Vec::new);
+        if let Some(class) = self.classes.borrow_mut().get_mut(class) {
+            self.bytes.set(bytes);
+            class.push(buffer);
         }
-        self.bytes.set(bytes);
-        classes[class].push(buffer);
     }
 }
 
 impl<T> Shelf<VecDeque<T>> {
     /// Moves the elements of `deque` to another with room for `capacity` of them.
+    #[inline]
     pub(crate) fn resize(&self, deque: &mut VecDeque<T>, capacity: usize) {
-        let mut other = self.take(capacity);
         // Nearly always there is nothing to move: a queue that was empty begins.
-        if !deque.is_empty() {
-            other.append(deque);
+        if deque.capacity() == 0 {
+            *deque = self.take(capacity);
+        } else {
+            self.exchange(deque, capacity);
         }
+    }
+
+    fn exchange(&self, deque: &mut VecDeque<T>, capacity: usize) {
+        let mut other = self.take(capacity);
+        other.append(deque);
         self.give(core::mem::replace(deque, other));
     }
 
     /// Makes room for `more` elements, at least doubling what there is.
+    #[inline]
     pub(crate) fn make_room(&self, deque: &mut VecDeque<T>, more: usize) {
         let wanted = deque.len() + more;
         if wanted > deque.capacity() {
-            self.resize(deque, wanted.max(2 * deque.len()).max(4));
+            self.resize(deque, wanted.max(2 * deque.len()));
         }
     }
 
     /// Halves what a deque has too much of; gives it back when it is empty.
+    #[inline]
     pub(crate) fn trim(&self, deque: &mut VecDeque<T>) {
         if deque.is_empty() {
             self.give(core::mem::take(deque));
@@ -146,6 +151,7 @@ pub(crate) fn rounded(capacity: usize) -> usize {
 }
 
 /// The class that buffers for `capacity` elements are in, and how many they hold.
+#[inline]
 fn round_up(capacity: usize) -> (usize, usize) {
     if capacity < 16 {
         return (capacity, capacity);

@@ -62,6 +62,24 @@ impl Instant {
         self.as_nanos() / 1_000_000
     }
 
+    /// Whole microseconds from `earlier` to `self`, or zero when `earlier` is later.
+    #[must_use]
+    pub const fn micros_since(self, earlier: Self) -> u64 {
+        self.0.get().saturating_sub(earlier.0.get()) / 1_000
+    }
+
+    /// Whole seconds since the origin.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.as_nanos() / 1_000_000_000
+    }
+
+    /// `micros` microseconds later, without the detour by a [`Duration`]; saturates as `+` does.
+    #[must_use]
+    pub const fn plus_micros(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros.saturating_mul(1_000)))
+    }
+
     /// Time from `earlier` to `self`, or zero when `earlier` is later.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
@@ -71,8 +89,7 @@ impl Instant {
 
 /// `Duration` in nanoseconds, clamped to 64 bits.
 const fn nanos(duration: Duration) -> u64 {
-    let nanos = duration.as_nanos();
-    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos() as u64)
 }
 
 impl Add<Duration> for Instant {
@@ -132,6 +149,16 @@ mod tests {
         assert_eq!(size_of::<Option<Instant>>(), 8);
         assert_eq!(Instant::from_nanos(7).as_nanos(), 7);
         assert_eq!(Instant::default(), Instant::from_nanos(0));
+    }
+
+    #[test]
+    fn what_avoids_durations_agrees_with_them() {
+        let (early, late) = (Instant::from_nanos(1_999), Instant::from_nanos(3_000_004_998));
+        assert_eq!(late.micros_since(early), (late - early).as_micros() as u64);
+        assert_eq!(early.micros_since(late), 0);
+        assert_eq!(early.plus_micros(7), early + Duration::from_micros(7));
+        assert_eq!(Instant::FAR_FUTURE.plus_micros(1), Instant::FAR_FUTURE);
+        assert_eq!((early.as_secs(), late.as_secs()), (0, 3));
     }
 
     #[test]

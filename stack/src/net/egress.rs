@@ -5,12 +5,12 @@
 //! are cut into frames by [`crate::offload::gso`]. One that is not to be cut is written straight into its frame. What smoltcp and ICMP send comes as whole IP packets and is cut into
 //! fragments where it is too long (see [`super::fragment`]).
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
 
 use super::announce::Step;
-use super::fragment::{FragmentIds, Fragments, write_header};
+use super::fragment::{FragmentIds, Fragments, write_header, write_ipv4};
 use super::host_gate::{HostGate, Sent};
 use super::link::Link;
 use super::neighbor::Due;
@@ -55,7 +55,7 @@ pub(crate) struct Output {
     path_mtus: PathMtus,
     /// The same as UDP sockets were told.
     datagram_mtus: PathMtus,
-    last_hop: Option<LastHop>,
+    last_hops: [Option<LastHop>; LAST_HOPS],
     last_neighbor: Option<LastNeighbor>,
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
@@ -65,7 +65,17 @@ pub(crate) struct Output {
     refused: bool,
 }
 
-/// The last neighbour asked for: a burst of segments mostly has one destination.
+/// How many are remembered: one for each value of the destination's last bits.
+const LAST_HOPS: usize = 16;
+
+fn last_byte(addr: IpAddr) -> u8 {
+    match addr {
+        IpAddr::V4(addr) => addr.octets()[3],
+        IpAddr::V6(addr) => addr.octets()[15],
+    }
+}
+
+/// The last neighbour asked for on the way to a destination: a burst of segments mostly has few of these.
 #[derive(Clone, Copy, Debug)]
 struct LastHop {
     src: IpAddr,
@@ -113,7 +123,7 @@ impl Output {
             gso,
             path_mtus,
             datagram_mtus,
-            last_hop: None,
+            last_hops: [None; LAST_HOPS],
             last_neighbor: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
@@ -125,7 +135,7 @@ impl Output {
     /// Replaces the routes; all neighbours are forgotten, the links may be others.
     pub(crate) fn set_routes(&mut self, routes: Routes) {
         self.routes = routes;
-        self.last_hop = None;
+        self.last_hops = [None; LAST_HOPS];
         self.path_mtus.clear();
         self.datagram_mtus.clear();
         self.links.iter_mut().for_each(|link| link.neighbors.clear(&mut self.counters));
@@ -370,7 +380,8 @@ impl Output {
             }
             let before = bytes(backlog);
             let packets = device.transmit_on(link, backlog);
-            let sent_bytes = (before - bytes(backlog)) as u64;
+            let left = if backlog.is_empty() { 0 } else { bytes(backlog) };
+            let sent_bytes = (before - left) as u64;
             traffic.tx_packets += packets as u64;
             traffic.tx_bytes += sent_bytes;
             self.counters.sent(packets as u64, sent_bytes);
@@ -418,7 +429,8 @@ impl Output {
         src: IpAddr,
         dst: IpAddr,
     ) -> Result<(usize, Result<EthernetAddress, IpAddr>), EgressError> {
-        if let Some(hop) = self.last_hop
+        let place = usize::from(last_byte(dst)) % LAST_HOPS;
+        if let Some(hop) = &self.last_hops[place]
             && hop.dst == dst
             && hop.src == src
             && hop.generation == self.links[hop.link].neighbors.generation()
@@ -434,7 +446,7 @@ impl Output {
         let neighbors = &mut self.links[link].neighbors;
         let Some(mac) = neighbors.resolve(now, addr) else { return Ok((link, Err(addr))) };
         let (generation, until) = (neighbors.generation(), now + LAST_HOP_LIFETIME);
-        self.last_hop = Some(LastHop { src, dst, link, mac, generation, until });
+        self.last_hops[place] = Some(LastHop { src, dst, link, mac, generation, until });
         Ok((link, Ok(mac)))
     }
 
@@ -455,6 +467,10 @@ impl Output {
         let headers = l4 + TCP_HEADER + segment.options.len();
         let mut packet = Packet::alloc(&self.pool)?;
         let frame = packet.append(headers + payload_len)?;
+        if let (IpAddr::V4(src), IpAddr::V4(dst)) = (segment.src.ip(), segment.dst.ip()) {
+            write_ipv4_segment(frame, segment, (src, dst), macs)?;
+            return Some(packet);
+        }
         let (headers, mut room) = frame.split_at_mut(headers);
         write_headers(headers, segment, payload_len, macs);
         let tcp = &mut headers[l4..];
@@ -478,14 +494,62 @@ type Macs = (EthernetAddress, EthernetAddress);
 fn write_headers(headers: &mut [u8], segment: &SegmentOut<'_>, payload_len: usize, (from, to): Macs) {
     let (src, dst) = (segment.src.ip(), segment.dst.ip());
     let ethertype = if dst.is_ipv4() { EthernetProtocol::Ipv4 } else { EthernetProtocol::Ipv6 };
-    write_ethernet(headers, from, ethertype);
-    EthernetFrame::new_unchecked(&mut *headers).set_dst_addr(to);
-    let (link_and_ip, tcp) = headers.split_at_mut(tcp_at(segment));
+    let Some((link, rest)) = headers.split_first_chunk_mut::<ETHERNET_HEADER>() else { return };
+    link[..6].copy_from_slice(&to.0);
+    link[6..12].copy_from_slice(&from.0);
+    link[12..].copy_from_slice(&u16::from(ethertype).to_be_bytes());
+    let (ip, tcp) = rest.split_at_mut(tcp_at(segment) - ETHERNET_HEADER);
     let tos = segment.ip.traffic_class(segment.ecn);
     let len = tcp.len() + payload_len;
-    let ip = &mut link_and_ip[ETHERNET_HEADER..];
     write_header(ip, src, dst, protocol::TCP, len, tos, segment.ip.hop_limit);
     write_tcp(tcp, segment);
+}
+
+/// A whole TCP segment in an IPv4 packet in an Ethernet frame: as [`write_headers`] and a checksum afterwards do it, but what is
+/// written is summed on the way. `None`: `frame` has not exactly its length.
+fn write_ipv4_segment(
+    frame: &mut [u8],
+    segment: &SegmentOut<'_>,
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    (from, to): Macs,
+) -> Option<()> {
+    const HEADERS: usize = ETHERNET_HEADER + IPV4_HEADER + TCP_HEADER;
+    let ip_len = frame.len() - ETHERNET_HEADER;
+    let (headers, rest) = frame.split_first_chunk_mut::<HEADERS>()?;
+    let (link, packet) = headers.split_first_chunk_mut::<ETHERNET_HEADER>()?;
+    let (ip, tcp) = packet.split_first_chunk_mut::<IPV4_HEADER>()?;
+    let tcp = tcp.first_chunk_mut::<TCP_HEADER>()?;
+    link[..6].copy_from_slice(&to.0);
+    link[6..12].copy_from_slice(&from.0);
+    link[12..].copy_from_slice(&u16::from(EthernetProtocol::Ipv4).to_be_bytes());
+    let tos = segment.ip.traffic_class(segment.ecn);
+    write_ipv4(ip, src, dst, protocol::TCP, ip_len - IPV4_HEADER, tos, segment.ip.hop_limit);
+
+    let (options, mut room) = rest.split_at_mut_checked(segment.options.len())?;
+    options.copy_from_slice(segment.options);
+    let offset = ((TCP_HEADER + segment.options.len()) / 4) as u32;
+    let words = [
+        u32::from(segment.src.port()) << 16 | u32::from(segment.dst.port()),
+        segment.seq.0,
+        segment.ack.0,
+        offset << 28 | u32::from(segment.flags & 0x0fff) << 16 | u32::from(segment.window),
+        u32::from(segment.urgent),
+    ];
+    let mut sum = Sum::pseudo_header(src.into(), dst.into(), protocol::TCP, (ip_len - IPV4_HEADER) as u32);
+    for (place, word) in tcp.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *place = word.to_be_bytes();
+        sum.add_long(word);
+    }
+    for word in segment.options.as_chunks::<4>().0 {
+        sum.add_long(u32::from_be_bytes(*word));
+    }
+    for piece in segment.payload {
+        let (here, rest) = room.split_at_mut_checked(piece.len())?;
+        sum.copy_and_add(here, piece);
+        room = rest;
+    }
+    tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
+    room.is_empty().then_some(())
 }
 
 impl tcp::Egress for Output {
@@ -501,7 +565,7 @@ impl tcp::Egress for Output {
     /// As Linux's negative advice: the first hop is asked whether it is there, and the path's MTU is tried anew.
     /// RFC 9293 section 3.8.3, MUST-20.
     fn doubt(&mut self, now: Instant, dst: IpAddr) {
-        self.last_hop = None;
+        self.last_hops = [None; LAST_HOPS];
         self.path_mtus.forget(dst);
         if let Some(Hop { link, next: NextHop::Neighbor(addr) }) = self.routes.next_hop(dst) {
             self.links[link].neighbors.doubt(now, addr);
@@ -603,15 +667,16 @@ fn tcp_at(segment: &SegmentOut<'_>) -> usize {
 /// RFC 9293 section 3.1.
 fn write_tcp(header: &mut [u8], segment: &SegmentOut<'_>) {
     let words = (header.len() / 4) as u16;
-    header[0..2].copy_from_slice(&segment.src.port().to_be_bytes());
-    header[2..4].copy_from_slice(&segment.dst.port().to_be_bytes());
-    header[4..8].copy_from_slice(&segment.seq.0.to_be_bytes());
-    header[8..12].copy_from_slice(&segment.ack.0.to_be_bytes());
-    header[12..14].copy_from_slice(&(words << 12 | segment.flags & 0x0fff).to_be_bytes());
-    header[14..16].copy_from_slice(&segment.window.to_be_bytes());
-    header[16..18].fill(0);
-    header[18..20].copy_from_slice(&segment.urgent.to_be_bytes());
-    header[20..].copy_from_slice(segment.options);
+    let Some((fixed, options)) = header.split_first_chunk_mut::<TCP_HEADER>() else { return };
+    fixed[0..2].copy_from_slice(&segment.src.port().to_be_bytes());
+    fixed[2..4].copy_from_slice(&segment.dst.port().to_be_bytes());
+    fixed[4..8].copy_from_slice(&segment.seq.0.to_be_bytes());
+    fixed[8..12].copy_from_slice(&segment.ack.0.to_be_bytes());
+    fixed[12..14].copy_from_slice(&(words << 12 | segment.flags & 0x0fff).to_be_bytes());
+    fixed[14..16].copy_from_slice(&segment.window.to_be_bytes());
+    fixed[16..18].fill(0);
+    fixed[18..20].copy_from_slice(&segment.urgent.to_be_bytes());
+    options.copy_from_slice(segment.options);
 }
 
 /// The Ethernet header, its destination still to be set.

@@ -59,6 +59,13 @@ impl Sum {
         self.total += u64::from(word.to_be());
     }
 
+    /// Adds a 32-bit word in host order, behind an even number of bytes.
+    #[inline]
+    pub fn add_long(&mut self, word: u32) {
+        debug_assert!(!self.odd, "a word begins at an even offset");
+        self.total += u64::from(word.to_be());
+    }
+
     /// Copies `src` to `dst` (same length) and adds its bytes, touching each once.
     ///
     /// # Panics

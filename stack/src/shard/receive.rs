@@ -78,6 +78,7 @@ impl Shard {
     }
 
     /// Local delivery.
+    #[inline]
     pub(super) fn deliver(&mut self, now: Instant, packet: Packet, reassembled: bool) {
         let visit = Visit::start(self.index);
         match packet.parsed.kind {
@@ -169,6 +170,7 @@ impl Shard {
         self.output.heard(now, Heard { link, addr, mac, claim: Claim::Data });
     }
 
+    #[inline]
     fn tcp_segment(&mut self, now: Instant, visit: Visit, packet: Packet) {
         if self.output.gate.is_some()
             && self.tcp.takes(&packet)

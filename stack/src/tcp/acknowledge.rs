@@ -61,10 +61,8 @@ impl Connection {
     pub(super) fn process_ack(&mut self, segment: &Segment, cx: &mut Context<'_>) {
         let window_before = self.snd_wnd;
         let in_flight_before = self.in_flight();
-        // As in Linux, a window that was not used grows to twice of what was in flight.
-        let is_ample = self.congestion.in_slow_start() && self.cwnd() / 2 >= self.flight_most;
-        let is_app_limited = is_ample || self.cwnd_limited.le(self.snd_una);
-        self.update_send_window(segment);
+        let is_app_limited = self.is_app_limited();
+        self.update_send_window(segment.seq, segment.ack, self.window_in(segment));
         let mut feedback = Feedback {
             echo: segment.options.timestamps.filter(|_| self.ts_enabled).map(|timestamps| timestamps.ecr),
             fack: self.rack.fack(),
@@ -101,6 +99,13 @@ impl Connection {
         self.follow_window(window_before, cx.now);
     }
 
+    /// Whether the application, or the peer's window, limited what was sent and is acknowledged now. As in Linux, a window that
+    /// was not used grows to twice of what was in flight.
+    pub(super) fn is_app_limited(&self) -> bool {
+        let is_ample = self.congestion.in_slow_start() && self.cwnd() / 2 >= self.flight_most;
+        is_ample || self.cwnd_limited.le(self.snd_una)
+    }
+
     /// The window closed or opened.
     fn follow_window(&mut self, window_before: u32, now: Instant) {
         if self.snd_wnd == 0 {
@@ -120,25 +125,32 @@ impl Connection {
 
     /// SND.WND <- SEG.WND, SND.WL1 <- SEG.SEQ, SND.WL2 <- SEG.ACK.
     pub(super) fn set_send_window(&mut self, segment: &Segment) {
-        // The window of a SYN is not scaled (RFC 7323 section 2.2).
+        self.note_send_window(segment.seq, segment.ack, self.window_in(segment));
+    }
+
+    fn note_send_window(&mut self, seq: SeqNumber, ack: SeqNumber, window: u32) {
+        self.snd_wnd = window;
+        self.snd_wnd_max = self.snd_wnd_max.max(window);
+        (self.snd_wl1, self.snd_wl2) = (seq, ack);
+    }
+
+    /// A segment's window. That of a SYN is not scaled (RFC 7323 section 2.2).
+    fn window_in(&self, segment: &Segment) -> u32 {
         let shift = if segment.has(Flags::SYN) { 0 } else { self.snd_wscale };
-        self.snd_wnd = u32::from(segment.window) << shift;
-        self.snd_wnd_max = self.snd_wnd_max.max(self.snd_wnd);
-        (self.snd_wl1, self.snd_wl2) = (segment.seq, segment.ack);
+        u32::from(segment.window) << shift
     }
 
     /// Updates the send window unless the segment is older than the last that did. One that acknowledges something new is
     /// not, even if it is a retransmission with a lower sequence number (RFC 9293 section 3.8.6's refinement).
     /// RFC 9293 section 3.8.6, MUST-1, REC-1, MUST-34; RFC 7323 section 2.4.
-    fn update_send_window(&mut self, segment: &Segment) {
-        if segment.ack.lt(self.snd_una) {
+    pub(super) fn update_send_window(&mut self, seq: SeqNumber, ack: SeqNumber, window: u32) {
+        if ack.lt(self.snd_una) {
             return;
         }
-        let newer = segment.ack.gt(self.snd_una)
-            || self.snd_wl1.lt(segment.seq)
-            || (self.snd_wl1 == segment.seq && self.snd_wl2.le(segment.ack));
+        let newer =
+            ack.gt(self.snd_una) || self.snd_wl1.lt(seq) || (self.snd_wl1 == seq && self.snd_wl2.le(ack));
         if newer {
-            self.set_send_window(segment);
+            self.note_send_window(seq, ack, window);
         }
     }
 
@@ -262,17 +274,21 @@ impl Connection {
         feedback.delivered = feedback.delivered.saturating_sub(counted);
         self.statistics.delivered += segments;
         let fin = self.fin_sent && segment.ack == self.snd_nxt;
-        let bytes = acked - u32::from(fin);
+        self.note_progress(segment.ack, una, acked - u32::from(fin), cx.now);
+    }
+
+    /// SND.UNA moves to `ack`, whose offset is `una`: `bytes` of the send queue have arrived.
+    pub(super) fn note_progress(&mut self, ack: SeqNumber, una: u64, bytes: u32, now: Instant) {
         self.send.acknowledge(bytes as usize);
         self.statistics.bytes_acked += u64::from(bytes);
-        (self.snd_una, self.una_offset) = (segment.ack, una);
+        (self.snd_una, self.una_offset) = (ack, una);
         self.snd_sml = self.snd_sml.max(self.snd_una);
         self.cwnd_limited = self.cwnd_limited.max(self.snd_una);
-        self.progress_at = cx.now;
+        self.progress_at = now;
         self.more_acked = self.more;
         (self.retransmits, self.probes) = (0, 0);
-        self.note_timeouts_over(cx.now);
-        if self.send.len() <= self.send_cap() / 3 * 2 {
+        self.note_timeouts_over(now);
+        if self.send_waker.is_some() && self.send.len() <= self.send_cap() / 3 * 2 {
             self.wake_senders();
         }
         if !self.has_unfinished_output() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::config::{FastOpenKeys, SocketOptions, TcpConfig, TcpConfigError};
 use super::connection::{Connection, Context, pressure_cap};
-use super::engine::{Kind, Tcp, is_unicast};
+use super::engine::{Kind, Tables, Tcp, account, is_unicast};
 use super::fastopen::{Advice, CookieMaker, PendingFastOpens};
 use super::header::Flags;
 use super::listener::Listener;
@@ -413,20 +413,24 @@ impl Tcp {
         waker: &Waker,
         take: impl FnMut(&[u8]),
     ) -> Poll<Result<usize, TcpError>> {
-        let connection = match self.get_mut(id) {
+        let pressure = self.is_under_pressure();
+        let connection = match held(&mut self.tables, id) {
             Ok(connection) => connection,
             Err(error) => return Poll::Ready(Err(error)),
         };
         if max == 0 {
             return Poll::Ready(Ok(0));
         }
-        match connection.receive.read_with(max, take) {
-            0 => connection.poll_end(waker).map_ok(|()| 0),
-            taken => {
-                self.after_read(now, id, taken);
-                Poll::Ready(Ok(taken))
-            }
+        let taken = connection.receive.read_with(max, take);
+        if taken == 0 {
+            return connection.poll_end(waker).map_ok(|()| 0);
         }
+        if connection.after_read(taken, now, pressure) {
+            self.call(now, id.index, |_, _| ());
+        } else {
+            account(connection, &mut self.buffered_bytes);
+        }
+        Poll::Ready(Ok(taken))
     }
 
     /// As [`Tcp::poll_recv`], but gives the next bytes that lie together without copying them; `None` where that gives 0.
@@ -439,18 +443,20 @@ impl Tcp {
         id: ConnId,
         waker: &Waker,
     ) -> Poll<Result<Option<Chunk>, TcpError>> {
-        let connection = match self.get_mut(id) {
+        let pressure = self.is_under_pressure();
+        let connection = match held(&mut self.tables, id) {
             Ok(connection) => connection,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        match connection.receive.read_chunk() {
-            None => connection.poll_end(waker).map_ok(|()| None),
-            chunk => {
-                let len = chunk.as_ref().map_or(0, |chunk| chunk.len());
-                self.after_read(now, id, len);
-                Poll::Ready(Ok(chunk))
-            }
+        let Some(chunk) = connection.receive.read_chunk() else {
+            return connection.poll_end(waker).map_ok(|()| None);
+        };
+        if connection.after_read(chunk.len(), now, pressure) {
+            self.call(now, id.index, |_, _| ());
+        } else {
+            account(connection, &mut self.buffered_bytes);
         }
+        Poll::Ready(Ok(Some(chunk)))
     }
 
     /// Bytes that can be read at once.
@@ -459,20 +465,6 @@ impl Tcp {
     /// `NotConnected` for a stale handle.
     pub fn readable(&self, id: ConnId) -> Result<usize, TcpError> {
         self.get(id).map(|connection| connection.receive.readable())
-    }
-
-    fn after_read(&mut self, now: Instant, id: ConnId, len: usize) {
-        let pressure = self.is_under_pressure();
-        let Some(connection) = self.tables.connections.get_mut(id.index) else { return };
-        connection.tune_receive_buffer(len, now, pressure);
-        connection.forget_urgent();
-        connection.measure_reading(now);
-        if connection.owes_window_update() {
-            connection.ack_now = true;
-            return self.call(now, id.index, |_, _| ());
-        }
-        // Nothing else follows from reading.
-        self.account(id.index);
     }
 
     /// How far urgent data reaches beyond what was read, in bytes; `None` when there is none. It comes in line with the
@@ -628,19 +620,12 @@ impl Tcp {
 
 impl Tcp {
     pub(super) fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
-        let connection = self.tables.connections.get_exact(id.index, id.generation);
-        connection
-            .map(|connection| &**connection)
-            .filter(|connection| !connection.orphan)
-            .ok_or(TcpError::NotConnected)
+        let connection = self.tables.connections.get_exact(id.index, id.generation).map(|boxed| &**boxed);
+        connection.filter(|connection| !connection.orphan).ok_or(TcpError::NotConnected)
     }
 
     fn get_mut(&mut self, id: ConnId) -> Result<&mut Connection, TcpError> {
-        let connection = self.tables.connections.get_exact_mut(id.index, id.generation);
-        connection
-            .map(|connection| &mut **connection)
-            .filter(|connection| !connection.orphan)
-            .ok_or(TcpError::NotConnected)
+        held(&mut self.tables, id)
     }
 
     /// Lets a call work on a connection; what it counts is handed over by the next `poll_timers` or `transmit`.
@@ -680,6 +665,18 @@ impl Connection {
     /// The number of the next byte to be read; the peer's FIN is none.
     fn read_up_to(&self) -> SeqNumber {
         self.rcv_nxt() - self.receive.readable() as u32 - u32::from(self.fin_received)
+    }
+
+    /// The application has read `len` bytes; whether the peer is to hear of it now. Nothing else follows but that they are gone.
+    fn after_read(&mut self, len: usize, now: Instant, pressure: bool) -> bool {
+        self.tune_receive_buffer(len, now, pressure);
+        if self.cold().is_some() {
+            self.forget_urgent();
+            self.measure_reading(now);
+        }
+        let owes = self.owes_window_update();
+        self.ack_now |= owes;
+        owes
     }
 
     /// Urgent data that was read is no longer urgent; the pointer must not come round again after 2 GiB.
@@ -780,6 +777,15 @@ impl Connection {
         if self.state.is_over() {
             self.receive.clear();
         }
+    }
+}
+
+/// The connection that a handle leads to.
+#[inline]
+fn held(tables: &mut Tables, id: ConnId) -> Result<&mut Connection, TcpError> {
+    match tables.connections.get_exact_mut(id.index, id.generation) {
+        Some(connection) if !connection.orphan => Ok(connection),
+        _ => Err(TcpError::NotConnected),
     }
 }
 

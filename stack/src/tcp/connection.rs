@@ -25,6 +25,7 @@ use super::recovery::LossRecovery;
 use super::reply::{Replies, Reply};
 use super::rtt::RttEstimator;
 use super::scoreboard::Scoreboard;
+use super::segment_size::{DEFAULT_MSS_IPV4, DEFAULT_MSS_IPV6};
 use super::send_queue::SendQueue;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
@@ -34,17 +35,6 @@ use super::{State, TcpError};
 use crate::counters::Counters;
 use crate::time::{Duration, Instant};
 
-/// Default send MSS when the peer states none (RFC 9293 section 3.7.1, MUST-15).
-const DEFAULT_MSS_IPV4: u16 = 536;
-const DEFAULT_MSS_IPV6: u16 = 1220;
-/// Least payload a segment is cut to, whatever the peer's MSS option says: smaller ones cost more than they carry
-/// (Linux's `tcp_min_snd_mss`).
-const MSS_MIN: u16 = 48;
-/// Least path MTU believed from ICMP: Linux's `min_pmtu` for IPv4, RFC 8200 section 5 for IPv6.
-const PATH_MTU_MIN_IPV4: u16 = crate::limits::PATH_MTU_MIN_IPV4;
-const PATH_MTU_MIN_IPV6: u16 = 1280;
-/// Bytes that timestamps take in every segment.
-const TIMESTAMPS_LEN: u16 = 12;
 /// Segments acknowledged one by one when a connection begins, so that the peer's slow start is not held up (Linux's
 /// `TCP_MAX_QUICKACKS`).
 pub(super) const QUICK_ACKS: u8 = 16;
@@ -63,6 +53,7 @@ pub(super) struct Context<'a> {
 }
 
 /// One connection. Sequence numbers satisfy `snd_una <= snd_nxt` and `rcv_nxt <= rcv_edge`.
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Connection {
     pub(super) key: TupleKey,
     pub(super) state: State,
@@ -101,11 +92,11 @@ pub(super) struct Connection {
     pub(super) fin_sent: bool,
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
     pub(super) mss: u16,
-    peer_mss: u16,
+    pub(super) peer_mss: u16,
     /// MSS option that we sent; 0: not known here.
-    our_mss: u16,
+    pub(super) our_mss: u16,
     /// MTU towards the peer; 0 until the egress was asked.
-    mtu: u16,
+    pub(super) mtu: u16,
     pub(super) snd_wscale: u8,
     pub(super) rcv_wscale: u8,
     /// Window scaling is offered or agreed on; a shift of 0 is one too (RFC 7323 section 2.2).
@@ -208,6 +199,7 @@ pub(super) enum Listed {
 
 /// What few connections need, and none that never sent anything.
 #[derive(Default)]
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Cold {
     /// A connection that Fast Open opened, or was to open.
     pub(super) fastopen: Option<Box<FastOpen>>,
@@ -500,84 +492,6 @@ impl Connection {
         self.una_offset = 1;
     }
 
-    // ---- segment sizes
-
-    pub(super) fn fixed_headers(&self) -> u16 {
-        if self.key.is_ipv4() { 40 } else { 60 }
-    }
-
-    pub(super) fn set_peer_mss(&mut self, mss: Option<u16>) {
-        let default = if self.key.is_ipv4() { DEFAULT_MSS_IPV4 } else { DEFAULT_MSS_IPV6 };
-        self.peer_mss = mss.unwrap_or(default);
-        self.update_mss();
-    }
-
-    /// RFC 9293 section 3.7.1: the smaller of what the peer and what the path takes, less our options.
-    /// RFC 9293 section 3.7.1, MUST-16.
-    pub(super) fn update_mss(&mut self) {
-        self.mss = self.payload_of(if self.mtu == 0 { u16::MAX } else { self.mtu });
-    }
-
-    /// The MTU that the egress states, asked once a connection and when what ICMP told since is old.
-    pub(super) fn learn_mtu(&mut self, path_mtu: impl FnOnce() -> usize) {
-        if self.mtu == 0 {
-            self.mtu = path_mtu().clamp(usize::from(self.path_mtu_min()), usize::from(u16::MAX)) as u16;
-            self.update_mss();
-        }
-    }
-
-    pub(super) fn forget_mtu(&mut self) {
-        self.mtu = 0;
-    }
-
-    pub(super) fn path_mtu_min(&self) -> u16 {
-        if self.key.is_ipv4() { PATH_MTU_MIN_IPV4 } else { PATH_MTU_MIN_IPV6 }
-    }
-
-    pub(super) fn mtu(&self) -> u16 {
-        self.mtu
-    }
-
-    /// Takes a lower MTU from ICMP or the egress; whether it is one. 0 stands for a router that does not say.
-    pub(super) fn lower_mtu(&mut self, mtu: usize) -> bool {
-        let mtu = mtu.max(usize::from(self.path_mtu_min())).min(usize::from(u16::MAX)) as u16;
-        if self.mtu == 0 || mtu >= self.mtu {
-            return false;
-        }
-        self.limit_mtu_search(mtu);
-        self.mtu = mtu;
-        self.update_mss();
-        self.resend_smaller();
-        true
-    }
-
-    /// A larger packet than the path was known to carry has arrived.
-    pub(super) fn set_mtu(&mut self, mtu: u16) {
-        self.mtu = mtu;
-        self.update_mss();
-    }
-
-    /// Payload of a full segment in a packet of `mtu` bytes: the effective send MSS (RFC 9293 section 3.7.1).
-    pub(super) fn payload_of(&self, mtu: u16) -> u16 {
-        let options = if self.ts_enabled { TIMESTAMPS_LEN } else { 0 } + self.ecn.option_len();
-        let most = self.options.maxseg.unwrap_or(u16::MAX).min(mtu.saturating_sub(self.fixed_headers()));
-        self.peer_mss.min(most).saturating_sub(options).max(MSS_MIN)
-    }
-
-    /// The MSS option of our SYN (RFC 9293 section 3.7.1, RFC 6691): what the link carries less the fixed headers, or what the
-    /// application chose. What the path carries towards the peer says nothing of the way back.
-    /// RFC 9293 section 3.7.1, SHLD-6, MUST-67.
-    pub(super) fn our_mss(&self) -> u16 {
-        let of_link =
-            if self.our_mss > 0 { self.our_mss } else { self.mtu.saturating_sub(self.fixed_headers()) };
-        of_link.min(self.options.maxseg.unwrap_or(u16::MAX))
-    }
-
-    pub(super) fn set_our_mss(&mut self, link_mtu: usize) {
-        let mtu = link_mtu.clamp(usize::from(self.path_mtu_min()), usize::from(u16::MAX)) as u16;
-        self.our_mss = mtu.saturating_sub(self.fixed_headers());
-    }
-
     // ---- receive window
 
     pub(super) fn receive_cap(&self) -> usize {
@@ -611,6 +525,11 @@ impl Connection {
     /// what it would be now (as in Linux), by at least the step of RFC 9293 section 3.8.6.2.2.
     pub(super) fn owes_window_update(&self) -> bool {
         let current = self.rcv_wnd();
+        // No window is larger than an empty queue's, or the present one rounded up.
+        let most = ReceiveQueue::window_max(self.receive_cap()).min(u32::MAX as usize) as u32;
+        if most / 2 < current && current >= 1 << self.rcv_wscale {
+            return false;
+        }
         let next = u32::from(self.select_window(false)) << self.rcv_wscale;
         next > current && next / 2 >= current && self.state.may_receive()
     }
@@ -825,7 +744,7 @@ pub(super) fn timestamp(now: Instant, offset: u32) -> u32 {
 
 /// Whole seconds, wrapping after 136 years.
 pub(super) fn seconds(now: Instant) -> u32 {
-    (now.as_millis() / 1000) as u32
+    now.as_secs() as u32
 }
 
 /// Whether timestamp `a` is before `b` (RFC 7323 section 5.2).

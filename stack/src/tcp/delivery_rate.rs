@@ -157,7 +157,7 @@ impl DeliveryRate {
         self.prior_delivered_at = snapshot.delivered_at;
         self.prior_in_flight = snapshot.in_flight;
         self.prior_lost = snapshot.lost;
-        let interval = sent_at.saturating_since(snapshot.first_sent_at).as_micros();
+        let interval = sent_at.micros_since(snapshot.first_sent_at);
         self.send_interval_us = u32::try_from(interval).unwrap_or(NOTHING).min(NOTHING - 1);
         self.first_sent_at = sent_at;
     }
@@ -167,13 +167,18 @@ impl DeliveryRate {
         self.lost = self.lost.wrapping_add(bytes);
     }
 
+    /// Ends the processing of one ACK by which nothing was delivered.
+    pub(super) fn pass(&mut self) {
+        if self.delivered > self.app_limited_until {
+            self.app_limited_until = 0;
+        }
+    }
+
     /// Ends the processing of one ACK (section 3.3, GenerateRateSample). `None` when nothing was delivered, or over an
     /// interval shorter than `min_rtt`: ACKs that arrive so fast report what was delivered before (section 2.2.4 on ACK
     /// compression), or a retransmission was taken for delivered that was not.
     pub fn sample(&mut self, now: Instant, min_rtt: Option<Duration>) -> Option<RateSample> {
-        if self.delivered > self.app_limited_until {
-            self.app_limited_until = 0;
-        }
+        self.pass();
         let send_interval_us = core::mem::replace(&mut self.send_interval_us, NOTHING);
         if send_interval_us == NOTHING {
             return None;
@@ -193,12 +198,20 @@ impl DeliveryRate {
             in_flight_at_send: self.prior_in_flight,
         };
         // As Linux: one that the application limited replaces only a slower one.
-        if !sample.is_app_limited || sample.bytes_per_second() >= self.last_rate().0 {
+        if !sample.is_app_limited || self.is_last_slower(&sample) {
             self.last_bytes = sample.delivered_bytes;
             let micros = u32::try_from(interval.as_micros()).unwrap_or(u32::MAX).min(RATE_APP_LIMITED - 1);
             self.last_interval_us = micros | if sample.is_app_limited { RATE_APP_LIMITED } else { 0 };
         }
         Some(sample)
+    }
+
+    /// Whether the last sample shows no higher rate, compared without a division.
+    fn is_last_slower(&self, sample: &RateSample) -> bool {
+        let last_nanos = u64::from(self.last_interval_us & !RATE_APP_LIMITED).max(1) * 1_000;
+        let nanos = u64::try_from(sample.interval.as_nanos()).unwrap_or(u64::MAX);
+        let scaled = |bytes: u32, nanos: u64| u128::from(bytes) * u128::from(nanos);
+        scaled(sample.delivered_bytes, last_nanos) >= scaled(self.last_bytes, nanos)
     }
 
     /// The last sample that tells about the path: bytes a second (0 before the first), and whether the application limited

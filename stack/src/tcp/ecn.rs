@@ -262,6 +262,11 @@ struct Live {
 }
 
 impl Ecn {
+    /// Whether neither end has asked for it.
+    pub(super) fn is_absent(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Of a connection that begins with our SYN.
     pub(super) fn requesting(request: EcnMode, config: AccurateEcnConfig) -> Self {
         Self((request != EcnMode::Off).then(|| Box::new(Live { request, config, ..Live::default() })))

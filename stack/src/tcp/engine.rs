@@ -19,10 +19,10 @@ use super::ports::EphemeralPorts;
 use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
 use super::syn_cookie::SynCookies;
-use super::syn_queue::{HalfOpen, SynQueue};
+use super::syn_queue::SynQueue;
 use super::table::{List, NIL, Slab, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
-use super::{Census, ConnId, IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError, Tuple};
+use super::{IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError};
 use crate::counters::{Counters, DropReason, Fresh};
 use crate::limits;
 use crate::packet::{Packet, prefetch};
@@ -55,9 +55,15 @@ pub struct Tcp {
     coming: Vec<u32>,
     came: usize,
     challenges: TokenBucket,
-    buffered_bytes: usize,
+    pub(super) buffered_bytes: usize,
     /// Connections that are over and whose handle is still held.
-    ended: usize,
+    pub(super) ended: usize,
+    /// Every segment goes the general way: what the fast one is compared with.
+    #[cfg(test)]
+    pub(super) general_only: bool,
+    /// Segments that went the fast way.
+    #[cfg(test)]
+    pub(super) expected_segments: u64,
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Fresh>>,
 }
@@ -146,7 +152,15 @@ impl Tables {
     }
 
     fn find_hashed(&self, key: &TupleKey, hash: u32) -> Option<Kind> {
-        let is_it = |led: &Led| led.hash == hash && self.key_of(led.place).as_ref() == Some(key);
+        let is_it = |led: &Led| {
+            led.hash == hash
+                && match led.place.into() {
+                    Kind::Connection(index) => {
+                        self.connections.get(index).is_some_and(|connection| connection.key == *key)
+                    }
+                    _ => self.key_of(led.place).as_ref() == Some(key),
+                }
+        };
         self.by_tuple.find(spread(hash), is_it).map(|led| led.place.into())
     }
 
@@ -227,6 +241,10 @@ impl Tcp {
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
             buffered_bytes: 0,
             ended: 0,
+            #[cfg(test)]
+            general_only: false,
+            #[cfg(test)]
+            expected_segments: 0,
             calls_counters: None,
             config,
         }
@@ -286,8 +304,14 @@ impl Tcp {
     pub fn receive(&mut self, now: Instant, packet: Packet, counters: &mut Counters) -> Received {
         let key = super::input::key_of(&packet);
         let found = self.tables.find_parsed(&key, &packet.parsed);
-        if packet.is_merged() && !self.takes_merged(found, &packet) {
-            return Received::Merged(packet);
+        if packet.is_merged() {
+            if !self.takes_merged(found, &packet) {
+                return Received::Merged(packet);
+            }
+        } else if let Some(Kind::Connection(index)) = found
+            && self.receive_expected(now, index, &packet, counters)
+        {
+            return Received::Done;
         }
         let segment = match Segment::parse(packet) {
             Ok(segment) => segment,
@@ -550,9 +574,10 @@ impl Tcp {
     }
 
     /// Something happened to a connection that is not over.
+    #[inline]
     pub(super) fn touch(&mut self, now: Instant, index: u32) {
-        self.account(index);
         let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        account(connection, &mut self.buffered_bytes);
         match connection.listed {
             Listed::Nowhere => {
                 connection.listed = Listed::Touched;
@@ -581,8 +606,8 @@ impl Tcp {
 
     /// Brings a connection's timers in step with what it has become. `sends`: data is known to go next.
     pub(super) fn settle(&mut self, now: Instant, index: u32, sends: bool) {
-        self.account(index);
         let Some(connection) = self.tables.connections.get_mut(index) else { return };
+        account(connection, &mut self.buffered_bytes);
         connection.chronograph.turn(now, connection.limit());
         connection.measure_reading(now);
         connection.refresh_timers(now, sends);
@@ -600,10 +625,9 @@ impl Tcp {
 
     /// Counts what a connection's buffers take now.
     pub(super) fn account(&mut self, index: u32) {
-        let Some(connection) = self.tables.connections.get_mut(index) else { return };
-        let memory = connection.memory();
-        self.buffered_bytes = self.buffered_bytes - connection.buffered + memory;
-        connection.buffered = memory;
+        if let Some(connection) = self.tables.connections.get_mut(index) {
+            account(connection, &mut self.buffered_bytes);
+        }
     }
 
     /// A connection is CLOSED or in TIME-WAIT: takes it out of the tables; the memory goes when no handle is left.
@@ -698,63 +722,6 @@ impl Tcp {
     }
 }
 
-// ---- figures
-
-impl Tcp {
-    /// How much of what there is.
-    #[must_use]
-    pub fn census(&self) -> Census {
-        Census {
-            listeners: self.listeners.slab.len(),
-            syn_received: self.tables.syn_queue.entries.len(),
-            connections: self.tables.connections.len(),
-            time_wait: self.tables.time_waits.entries.len(),
-            buffered_bytes: self.buffered_bytes,
-            ended: self.ended,
-        }
-    }
-
-    /// Whether no connection is under way and none that has ended holds something the application has not read: what a
-    /// graceful shutdown waits for. O(1) while connections are under way, else O(ended ones whose handle is held).
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        let Tables { connections, syn_queue, .. } = &self.tables;
-        syn_queue.entries.len() == 0
-            && connections.len() == self.ended
-            && connections.iter().all(|(.., connection)| connection.receive.readable() == 0)
-    }
-
-    /// Whether something has this tuple: a connection, half-open or not, or a TIME-WAIT entry.
-    #[must_use]
-    pub fn knows(&self, tuple: &Tuple) -> bool {
-        self.tables.find(&TupleKey::new(tuple.local, tuple.remote)).is_some()
-    }
-
-    /// Tuple and state of everything that segments are led to: half-open connections and TIME-WAIT entries too. O(all).
-    pub fn ends(&self) -> impl Iterator<Item = (Tuple, State)> + '_ {
-        let Tables { connections, syn_queue, time_waits, .. } = &self.tables;
-        let attached = connections.iter().filter(|(.., connection)| connection.attached);
-        let displaced = |entry: &HalfOpen| entry.displaced();
-        let hidden: Vec<(u32, u32)> =
-            syn_queue.entries.iter().filter_map(|(.., entry)| displaced(entry)).collect();
-        let waits = time_waits.entries.iter().filter(move |(index, generation, _)| {
-            hidden.is_empty() || !hidden.contains(&(*index, *generation))
-        });
-        attached
-            .map(|(.., connection)| (connection.key.tuple(), connection.state))
-            .chain(syn_queue.entries.iter().map(|(.., entry)| (entry.key.tuple(), State::SynReceived)))
-            .chain(waits.map(|(.., entry)| (entry.key.tuple(), State::TimeWait)))
-    }
-
-    /// All connections with a handle or still under way: id, tuple, state. For `ss`-like listings and graceful shutdown;
-    /// O(connections).
-    pub fn connections(&self) -> impl Iterator<Item = (ConnId, Tuple, State)> + '_ {
-        self.tables.connections.iter().map(|(index, generation, connection)| {
-            (ConnId { index, generation }, connection.key.tuple(), self.state_of(connection))
-        })
-    }
-}
-
 impl Connection {
     /// Takes in an ICMP error; the path's MTU, if that is what it told and it is believed.
     fn icmp_error(&mut self, error: &IcmpError, cx: &mut Context<'_>) -> Option<u16> {
@@ -785,6 +752,14 @@ impl Connection {
         }
         None
     }
+}
+
+/// Counts in the sum what a connection's buffers take now.
+#[inline]
+pub(super) fn account(connection: &mut Connection, buffered_bytes: &mut usize) {
+    let memory = connection.memory();
+    *buffered_bytes = *buffered_bytes - connection.buffered + memory;
+    connection.buffered = memory;
 }
 
 /// Whether a peer can have the address (RFC 9293 section 3.9.2.3).

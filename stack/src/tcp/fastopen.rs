@@ -75,6 +75,7 @@ impl PendingFastOpens {
 }
 
 /// What a connection with Fast Open knows of it.
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct FastOpen {
     side: Side,
     /// What our first SYN or SYN-ACK carries.
@@ -85,6 +86,7 @@ pub(super) struct FastOpen {
     pub(super) failure: Option<FastOpenFailure>,
 }
 
+#[cfg_attr(test, derive(Debug))]
 enum Side {
     Client {
         /// Most data for the SYN, by the server's MSS; `None`: no cookie, no data.

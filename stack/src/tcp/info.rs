@@ -9,6 +9,7 @@ use crate::time::{Duration, Instant};
 
 /// Counts of one connection.
 #[derive(Default)]
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Statistics {
     pub(super) segments_in: u32,
     pub(super) segments_out: u32,
@@ -22,6 +23,7 @@ pub(super) struct Statistics {
 
 /// Counts that stay zero on most connections.
 #[derive(Default)]
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Troubles {
     /// Segments that arrived ahead of a gap.
     pub(super) out_of_order_in: u32,

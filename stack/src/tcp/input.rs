@@ -7,6 +7,7 @@ use core::ops::ControlFlow;
 use super::connection::{Connection, Context, TIMESTAMP_AGE_MAX_S, seconds, timestamp_before};
 use super::header::{Flags, HEADER_LEN, TcpHeader};
 use super::options::TcpOptions;
+use super::receive_queue::Inserted;
 use super::reply::Reply;
 use super::seq::SeqNumber;
 use super::table::TupleKey;
@@ -530,8 +531,22 @@ impl Connection {
         let beyond = if (seq + len).gt(self.rcv_edge) { (seq + len).since(self.rcv_edge) } else { 0 };
         let payload = segment.payload.start..segment.payload.end - beyond as usize;
         let cap = self.insert_cap(cx.pressure);
-        let inserted = self.receive.insert(seq, segment.packet.into_slices(payload), cap, copy);
-        if inserted.dropped + beyond > 0 {
+        let mut inserted = self.receive.insert(seq, segment.packet.into_slices(payload), cap, copy);
+        inserted.dropped += beyond;
+        self.follow_insertion(&inserted, merged, unmerged_len, had_gap, cx);
+        NEXT
+    }
+
+    /// What follows from taking in payload, of `merged` segments and `unmerged_len` bytes in each.
+    pub(super) fn follow_insertion(
+        &mut self,
+        inserted: &Inserted,
+        merged: u16,
+        unmerged_len: u32,
+        had_gap: bool,
+        cx: &mut Context<'_>,
+    ) {
+        if inserted.dropped > 0 {
             cx.counters.drop(DropReason::TcpReceiveBufferFull);
             self.ack_now = true;
         }
@@ -547,11 +562,10 @@ impl Connection {
             self.cold_mut().troubles.out_of_order_in += u32::from(merged);
             // A SACK block says how much arrived; who has only the count of ACKs gets one for each (RFC 5681 section 4.2).
             self.owe_duplicate_acks(if self.sack_enabled { 1 } else { merged });
-        } else if inserted.dropped + beyond == 0 {
+        } else if inserted.dropped == 0 {
             cx.counters.tcp_duplicate_rx += u64::from(merged);
             self.ack_now = true;
         }
-        NEXT
     }
 
     /// The payload of a SYN whose Fast Open cookie is good (RFC 7413 section 4.2.2).
@@ -597,17 +611,19 @@ impl Connection {
     fn delay_ack(&mut self, segment_len: u32, now: Instant) {
         let gap = now - self.last_data_at;
         self.last_data_at = now;
-        self.rcv_mss = self.rcv_mss.max(segment_len.min(u32::from(self.our_mss().max(536))) as u16);
-        let rto = self.rtt.rto();
-        let ato = Duration::from_millis(u64::from(self.ato_ms));
+        if segment_len > u32::from(self.rcv_mss) {
+            let most = segment_len.min(u32::from(self.our_mss().max(536))) as u16;
+            self.rcv_mss = self.rcv_mss.max(most);
+        }
         if self.ato_ms == 0 {
             self.ato_ms = ATO_MIN_MS;
-        } else if gap <= Duration::from_millis(u64::from(ATO_MIN_MS / 2)) {
+        } else if gap <= const { Duration::from_millis(ATO_MIN_MS as u64 / 2) } {
             self.ato_ms = self.ato_ms / 2 + ATO_MIN_MS / 2;
-        } else if gap < ato {
-            let ato = (ato / 2 + gap).min(rto);
+        } else if gap < Duration::from_millis(u64::from(self.ato_ms)) {
+            let ato = Duration::from_millis(u64::from(self.ato_ms));
+            let ato = (ato / 2 + gap).min(self.rtt.rto());
             self.ato_ms = (ato.as_millis() as u16).clamp(1, ATO_MAX_MS);
-        } else if gap > rto {
+        } else if gap > self.rtt.rto() {
             // The peer may have restarted from idle, with a small window.
             self.quick_acks = super::connection::QUICK_ACKS;
         }
@@ -696,7 +712,7 @@ fn last_flags(packet: &Packet) -> Flags {
 
 pub(super) fn key_of(packet: &Packet) -> TupleKey {
     let flow = &packet.parsed.flow;
-    TupleKey::new((flow.dst, flow.dst_port).into(), (flow.src, flow.src_port).into())
+    TupleKey::of((flow.dst, flow.dst_port), (flow.src, flow.src_port))
 }
 
 /// The RST that answers a packet of no connection; `None` for a RST and for what is malformed.

@@ -3,7 +3,7 @@
 //! of RFC 9293 section 3.9. One [`Tcp`] belongs to one shard.
 //!
 //! The path of a segment: `engine` finds whose it is (`table`); a listener's SYN goes to `handshake` and becomes a compact
-//! entry of `syn_queue`; a connection's segment walks `input` step by step as RFC 9293 section 3.10.7 does, its
+//! entry of `syn_queue`; a connection's segment, unless it is the one expected next (`fast_path`), walks `input` step by step as RFC 9293 section 3.10.7 does, its
 //! acknowledgment through `acknowledge`, which reads it, and `recovery`, which decides what is lost, with the segments sent in
 //! `scoreboard`, RACK in `rack`, the probe of a tail in `tail_probe`, proportional rate reduction in `prr` and congestion control
 //! in `congestion`, congestion that is marked instead in `ecn`; what is closed leaves a compact entry in `time_wait`. `output` decides what a connection sends and `transmit`
@@ -14,6 +14,7 @@
 
 mod acknowledge;
 mod calls;
+mod census;
 mod chronograph;
 mod config;
 pub mod congestion;
@@ -21,6 +22,7 @@ mod connection;
 pub mod delivery_rate;
 mod ecn;
 mod engine;
+mod fast_path;
 mod fastopen;
 mod handshake;
 pub mod header;
@@ -44,6 +46,7 @@ mod recovery;
 mod reply;
 pub mod rtt;
 mod scoreboard;
+mod segment_size;
 pub mod send_queue;
 pub mod seq;
 mod state;

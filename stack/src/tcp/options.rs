@@ -62,6 +62,22 @@ pub struct Timestamps {
     pub ecr: u32,
 }
 
+impl Timestamps {
+    /// Bytes of the option when there is no other (RFC 7323 appendix A).
+    pub const ALONE_LEN: usize = 12;
+    /// What these bytes begin with: two NOPs, kind and length.
+    pub(super) const ALONE: [u8; 4] = [KIND_NOP, KIND_NOP, KIND_TIMESTAMPS, 10];
+
+    /// Writes the option as [`TcpOptions::emit`] does when there is no other; returns its length.
+    #[inline]
+    pub(super) fn emit_alone(self, bytes: &mut [u8; Self::ALONE_LEN]) -> usize {
+        bytes[..4].copy_from_slice(&Self::ALONE);
+        bytes[4..8].copy_from_slice(&self.val.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.ecr.to_be_bytes());
+        bytes.len()
+    }
+}
+
 /// The user timeout option (RFC 5482 section 3.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserTimeout {

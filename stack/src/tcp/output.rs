@@ -7,7 +7,7 @@ use super::congestion::CongestionControl;
 use super::congestion::pacing::window_rate;
 use super::connection::{Connection, syn_window};
 use super::header::Flags;
-use super::options::{OPTIONS_LEN_MAX, TcpOptions};
+use super::options::{OPTIONS_LEN_MAX, TcpOptions, Timestamps};
 use super::recovery::Frto;
 use super::scoreboard::Sent;
 use super::seq::SeqNumber;
@@ -73,7 +73,7 @@ pub(super) struct Output<'a> {
 impl Connection {
     /// What to send next, if anything.
     pub(super) fn plan(&self) -> Option<Plan> {
-        if self.state.is_over() {
+        if self.is_silent() || self.state.is_over() {
             return None;
         }
         if self.syn_due {
@@ -88,6 +88,18 @@ impl Connection {
             .or_else(|| self.probe_due.then_some(Plan::Probe))
             .or_else(|| self.ack_now.then_some(Plan::Ack))
             .or_else(|| self.keepalive_due.then_some(Plan::Keepalive))
+    }
+
+    /// Whether there is nothing to say, as far as that is quickly seen: what each turn ends with.
+    #[inline]
+    fn is_silent(&self) -> bool {
+        let owes = self.syn_due | self.ack_now | self.probe_due | self.keepalive_due | self.loss.probe_tail;
+        let ends = self.fin_queued & !self.fin_sent;
+        self.unsent() == 0
+            && !owes
+            && !ends
+            && self.duplicate_acks_owed == 0
+            && self.sent.next_lost().is_none()
     }
 
     /// RFC 9293 section 3.9.1.2, SHLD-28, MAY-16.
@@ -171,12 +183,14 @@ impl Connection {
 
     /// `first` with all the segments that could follow it one by one now, to go as one: full ones, and the last there is if
     /// it may go. The windows, Nagle's rule, pacing and FIN decide as they would for each, so that the same packets are sent;
-    /// what has nothing to do with bulk (probes, data again, what is silly) has no company. `full_only`: nothing shorter
-    /// than `first` follows.
-    fn super_segment(&self, first: Data, full_only: bool, out: &Output<'_>) -> Data {
+    /// what has nothing to do with bulk (probes, data again, what is silly) has no company.
+    fn super_segment(&self, first: Data, out: &Output<'_>) -> Data {
         let mss = u32::from(self.mss);
+        if first.why != Why::Next || first.len != mss || first.fin {
+            return first;
+        }
         let limit = out.egress.super_segment_max().min(out.bytes_left) as u32;
-        if first.why != Why::Next || first.len != mss || first.fin || limit < 2 * mss {
+        if limit < 2 * mss {
             return first;
         }
         let (unsent, room) = (self.unsent(), self.window_room());
@@ -186,7 +200,12 @@ impl Connection {
         let count = if most > 1 { self.paced_segments(most, out.now) } else { most };
         let mut len = (may - may % mss).min(count * mss);
         let rest = may - len;
-        if rest > 0 && count * mss > len && rest == unsent - len && !full_only && self.nagle_allows() {
+        if rest > 0
+            && count * mss > len
+            && rest == unsent - len
+            && !self.owes_feedback()
+            && self.nagle_allows()
+        {
             len += rest;
         }
         if len <= mss {
@@ -343,7 +362,7 @@ impl Connection {
             seq: self.iss,
             flags: if ack { Flags::SYN | Flags::ACK } else { Flags::SYN } | ecn,
             window: syn_window(self.receive_cap(), &self.options).min(space),
-            options: &options,
+            options: &Written::new(&options, true),
         };
         let window = segment.window;
         self.emit(&segment, 0, len as usize, len.max(1) as usize, out)?;
@@ -368,17 +387,15 @@ impl Connection {
 
     /// RFC 9293 section 3.9.1.2, SHLD-27.
     fn send_data(&mut self, data: Data, out: &mut Output<'_>) -> Result<(), EgressError> {
-        let idle = self.outstanding() == 0 && out.now - self.last_sent_at > self.rtt.rto();
+        let idle = self.outstanding() == 0 && out.now > self.last_sent_at.plus_micros(self.rtt.rto_us());
         if idle && out.slow_start_after_idle {
             // RFC 5681 section 4.1.
             self.congestion.on_idle_restart(out.now);
         }
-        let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
-        let plain = options;
-        self.add_feedback(&mut options, data.seq, data.len.min(data.mss));
+        let options = self.options_for(data.seq, data.len.min(data.mss), out.now);
         // All segments of a super-segment have the same options, and feedback belongs on one of them. It seldom fits a full
         // one, so that a segment with feedback goes alone, and so does the short last one while some is owed.
-        let data = if options == plain { self.super_segment(data, self.owes_feedback(), out) } else { data };
+        let data = if options.is_plain { self.super_segment(data, out) } else { data };
         let mut flags = Flags::ACK;
         if data.fin {
             flags |= Flags::FIN;
@@ -397,6 +414,20 @@ impl Connection {
         }
         self.note_sent(data, out);
         Ok(())
+    }
+
+    /// The options of a segment without SYN: timestamps and what [`Connection::add_feedback`] adds for `len` bytes from `seq` on.
+    fn options_for(&self, seq: SeqNumber, len: u32, now: Instant) -> Written {
+        let mut options = TcpOptions { timestamps: self.timestamps(now), ..TcpOptions::default() };
+        let nothing = !self.receive.has_gap()
+            && self.ecn.is_absent()
+            && self.cold().is_none_or(|cold| cold.duplicate_block.is_none());
+        if nothing {
+            return Written::plain(options.timestamps);
+        }
+        let plain = options;
+        self.add_feedback(&mut options, seq, len);
+        Written { is_plain: options == plain, ..Written::new(&options, false) }
     }
 
     /// Whether there is something that `add_feedback` would tell, were there room.
@@ -528,8 +559,7 @@ impl Connection {
 
     /// A segment without payload.
     fn send_bare(&mut self, seq: SeqNumber, out: &mut Output<'_>) -> Result<(), EgressError> {
-        let mut options = TcpOptions { timestamps: self.timestamps(out.now), ..TcpOptions::default() };
-        self.add_feedback(&mut options, seq, 0);
+        let options = self.options_for(seq, 0, out.now);
         let window = self.select_window(out.pressure);
         self.emit(&Header { seq, flags: Flags::ACK, window, options: &options }, 0, 0, 1, out)?;
         self.note_acknowledged(window, &options, out.counters);
@@ -546,12 +576,12 @@ impl Connection {
     }
 
     /// A segment with RCV.NXT and this window went out.
-    fn note_acknowledged(&mut self, window: u16, options: &TcpOptions, counters: &mut Counters) {
+    fn note_acknowledged(&mut self, window: u16, options: &Written, counters: &mut Counters) {
         let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
-        if duplicate.is_some() && options.sack.first().copied() == duplicate {
+        if duplicate.is_some() && options.first_block == duplicate {
             self.cold_mut().duplicate_block = None;
             counters.tcp_dsacks_tx += 1;
-            if let Some((start, _)) = duplicate.filter(|_| options.accurate_ecn.is_some()) {
+            if let Some((start, _)) = duplicate.filter(|_| options.accurate_ecn) {
                 self.ecn.note_duplicate_told(start);
             }
         }
@@ -576,9 +606,7 @@ impl Connection {
         mss: usize,
         out: &mut Output<'_>,
     ) -> Result<usize, EgressError> {
-        let mut buffer = [0; OPTIONS_LEN_MAX];
         let syn = header.flags.contains(Flags::SYN);
-        let options_len = header.options.emit(syn, &mut buffer);
         let new = len > 0 && !syn && header.seq == self.snd_nxt;
         let flags = if syn { header.flags } else { header.flags | self.ecn.flags(new, len == 0) };
         let ecn = self.ecn.codepoint(new);
@@ -597,7 +625,7 @@ impl Connection {
                     first_flags: self.ecn.first_flags().0,
                     window: header.window,
                     urgent: 0,
-                    options: &buffer[..options_len],
+                    options: header.options.bytes(),
                     payload,
                     mss,
                     ecn,
@@ -613,7 +641,7 @@ impl Connection {
                 out.bytes_left = out.bytes_left.saturating_sub(sent);
                 self.statistics.segments_out += segments as u32;
                 if !syn {
-                    self.ecn.note_sent(new, len == 0, header.options.accurate_ecn.is_some());
+                    self.ecn.note_sent(new, len == 0, header.options.accurate_ecn);
                 }
                 Ok(sent)
             }
@@ -633,5 +661,38 @@ struct Header<'a> {
     seq: SeqNumber,
     flags: Flags,
     window: u16,
-    options: &'a TcpOptions,
+    options: &'a Written,
+}
+
+/// A segment's options as they go out.
+struct Written {
+    bytes: [u8; OPTIONS_LEN_MAX],
+    len: u8,
+    /// Timestamps and nothing else, if those are agreed on.
+    is_plain: bool,
+    /// The first block of SACK.
+    first_block: Option<(SeqNumber, SeqNumber)>,
+    /// Accurate ECN's option is there.
+    accurate_ecn: bool,
+}
+
+impl Written {
+    fn new(options: &TcpOptions, syn: bool) -> Self {
+        let mut bytes = [0; OPTIONS_LEN_MAX];
+        let len = options.emit(syn, &mut bytes) as u8;
+        let (first_block, accurate_ecn) = (options.sack.first().copied(), options.accurate_ecn.is_some());
+        Self { bytes, len, is_plain: false, first_block, accurate_ecn }
+    }
+
+    /// No other options than timestamps.
+    fn plain(timestamps: Option<Timestamps>) -> Self {
+        let mut bytes = [0; OPTIONS_LEN_MAX];
+        let written = timestamps.and_then(|timestamps| Some(timestamps.emit_alone(bytes.first_chunk_mut()?)));
+        let len = written.unwrap_or(0) as u8;
+        Self { bytes, len, is_plain: true, first_block: None, accurate_ecn: false }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
 }

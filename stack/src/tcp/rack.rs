@@ -107,14 +107,13 @@ impl Rack {
             let distance = distance.min(u64::from(REORDERING_MAX)) as u16;
             self.reordering = self.reordering.max(distance);
         }
-        let rtt = now - sent.sent_at;
         // A little less than min_rtt is the path's variation, no sign that the original arrived: a probe of the tail would
         // else be in vain whenever its round trip is the shortest so far.
-        let too_soon = |min: Duration| rtt + (min / 8).min(VARIATION_MAX) < min;
+        let too_soon = |min: Duration| (now - sent.sent_at) + (min / 8).min(VARIATION_MAX) < min;
         if sent.ever_resent && (echoes_earlier || min_rtt.is_some_and(too_soon)) {
             return;
         }
-        self.rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        self.rtt_us = u32::try_from(now.micros_since(sent.sent_at)).unwrap_or(u32::MAX);
         if sent.is_after(self.sent_at, self.end) {
             (self.sent_at, self.end) = (sent.sent_at, sent.end());
         }
@@ -200,6 +199,11 @@ impl Rack {
     /// Whether a probe may be sent (section 7.3).
     pub(super) fn may_probe(&self) -> bool {
         self.probe_end.is_none() && self.measured_since_probe
+    }
+
+    /// Whether no round of D-SACKs goes on.
+    pub(super) fn is_calm(&self) -> bool {
+        self.dsack_round.is_none()
     }
 
     /// A probe went out; `nxt` is the offset of SND.NXT with it.

@@ -19,8 +19,6 @@ use super::seq::SeqNumber;
 use crate::limits::{TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
 use crate::packet::PacketSlice;
 
-/// Shorter payload than this, or than a quarter of its frame, does not keep the frame.
-const FRAME_PAYLOAD_MIN: usize = 512;
 /// What a run costs in the table of runs: 56 bytes in a node of 11 that is at least 5/11 full, and the nodes above.
 const RUN_OVERHEAD: usize = 144;
 
@@ -65,6 +63,8 @@ pub struct Inserted {
 }
 
 impl ReceiveQueue {
+    /// Shorter payload than this, or than a quarter of its frame, does not keep the frame.
+    pub(super) const FRAME_PAYLOAD_MIN: usize = 512;
     const RECENT: usize = 4;
 
     /// An empty queue whose next byte is `rcv_nxt`.
@@ -103,6 +103,15 @@ impl ReceiveQueue {
     /// As [`ReceiveQueue::insert`], for bytes that are in no frame.
     pub fn insert_bytes(&mut self, seq: SeqNumber, bytes: &[u8], cap_bytes: usize) -> Inserted {
         let mut insert = Insert::new(cap_bytes, true);
+        let fits = self.memory() + insert.need(bytes.len()) <= insert.bound();
+        let is_next = self.ahead.is_none() && seq == self.rcv_nxt();
+        if is_next && fits && bytes.len() <= self.space(insert.cap) {
+            // As the general way does it.
+            self.next += bytes.len() as u64;
+            self.ready.push_bytes(bytes, insert.block_max);
+            insert.inserted.advanced = bytes.len() as u32;
+            return insert.inserted;
+        }
         self.insert_data(self.offset(seq), Data::Bytes(bytes), &mut insert);
         insert.inserted
     }
@@ -326,7 +335,7 @@ impl ReceiveQueue {
     /// eighth of the bound must be wasted before blocks are, and what is dropped was taken in once. A sixteenth of the
     /// bound is left for the growth of the books when runs meet.
     fn make_room(&mut self, need: usize, insert: &Insert, evict_from: u64) -> bool {
-        let bound = insert.cap - insert.cap / 16;
+        let bound = insert.bound();
         if self.memory() + need <= bound {
             return true;
         }
@@ -423,9 +432,17 @@ impl Insert {
         Self { cap, block_max: (cap / 32).clamp(256, 4096), copy, inserted: Inserted::default() }
     }
 
+    /// What the queue's memory may come to, but for a sixteenth: room for the growth of the books when runs meet.
+    fn bound(&self) -> usize {
+        self.cap - self.cap / 16
+    }
+
     /// The most memory that `len` bytes take when they are copied.
+    #[inline]
     fn need(&self, len: usize) -> usize {
-        len + (len / self.block_max + 1) * 128 + self.block_max + 128
+        // Most payload is shorter than a block, and a division costs as much as the rest.
+        let full_blocks = if len < self.block_max { 0 } else { len / self.block_max };
+        len + (full_blocks + 1) * 128 + self.block_max + 128
     }
 
     /// Appends one part of a segment to `run`, in its frame if that is worth it: then `true`. `memory`: what is behind the
@@ -447,7 +464,8 @@ impl Insert {
     /// after all, and memory is not short.
     fn keeps_frame(&self, slice: &PacketSlice, memory: usize) -> bool {
         !self.copy
-            && (FRAME_PAYLOAD_MIN.max(slice.frame_bytes() / 4)..=self.block_max).contains(&slice.len())
+            && (ReceiveQueue::FRAME_PAYLOAD_MIN.max(slice.frame_bytes() / 4)..=self.block_max)
+                .contains(&slice.len())
             && memory + slice.frame_bytes() <= self.cap / 2
     }
 

@@ -62,7 +62,12 @@ impl RttEstimator {
     /// variation has died down on a steady path.
     /// RFC 7323 section 4.2.
     pub fn sample(&mut self, rtt: Duration) {
-        let rtt = micros(rtt).clamp(1, SAMPLE_US_MAX);
+        self.sample_us(u64::from(micros(rtt)));
+    }
+
+    /// As [`RttEstimator::sample`], in microseconds.
+    pub(super) fn sample_us(&mut self, rtt_us: u64) {
+        let rtt = rtt_us.clamp(1, SAMPLE_US_MAX.into()) as u32;
         if self.srtt_8 == NONE {
             self.srtt_8 = rtt * 8;
             self.rttvar_4 = rtt * 2;
@@ -81,7 +86,12 @@ impl RttEstimator {
 
     /// Takes a round-trip time for the minimum only.
     pub fn note_min(&mut self, rtt: Duration) {
-        let rtt = micros(rtt).clamp(1, SAMPLE_US_MAX);
+        self.note_min_us(u64::from(micros(rtt)));
+    }
+
+    /// As [`RttEstimator::note_min`], in microseconds.
+    pub(super) fn note_min_us(&mut self, rtt_us: u64) {
+        let rtt = rtt_us.clamp(1, SAMPLE_US_MAX.into()) as u32;
         self.min_rtt = self.min_rtt.min(rtt);
         self.min_rtt_next = self.min_rtt_next.min(rtt);
     }
@@ -89,7 +99,7 @@ impl RttEstimator {
     /// Lets an old minimum go: call it with any `now` now and then, before a sample for one. The minimum then covers
     /// between 150 and 300 seconds.
     pub fn age_min_rtt(&mut self, now: Instant) {
-        let now_s = (now.as_millis() / 1000) as u32;
+        let now_s = now.as_secs() as u32;
         if u64::from(now_s.wrapping_sub(self.half_window_s)) < MIN_RTT_HALF_WINDOW.as_secs() {
             return;
         }
@@ -103,8 +113,13 @@ impl RttEstimator {
     /// The retransmission timeout now, back-off included.
     #[must_use]
     pub fn rto(&self) -> Duration {
-        let rto = u64::from(self.rto) << self.back_off.min(31);
-        Duration::from_micros(rto.min(u64::from(self.max_rto)))
+        Duration::from_micros(self.rto_us())
+    }
+
+    /// The retransmission timeout now, in microseconds.
+    #[must_use]
+    pub(super) fn rto_us(&self) -> u64 {
+        (u64::from(self.rto) << self.back_off.min(31)).min(u64::from(self.max_rto))
     }
 
     /// The retransmission timeout without back-off.
@@ -148,6 +163,11 @@ impl RttEstimator {
     #[must_use]
     pub fn srtt(&self) -> Option<Duration> {
         (self.srtt_8 != NONE).then(|| Duration::from_micros(u64::from(self.srtt_8 / 8)))
+    }
+
+    /// Smoothed round-trip time in microseconds.
+    pub(super) fn srtt_us(&self) -> Option<u64> {
+        (self.srtt_8 != NONE).then_some(u64::from(self.srtt_8 / 8))
     }
 
     /// Variation of the round-trip time; zero before the first sample.

@@ -209,17 +209,27 @@ impl Scoreboard {
         }
         self.outstanding += len;
         BOOKS.with(|books| books.make_room(&mut self.segments, count as usize));
+        let whole = Sent {
+            start,
+            sent_at: now,
+            snapshot,
+            len,
+            sacked: false,
+            lost: false,
+            resent: false,
+            ever_resent: false,
+        };
+        if count == 1 {
+            self.segments.push_back(whole);
+            return;
+        }
         self.segments.extend((0..count).map(|index| {
             let before = index * each;
             Sent {
                 start: start + u64::from(before),
-                sent_at: now,
                 snapshot: snapshot.behind(before),
                 len: if index + 1 == count { len - before } else { each },
-                sacked: false,
-                lost: false,
-                resent: false,
-                ever_resent: false,
+                ..whole
             }
         }));
     }
@@ -313,6 +323,21 @@ impl Scoreboard {
     }
 
     // ---- acknowledgments
+
+    /// Whether nothing is known of any segment but that it was sent, once. O(segments).
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        let marked = self.sacked.segments | self.lost.segments | self.resent.segments;
+        self.trouble.is_none() && marked == 0 && !self.segments.iter().any(|sent| sent.ever_resent)
+    }
+
+    /// Everything is acknowledged, up to `una`, and nothing was known of any of it ([`Scoreboard::is_plain`]).
+    #[inline]
+    pub(super) fn acknowledge_all(&mut self, una: u64, each: impl FnMut(&Sent)) {
+        self.segments.iter().for_each(each);
+        self.clear();
+        self.settled = una;
+    }
 
     /// Everything before `una` is acknowledged. `each` sees the segments that are gone, and with `false` the one of which
     /// a part is: its length is then that part's.

@@ -2,7 +2,8 @@
 //! are gathered, for the first time and again.
 //!
 //! Borrowed bytes are copied once, into blocks that small writes share: as large as what is queued in a row when it is
-//! begun, between 1 and 64 KiB. So a connection with one request outstanding keeps 1 KiB, a bulk sender 64 KiB blocks.
+//! begun, between 1 and 64 KiB; only the first is smaller where a short message begins the queue. So a connection with one
+//! request of 64 bytes outstanding keeps 128, a bulk sender 64 KiB blocks.
 //! [`Bytes`] and received [`Chunk`]s that are handed over are kept as they are, unless they are short: they are read once, by
 //! the copy into the frame that is sent. Any 64 KiB of the queue lie in at most [`PIECES_MAX`] blocks. Nothing is allocated
 //! while the queue is empty.
@@ -26,13 +27,15 @@ thread_local! {
 
 /// Smallest block: room for a request or a few small writes.
 const BLOCK_MIN: usize = 1 << 10;
+/// Shortest write that counts as a message, after which mostly an answer is waited for: shorter ones come in numbers.
+const MESSAGE_MIN: usize = 32;
 /// Largest block: the longest super-segment that is sent at a time.
 const BLOCK_MAX: usize = 64 << 10;
 /// Blocks that most segments touch.
 const PIECES: usize = 10;
 /// Blocks that a range of [`BLOCK_MAX`] bytes can touch: of two side by side one is kept and has 1 KiB, or the second was
-/// begun when the first was full.
-const PIECES_MAX: usize = 2 * BLOCK_MAX / CHUNK_KEPT_MIN + 4;
+/// begun when the first was full; but the queue's first may be shorter.
+const PIECES_MAX: usize = 2 * BLOCK_MAX / CHUNK_KEPT_MIN + 5;
 
 /// The send buffer of one connection.
 #[derive(Debug, Default)]
@@ -134,11 +137,12 @@ impl SendQueue {
     }
 
     /// Gives `f` the queue's bytes from `offset` on, `len` of them or as many as there are, as runs in order: one for most
-    /// segments, at most 132 for 64 KiB. O(log n) to find the first.
+    /// segments, at most 133 for 64 KiB. O(log n) to find the first.
     pub fn pieces<R>(&self, offset: usize, len: usize, f: impl FnOnce(&[&[u8]]) -> R) -> R {
         let from = self.start.saturating_add(offset as u64).min(self.end);
         let until = from.saturating_add(len as u64).min(self.end);
-        let first = self.blocks.partition_point(|block| block.end() <= from);
+        let is_in_front = self.blocks.front().is_some_and(|block| from < block.end());
+        let first = if is_in_front { 0 } else { self.blocks.partition_point(|block| block.end() <= from) };
         if let Some(block) = self.blocks.get(first)
             && from < until
             && until <= block.end()
@@ -193,10 +197,10 @@ impl SendQueue {
 
     /// Drops everything and frees the memory.
     pub fn clear(&mut self) {
-        let mut blocks = core::mem::take(self).blocks;
-        while let Some(block) = blocks.pop_front() {
+        while let Some(block) = self.blocks.pop_front() {
             block.data.give_back();
         }
+        let blocks = core::mem::take(self).blocks;
         let _ = BOOKS.try_with(|books| books.give(blocks));
     }
 
@@ -220,7 +224,9 @@ impl SendQueue {
     /// Adds an empty block for copies, of which there are at least `wanted` bytes.
     fn begin_block(&mut self, wanted: usize) {
         let in_a_row = self.len().min(self.copied as usize);
-        let size = in_a_row.max(wanted).clamp(BLOCK_MIN, BLOCK_MAX).next_power_of_two();
+        let is_message = self.is_empty() && wanted >= MESSAGE_MIN;
+        let least = if is_message { BLOCK_MIN.min(2 * wanted) } else { BLOCK_MIN };
+        let size = in_a_row.max(wanted).clamp(least, BLOCK_MAX).next_power_of_two();
         self.add(Data::Copy(BLOCKS.with(|blocks| blocks.take(size))));
     }
 
@@ -344,6 +350,15 @@ mod tests {
         assert_eq!(queue.blocks.len(), 1);
         assert!(queue.memory() < 1500, "{}", queue.memory());
         assert_eq!(queue.pieces(3, 500, |pieces| pieces.len()), 1);
+    }
+
+    #[test]
+    fn a_short_message_keeps_little_and_what_follows_it_as_usual() {
+        let mut queue = SendQueue::new();
+        queue.push(&[7; 64], 4096);
+        assert!(queue.memory() <= 128 + 2 * size_of::<Block>(), "{}", queue.memory());
+        queue.push(&[7; 65], 4096);
+        assert!(queue.memory() >= BLOCK_MIN, "{}", queue.memory());
     }
 
     #[test]

@@ -24,12 +24,13 @@ pub(super) struct TupleKey {
 
 impl TupleKey {
     pub(super) fn new(local: SocketAddr, remote: SocketAddr) -> Self {
-        Self {
-            local: pack(local.ip()),
-            remote: pack(remote.ip()),
-            local_port: local.port(),
-            remote_port: remote.port(),
-        }
+        Self::of((local.ip(), local.port()), (remote.ip(), remote.port()))
+    }
+
+    /// Of addresses and ports.
+    #[inline]
+    pub(super) fn of((local, local_port): (IpAddr, u16), (remote, remote_port): (IpAddr, u16)) -> Self {
+        Self { local: pack(local), remote: pack(remote), local_port, remote_port }
     }
 
     pub(super) fn local(&self) -> SocketAddr {
@@ -84,6 +85,7 @@ impl TupleKey {
 /// What IPv4-mapped addresses begin with (RFC 4291 section 2.5.5.2).
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
+#[inline]
 fn pack(ip: IpAddr) -> [u8; 16] {
     match ip {
         IpAddr::V4(ip) => {
@@ -96,11 +98,14 @@ fn pack(ip: IpAddr) -> [u8; 16] {
     }
 }
 
+#[inline]
 fn unpack(octets: [u8; 16]) -> IpAddr {
-    if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] = octets {
-        return IpAddr::V4(Ipv4Addr::new(a, b, c, d));
+    // As a number: a pattern would be compared byte by byte.
+    let number = u128::from_be_bytes(octets);
+    if number >> 32 == 0xffff {
+        return IpAddr::V4(Ipv4Addr::from_bits(number as u32));
     }
-    IpAddr::V6(Ipv6Addr::from(octets))
+    IpAddr::V6(Ipv6Addr::from_bits(number))
 }
 
 /// An [`Instant`] that needs no alignment to 8 bytes, which would cost compact entries 4 to 8 bytes more.

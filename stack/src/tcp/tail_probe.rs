@@ -22,13 +22,12 @@ impl Connection {
         if !self.may_probe_tail() || self.loss.probe_tail {
             self.timers.probe = None;
         } else if self.timers.probe.is_none() {
-            let delay = match self.rtt.srtt() {
-                Some(srtt) if self.sent.len() == 1 => srtt * 2 + ACK_DELAY_MAX,
-                Some(srtt) => srtt * 2 + PROBE_DELAY_MIN,
-                None => PROBE_DELAY_UNKNOWN,
+            let most = if self.sent.len() == 1 { ACK_DELAY_MAX } else { PROBE_DELAY_MIN };
+            let at = match self.rtt.srtt_us() {
+                Some(srtt_us) => now.plus_micros(srtt_us * 2) + most,
+                None => now + PROBE_DELAY_UNKNOWN,
             };
-            let limit = self.timers.retransmit.unwrap_or(Instant::FAR_FUTURE);
-            self.timers.probe = Some((now + delay).min(limit));
+            self.timers.probe = Some(at.min(self.timers.retransmit.unwrap_or(Instant::FAR_FUTURE)));
         }
     }
 
@@ -69,7 +68,8 @@ impl Connection {
     /// nothing to follow, no duplicate ACKs will come: the time since the first was sent counts (RFC 7765 section 3),
     /// unless the tail is probed first.
     pub(super) fn retransmission_deadline(&self, now: Instant) -> Instant {
-        let deadline = now + self.rtt.rto();
+        let rto_us = self.rtt.rto_us();
+        let deadline = now.plus_micros(rto_us);
         match self.sent.first() {
             Some(first)
                 if self.sent.len() < RESTART_THRESHOLD
@@ -77,7 +77,7 @@ impl Connection {
                     && self.rtt.backed_off() == 0
                     && !self.may_probe_tail() =>
             {
-                let early = first.sent_at + self.rtt.rto();
+                let early = first.sent_at.plus_micros(rto_us);
                 if early > now { early } else { deadline }
             }
             _ => deadline,

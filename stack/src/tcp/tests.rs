@@ -9,6 +9,7 @@ mod chaos;
 mod checks;
 mod close;
 mod ecn;
+mod fast_path;
 mod fastopen;
 mod gso;
 mod info;

@@ -17,6 +17,7 @@ const UNANSWERED_PROBES: u8 = 3;
 
 /// When what is due; `None`: not set.
 #[derive(Default)]
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct Timers {
     /// Retransmission, or the probe of a closed window: never both.
     pub(super) retransmit: Option<Instant>,

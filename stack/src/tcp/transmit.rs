@@ -164,11 +164,15 @@ impl Tcp {
     ) -> Turn {
         let pressure = self.is_under_pressure();
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
-        let key = connection.key;
-        connection.forget_old_mtu(now);
-        connection.learn_mtu(|| egress.path_mtu(key.remote().ip()));
-        if connection.take_advice() {
-            egress.doubt(now, key.remote().ip());
+        if connection.cold().is_some() {
+            connection.forget_old_mtu(now);
+        }
+        if connection.mtu() == 0 {
+            let remote = connection.key.remote().ip();
+            connection.learn_mtu(|| egress.path_mtu(remote));
+        }
+        if connection.cold().is_some() && connection.take_advice() {
+            egress.doubt(now, connection.key.remote().ip());
         }
         let mut out = Output {
             now,

@@ -32,13 +32,13 @@ impl Connection {
         if cap >= limit || pressure {
             return;
         }
-        let mss = usize::from(self.rcv_mss);
-        let rtt = self.rtt.srtt().unwrap_or(UNKNOWN_RTT).max(ROUND_MIN);
         // Nothing to measure before the first bytes that could not have been sent in one window.
         let is_tuned = self.cold().is_some_and(|cold| cold.tuning.is_some());
         if !is_tuned && self.statistics.bytes_received < (cap / 4) as u64 {
             return;
         }
+        let mss = usize::from(self.rcv_mss);
+        let rtt = self.rtt.srtt().unwrap_or(UNKNOWN_RTT).max(ROUND_MIN);
         let tuning = self.cold_mut().tuning.get_or_insert_with(|| Tuning {
             receive_cap: cap,
             round_at: now,

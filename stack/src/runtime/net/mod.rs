@@ -5,6 +5,7 @@
 //! returns an error of kind `Unsupported`, and after the runtime's end one of kind `NotConnected`.
 
 mod handover;
+mod listener;
 mod lookup;
 mod ping;
 mod tcp;
@@ -12,12 +13,11 @@ mod udp;
 pub(super) mod waiters;
 
 pub use handover::Handover;
+pub use listener::TcpListener;
 pub use lookup::lookup;
 pub use ping::{Echo, Pinger};
 pub(super) use tcp::set_keepalive;
-pub use tcp::{
-    Keepalive, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpStream, WriteHalf,
-};
+pub use tcp::{Keepalive, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpStream, WriteHalf};
 pub use udp::UdpSocket;
 
 pub use crate::tcp::{Chunk, FastOpenFailure, IpFields, Shutdown, SocketOptions, TcpInfo};

@@ -1,6 +1,7 @@
 //! Heap blocks of received bytes: shared by count, written only by a run that has one alone, and returned to the thread's
 //! spare blocks by the last who has it.
 
+use core::fmt;
 use core::ops::Deref;
 use std::rc::Rc;
 
@@ -11,8 +12,15 @@ thread_local! {
 }
 
 /// A share of a block; derefs to all of its bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Block(Option<Rc<[u8]>>);
+
+impl fmt::Debug for Block {
+    /// Its length: what of the bytes means anything only its owner knows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({} bytes)", self.len())
+    }
+}
 
 impl Block {
     /// A block of `size` bytes, at least as many as there are in `bytes`, that begins with them. The rest may hold anything.

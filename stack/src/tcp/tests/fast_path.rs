@@ -1,0 +1,306 @@
+//! The fast path against the general one: two engines get the same segments, calls and time, one of them walks the steps of
+//! RFC 9293 for every segment. Whatever can be seen of them must be the same, every field of the connection included.
+
+use core::task::Waker;
+
+use proptest::prelude::*;
+
+use super::super::header::Flags;
+use super::super::options::Timestamps;
+use super::super::testing::*;
+use super::super::*;
+use crate::time::Duration;
+
+/// Something happens, the same to both.
+#[derive(Clone, Debug)]
+enum Step {
+    Segment(Peer),
+    /// Microseconds pass.
+    Advance(u64),
+    Write(usize),
+    Read(usize),
+    Transmit,
+    /// The application corks the connection, or lets go.
+    Cork(bool),
+}
+
+/// What the peer sends, in terms of what it should.
+#[derive(Clone, Debug)]
+struct Peer {
+    /// By how much the sequence number is off.
+    seq_off: i32,
+    len: usize,
+    /// How many bytes of what it has got are not acknowledged; negative: more than it has got.
+    ack_off: i32,
+    window: u16,
+    flags: Flags,
+    timestamps: Stamp,
+    sack: Option<(u32, u32)>,
+    /// Several in one burst, before anything is sent.
+    copies: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stamp {
+    Good,
+    Old,
+    Absent,
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let seq_off = prop_oneof![40 => Just(0), 1 => -2000..2000i32, 1 => Just(-1), 1 => Just(1)];
+    let len = prop_oneof![4 => Just(0usize), 6 => 1..200usize, 2 => 400..700usize, 1 => 700..1400usize];
+    let ack_off = prop_oneof![30 => Just(0), 2 => 0..2000i32, 1 => -3..0i32];
+    let window = prop_oneof![20 => Just(u16::MAX), 2 => 1..2000u16, 1 => Just(0)];
+    let flags = prop_oneof![
+        20 => Just(Flags::ACK),
+        10 => Just(Flags::ACK | Flags::PSH),
+        1 => Just(Flags::ACK | Flags::URG),
+        1 => Just(Flags::ACK | Flags::ECE),
+        1 => (0u16..512).prop_map(|bits| Flags(bits) | Flags::ACK),
+    ];
+    let timestamps = prop_oneof![40 => Just(Stamp::Good), 1 => Just(Stamp::Old), 1 => Just(Stamp::Absent)];
+    let sack = prop_oneof![30 => Just(None), 1 => (0..3000u32, 1..1500u32).prop_map(Some)];
+    let copies = prop_oneof![30 => Just(1), 1 => Just(2)];
+    (seq_off, len, ack_off, window, flags, timestamps, sack, copies).prop_map(
+        |(seq_off, len, ack_off, window, flags, timestamps, sack, copies)| Peer {
+            seq_off,
+            len,
+            ack_off,
+            window,
+            flags,
+            timestamps,
+            sack,
+            copies,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let time = prop_oneof![8 => 0..3_000u64, 4 => 0..60_000u64, 1 => 0..3_000_000u64];
+    prop_oneof![
+        12 => peer().prop_map(Step::Segment),
+        4 => time.prop_map(Step::Advance),
+        5 => prop_oneof![6 => 1..300usize, 1 => 300..9000usize].prop_map(Step::Write),
+        5 => prop_oneof![6 => Just(20_000usize), 1 => 1..300usize].prop_map(Step::Read),
+        4 => Just(Step::Transmit),
+        1 => any::<bool>().prop_map(Step::Cork),
+    ]
+}
+
+/// An engine with one connection and a peer that keeps count.
+struct Side {
+    t: Harness,
+    id: ConnId,
+    timestamps: bool,
+    /// The peer's next sequence number, relative.
+    snd_nxt: u32,
+    /// What the peer has got in order, relative.
+    rcv_nxt: u32,
+    clock: u32,
+    echo: u32,
+}
+
+impl Side {
+    fn new(general_only: bool, syn: Seg, options: SocketOptions, config: TcpConfig) -> Self {
+        let mut t = Harness::with(config);
+        t.tcp.general_only = general_only;
+        let timestamps = syn.options.timestamps.is_some();
+        let id = t.accept_with(options, syn);
+        Self { t, id, timestamps, snd_nxt: 1, rcv_nxt: 1, clock: 1000, echo: 0 }
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Segment(peer) => (0..peer.copies).for_each(|copy| self.segment(peer, copy)),
+            Step::Advance(micros) => {
+                self.clock += (micros / 1000) as u32;
+                self.t.advance(Duration::from_micros(*micros));
+            }
+            Step::Write(len) => {
+                let _ = self.t.tcp.poll_send(self.t.now, self.id, &vec![7; *len], Waker::noop());
+            }
+            Step::Read(len) => {
+                let mut bytes = vec![0; *len];
+                let _ = self.t.tcp.poll_recv(self.t.now, self.id, &mut bytes, Waker::noop());
+            }
+            Step::Transmit => self.t.transmit(),
+            Step::Cork(cork) => {
+                if let Ok(mut options) = self.t.tcp.options(self.id) {
+                    options.cork = *cork;
+                    let _ = self.t.tcp.set_options(self.t.now, self.id, options);
+                }
+            }
+        }
+    }
+
+    fn segment(&mut self, peer: &Peer, copy: u8) {
+        let seq = self.snd_nxt.wrapping_add_signed(peer.seq_off);
+        let ack = self.rcv_nxt.wrapping_add_signed(-peer.ack_off);
+        // What the connection expects is what keeps both in step.
+        let fits = peer.seq_off == 0 && !peer.flags.intersects(Flags::SYN | Flags::RST);
+        let mut segment = seg().flags(peer.flags).seq(seq).ack(ack).window(peer.window);
+        segment.payload = (0..peer.len as u32).map(|at| seq.wrapping_add(at) as u8).collect();
+        if self.timestamps && peer.timestamps != Stamp::Absent {
+            let val = if peer.timestamps == Stamp::Old { self.clock.wrapping_sub(500) } else { self.clock };
+            segment.options.timestamps = Some(Timestamps { val, ecr: self.echo });
+        }
+        if let Some((from, len)) = peer.sack {
+            let from = ack.wrapping_add(from);
+            segment = segment.sack(&[(from, from.wrapping_add(len))]);
+        }
+        self.t.receive(&segment);
+        let end = seq.wrapping_add(peer.len as u32);
+        if fits && copy == 0 && peer.timestamps == Stamp::Good && self.rcv_nxt_of_connection() == Some(end) {
+            self.snd_nxt = end;
+        }
+    }
+
+    /// RCV.NXT, relative.
+    fn rcv_nxt_of_connection(&self) -> Option<u32> {
+        let connection = self.t.tcp.tables.connections.get(self.id.index)?;
+        Some(connection.rcv_nxt().0.wrapping_sub(PEER_ISN))
+    }
+
+    /// The peer takes in what was sent.
+    fn follow(&mut self) {
+        for sent in &self.t.wire.sent {
+            if sent.seq == self.rcv_nxt {
+                self.rcv_nxt = self.rcv_nxt.wrapping_add(sent.payload.len() as u32);
+            }
+            if let Some(timestamps) = sent.options.timestamps {
+                self.echo = timestamps.val;
+            }
+        }
+        self.t.wire.sent.clear();
+    }
+
+    /// Everything but what lies in the receive queue, and that.
+    fn seen(&self) -> (String, Vec<u8>) {
+        let connection = self.t.tcp.tables.connections.get(self.id.index);
+        let readable = connection.map_or(0, |connection| connection.receive.readable());
+        let mut bytes = vec![0; readable];
+        connection
+            .into_iter()
+            .for_each(|connection| assert_eq!(connection.receive.peek(&mut bytes), readable));
+        let next = self.t.tcp.next_deadline();
+        let (census, frames) = (self.t.tcp.census(), self.t.pool.free_frames());
+        (format!("{connection:?} {:?} {next:?} {census:?} {frames}", self.t.counters), bytes)
+    }
+}
+
+fn both(
+    steps: &[Step],
+    syn: &Seg,
+    options: &SocketOptions,
+    config: &TcpConfig,
+) -> Result<u64, TestCaseError> {
+    let side = |general| Side::new(general, syn.clone(), options.clone(), config.clone());
+    let (mut fast, mut general) = (side(false), side(true));
+    for (at, step) in steps.iter().enumerate() {
+        fast.apply(step);
+        general.apply(step);
+        // What is left of a touch is only comparable when its turn is over.
+        if matches!(step, Step::Transmit | Step::Advance(_)) {
+            let (one, other) = (fast.seen(), general.seen());
+            if one != other {
+                let differs = one.0.split(", ").zip(other.0.split(", ")).find(|(one, other)| one != other);
+                return Err(TestCaseError::fail(format!("after step {at}: {differs:?}")));
+            }
+        }
+        prop_assert_eq!(
+            format!("{:?}", fast.t.wire.sent),
+            format!("{:?}", general.t.wire.sent),
+            "step {}",
+            at
+        );
+        fast.follow();
+        general.follow();
+    }
+    Ok(fast.t.tcp.expected_segments)
+}
+
+fn config(bits: u8) -> TcpConfig {
+    let default = TcpConfig::default();
+    TcpConfig {
+        pacing: bits & 1 != 0,
+        timestamps_optional: bits & 2 != 0,
+        // All buffers together are over their bound at times.
+        buffered_bytes_max: if bits & 4 != 0 { 4096 } else { default.buffered_bytes_max },
+        ..default
+    }
+}
+
+fn options(bits: u8) -> SocketOptions {
+    SocketOptions {
+        nodelay: bits & 1 != 0,
+        quickack: bits & 2 != 0,
+        keepalive: bits & 4 != 0,
+        receive_buffer_bytes: if bits & 8 != 0 { 4096 } else { 256 << 10 },
+        user_timeout: (bits & 16 != 0).then_some(Duration::from_secs(30)),
+        congestion: match bits >> 5 & 3 {
+            0 => congestion::Algorithm::NewReno,
+            1 => congestion::Algorithm::Bbr,
+            _ => congestion::Algorithm::Cubic,
+        },
+        ..SocketOptions::default()
+    }
+}
+
+proptest! {
+    /// On any segments in any state, the fast path leaves what the general one does.
+    #[test]
+    fn both_paths_come_to_the_same(
+        steps in prop::collection::vec(step(), 1..120),
+        shape in any::<(bool, bool, bool)>(),
+        bits in any::<(u8, u8)>(),
+    ) {
+        let mut syn = syn().mss(1400);
+        if shape.0 {
+            syn = syn.ts(1000, 0);
+        }
+        if shape.1 {
+            syn = syn.sack_ok();
+        }
+        if shape.2 {
+            syn = syn.wscale(3);
+        }
+        both(&steps, &syn, &options(bits.0), &config(bits.1))?;
+    }
+
+    /// The same for a server of requests, whose segments are nearly all expected, long after its slow start.
+    #[test]
+    fn both_paths_come_to_the_same_for_requests(
+        requests in prop::collection::vec((1..500usize, 1..1200usize, 0..50_000u64, prop::option::weighted(0.1, step())), 1..60),
+        timestamps: bool,
+        bits in any::<(u8, u8)>(),
+    ) {
+        let steps: Vec<Step> = requests.into_iter().flat_map(|(len, answer, micros, other)| {
+            let request = Peer {
+                seq_off: 0,
+                len,
+                ack_off: 0,
+                window: u16::MAX,
+                flags: Flags::ACK | Flags::PSH,
+                timestamps: Stamp::Good,
+                sack: None,
+                copies: 1,
+            };
+            let acknowledgment = Peer { len: 0, ..request.clone() };
+            let plain = [
+                Step::Segment(request),
+                Step::Read(20_000),
+                Step::Write(answer),
+                Step::Transmit,
+                Step::Advance(micros),
+                Step::Segment(acknowledgment),
+                Step::Transmit,
+            ];
+            plain.into_iter().chain(other)
+        }).collect();
+        let syn = syn().mss(1400).sack_ok().wscale(7);
+        let syn = if timestamps { syn.ts(1000, 0) } else { syn };
+        let expected = both(&steps, &syn, &options(bits.0 | 1), &config(bits.1))?;
+        prop_assert!(expected > 0, "the fast path was never taken");
+    }
+}
