@@ -236,21 +236,124 @@ pub mod protocol {
 /// # Errors
 /// The reason to drop the packet: it is malformed, not for us, or must not be on the wire.
 pub fn parse(packet: &Packet, policy: &Policy) -> Result<Parsed, Refusal> {
-    parse_after(packet, policy, &Parsed::default())
+    parse_after(packet, policy, &mut Last::default())
 }
 
-/// As [`parse`], after `last`, which was parsed with the same secret: a packet of the same flow is not hashed again.
+/// As [`parse`], after other packets of a burst, with the same policy: what they have in common is not looked at again.
 ///
 /// # Errors
 /// As [`parse`].
-pub(crate) fn parse_after(packet: &Packet, policy: &Policy, last: &Parsed) -> Result<Parsed, Refusal> {
+pub(crate) fn parse_after(packet: &Packet, policy: &Policy, last: &mut Last) -> Result<Parsed, Refusal> {
+    if let Some(mut parsed) = last.network_of(packet) {
+        transport(packet, policy, &mut parsed, false)?;
+        let ports = |flow: &FlowKey| (flow.src_port, flow.dst_port);
+        if ports(&parsed.flow) != ports(&last.parsed.flow) {
+            parsed.hash = flow_hash(&parsed.flow, policy.hash_keys);
+        }
+        last.parsed = parsed;
+        return Ok(parsed);
+    }
     let mut parsed = Parsed::default();
     headers(packet, policy, &mut parsed)?;
     if !matches!(parsed.kind, Kind::Arp | Kind::Fragment) {
-        let known = last.hash != 0 && last.flow == parsed.flow;
-        parsed.hash = if known { last.hash } else { flow_hash(&parsed.flow, policy.hash_keys) };
+        let known = last.parsed.hash != 0 && last.parsed.flow == parsed.flow;
+        parsed.hash = if known { last.parsed.hash } else { flow_hash(&parsed.flow, policy.hash_keys) };
+        last.note(packet, policy, parsed);
     }
     Ok(parsed)
+}
+
+/// The packet parsed last, for [`parse_after`]: in most bursts the next one comes from the same neighbour and host, and what
+/// holds of its Ethernet and IP headers holds again.
+#[derive(Clone, Debug)]
+pub(crate) struct Last {
+    parsed: Parsed,
+    /// Ethernet and IP header, of IPv4 without options and of IPv6 without extension headers; if neither, nothing.
+    network: [u8; NETWORK_MAX],
+    kind: Network,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Network {
+    Unknown,
+    Ipv4,
+    Ipv6,
+}
+
+const NETWORK_V4: usize = ETHERNET_HEADER + IPV4_HEADER;
+const NETWORK_MAX: usize = ETHERNET_HEADER + IPV6_HEADER;
+
+impl Default for Last {
+    fn default() -> Self {
+        Self { parsed: Parsed::default(), network: [0; NETWORK_MAX], kind: Network::Unknown }
+    }
+}
+
+impl Last {
+    /// Another policy holds from now on.
+    pub(crate) fn forget(&mut self) {
+        self.kind = Network::Unknown;
+    }
+
+    /// Remembers a packet. Only of unicast TCP and UDP nothing but the transport header is left to look at in the next; where
+    /// DHCP's answers are accepted whatever their address, of TCP only.
+    fn note(&mut self, packet: &Packet, policy: &Policy, parsed: Parsed) {
+        self.parsed = parsed;
+        let head = packet.head();
+        let is_unicast = head[..6] == policy.mac.0;
+        let is_whole = match parsed.kind {
+            Kind::Tcp => true,
+            Kind::Udp => !policy.dhcp && (parsed.transit || policy.is_ours(parsed.flow.dst)),
+            _ => false,
+        };
+        self.kind = match (parsed.flow.dst, usize::from(parsed.l4)) {
+            _ if !is_unicast || !is_whole => Network::Unknown,
+            (IpAddr::V4(_), NETWORK_V4) => Network::Ipv4,
+            (IpAddr::V6(_), NETWORK_MAX) => Network::Ipv6,
+            _ => Network::Unknown,
+        };
+        if self.kind != Network::Unknown {
+            let l4 = usize::from(parsed.l4);
+            self.network[..l4].copy_from_slice(&head[..l4]);
+        }
+    }
+
+    /// What [`headers`] would find of `packet` before it came to the transport header, if the headers before that are the last
+    /// packet's but for length, IPv4 identification and checksum, which are checked.
+    fn network_of(&self, packet: &Packet) -> Option<Parsed> {
+        let head = packet.head();
+        let end = match self.kind {
+            Network::Unknown => return None,
+            Network::Ipv4 => {
+                let (next, last) =
+                    (head.first_chunk::<NETWORK_V4>()?, self.network.first_chunk::<NETWORK_V4>()?);
+                let same =
+                    next[..16] == last[..16] && next[20..24] == last[20..24] && next[26..] == last[26..];
+                let word = |at: usize| {
+                    u64::from(u32::from_ne_bytes([next[at], next[at + 1], next[at + 2], next[at + 3]]))
+                };
+                let sum = word(14) + word(18) + word(22) + word(26) + word(30);
+                if !same || !Sum::of_words(sum).is_valid() {
+                    return None;
+                }
+                ETHERNET_HEADER + usize::from(u16::from_be_bytes([next[16], next[17]]))
+            }
+            Network::Ipv6 => {
+                let next = head.first_chunk::<NETWORK_MAX>()?;
+                if next[..18] != self.network[..18] || next[20..] != self.network[20..] {
+                    return None;
+                }
+                NETWORK_MAX + usize::from(u16::from_be_bytes([next[18], next[19]]))
+            }
+        };
+        let fits = end >= usize::from(self.parsed.l4) && end <= packet.len();
+        fits.then(|| Parsed {
+            payload: self.parsed.l4,
+            end: end as u32,
+            partial_checksum: false,
+            ..self.parsed
+        })
+    }
 }
 
 /// All but the hash. What was found is written in place: handing it up from function to function copies it each time.

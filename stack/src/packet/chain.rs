@@ -128,6 +128,19 @@ impl Rest {
     }
 }
 
+/// Gives the frames in order.
+impl Iterator for Rest {
+    type Item = Segment;
+
+    fn next(&mut self) -> Option<Segment> {
+        self.pop_front()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len(), Some(self.len()))
+    }
+}
+
 impl Drop for Rest {
     fn drop(&mut self) {
         while !self.is_empty() {

@@ -11,7 +11,9 @@ use core::net::IpAddr;
 
 /// Shorter runs than this are not worth the call into code for another CPU.
 #[cfg(target_arch = "x86_64")]
-const AVX2_MIN: usize = 256;
+const AVX2_MIN: usize = 128;
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(AVX2_MIN >= avx2::MIN);
 
 /// A one's-complement sum under way over bytes added piece by piece, whatever the pieces' lengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +27,16 @@ impl Sum {
     /// The sum of no bytes.
     pub const ZERO: Self = Self { total: 0, odd: false };
 
+    /// The sum of an even number of bytes, made elsewhere of their native-order words of 16 or 32 bits.
+    #[inline]
+    #[must_use]
+    pub(crate) fn of_words(total: u64) -> Self {
+        Self { total, odd: false }
+    }
+
     /// The sum of the pseudo-header of TCP or UDP (RFC 9293 section 3.1, RFC 8200 section 8.1) for `len` bytes of
     /// header and payload.
+    #[inline]
     #[must_use]
     pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> Self {
         let mut sum = Self::ZERO;
@@ -49,11 +59,13 @@ impl Sum {
     }
 
     /// Adds bytes behind those added before.
+    #[inline]
     pub fn add(&mut self, bytes: &[u8]) {
         self.join(sum_bytes(bytes), bytes.len());
     }
 
     /// Adds a 16-bit word in host order, behind an even number of bytes.
+    #[inline]
     pub fn add_word(&mut self, word: u16) {
         debug_assert!(!self.odd, "a word begins at an even offset");
         self.total += u64::from(word.to_be());
@@ -63,21 +75,24 @@ impl Sum {
     ///
     /// # Panics
     /// When the lengths differ.
+    #[inline]
     pub fn copy_and_add(&mut self, dst: &mut [u8], src: &[u8]) {
         assert_eq!(dst.len(), src.len(), "copy and sum needs equal lengths");
         self.join(copy_and_sum_bytes(dst, src), src.len());
     }
 
+    /// One's-complement sums of 64 bits are sums of 16 bits not yet folded: their carries go around as well, and to begin at
+    /// an odd offset turns them by a byte.
+    #[inline]
     fn join(&mut self, part: u64, len: usize) {
-        let mut part = u64::from(fold(part));
-        if self.odd {
-            part = u64::from((part as u16).swap_bytes());
-        }
-        self.total += part;
+        let part = if self.odd { part.rotate_left(8) } else { part };
+        let (total, carry) = self.total.overflowing_add(part);
+        self.total = total + u64::from(carry);
         self.odd ^= len % 2 == 1;
     }
 
     /// The sum folded to 16 bits, in host order, not complemented.
+    #[inline]
     #[must_use]
     pub fn folded(self) -> u16 {
         u16::from_be(fold(self.total))
@@ -114,13 +129,13 @@ fn sum_block(block: &[u8]) -> u64 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn sum_bytes(bytes: &[u8]) -> u64 {
     if bytes.len() < AVX2_MIN || !is_x86_feature_detected!("avx2") {
         return portable_sum(bytes);
     }
-    let (blocks, tail) = bytes.split_at(bytes.len() / avx2::BLOCK * avx2::BLOCK);
     // SAFETY: the CPU has AVX2.
-    unsafe { avx2::sum(blocks) + portable_sum(tail) }
+    unsafe { avx2::sum(bytes) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -129,14 +144,13 @@ fn sum_bytes(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn copy_and_sum_bytes(dst: &mut [u8], src: &[u8]) -> u64 {
     if src.len() < AVX2_MIN || !is_x86_feature_detected!("avx2") {
         return portable_copy_and_sum(dst, src);
     }
-    let blocks = src.len() / avx2::BLOCK * avx2::BLOCK;
-    let ((dst, dst_tail), (src, src_tail)) = (dst.split_at_mut(blocks), src.split_at(blocks));
     // SAFETY: the CPU has AVX2.
-    unsafe { avx2::copy_and_sum(dst, src) + portable_copy_and_sum(dst_tail, src_tail) }
+    unsafe { avx2::copy_and_sum(dst, src) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -175,11 +189,13 @@ fn portable_sum(bytes: &[u8]) -> u64 {
 }
 
 /// Folds a sum to 16 bits with end-around carry.
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+#[inline]
+fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    // At most 33 bits are left, then 18, then 17.
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]

@@ -78,7 +78,11 @@ impl Packet {
     /// Length of the whole packet in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        usize::from(self.head.len) + self.rest.iter().map(|segment| usize::from(segment.len)).sum::<usize>()
+        let head = usize::from(self.head.len);
+        if self.rest.is_empty() {
+            return head;
+        }
+        head + self.rest.iter().map(|segment| usize::from(segment.len)).sum::<usize>()
     }
 
     /// Whether the packet has no bytes.
@@ -190,7 +194,8 @@ impl Packet {
         self.into_segments().map(|segment| (segment.frame, segment.start.into(), segment.len.into()))
     }
 
-    /// Gives up the packet for read-only slices of its bytes in `range`, one a frame; frames outside it are freed.
+    /// Gives up the packet for read-only slices of its bytes in `range`, one a frame; frames outside it are freed. The
+    /// iterator's upper bound is the number of frames.
     pub fn into_slices(self, range: Range<usize>) -> impl Iterator<Item = PacketSlice> {
         let mut offset = 0;
         self.into_segments().filter_map(move |segment| {
@@ -205,8 +210,8 @@ impl Packet {
     }
 
     fn into_segments(self) -> impl Iterator<Item = Segment> {
-        let Self { head, mut rest, .. } = self;
-        core::iter::once(head).chain(core::iter::from_fn(move || rest.pop_front()))
+        let Self { head, rest, .. } = self;
+        core::iter::once(head).chain(rest)
     }
 }
 
@@ -313,6 +318,18 @@ pub struct PacketSlice {
 }
 
 impl PacketSlice {
+    /// Length of the run in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether the run has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Drops the first `len` bytes from view (all of them when there are fewer).
     pub fn advance(&mut self, len: usize) {
         let len = len.min(self.len as usize) as u32;
@@ -328,7 +345,7 @@ impl PacketSlice {
     /// Bytes of the whole frame, which the slice keeps from the pool however short it is.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        self.frame.bytes().len()
+        self.frame.layout().frame_size as usize
     }
 
     /// Whether so many of the pool's frames are held by readers that payload should be copied out instead.
@@ -340,6 +357,7 @@ impl PacketSlice {
 
 impl core::ops::Deref for PacketSlice {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.frame.bytes()[self.start as usize..][..self.len as usize]
     }

@@ -423,7 +423,14 @@ impl FrameRef {
         self.pool.is_short()
     }
 
+    /// Shape of the pool the frame belongs to.
+    #[must_use]
+    pub fn layout(&self) -> PoolLayout {
+        self.pool.layout
+    }
+
     /// All bytes of the frame.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: while a `FrameRef` exists the frame is held and no `Frame` for it exists, so nobody writes it.

@@ -40,11 +40,10 @@ pub(super) struct LastData {
 impl Shard {
     /// A packet from this shard's queue. `merging`: TCP waits in `gro` until the burst is complete.
     pub(super) fn receive(&mut self, now: Instant, mut packet: Packet, merging: bool) {
-        match parse_after(&packet, &self.policies[self.rx_link], &self.last_parsed) {
+        match parse_after(&packet, &self.policies[self.rx_link], &mut self.last_parsed) {
             Ok(parsed) => packet.parsed = parsed,
             Err(refusal) => return self.refuse(now, refusal, &packet),
         }
-        self.last_parsed = packet.parsed;
         self.counters.rx_partial_checksums += u64::from(packet.parsed.partial_checksum);
         // Place for tunnel: decapsulate and parse the inner packet.
         if packet.parsed.kind == Kind::Fragment {

@@ -16,7 +16,7 @@ use self::run::{Data, Run};
 use super::Chunk;
 use super::options::SackBlocks;
 use super::seq::SeqNumber;
-use crate::limits::{TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
+use crate::limits::{self, TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
 use crate::packet::PacketSlice;
 
 /// Shorter payload than this, or than a quarter of its frame, does not keep the frame.
@@ -66,6 +66,8 @@ pub struct Inserted {
 
 impl ReceiveQueue {
     const RECENT: usize = 4;
+    /// Places in the books made at a time, at most, for slices that are expected: those of a burst.
+    const PLACES_AHEAD: usize = limits::BURST_PACKETS;
 
     /// An empty queue whose next byte is `rcv_nxt`.
     #[must_use]
@@ -92,11 +94,17 @@ impl ReceiveQueue {
     ) -> Inserted {
         let mut insert = Insert::new(cap_bytes, copy);
         let mut at = self.offset(seq);
-        for slice in payload {
+        let mut payload = payload.into_iter();
+        while let Some(slice) = payload.next() {
             let len = slice.len() as u64;
-            self.insert_data(at, Data::Frame(slice), &mut insert);
+            if at == self.next && self.ahead.is_none() && insert.keeps_frame(&slice, self.ready.memory()) {
+                self.keep_in_order(slice, payload.size_hint().1.unwrap_or(0), &mut insert);
+            } else {
+                self.insert_data(at, Data::Frame(slice), &mut insert);
+            }
             at += len;
         }
+        self.ready.trim();
         insert.inserted
     }
 
@@ -251,6 +259,23 @@ impl ReceiveQueue {
         } else {
             self.insert_out_of_order(from, &data, insert);
         }
+    }
+
+    /// What nearly every slice of a bulk transfer is: in order, with nothing ahead, and kept in its frame, for which memory
+    /// below half of the bound has room. `more`: slices that may follow.
+    fn keep_in_order(&mut self, mut slice: PacketSlice, more: usize, insert: &mut Insert) {
+        let room = self.space(insert.cap);
+        if slice.len() > room {
+            insert.inserted.dropped += (slice.len() - room) as u32;
+            slice.truncate(room);
+        }
+        if slice.is_empty() {
+            return;
+        }
+        self.next += slice.len() as u64;
+        insert.inserted.advanced += slice.len() as u32;
+        self.ready.push_frame(slice, more.min(Self::PLACES_AHEAD));
+        self.has_frames = true;
     }
 
     fn insert_in_order(&mut self, data: Data<'_>, insert: &mut Insert) {
@@ -433,7 +458,7 @@ impl Insert {
     fn push(&self, run: &mut Run, data: Data<'_>, memory: usize) -> bool {
         match data {
             Data::Frame(slice) if self.keeps_frame(&slice, memory) => {
-                run.push_frame(slice);
+                run.push_frame(slice, 0);
                 true
             }
             data => {

@@ -34,7 +34,10 @@ impl Data<'_> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.bytes().len()
+        match self {
+            Self::Frame(slice) => slice.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
     }
 
     /// Leaves only the bytes of `range`, which lies inside.
@@ -97,7 +100,10 @@ impl Piece {
     }
 
     fn len(&self) -> usize {
-        self.bytes().len()
+        match self {
+            Self::Frame(slice) => slice.len(),
+            Self::Heap(heap) => (heap.end - heap.start) as usize,
+        }
     }
 
     /// Bytes of memory it keeps, the deque's place for it not counted.
@@ -150,10 +156,22 @@ impl Run {
         self.cost as usize + self.pieces.capacity() * size_of::<Piece>()
     }
 
-    /// Appends data by holding on to its frame.
-    pub(super) fn push_frame(&mut self, slice: PacketSlice) {
+    /// Appends data by holding on to its frame; `more`: pieces for which places are made at the same time, if any are.
+    pub(super) fn push_frame(&mut self, slice: PacketSlice, more: usize) {
         self.seal_tail();
+        if more > 0 && self.pieces.len() == self.pieces.capacity() {
+            make_places(&mut self.pieces, 1 + more);
+        }
         self.push(Piece::Frame(slice));
+    }
+
+    /// Gives back places that are not needed.
+    pub(super) fn trim(&mut self) {
+        let (len, capacity) = (self.pieces.len(), self.pieces.capacity());
+        if len > 0 && len >= capacity / 4 || capacity == 0 {
+            return;
+        }
+        let _ = BOOKS.try_with(|books| books.trim(&mut self.pieces));
     }
 
     /// Appends data by copying it, first into what is free of the last block, then into blocks of at most `block_max`
@@ -216,13 +234,14 @@ impl Run {
             let len = piece.len().min(max - taken);
             take(&piece.bytes()[..len]);
             taken += len;
-            if len == piece.len() {
-                self.pop_front();
-            } else {
+            if len < piece.len() {
                 piece.advance(len);
                 self.len -= len as u32;
+            } else if let Some(piece) = self.pieces.pop_front() {
+                self.book_out(&piece);
             }
         }
+        self.trim();
         taken
     }
 
@@ -291,9 +310,13 @@ impl Run {
 
     /// Books out a piece that was taken from the deque, and gives back the deque's memory as it empties.
     fn forget(&mut self, piece: &Piece) {
+        self.book_out(piece);
+        self.trim();
+    }
+
+    fn book_out(&mut self, piece: &Piece) {
         self.len -= piece.len() as u32;
         self.cost -= piece.cost() as u32;
-        let _ = BOOKS.try_with(|books| books.trim(&mut self.pieces));
     }
 
     /// Where this run's last and `other`'s first block meet: makes one of two that fit into one.
