@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use crate::counters::Counters;
 use crate::limits;
 use crate::packet::Packet;
-use crate::parse::Kind;
+use crate::parse::{Kind, Parsed};
 
 /// Merges the TCP segments of a burst. Keeps its buffers from burst to burst.
 #[derive(Debug, Default)]
@@ -79,8 +79,21 @@ impl Gro {
     /// Takes the burst's next packet, which [`crate::parse`] found to be TCP with a good checksum. `whole`: it is as it came,
     /// not put together from fragments, and need not be cut into some.
     pub fn push(&mut self, packet: Packet, whole: bool, counters: &mut Counters) {
-        let segment = if whole { Segment::of(&packet) } else { None };
-        let hash = packet.parsed.hash;
+        let parsed = packet.parsed;
+        self.push_parsed(packet, &parsed, whole, counters);
+    }
+
+    /// As [`Gro::push`], for a packet of which `parsed` is known and not yet filled in: of what is merged it never is.
+    pub(crate) fn push_parsed(
+        &mut self,
+        mut packet: Packet,
+        parsed: &Parsed,
+        whole: bool,
+        counters: &mut Counters,
+    ) {
+        let head = packet.head();
+        let segment = if whole { Segment::of(head, parsed) } else { None };
+        let hash = parsed.hash;
         let flows = &self.flows[..self.growing];
         // Mostly that of the packet before.
         let known = match flows.get(self.last) {
@@ -90,11 +103,11 @@ impl Gro {
         if let Some(known) = known {
             let flow = &mut self.flows[known];
             let held = &mut self.packets[flow.place];
-            match flow.follows(held, &packet, segment.as_ref()) {
+            match flow.follows(held, head, parsed, segment.as_ref()) {
                 Ok(goes_on) => {
                     counters.gro_merged += 1;
                     counters.gro_packets += u64::from(!held.is_merged());
-                    held.merge(packet);
+                    held.merge_until(packet, parsed.end);
                     self.last = known;
                     if !goes_on {
                         self.stop(known);
@@ -117,6 +130,7 @@ impl Gro {
             self.last = self.growing;
             self.growing += 1;
         }
+        packet.parsed = *parsed;
         self.packets.push_back(packet);
     }
 
@@ -160,13 +174,12 @@ struct Segment<'a> {
 impl<'a> Segment<'a> {
     /// `None`: one that never is. IP options and extension headers exclude it, and every flag but ACK, PSH, FIN and those of
     /// ECN. Without payload it must be an acknowledgment and nothing else.
-    fn of(packet: &'a Packet) -> Option<Self> {
-        let parsed = &packet.parsed;
+    fn of(head: &'a [u8], parsed: &Parsed) -> Option<Self> {
         let network = if parsed.flow.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
         if parsed.kind != Kind::Tcp || usize::from(parsed.l4) != usize::from(parsed.l3) + network {
             return None;
         }
-        let (header, options) = tcp_header(packet.head(), packet)?;
+        let (header, options) = tcp_header(head, parsed)?;
         let payload_len = parsed.end - u32::from(parsed.payload);
         let segment = Self { header, options, payload_len, partial_checksum: parsed.partial_checksum };
         let flags = segment.flags();
@@ -197,19 +210,27 @@ impl<'a> Segment<'a> {
 }
 
 impl Growing {
-    /// Whether `packet` follows `held`, and whether something may follow it in turn.
+    /// Whether the packet with `head` and `parsed` follows `held`, and whether something may follow it in turn.
     fn follows(
         &mut self,
         held: &Packet,
-        packet: &Packet,
+        head: &[u8],
+        parsed: &Parsed,
         segment: Option<&Segment<'_>>,
     ) -> Result<bool, Refusal> {
         let Some(segment) = segment else { return Err(Refusal::Header) };
-        if held.packets() >= limits::GRO_SEGMENTS {
+        let packets = held.packets();
+        if packets >= limits::GRO_SEGMENTS {
             return Err(Refusal::Size);
         }
-        self.compare_network(held, packet)?;
-        let Some((first, options)) = tcp_header(held.head(), held) else { return Err(Refusal::Header) };
+        let (ours, first) = (&held.parsed, held.head());
+        if (ours.l3, ours.l4, ours.payload) != (parsed.l3, parsed.l4, parsed.payload) {
+            return Err(if ours.payload == parsed.payload { Refusal::Network } else { Refusal::Options });
+        }
+        if !self.continues_network(ours, first, head, packets) {
+            return Err(Refusal::Network);
+        }
+        let Some((first, options)) = tcp_header(first, ours) else { return Err(Refusal::Header) };
         let partial = held.parsed.partial_checksum;
         if word::<0, _>(first) != segment.word::<0>() || partial != segment.partial_checksum {
             return Err(Refusal::Header);
@@ -241,43 +262,32 @@ impl Growing {
     /// What must be the same, byte by byte: the Ethernet header with any tags, and of the IP header all but length, checksum
     /// and identification. IPv4's identification counts up, or stays the same where fragmentation is forbidden and it means
     /// nothing (RFC 6864 section 4.1); the second packet tells which.
-    fn compare_network(&mut self, held: &Packet, packet: &Packet) -> Result<(), Refusal> {
-        let (ours, theirs) = (&held.parsed, &packet.parsed);
-        if (ours.l3, ours.l4, ours.payload) != (theirs.l3, theirs.l4, theirs.payload) {
-            return Err(if ours.payload == theirs.payload { Refusal::Network } else { Refusal::Options });
-        }
-        debug_assert!(ours.l3 >= ETHERNET_TYPE_END);
-        let l3 = usize::from(ours.l3);
+    fn continues_network(&mut self, held: &Parsed, first: &[u8], next: &[u8], packets: u16) -> bool {
+        debug_assert!(held.l3 >= ETHERNET_TYPE_END);
+        let l3 = usize::from(held.l3);
         let (Some((ethernet, ip)), Some((next_ethernet, next_ip))) =
-            (held.head().split_at_checked(l3), packet.head().split_at_checked(l3))
+            (first.split_at_checked(l3), next.split_at_checked(l3))
         else {
-            return Err(Refusal::Network);
+            return false;
         };
         if !same_bytes(ethernet, next_ethernet) {
-            return Err(Refusal::Network);
+            return false;
         }
-        if ours.flow.dst.is_ipv6() {
-            let (Some(ip), Some(next)) =
-                (ip.first_chunk::<IPV6_HEADER>(), next_ip.first_chunk::<IPV6_HEADER>())
-            else {
-                return Err(Refusal::Network);
-            };
-            let same = ip[..4] == next[..4] && ip[6..] == next[6..];
-            return if same { Ok(()) } else { Err(Refusal::Network) };
+        if held.flow.dst.is_ipv6() {
+            let both = (ip.first_chunk::<IPV6_HEADER>(), next_ip.first_chunk::<IPV6_HEADER>());
+            let (Some(ip), Some(next)) = both else { return false };
+            return ip[..4] == next[..4] && ip[6..] == next[6..];
         }
-        let (Some(ip), Some(next)) = (ip.first_chunk::<IPV4_HEADER>(), next_ip.first_chunk::<IPV4_HEADER>())
-        else {
-            return Err(Refusal::Network);
-        };
+        let both = (ip.first_chunk::<IPV4_HEADER>(), next_ip.first_chunk::<IPV4_HEADER>());
+        let (Some(ip), Some(next)) = both else { return false };
         let same = ip[..2] == next[..2] && ip[6..10] == next[6..10] && ip[12..] == next[12..];
         let id = |ip: &[u8; IPV4_HEADER]| u16::from_be_bytes([ip[4], ip[5]]);
         let distance = id(next).wrapping_sub(id(ip));
         let may_be_fixed = ip[6] & 0x40 != 0;
-        if !held.is_merged() {
+        if packets == 1 {
             self.fixed_id = may_be_fixed && distance == 0;
         }
-        let expected = if self.fixed_id { 0 } else { held.packets() };
-        if same && distance == expected { Ok(()) } else { Err(Refusal::Network) }
+        same && distance == if self.fixed_id { 0 } else { packets }
     }
 
     /// Acknowledgments: each acknowledges more than the one before, in the same place of the peer's stream, with a window that
@@ -298,7 +308,7 @@ impl Growing {
         // The headers are of one length: both have timestamps, or none has.
         let timestamp = |options: &[u8]| Some(word::<4, _>(options.first_chunk::<8>()?));
         if let Some(val) = timestamp(segment.options) {
-            let last = tcp_header(held.last_head(), held).and_then(|(_, options)| timestamp(options));
+            let last = tcp_header(held.last_head(), &held.parsed).and_then(|(_, options)| timestamp(options));
             if last.is_some_and(|last| (val.wrapping_sub(last) as i32) < 0) {
                 return Err(Refusal::Options);
             }
@@ -315,9 +325,9 @@ impl Growing {
     }
 }
 
-/// The TCP header without options, and these, in the `head` of one of the segments of `packet`.
-fn tcp_header<'a>(head: &'a [u8], packet: &Packet) -> Option<(&'a [u8; TCP_HEADER], &'a [u8])> {
-    let header = head.get(usize::from(packet.parsed.l4)..usize::from(packet.parsed.payload))?;
+/// The TCP header without options, and these, in the `head` of a segment with `parsed`.
+fn tcp_header<'a>(head: &'a [u8], parsed: &Parsed) -> Option<(&'a [u8; TCP_HEADER], &'a [u8])> {
+    let header = head.get(usize::from(parsed.l4)..usize::from(parsed.payload))?;
     header.split_first_chunk()
 }
 

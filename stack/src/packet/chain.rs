@@ -31,13 +31,6 @@ impl Segment {
         &self.frame.bytes()[usize::from(self.start - self.headers)..][..usize::from(self.headers + self.len)]
     }
 
-    /// Takes the first `headers` bytes out of view; there must be as many.
-    pub(super) fn hide(&mut self, headers: u16) {
-        self.headers = headers;
-        self.start += headers;
-        self.len -= headers;
-    }
-
     /// With its headers in view again.
     pub(super) fn revealed(self) -> Self {
         let Self { frame, start, len, headers } = self;

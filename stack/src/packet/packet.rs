@@ -197,15 +197,16 @@ impl Packet {
     /// Gives up the packet for read-only slices of its bytes in `range`, one a frame; frames outside it are freed. The
     /// iterator's upper bound is the number of frames.
     pub fn into_slices(self, range: Range<usize>) -> impl Iterator<Item = PacketSlice> {
-        let mut offset = 0;
+        // Bytes to pass over, and bytes to give.
+        let (mut skip, mut left) = (range.start, range.len());
         self.into_segments().filter_map(move |segment| {
-            let clip = clip(&range, offset, segment.len.into());
-            offset += usize::from(segment.len);
-            if clip.is_empty() {
-                return None;
-            }
-            let start = u32::from(segment.start) + clip.start as u32;
-            Some(PacketSlice { frame: segment.frame.share(), start, len: clip.len() as u32 })
+            let (start, len) = (u32::from(segment.start), usize::from(segment.len));
+            let front = skip.min(len);
+            skip -= front;
+            let len = left.min(len - front);
+            left -= len;
+            let start = start + front as u32;
+            (len > 0).then(|| PacketSlice { frame: segment.frame.share(), start, len: len as u32 })
         })
     }
 
@@ -220,18 +221,27 @@ impl Packet {
     /// Appends the payload of `next`, which follows this packet's in the stream: no byte is copied, and `next`'s headers stay
     /// in front of its payload. Both are parsed TCP segments whose headers are of one length and lie in the first frame.
     /// What is behind the packets' ends (Ethernet padding) is cut off.
-    pub fn merge(&mut self, mut next: Self) {
-        let headers = next.parsed.payload;
-        debug_assert_eq!(headers, self.parsed.payload, "headers of one length");
-        debug_assert!(!next.is_merged() && next.head.len >= headers);
+    pub fn merge(&mut self, next: Self) {
+        debug_assert_eq!(next.parsed.payload, self.parsed.payload, "headers of one length");
+        let end = next.parsed.end;
+        self.merge_until(next, end);
+    }
+
+    /// As [`Packet::merge`], for a packet whose [`Packet::parsed`] is not filled in: it ends at `end`, and its headers are as long
+    /// as this one's.
+    pub(crate) fn merge_until(&mut self, next: Self, end: u32) {
+        let headers = self.parsed.payload;
+        debug_assert!(!next.is_merged() && next.head.len >= headers && end >= u32::from(headers));
         if !self.is_merged() {
             self.truncate(self.parsed.end as usize);
         }
-        next.truncate(next.parsed.end as usize);
-        self.parsed.end += next.parsed.end - u32::from(headers);
-        let Self { mut head, mut rest, .. } = next;
-        head.hide(headers);
-        self.rest.push_packet(head);
+        self.parsed.end += end - u32::from(headers);
+        let Self { head: Segment { frame, start, len, .. }, mut rest, .. } = next;
+        let here = u32::from(len).min(end);
+        rest.truncate((end - here) as usize);
+        // Put together anew: a part that was changed just now would hold up the copy of the whole.
+        let (start, len) = (start + headers, here as u16 - headers);
+        self.rest.push_packet(Segment { frame, start, len, headers });
         while let Some(segment) = rest.pop_front() {
             self.rest.push_back(segment);
         }

@@ -16,7 +16,7 @@ use self::run::{Data, Run};
 use super::Chunk;
 use super::options::SackBlocks;
 use super::seq::SeqNumber;
-use crate::limits::{self, TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
+use crate::limits::{TCP_RECEIVE_BUFFER_MAX as CAP_MAX, TCP_RECEIVE_BUFFER_MIN as CAP_MIN};
 use crate::packet::PacketSlice;
 
 /// Shorter payload than this, or than a quarter of its frame, does not keep the frame.
@@ -66,8 +66,6 @@ pub struct Inserted {
 
 impl ReceiveQueue {
     const RECENT: usize = 4;
-    /// Places in the books made at a time, at most, for slices that are expected: those of a burst.
-    const PLACES_AHEAD: usize = limits::BURST_PACKETS;
 
     /// An empty queue whose next byte is `rcv_nxt`.
     #[must_use]
@@ -95,13 +93,9 @@ impl ReceiveQueue {
         let mut insert = Insert::new(cap_bytes, copy);
         let mut at = self.offset(seq);
         let mut payload = payload.into_iter();
-        while let Some(slice) = payload.next() {
+        while let Some(slice) = self.insert_frames(&mut at, &mut payload, &mut insert) {
             let len = slice.len() as u64;
-            if at == self.next && self.ahead.is_none() && insert.keeps_frame(&slice, self.ready.memory()) {
-                self.keep_in_order(slice, payload.size_hint().1.unwrap_or(0), &mut insert);
-            } else {
-                self.insert_data(at, Data::Frame(slice), &mut insert);
-            }
+            self.insert_data(at, Data::Frame(slice), &mut insert);
             at += len;
         }
         self.ready.trim();
@@ -261,21 +255,30 @@ impl ReceiveQueue {
         }
     }
 
-    /// What nearly every slice of a bulk transfer is: in order, with nothing ahead, and kept in its frame, for which memory
-    /// below half of the bound has room. `more`: slices that may follow.
-    fn keep_in_order(&mut self, mut slice: PacketSlice, more: usize, insert: &mut Insert) {
-        let room = self.space(insert.cap);
-        if slice.len() > room {
-            insert.inserted.dropped += (slice.len() - room) as u32;
-            slice.truncate(room);
+    /// Takes what nearly every slice of a bulk transfer is: in order, with nothing ahead, within the window, and worth its frame,
+    /// for which memory below half of the bound has room. The first that is not is given back.
+    fn insert_frames(
+        &mut self,
+        at: &mut u64,
+        slices: &mut impl Iterator<Item = PacketSlice>,
+        insert: &mut Insert,
+    ) -> Option<PacketSlice> {
+        if *at != self.next || self.ahead.is_some() {
+            return slices.next();
         }
-        if slice.is_empty() {
-            return;
-        }
-        self.next += slice.len() as u64;
-        insert.inserted.advanced += slice.len() as u32;
-        self.ready.push_frame(slice, more.min(Self::PLACES_AHEAD));
-        self.has_frames = true;
+        let before = self.ready.len();
+        let mut room = self.space(insert.cap);
+        let rest = self.ready.push_frames(slices, |slice, memory| {
+            let keeps = slice.len() <= room && insert.keeps_frame(slice, memory);
+            room -= if keeps { slice.len() } else { 0 };
+            keeps
+        });
+        let taken = self.ready.len() - before;
+        self.next += taken as u64;
+        *at = self.next;
+        insert.inserted.advanced += taken as u32;
+        self.has_frames |= taken > 0;
+        rest
     }
 
     fn insert_in_order(&mut self, data: Data<'_>, insert: &mut Insert) {
@@ -458,7 +461,7 @@ impl Insert {
     fn push(&self, run: &mut Run, data: Data<'_>, memory: usize) -> bool {
         match data {
             Data::Frame(slice) if self.keeps_frame(&slice, memory) => {
-                run.push_frame(slice, 0);
+                run.push_frame(slice);
                 true
             }
             data => {

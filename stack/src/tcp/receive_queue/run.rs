@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use super::super::Chunk;
 use super::block::Block;
+use crate::limits;
 use crate::packet::PacketSlice;
 use crate::spares::{Shelf, rounded};
 
@@ -122,6 +123,9 @@ impl Piece {
     }
 }
 
+/// How many places for frames that are expected are made at a time, at most.
+const PLACES_AT_A_TIME: usize = limits::BURST_PACKETS;
+
 /// Makes sure that `more` pieces fit. Grows by less than a quarter instead of to the double, so that the deque's growth
 /// cannot burst the queue's bound.
 fn make_places(pieces: &mut VecDeque<Piece>, more: usize) {
@@ -156,13 +160,37 @@ impl Run {
         self.cost as usize + self.pieces.capacity() * size_of::<Piece>()
     }
 
-    /// Appends data by holding on to its frame; `more`: pieces for which places are made at the same time, if any are.
-    pub(super) fn push_frame(&mut self, slice: PacketSlice, more: usize) {
+    /// Appends data by holding on to its frame.
+    pub(super) fn push_frame(&mut self, slice: PacketSlice) {
         self.seal_tail();
-        if more > 0 && self.pieces.len() == self.pieces.capacity() {
-            make_places(&mut self.pieces, 1 + more);
-        }
         self.push(Piece::Frame(slice));
+    }
+
+    /// As [`Run::push_frame`], slice after slice, as long as `keeps` agrees, which sees the memory behind the run; returns the
+    /// first slice for which it does not. Places for a burst are made at a time: see [`Run::trim`].
+    pub(super) fn push_frames(
+        &mut self,
+        slices: &mut impl Iterator<Item = PacketSlice>,
+        mut keeps: impl FnMut(&PacketSlice, usize) -> bool,
+    ) -> Option<PacketSlice> {
+        let mut is_sealed = false;
+        while let Some(slice) = slices.next() {
+            if !keeps(&slice, self.memory()) {
+                return Some(slice);
+            }
+            if !is_sealed {
+                self.seal_tail();
+                is_sealed = true;
+            }
+            if self.pieces.len() == self.pieces.capacity() {
+                let more = slices.size_hint().1.unwrap_or(0);
+                make_places(&mut self.pieces, 1 + more.min(PLACES_AT_A_TIME));
+            }
+            self.len += slice.len() as u32;
+            self.cost += slice.frame_bytes() as u32;
+            self.pieces.push_back(Piece::Frame(slice));
+        }
+        None
     }
 
     /// Gives back places that are not needed.
