@@ -74,18 +74,21 @@ impl Rest {
         self.0.iter().flat_map(|chain| &chain.segments)
     }
 
+    #[inline]
     pub(super) fn push_back(&mut self, segment: Segment) {
         let chain = self.0.get_or_insert_with(|| segment.frame.take_chain());
         chain.segments.push_back(segment);
     }
 
     /// Appends the first frame of a packet whose headers are hidden.
+    #[inline]
     pub(super) fn push_packet(&mut self, segment: Segment) {
         let chain = self.0.get_or_insert_with(|| segment.frame.take_chain());
         chain.packets += 1;
         chain.segments.push_back(segment);
     }
 
+    #[inline]
     pub(super) fn pop_front(&mut self) -> Option<Segment> {
         let chain = self.0.as_mut()?;
         let segment = chain.segments.pop_front()?;
@@ -125,6 +128,7 @@ impl Rest {
 impl Iterator for Rest {
     type Item = Segment;
 
+    #[inline]
     fn next(&mut self) -> Option<Segment> {
         self.pop_front()
     }

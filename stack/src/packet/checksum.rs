@@ -54,8 +54,8 @@ impl Sum {
                 }
             }
         }
-        sum.total += u64::from(len.to_be()) + u64::from(u16::from(protocol).to_be());
-        sum
+        let rest = u64::from(len.to_be()) + u64::from(u16::from(protocol).to_be());
+        Self { total: add_around(sum.total, rest), ..sum }
     }
 
     /// Adds bytes behind those added before.
@@ -68,7 +68,7 @@ impl Sum {
     #[inline]
     pub fn add_word(&mut self, word: u16) {
         debug_assert!(!self.odd, "a word begins at an even offset");
-        self.total += u64::from(word.to_be());
+        self.total = add_around(self.total, u64::from(word.to_be()));
     }
 
     /// Copies `src` to `dst` (same length) and adds its bytes, touching each once.
@@ -86,8 +86,7 @@ impl Sum {
     #[inline]
     fn join(&mut self, part: u64, len: usize) {
         let part = if self.odd { part.rotate_left(8) } else { part };
-        let (total, carry) = self.total.overflowing_add(part);
-        self.total = total + u64::from(carry);
+        self.total = add_around(self.total, part);
         self.odd ^= len % 2 == 1;
     }
 
@@ -166,7 +165,7 @@ fn portable_copy_and_sum(dst: &mut [u8], src: &[u8]) -> u64 {
         total += sum_block(from);
     }
     to.into_remainder().copy_from_slice(from.remainder());
-    total + portable_sum(from.remainder())
+    add_around(total, portable_sum(from.remainder()))
 }
 
 fn portable_sum(bytes: &[u8]) -> u64 {
@@ -174,18 +173,28 @@ fn portable_sum(bytes: &[u8]) -> u64 {
     let tail = blocks.remainder();
     let mut total: u64 = blocks.map(sum_block).sum();
     // One's-complement addition does not care how many of its 16-bit words are added at a time.
-    let words = tail.chunks_exact(4);
-    let rest = words.remainder();
+    let (words, rest) = tail.as_chunks::<8>();
     for word in words {
-        total += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        total = add_around(total, u64::from_ne_bytes(*word));
     }
-    total
-        + match *rest {
-            [a, b, c] => u64::from(u16::from_ne_bytes([a, b])) + u64::from(u16::from_ne_bytes([c, 0])),
-            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
-            [a] => u64::from(u16::from_ne_bytes([a, 0])),
-            _ => 0,
-        }
+    let (half, rest) = match rest.split_first_chunk::<4>() {
+        Some((half, rest)) => (u64::from(u32::from_ne_bytes(*half)), rest),
+        None => (0, rest),
+    };
+    let last = match *rest {
+        [a, b, c] => u64::from(u16::from_ne_bytes([a, b])) + u64::from(u16::from_ne_bytes([c, 0])),
+        [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+        [a] => u64::from(u16::from_ne_bytes([a, 0])),
+        _ => 0,
+    };
+    add_around(total, half + last)
+}
+
+/// One's-complement addition of 64 bits.
+#[inline]
+fn add_around(one: u64, other: u64) -> u64 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum + u64::from(carry)
 }
 
 /// Folds a sum to 16 bits with end-around carry.

@@ -197,22 +197,51 @@ impl Packet {
     /// Gives up the packet for read-only slices of its bytes in `range`, one a frame; frames outside it are freed. The
     /// iterator's upper bound is the number of frames.
     pub fn into_slices(self, range: Range<usize>) -> impl Iterator<Item = PacketSlice> {
-        // Bytes to pass over, and bytes to give.
-        let (mut skip, mut left) = (range.start, range.len());
-        self.into_segments().filter_map(move |segment| {
-            let (start, len) = (u32::from(segment.start), usize::from(segment.len));
-            let front = skip.min(len);
-            skip -= front;
-            let len = left.min(len - front);
-            left -= len;
-            let start = start + front as u32;
-            (len > 0).then(|| PacketSlice { frame: segment.frame.share(), start, len: len as u32 })
-        })
+        let Self { head, rest, .. } = self;
+        Slices { head: Some(head), rest, skip: range.start, left: range.len() }
     }
 
     fn into_segments(self) -> impl Iterator<Item = Segment> {
         let Self { head, rest, .. } = self;
         core::iter::once(head).chain(rest)
+    }
+}
+
+/// The slices of a packet.
+struct Slices {
+    head: Option<Segment>,
+    rest: Rest,
+    /// Bytes to pass over before the first slice.
+    skip: usize,
+    /// Bytes to give.
+    left: usize,
+}
+
+impl Iterator for Slices {
+    type Item = PacketSlice;
+
+    // In the caller's loop, a slice stays in registers between the packet's list and the caller's.
+    #[inline(always)]
+    fn next(&mut self) -> Option<PacketSlice> {
+        loop {
+            let Segment { frame, start, len, .. } = match self.head.take() {
+                Some(head) => head,
+                None => self.rest.pop_front()?,
+            };
+            let len = usize::from(len);
+            let front = self.skip.min(len);
+            self.skip -= front;
+            let len = self.left.min(len - front);
+            self.left -= len;
+            if len > 0 {
+                let start = u32::from(start) + front as u32;
+                return Some(PacketSlice { frame: frame.share(), start, len: len as u32 });
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.rest.len() + usize::from(self.head.is_some())))
     }
 }
 

@@ -300,6 +300,18 @@ impl PoolInner {
         unsafe { self.base.add(index as usize * self.layout.frame_size as usize) }
     }
 
+    fn take_chain(&self) -> Box<Chain> {
+        self.chains.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn return_chain(&self, chain: Box<Chain>) {
+        let mut chains = self.chains.borrow_mut();
+        if chains.len() < limits::POOL_CHAINS {
+            chains.push(chain);
+        }
+    }
+
+    #[inline]
     fn release(&self, index: u32) {
         self.place[index as usize].set(Place::Free);
         self.free.borrow_mut().push(index);
@@ -332,16 +344,15 @@ impl Frame {
     }
 
     /// An empty list for the frames of a packet.
+    #[inline]
     pub(super) fn take_chain(&self) -> Box<Chain> {
-        self.pool.chains.borrow_mut().pop().unwrap_or_default()
+        self.pool.take_chain()
     }
 
     /// Keeps an empty list for the next packet, unless enough are kept.
+    #[inline]
     pub(super) fn return_chain(&self, chain: Box<Chain>) {
-        let mut chains = self.pool.chains.borrow_mut();
-        if chains.len() < limits::POOL_CHAINS {
-            chains.push(chain);
-        }
+        self.pool.return_chain(chain);
     }
 
     /// Shape of the pool the frame belongs to.
@@ -388,6 +399,7 @@ impl Frame {
     }
 
     /// Gives up writing for counted, read-only views.
+    #[inline]
     #[must_use]
     pub fn share(self) -> FrameRef {
         self.pool.refs[self.index as usize].set(1);
