@@ -62,7 +62,7 @@ enum Refusal {
     Size,
 }
 
-const ETHERNET_TYPE_END: u16 = 14;
+const ETHERNET_HEADER: usize = 14;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
@@ -265,14 +265,17 @@ impl Growing {
     /// and identification. IPv4's identification counts up, or stays the same where fragmentation is forbidden and it means
     /// nothing (RFC 6864 section 4.1); the second packet tells which.
     fn continues_network(&mut self, held: &Parsed, first: &[u8], next: &[u8], packets: u16) -> bool {
-        debug_assert!(held.l3 >= ETHERNET_TYPE_END);
         let l3 = usize::from(held.l3);
+        debug_assert!(l3 >= ETHERNET_HEADER);
         let (Some((ethernet, ip)), Some((next_ethernet, next_ip))) =
             (first.split_at_checked(l3), next.split_at_checked(l3))
         else {
             return false;
         };
-        if !same_bytes(ethernet, next_ethernet) {
+        // Mostly there are no tags: what has a fixed length is compared in a few instructions.
+        let plain = (ethernet.first_chunk::<ETHERNET_HEADER>(), next_ethernet.first_chunk());
+        let (Some(plain), Some(next_plain)) = plain else { return false };
+        if plain != next_plain || l3 > ETHERNET_HEADER && ethernet != next_ethernet {
             return false;
         }
         if held.flow.dst.is_ipv6() {
@@ -333,15 +336,9 @@ fn tcp_header<'a>(head: &'a [u8], parsed: &Parsed) -> Option<(&'a [u8; TCP_HEADE
     header.split_first_chunk()
 }
 
-/// Whether options of equal length are the same, word by word: too few for a call.
+/// Whether options of equal length are the same: mostly timestamps, for which a call would be too much.
 fn same_options(one: &[u8], other: &[u8]) -> bool {
-    one.as_chunks::<4>().0.iter().zip(other.as_chunks::<4>().0).all(|(one, other)| one == other)
-}
-
-/// Whether Ethernet headers of equal length are the same: nearly always those without tags.
-fn same_bytes(one: &[u8], other: &[u8]) -> bool {
-    const PLAIN: usize = ETHERNET_TYPE_END as usize;
-    match (<&[u8; PLAIN]>::try_from(one), <&[u8; PLAIN]>::try_from(other)) {
+    match (<&[u8; TIMESTAMPS_LEN]>::try_from(one), <&[u8; TIMESTAMPS_LEN]>::try_from(other)) {
         (Ok(one), Ok(other)) => one == other,
         _ => one == other,
     }

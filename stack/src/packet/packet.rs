@@ -234,8 +234,7 @@ impl Iterator for Slices {
             let len = self.left.min(len - front);
             self.left -= len;
             if len > 0 {
-                let start = u32::from(start) + front as u32;
-                return Some(PacketSlice { frame: frame.share(), start, len: len as u32 });
+                return Some(PacketSlice(frame.share_run(start + front as u16, len as u16)));
             }
         }
     }
@@ -350,47 +349,42 @@ fn clip(range: &Range<usize>, offset: usize, len: usize) -> Range<usize> {
 
 /// A read-only run of bytes in a frame, counted: the frame returns to its pool with the last slice of it.
 #[derive(Clone, Debug)]
-pub struct PacketSlice {
-    frame: FrameRef,
-    start: u32,
-    len: u32,
-}
+pub struct PacketSlice(FrameRef);
 
 impl PacketSlice {
     /// Length of the run in bytes.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.0.run_len()
     }
 
     /// Whether the run has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Drops the first `len` bytes from view (all of them when there are fewer).
     pub fn advance(&mut self, len: usize) {
-        let len = len.min(self.len as usize) as u32;
-        self.start += len;
-        self.len -= len;
+        self.0.cut_run(len, self.len());
     }
 
     /// Cuts the view to its first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len.try_into().unwrap_or(u32::MAX));
+        self.0.cut_run(0, len);
     }
 
     /// Bytes of the whole frame, which the slice keeps from the pool however short it is.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        self.frame.layout().frame_size as usize
+        self.0.layout().frame_size as usize
     }
 
     /// Whether so many of the pool's frames are held by readers that payload should be copied out instead.
     #[must_use]
     pub fn is_pool_short(&self) -> bool {
-        self.frame.is_pool_short()
+        self.0.is_pool_short()
     }
 }
 
@@ -398,7 +392,7 @@ impl core::ops::Deref for PacketSlice {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.frame.bytes()[self.start as usize..][..self.len as usize]
+        self.0.run()
     }
 }
 

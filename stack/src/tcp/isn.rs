@@ -60,7 +60,7 @@ impl IsnSecret {
     /// As [`IsnSecret::isn`].
     pub(super) fn isn_of(&self, now: Instant, key: &TupleKey) -> SeqNumber {
         let clock = (now.as_micros() / 4) as u32;
-        SeqNumber(self.isn.hash(&key.bytes()) as u32) + self.shard_offset + clock
+        SeqNumber(self.isn.hash(&pair(key.local(), key.remote())) as u32) + self.shard_offset + clock
     }
 
     /// What to add to the millisecond clock in timestamps of this connection. It depends on the two addresses only, as
@@ -78,7 +78,9 @@ impl IsnSecret {
         match self.last_offset.get() {
             Some((last, offset)) if last == addresses => offset,
             _ => {
-                let offset = self.timestamp.hash(&addresses) as u32;
+                let address = |addr: SocketAddr| SocketAddr::new(addr.ip(), 0);
+                let both = pair(address(key.local()), address(key.remote()));
+                let offset = self.timestamp.hash(&both) as u32;
                 self.last_offset.set(Some((addresses, offset)));
                 offset
             }

@@ -105,7 +105,8 @@ fn pack(ip: IpAddr) -> [u8; 16] {
 }
 
 fn unpack(octets: [u8; 16]) -> IpAddr {
-    if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] = octets {
+    let [.., a, b, c, d] = octets;
+    if octets[..MAPPED.len()] == MAPPED {
         return IpAddr::V4(Ipv4Addr::new(a, b, c, d));
     }
     IpAddr::V6(Ipv6Addr::from(octets))
