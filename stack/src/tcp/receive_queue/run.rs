@@ -186,6 +186,10 @@ impl Run {
                 let more = slices.size_hint().1.unwrap_or(0);
                 make_places(&mut self.pieces, 1 + more.min(PLACES_AT_A_TIME));
             }
+            // Never; but where it is known that there is room, the piece is written where it belongs and not moved there.
+            if self.pieces.len() == self.pieces.capacity() {
+                return Some(slice);
+            }
             self.len += slice.len() as u32;
             self.cost += slice.frame_bytes() as u32;
             self.pieces.push_back(Piece::Frame(slice));
