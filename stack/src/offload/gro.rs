@@ -201,7 +201,8 @@ impl<'a> Segment<'a> {
 
     /// No options, or timestamps only.
     fn has_plain_options(&self) -> bool {
-        self.options.is_empty() || self.options.len() == TIMESTAMPS_LEN && self.options.starts_with(&TIMESTAMPS)
+        self.options.is_empty()
+            || self.options.len() == TIMESTAMPS_LEN && self.options.starts_with(&TIMESTAMPS)
     }
 
     fn begin(&self, hash: u32, place: usize) -> Growing {
@@ -244,7 +245,9 @@ impl Growing {
         // three flags of ECN must be the same as well: of accurate ECN they are a counter, and of classic ECN's CWR, which
         // comes once, the cost is one packet more.
         const ENDS: u32 = (FIN as u32 | PSH as u32) << 16;
-        if (segment.word::<12>() ^ word::<12, _>(first)) & !ENDS != 0 || segment.word::<8>() != word::<8, _>(first) {
+        if (segment.word::<12>() ^ word::<12, _>(first)) & !ENDS != 0
+            || segment.word::<8>() != word::<8, _>(first)
+        {
             return Err(Refusal::Header);
         }
         if !same_options(segment.options, options) {

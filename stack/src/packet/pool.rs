@@ -412,7 +412,8 @@ impl Frame {
         self.pool.shared.set(self.pool.shared.get() + 1);
         let this = core::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is never used again nor dropped, so the `Rc` is read out exactly once.
-        FrameRef { pool: unsafe { core::ptr::read(&raw const this.pool) }, run: Run::new(this.index, start, len) }
+        let pool = unsafe { core::ptr::read(&raw const this.pool) };
+        FrameRef { pool, run: Run::new(this.index, start, len) }
     }
 }
 
