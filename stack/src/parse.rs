@@ -257,7 +257,10 @@ pub(crate) fn parse_after<'a>(
             let l4 = last.parsed.l4;
             let mut parsed = Parsed { payload: l4, end: end as u32, partial_checksum: false, ..last.parsed };
             transport(packet, policy, &mut parsed, false)?;
-            parsed.hash = flow_hash(&parsed.flow, policy.hash_keys);
+            let ports = |flow: &FlowKey| (flow.src_port, flow.dst_port);
+            if ports(&parsed.flow) != ports(&last.parsed.flow) {
+                parsed.hash = flow_hash(&parsed.flow, policy.hash_keys);
+            }
             last.parsed = parsed;
             return Ok(&last.parsed);
         }

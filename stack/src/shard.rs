@@ -99,7 +99,7 @@ pub struct Shard {
     rx: PacketBatch,
     gro: Option<Gro>,
     scratch: Vec<u8>,
-    /// Of the last good packet: those of one flow mostly come together, and are hashed once.
+    /// Of the last good packet: those of one host and flow mostly come together, and what they share is looked at once.
     last_parsed: parse::Last,
     /// Who confirmed itself by data of late, by address, so that the neighbour table is seldom asked.
     last_data: [Option<receive::LastData>; receive::LAST_DATA],

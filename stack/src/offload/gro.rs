@@ -83,8 +83,8 @@ impl Gro {
         self.push_parsed(packet, &parsed, whole, counters);
     }
 
-    // Its packet is large: inlined, it is not moved once more.
     /// As [`Gro::push`], for a packet of which `parsed` is known and not yet filled in: of what is merged it never is.
+    // Inlined, so that the packet, which is large, is not moved once more.
     #[inline(always)]
     pub(crate) fn push_parsed(
         &mut self,
