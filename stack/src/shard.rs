@@ -47,7 +47,7 @@ use crate::net::route::{Routes, link_local};
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::offload::gro::Gro;
 use crate::packet::{Packet, PacketBatch, PacketPool};
-use crate::parse::{Parsed, Policy};
+use crate::parse::{self, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
 use homes::Homes;
@@ -99,8 +99,8 @@ pub struct Shard {
     rx: PacketBatch,
     gro: Option<Gro>,
     scratch: Vec<u8>,
-    /// Of the last good packet: those of one flow mostly come together, and are hashed once.
-    last_parsed: Parsed,
+    /// Of the last good packet: those of one host and flow mostly come together, and what they share is looked at once.
+    last_parsed: parse::Last,
     /// Who confirmed itself by data of late, by address, so that the neighbour table is seldom asked.
     last_data: [Option<receive::LastData>; receive::LAST_DATA],
     rng: ChaCha12Rng,
@@ -215,7 +215,7 @@ impl Shard {
             rx: PacketBatch::new(),
             gro: config.gro.then(Gro::default),
             scratch: Vec::new(),
-            last_parsed: Parsed::default(),
+            last_parsed: parse::Last::default(),
             last_data: [None; receive::LAST_DATA],
             rng,
             blocked: false,
@@ -252,6 +252,7 @@ impl Shard {
         let mut rx = core::mem::take(&mut self.rx);
         for link in 0..self.policies.len() {
             self.rx_link = link;
+            self.last_parsed.forget();
             busy |= device.receive_on(link, &mut rx, limits::BURST_PACKETS) > 0;
             let packets = rx.len() as u64;
             let bytes: usize = rx.iter().map(Packet::len).sum();
@@ -583,6 +584,7 @@ impl Shard {
         self.iface.set_dns_servers(&self.dns_servers());
         self.output.set_routes(Routes::new(addresses, routes));
         self.policies.iter_mut().for_each(|policy| policy.addresses.clone_from(&cidrs));
+        self.last_parsed.forget();
     }
 
     /// The name servers in use: the configured ones, then the lease's, as many as fit.

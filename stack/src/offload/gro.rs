@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use crate::counters::Counters;
 use crate::limits;
 use crate::packet::Packet;
-use crate::parse::Kind;
+use crate::parse::{Kind, Parsed};
 
 /// Merges the TCP segments of a burst. Keeps its buffers from burst to burst.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Gro {
     /// Flows whose last packet may grow, the oldest first.
     flows: [Growing; limits::GRO_FLOWS],
     growing: usize,
+    /// The flow that grew or began last, if it may grow still.
+    last: usize,
 }
 
 /// A packet that may grow.
@@ -60,7 +62,7 @@ enum Refusal {
     Size,
 }
 
-const ETHERNET_TYPE_END: u16 = 14;
+const ETHERNET_HEADER: usize = 14;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
@@ -77,20 +79,40 @@ impl Gro {
     /// Takes the burst's next packet, which [`crate::parse`] found to be TCP with a good checksum. `whole`: it is as it came,
     /// not put together from fragments, and need not be cut into some.
     pub fn push(&mut self, packet: Packet, whole: bool, counters: &mut Counters) {
-        let segment = if whole { Segment::of(&packet) } else { None };
-        let hash = packet.parsed.hash;
-        let known = self.flows[..self.growing].iter().position(|flow| flow.hash == hash);
+        let parsed = packet.parsed;
+        self.push_parsed(packet, &parsed, whole, counters);
+    }
+
+    /// As [`Gro::push`], for a packet of which `parsed` is known and not yet filled in: of what is merged it never is.
+    // Inlined, so that the packet, which is large, is not moved once more.
+    #[inline(always)]
+    pub(crate) fn push_parsed(
+        &mut self,
+        mut packet: Packet,
+        parsed: &Parsed,
+        whole: bool,
+        counters: &mut Counters,
+    ) {
+        let head = packet.head();
+        let segment = if whole { Segment::of(head, parsed) } else { None };
+        let hash = parsed.hash;
+        let flows = &self.flows[..self.growing];
+        // Mostly that of the packet before.
+        let known = match flows.get(self.last) {
+            Some(flow) if flow.hash == hash => Some(self.last),
+            _ => flows.iter().position(|flow| flow.hash == hash),
+        };
         if let Some(known) = known {
-            let flow = self.flows[known];
+            let flow = &mut self.flows[known];
             let held = &mut self.packets[flow.place];
-            match flow.follows(held, &packet, segment.as_ref()) {
+            match flow.follows(held, head, parsed, segment.as_ref()) {
                 Ok(goes_on) => {
                     counters.gro_merged += 1;
                     counters.gro_packets += u64::from(!held.is_merged());
-                    held.merge(packet);
-                    match goes_on {
-                        Some(flow) => self.flows[known] = flow,
-                        None => self.stop(known),
+                    held.merge_until(packet, parsed.end);
+                    self.last = known;
+                    if !goes_on {
+                        self.stop(known);
                     }
                     return;
                 }
@@ -107,8 +129,10 @@ impl Gro {
                 self.stop(0);
             }
             self.flows[self.growing] = segment.begin(hash, self.packets.len());
+            self.last = self.growing;
             self.growing += 1;
         }
+        packet.parsed = *parsed;
         self.packets.push_back(packet);
     }
 
@@ -142,8 +166,9 @@ fn count(refusal: Refusal, counters: &mut Counters) {
 
 /// A segment that may be merged with what comes before or after it.
 struct Segment<'a> {
-    /// The TCP header with its options.
-    header: &'a [u8],
+    /// The TCP header without its options, and these.
+    header: &'a [u8; TCP_HEADER],
+    options: &'a [u8],
     payload_len: u32,
     partial_checksum: bool,
 }
@@ -151,16 +176,14 @@ struct Segment<'a> {
 impl<'a> Segment<'a> {
     /// `None`: one that never is. IP options and extension headers exclude it, and every flag but ACK, PSH, FIN and those of
     /// ECN. Without payload it must be an acknowledgment and nothing else.
-    fn of(packet: &'a Packet) -> Option<Self> {
-        let parsed = &packet.parsed;
-        let (l3, l4, payload) = (usize::from(parsed.l3), usize::from(parsed.l4), usize::from(parsed.payload));
+    fn of(head: &'a [u8], parsed: &Parsed) -> Option<Self> {
         let network = if parsed.flow.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
-        let header = packet.head().get(l4..payload)?;
-        if parsed.kind != Kind::Tcp || l4 != l3 + network || header.len() < TCP_HEADER {
+        if parsed.kind != Kind::Tcp || usize::from(parsed.l4) != usize::from(parsed.l3) + network {
             return None;
         }
+        let (header, options) = tcp_header(head, parsed)?;
         let payload_len = parsed.end - u32::from(parsed.payload);
-        let segment = Self { header, payload_len, partial_checksum: parsed.partial_checksum };
+        let segment = Self { header, options, payload_len, partial_checksum: parsed.partial_checksum };
         let flags = segment.flags();
         let plain = flags & (NEVER | ACK) == ACK;
         let fits = payload_len > 0 || flags == ACK && header[12] & 1 == 0 && segment.has_plain_options();
@@ -172,39 +195,47 @@ impl<'a> Segment<'a> {
         self.header[13]
     }
 
-    fn word(&self, at: usize) -> u32 {
-        word(self.header, at)
+    fn word<const AT: usize>(&self) -> u32 {
+        word::<AT, _>(self.header)
     }
 
     /// No options, or timestamps only.
     fn has_plain_options(&self) -> bool {
-        let options = &self.header[TCP_HEADER..];
-        options.is_empty() || options.len() == TIMESTAMPS_LEN && options.starts_with(&TIMESTAMPS)
+        self.options.is_empty()
+            || self.options.len() == TIMESTAMPS_LEN && self.options.starts_with(&TIMESTAMPS)
     }
 
     fn begin(&self, hash: u32, place: usize) -> Growing {
         let pure = self.payload_len == 0;
-        let next = if pure { self.word(8) } else { self.word(4).wrapping_add(self.payload_len) };
+        let next = if pure { self.word::<8>() } else { self.word::<4>().wrapping_add(self.payload_len) };
         Growing { hash, place, pure, next, segment_payload: self.payload_len, fixed_id: false }
     }
 }
 
 impl Growing {
-    /// Whether `packet` follows `held`, and how that goes on then; `None`: it ends with `packet`.
+    /// Whether the packet with `head` and `parsed` follows `held`, and whether something may follow it in turn.
     fn follows(
-        mut self,
+        &mut self,
         held: &Packet,
-        packet: &Packet,
+        head: &[u8],
+        parsed: &Parsed,
         segment: Option<&Segment<'_>>,
-    ) -> Result<Option<Self>, Refusal> {
+    ) -> Result<bool, Refusal> {
         let Some(segment) = segment else { return Err(Refusal::Header) };
-        if held.packets() >= limits::GRO_SEGMENTS {
+        let packets = held.packets();
+        if packets >= limits::GRO_SEGMENTS {
             return Err(Refusal::Size);
         }
-        self.compare_network(held, packet)?;
-        let first = &held.head()[usize::from(held.parsed.l4)..usize::from(held.parsed.payload)];
+        let (ours, first) = (&held.parsed, held.head());
+        if (ours.l3, ours.l4, ours.payload) != (parsed.l3, parsed.l4, parsed.payload) {
+            return Err(if ours.payload == parsed.payload { Refusal::Network } else { Refusal::Options });
+        }
+        if !self.continues_network(ours, first, head, packets) {
+            return Err(Refusal::Network);
+        }
+        let Some((first, options)) = tcp_header(first, ours) else { return Err(Refusal::Header) };
         let partial = held.parsed.partial_checksum;
-        if first[..4] != segment.header[..4] || partial != segment.partial_checksum {
+        if word::<0, _>(first) != segment.word::<0>() || partial != segment.partial_checksum {
             return Err(Refusal::Header);
         }
         if self.pure {
@@ -214,13 +245,15 @@ impl Growing {
         // three flags of ECN must be the same as well: of accurate ECN they are a counter, and of classic ECN's CWR, which
         // comes once, the cost is one packet more.
         const ENDS: u32 = (FIN as u32 | PSH as u32) << 16;
-        if (segment.word(12) ^ word(first, 12)) & !ENDS != 0 || segment.word(8) != word(first, 8) {
+        if (segment.word::<12>() ^ word::<12, _>(first)) & !ENDS != 0
+            || segment.word::<8>() != word::<8, _>(first)
+        {
             return Err(Refusal::Header);
         }
-        if segment.header[TCP_HEADER..] != first[TCP_HEADER..] {
+        if !same_options(segment.options, options) {
             return Err(Refusal::Options);
         }
-        if segment.payload_len == 0 || segment.word(4) != self.next {
+        if segment.payload_len == 0 || segment.word::<4>() != self.next {
             return Err(Refusal::Order);
         }
         let len = held.parsed.end - u32::from(held.parsed.l3) + segment.payload_len;
@@ -228,75 +261,94 @@ impl Growing {
             return Err(Refusal::Size);
         }
         self.next = self.next.wrapping_add(segment.payload_len);
-        let goes_on = segment.flags() & (FIN | PSH) == 0 && segment.payload_len == self.segment_payload;
-        Ok(goes_on.then_some(self))
+        Ok(segment.flags() & (FIN | PSH) == 0 && segment.payload_len == self.segment_payload)
     }
 
     /// What must be the same, byte by byte: the Ethernet header with any tags, and of the IP header all but length, checksum
     /// and identification. IPv4's identification counts up, or stays the same where fragmentation is forbidden and it means
     /// nothing (RFC 6864 section 4.1); the second packet tells which.
-    fn compare_network(&mut self, held: &Packet, packet: &Packet) -> Result<(), Refusal> {
-        let (ours, theirs) = (&held.parsed, &packet.parsed);
-        if (ours.l3, ours.l4, ours.payload) != (theirs.l3, theirs.l4, theirs.payload) {
-            return Err(if ours.payload == theirs.payload { Refusal::Network } else { Refusal::Options });
+    fn continues_network(&mut self, held: &Parsed, first: &[u8], next: &[u8], packets: u16) -> bool {
+        let l3 = usize::from(held.l3);
+        debug_assert!(l3 >= ETHERNET_HEADER);
+        let (Some((ethernet, ip)), Some((next_ethernet, next_ip))) =
+            (first.split_at_checked(l3), next.split_at_checked(l3))
+        else {
+            return false;
+        };
+        // Mostly there are no tags: what has a fixed length is compared in a few instructions.
+        let plain = (ethernet.first_chunk::<ETHERNET_HEADER>(), next_ethernet.first_chunk());
+        let (Some(plain), Some(next_plain)) = plain else { return false };
+        if plain != next_plain || l3 > ETHERNET_HEADER && ethernet != next_ethernet {
+            return false;
         }
-        debug_assert!(ours.l3 >= ETHERNET_TYPE_END);
-        let (l3, l4) = (usize::from(ours.l3), usize::from(ours.l4));
-        let (first, next) = (&held.head()[..l4], &packet.head()[..l4]);
-        let (ethernet, ip) = first.split_at(l3);
-        let (next_ethernet, next_ip) = next.split_at(l3);
-        if ethernet != next_ethernet {
-            return Err(Refusal::Network);
+        if held.flow.dst.is_ipv6() {
+            let both = (ip.first_chunk::<IPV6_HEADER>(), next_ip.first_chunk::<IPV6_HEADER>());
+            let (Some(ip), Some(next)) = both else { return false };
+            return ip[..4] == next[..4] && ip[6..] == next[6..];
         }
-        if ip.len() == IPV6_HEADER {
-            let same = ip[..4] == next_ip[..4] && ip[6..] == next_ip[6..];
-            return if same { Ok(()) } else { Err(Refusal::Network) };
-        }
-        let same = ip[..2] == next_ip[..2] && ip[6..10] == next_ip[6..10] && ip[12..] == next_ip[12..];
-        let id = |ip: &[u8]| u16::from_be_bytes([ip[4], ip[5]]);
-        let distance = id(next_ip).wrapping_sub(id(ip));
+        let both = (ip.first_chunk::<IPV4_HEADER>(), next_ip.first_chunk::<IPV4_HEADER>());
+        let (Some(ip), Some(next)) = both else { return false };
+        let same = ip[..2] == next[..2] && ip[6..10] == next[6..10] && ip[12..] == next[12..];
+        let id = |ip: &[u8; IPV4_HEADER]| u16::from_be_bytes([ip[4], ip[5]]);
+        let distance = id(next).wrapping_sub(id(ip));
         let may_be_fixed = ip[6] & 0x40 != 0;
-        if !held.is_merged() {
+        if packets == 1 {
             self.fixed_id = may_be_fixed && distance == 0;
         }
-        let expected = if self.fixed_id { 0 } else { held.packets() };
-        if same && distance == expected { Ok(()) } else { Err(Refusal::Network) }
+        same && distance == if self.fixed_id { 0 } else { packets }
     }
 
     /// Acknowledgments: each acknowledges more than the one before, in the same place of the peer's stream, with a window that
     /// is not closed. A duplicate one says something that the next does not, and is not chained.
     fn acknowledges_more(
-        mut self,
+        &mut self,
         held: &Packet,
-        first: &[u8],
+        first: &[u8; TCP_HEADER],
         segment: &Segment<'_>,
-    ) -> Result<Option<Self>, Refusal> {
+    ) -> Result<bool, Refusal> {
         // Data offset and flags, without the window.
-        if segment.payload_len > 0 || segment.word(12) >> 16 != word(first, 12) >> 16 {
+        if segment.payload_len > 0 || segment.word::<12>() >> 16 != word::<12, _>(first) >> 16 {
             return Err(Refusal::Header);
         }
         if !segment.has_plain_options() {
             return Err(Refusal::Options);
         }
-        let last = &held.last_head()[usize::from(held.parsed.l4)..];
-        let is_late = |at| (segment.word(at).wrapping_sub(word(last, at)) as i32) < 0;
-        if segment.header.len() > TCP_HEADER && is_late(TCP_HEADER + TIMESTAMPS.len()) {
-            return Err(Refusal::Options);
+        // The headers are of one length: both have timestamps, or none has.
+        let timestamp = |options: &[u8]| Some(word::<4, _>(options.first_chunk::<8>()?));
+        if let Some(val) = timestamp(segment.options) {
+            let last = tcp_header(held.last_head(), &held.parsed).and_then(|(_, options)| timestamp(options));
+            if last.is_some_and(|last| (val.wrapping_sub(last) as i32) < 0) {
+                return Err(Refusal::Options);
+            }
         }
-        let acked = segment.word(8).wrapping_sub(self.next);
-        if segment.word(4) != word(first, 4) || acked == 0 || acked >= 1 << 31 {
+        let acked = segment.word::<8>().wrapping_sub(self.next);
+        if segment.word::<4>() != word::<4, _>(first) || acked == 0 || acked >= 1 << 31 {
             return Err(Refusal::Order);
         }
-        if segment.word(12) & 0xffff == 0 {
+        if segment.word::<12>() & 0xffff == 0 {
             return Err(Refusal::Header);
         }
-        self.next = segment.word(8);
-        Ok(Some(self))
+        self.next = segment.word::<8>();
+        Ok(true)
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+/// The TCP header without options, and these, in the `head` of a segment with `parsed`.
+fn tcp_header<'a>(head: &'a [u8], parsed: &Parsed) -> Option<(&'a [u8; TCP_HEADER], &'a [u8])> {
+    let header = head.get(usize::from(parsed.l4)..usize::from(parsed.payload))?;
+    header.split_first_chunk()
+}
+
+/// Whether options of equal length are the same: mostly timestamps, for which a call would be too much.
+fn same_options(one: &[u8], other: &[u8]) -> bool {
+    match (<&[u8; TIMESTAMPS_LEN]>::try_from(one), <&[u8; TIMESTAMPS_LEN]>::try_from(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+fn word<const AT: usize, const LEN: usize>(bytes: &[u8; LEN]) -> u32 {
+    u32::from_be_bytes([bytes[AT], bytes[AT + 1], bytes[AT + 2], bytes[AT + 3]])
 }
 
 #[cfg(test)]

@@ -31,13 +31,6 @@ impl Segment {
         &self.frame.bytes()[usize::from(self.start - self.headers)..][..usize::from(self.headers + self.len)]
     }
 
-    /// Takes the first `headers` bytes out of view; there must be as many.
-    pub(super) fn hide(&mut self, headers: u16) {
-        self.headers = headers;
-        self.start += headers;
-        self.len -= headers;
-    }
-
     /// With its headers in view again.
     pub(super) fn revealed(self) -> Self {
         let Self { frame, start, len, headers } = self;
@@ -81,18 +74,21 @@ impl Rest {
         self.0.iter().flat_map(|chain| &chain.segments)
     }
 
+    #[inline]
     pub(super) fn push_back(&mut self, segment: Segment) {
         let chain = self.0.get_or_insert_with(|| segment.frame.take_chain());
         chain.segments.push_back(segment);
     }
 
     /// Appends the first frame of a packet whose headers are hidden.
+    #[inline]
     pub(super) fn push_packet(&mut self, segment: Segment) {
         let chain = self.0.get_or_insert_with(|| segment.frame.take_chain());
         chain.packets += 1;
         chain.segments.push_back(segment);
     }
 
+    #[inline]
     pub(super) fn pop_front(&mut self) -> Option<Segment> {
         let chain = self.0.as_mut()?;
         let segment = chain.segments.pop_front()?;
@@ -125,6 +121,20 @@ impl Rest {
         if chain.segments.is_empty() {
             self.0.take().into_iter().for_each(|chain| segment.frame.return_chain(chain));
         }
+    }
+}
+
+/// Gives the frames in order.
+impl Iterator for Rest {
+    type Item = Segment;
+
+    #[inline]
+    fn next(&mut self) -> Option<Segment> {
+        self.pop_front()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len(), Some(self.len()))
     }
 }
 

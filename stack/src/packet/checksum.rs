@@ -11,7 +11,9 @@ use core::net::IpAddr;
 
 /// Shorter runs than this are not worth the call into code for another CPU.
 #[cfg(target_arch = "x86_64")]
-const AVX2_MIN: usize = 256;
+const AVX2_MIN: usize = 128;
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(AVX2_MIN >= avx2::MIN);
 
 /// A one's-complement sum under way over bytes added piece by piece, whatever the pieces' lengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +27,16 @@ impl Sum {
     /// The sum of no bytes.
     pub const ZERO: Self = Self { total: 0, odd: false };
 
+    /// The sum of an even number of bytes, made elsewhere of their native-order words of 16 or 32 bits.
+    #[inline]
+    #[must_use]
+    pub(crate) fn of_words(total: u64) -> Self {
+        Self { total, odd: false }
+    }
+
     /// The sum of the pseudo-header of TCP or UDP (RFC 9293 section 3.1, RFC 8200 section 8.1) for `len` bytes of
     /// header and payload.
+    #[inline]
     #[must_use]
     pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> Self {
         let mut sum = Self::ZERO;
@@ -44,19 +54,21 @@ impl Sum {
                 }
             }
         }
-        sum.total += u64::from(len.to_be()) + u64::from(u16::from(protocol).to_be());
-        sum
+        let rest = u64::from(len.to_be()) + u64::from(u16::from(protocol).to_be());
+        Self { total: add_around(sum.total, rest), ..sum }
     }
 
     /// Adds bytes behind those added before.
+    #[inline]
     pub fn add(&mut self, bytes: &[u8]) {
         self.join(sum_bytes(bytes), bytes.len());
     }
 
     /// Adds a 16-bit word in host order, behind an even number of bytes.
+    #[inline]
     pub fn add_word(&mut self, word: u16) {
         debug_assert!(!self.odd, "a word begins at an even offset");
-        self.total += u64::from(word.to_be());
+        self.total = add_around(self.total, u64::from(word.to_be()));
     }
 
     /// Adds a 32-bit word in host order, behind an even number of bytes.
@@ -70,21 +82,23 @@ impl Sum {
     ///
     /// # Panics
     /// When the lengths differ.
+    #[inline]
     pub fn copy_and_add(&mut self, dst: &mut [u8], src: &[u8]) {
         assert_eq!(dst.len(), src.len(), "copy and sum needs equal lengths");
         self.join(copy_and_sum_bytes(dst, src), src.len());
     }
 
+    /// One's-complement sums of 64 bits are sums of 16 bits not yet folded: their carries go around as well, and to begin at
+    /// an odd offset turns them by a byte.
+    #[inline]
     fn join(&mut self, part: u64, len: usize) {
-        let mut part = u64::from(fold(part));
-        if self.odd {
-            part = u64::from((part as u16).swap_bytes());
-        }
-        self.total += part;
+        let part = if self.odd { part.rotate_left(8) } else { part };
+        self.total = add_around(self.total, part);
         self.odd ^= len % 2 == 1;
     }
 
     /// The sum folded to 16 bits, in host order, not complemented.
+    #[inline]
     #[must_use]
     pub fn folded(self) -> u16 {
         u16::from_be(fold(self.total))
@@ -121,13 +135,13 @@ fn sum_block(block: &[u8]) -> u64 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn sum_bytes(bytes: &[u8]) -> u64 {
     if bytes.len() < AVX2_MIN || !is_x86_feature_detected!("avx2") {
         return portable_sum(bytes);
     }
-    let (blocks, tail) = bytes.split_at(bytes.len() / avx2::BLOCK * avx2::BLOCK);
     // SAFETY: the CPU has AVX2.
-    unsafe { avx2::sum(blocks) + portable_sum(tail) }
+    unsafe { avx2::sum(bytes) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -136,14 +150,13 @@ fn sum_bytes(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn copy_and_sum_bytes(dst: &mut [u8], src: &[u8]) -> u64 {
     if src.len() < AVX2_MIN || !is_x86_feature_detected!("avx2") {
         return portable_copy_and_sum(dst, src);
     }
-    let blocks = src.len() / avx2::BLOCK * avx2::BLOCK;
-    let ((dst, dst_tail), (src, src_tail)) = (dst.split_at_mut(blocks), src.split_at(blocks));
     // SAFETY: the CPU has AVX2.
-    unsafe { avx2::copy_and_sum(dst, src) + portable_copy_and_sum(dst_tail, src_tail) }
+    unsafe { avx2::copy_and_sum(dst, src) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -159,7 +172,7 @@ fn portable_copy_and_sum(dst: &mut [u8], src: &[u8]) -> u64 {
         total += sum_block(from);
     }
     to.into_remainder().copy_from_slice(from.remainder());
-    total + portable_sum(from.remainder())
+    add_around(total, portable_sum(from.remainder()))
 }
 
 fn portable_sum(bytes: &[u8]) -> u64 {
@@ -167,26 +180,38 @@ fn portable_sum(bytes: &[u8]) -> u64 {
     let tail = blocks.remainder();
     let mut total: u64 = blocks.map(sum_block).sum();
     // One's-complement addition does not care how many of its 16-bit words are added at a time.
-    let words = tail.chunks_exact(4);
-    let rest = words.remainder();
+    let (words, rest) = tail.as_chunks::<8>();
     for word in words {
-        total += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        total = add_around(total, u64::from_ne_bytes(*word));
     }
-    total
-        + match *rest {
-            [a, b, c] => u64::from(u16::from_ne_bytes([a, b])) + u64::from(u16::from_ne_bytes([c, 0])),
-            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
-            [a] => u64::from(u16::from_ne_bytes([a, 0])),
-            _ => 0,
-        }
+    let (half, rest) = match rest.split_first_chunk::<4>() {
+        Some((half, rest)) => (u64::from(u32::from_ne_bytes(*half)), rest),
+        None => (0, rest),
+    };
+    let last = match *rest {
+        [a, b, c] => u64::from(u16::from_ne_bytes([a, b])) + u64::from(u16::from_ne_bytes([c, 0])),
+        [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+        [a] => u64::from(u16::from_ne_bytes([a, 0])),
+        _ => 0,
+    };
+    add_around(total, half + last)
+}
+
+/// One's-complement addition of 64 bits.
+#[inline]
+fn add_around(one: u64, other: u64) -> u64 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum + u64::from(carry)
 }
 
 /// Folds a sum to 16 bits with end-around carry.
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+#[inline]
+fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    // At most 33 bits are left, then 18, then 17.
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]

@@ -78,7 +78,11 @@ impl Packet {
     /// Length of the whole packet in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        usize::from(self.head.len) + self.rest.iter().map(|segment| usize::from(segment.len)).sum::<usize>()
+        let head = usize::from(self.head.len);
+        if self.rest.is_empty() {
+            return head;
+        }
+        head + self.rest.iter().map(|segment| usize::from(segment.len)).sum::<usize>()
     }
 
     /// Whether the packet has no bytes.
@@ -190,23 +194,53 @@ impl Packet {
         self.into_segments().map(|segment| (segment.frame, segment.start.into(), segment.len.into()))
     }
 
-    /// Gives up the packet for read-only slices of its bytes in `range`, one a frame; frames outside it are freed.
+    /// Gives up the packet for read-only slices of its bytes in `range`, one a frame; frames outside it are freed. The
+    /// iterator's upper bound is the number of frames.
     pub fn into_slices(self, range: Range<usize>) -> impl Iterator<Item = PacketSlice> {
-        let mut offset = 0;
-        self.into_segments().filter_map(move |segment| {
-            let clip = clip(&range, offset, segment.len.into());
-            offset += usize::from(segment.len);
-            if clip.is_empty() {
-                return None;
-            }
-            let start = u32::from(segment.start) + clip.start as u32;
-            Some(PacketSlice { frame: segment.frame.share(), start, len: clip.len() as u32 })
-        })
+        let Self { head, rest, .. } = self;
+        Slices { head: Some(head), rest, skip: range.start, left: range.len() }
     }
 
     fn into_segments(self) -> impl Iterator<Item = Segment> {
-        let Self { head, mut rest, .. } = self;
-        core::iter::once(head).chain(core::iter::from_fn(move || rest.pop_front()))
+        let Self { head, rest, .. } = self;
+        core::iter::once(head).chain(rest)
+    }
+}
+
+/// The slices of a packet.
+struct Slices {
+    head: Option<Segment>,
+    rest: Rest,
+    /// Bytes to pass over before the first slice.
+    skip: usize,
+    /// Bytes to give.
+    left: usize,
+}
+
+impl Iterator for Slices {
+    type Item = PacketSlice;
+
+    // In the caller's loop, a slice stays in registers between the packet's list and the caller's.
+    #[inline(always)]
+    fn next(&mut self) -> Option<PacketSlice> {
+        loop {
+            let Segment { frame, start, len, .. } = match self.head.take() {
+                Some(head) => head,
+                None => self.rest.pop_front()?,
+            };
+            let len = usize::from(len);
+            let front = self.skip.min(len);
+            self.skip -= front;
+            let len = self.left.min(len - front);
+            self.left -= len;
+            if len > 0 {
+                return Some(PacketSlice(frame.share_run(start + front as u16, len as u16)));
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.rest.len() + usize::from(self.head.is_some())))
     }
 }
 
@@ -215,18 +249,27 @@ impl Packet {
     /// Appends the payload of `next`, which follows this packet's in the stream: no byte is copied, and `next`'s headers stay
     /// in front of its payload. Both are parsed TCP segments whose headers are of one length and lie in the first frame.
     /// What is behind the packets' ends (Ethernet padding) is cut off.
-    pub fn merge(&mut self, mut next: Self) {
-        let headers = next.parsed.payload;
-        debug_assert_eq!(headers, self.parsed.payload, "headers of one length");
-        debug_assert!(!next.is_merged() && next.head.len >= headers);
+    pub fn merge(&mut self, next: Self) {
+        debug_assert_eq!(next.parsed.payload, self.parsed.payload, "headers of one length");
+        let end = next.parsed.end;
+        self.merge_until(next, end);
+    }
+
+    /// As [`Packet::merge`], for a packet whose [`Packet::parsed`] is not filled in: it ends at `end`, and its headers are as long
+    /// as this one's.
+    pub(crate) fn merge_until(&mut self, next: Self, end: u32) {
+        let headers = self.parsed.payload;
+        debug_assert!(!next.is_merged() && next.head.len >= headers && end >= u32::from(headers));
         if !self.is_merged() {
             self.truncate(self.parsed.end as usize);
         }
-        next.truncate(next.parsed.end as usize);
-        self.parsed.end += next.parsed.end - u32::from(headers);
-        let Self { mut head, mut rest, .. } = next;
-        head.hide(headers);
-        self.rest.push_packet(head);
+        self.parsed.end += end - u32::from(headers);
+        let Self { head: Segment { frame, start, len, .. }, mut rest, .. } = next;
+        let here = u32::from(len).min(end);
+        rest.truncate((end - here) as usize);
+        // Put together anew: a part that was changed just now would hold up the copy of the whole.
+        let (start, len) = (start + headers, here as u16 - headers);
+        self.rest.push_packet(Segment { frame, start, len, headers });
         while let Some(segment) = rest.pop_front() {
             self.rest.push_back(segment);
         }
@@ -306,42 +349,50 @@ fn clip(range: &Range<usize>, offset: usize, len: usize) -> Range<usize> {
 
 /// A read-only run of bytes in a frame, counted: the frame returns to its pool with the last slice of it.
 #[derive(Clone, Debug)]
-pub struct PacketSlice {
-    frame: FrameRef,
-    start: u32,
-    len: u32,
-}
+pub struct PacketSlice(FrameRef);
 
 impl PacketSlice {
+    /// Length of the run in bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.run_len()
+    }
+
+    /// Whether the run has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Drops the first `len` bytes from view (all of them when there are fewer).
     pub fn advance(&mut self, len: usize) {
-        let len = len.min(self.len as usize) as u32;
-        self.start += len;
-        self.len -= len;
+        self.0.cut_run(len, self.len());
     }
 
     /// Cuts the view to its first `len` bytes.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len.try_into().unwrap_or(u32::MAX));
+        self.0.cut_run(0, len);
     }
 
     /// Bytes of the whole frame, which the slice keeps from the pool however short it is.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        self.frame.bytes().len()
+        self.0.layout().frame_size as usize
     }
 
     /// Whether so many of the pool's frames are held by readers that payload should be copied out instead.
     #[must_use]
     pub fn is_pool_short(&self) -> bool {
-        self.frame.is_pool_short()
+        self.0.is_pool_short()
     }
 }
 
 impl core::ops::Deref for PacketSlice {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
-        &self.frame.bytes()[self.start as usize..][..self.len as usize]
+        self.0.run()
     }
 }
 

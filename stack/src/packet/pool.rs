@@ -300,6 +300,18 @@ impl PoolInner {
         unsafe { self.base.add(index as usize * self.layout.frame_size as usize) }
     }
 
+    fn take_chain(&self) -> Box<Chain> {
+        self.chains.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn return_chain(&self, chain: Box<Chain>) {
+        let mut chains = self.chains.borrow_mut();
+        if chains.len() < limits::POOL_CHAINS {
+            chains.push(chain);
+        }
+    }
+
+    #[inline]
     fn release(&self, index: u32) {
         self.place[index as usize].set(Place::Free);
         self.free.borrow_mut().push(index);
@@ -332,16 +344,15 @@ impl Frame {
     }
 
     /// An empty list for the frames of a packet.
+    #[inline]
     pub(super) fn take_chain(&self) -> Box<Chain> {
-        self.pool.chains.borrow_mut().pop().unwrap_or_default()
+        self.pool.take_chain()
     }
 
     /// Keeps an empty list for the next packet, unless enough are kept.
+    #[inline]
     pub(super) fn return_chain(&self, chain: Box<Chain>) {
-        let mut chains = self.pool.chains.borrow_mut();
-        if chains.len() < limits::POOL_CHAINS {
-            chains.push(chain);
-        }
+        self.pool.return_chain(chain);
     }
 
     /// Shape of the pool the frame belongs to.
@@ -388,13 +399,21 @@ impl Frame {
     }
 
     /// Gives up writing for counted, read-only views.
+    #[inline]
     #[must_use]
     pub fn share(self) -> FrameRef {
+        self.share_run(0, 0)
+    }
+
+    /// As [`Frame::share`], with a note of which bytes are meant.
+    #[inline]
+    pub(super) fn share_run(self, start: u16, len: u16) -> FrameRef {
         self.pool.refs[self.index as usize].set(1);
         self.pool.shared.set(self.pool.shared.get() + 1);
         let this = core::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is never used again nor dropped, so the `Rc` is read out exactly once.
-        FrameRef { pool: unsafe { core::ptr::read(&raw const this.pool) }, index: this.index }
+        let pool = unsafe { core::ptr::read(&raw const this.pool) };
+        FrameRef { pool, run: Run::new(this.index, start, len) }
     }
 }
 
@@ -413,23 +432,72 @@ impl fmt::Debug for Frame {
 /// A counted, read-only view of a frame; the last one returns the frame to its pool.
 pub struct FrameRef {
     pool: Rc<PoolInner>,
-    index: u32,
+    run: Run,
+}
+
+/// The number of a frame and a run of its bytes in one word: with the pool, a pair that stays in registers from queue to queue,
+/// where a structure of narrow fields would be written part by part and then wait in memory to be read as a whole.
+#[derive(Clone, Copy)]
+struct Run(u64);
+
+impl Run {
+    fn new(index: u32, start: u16, len: u16) -> Self {
+        Self(u64::from(index) << 32 | u64::from(start) << 16 | u64::from(len))
+    }
+
+    fn index(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn start(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    fn len(self) -> u16 {
+        self.0 as u16
+    }
 }
 
 impl FrameRef {
+    /// Length of the run that is meant.
+    #[inline]
+    pub(super) fn run_len(&self) -> usize {
+        self.run.len().into()
+    }
+
+    /// The bytes that are meant.
+    #[inline]
+    pub(super) fn run(&self) -> &[u8] {
+        &self.bytes()[self.run.start().into()..][..self.run_len()]
+    }
+
+    /// Means `len` bytes from the `skip`th of the run on, or as many as there are.
+    pub(super) fn cut_run(&mut self, skip: usize, len: usize) {
+        let skip = skip.min(self.run_len());
+        let len = len.min(self.run_len() - skip);
+        self.run = Run::new(self.run.index(), self.run.start() + skip as u16, len as u16);
+    }
+
     /// As [`PacketPool::is_short`], for the pool of this frame.
     #[must_use]
     pub fn is_pool_short(&self) -> bool {
         self.pool.is_short()
     }
 
+    /// Shape of the pool the frame belongs to.
+    #[must_use]
+    pub fn layout(&self) -> PoolLayout {
+        self.pool.layout
+    }
+
     /// All bytes of the frame.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: while a `FrameRef` exists the frame is held and no `Frame` for it exists, so nobody writes it.
         unsafe {
             core::slice::from_raw_parts(
-                self.pool.frame_ptr(self.index).as_ptr(),
+                self.pool.frame_ptr(self.run.index()).as_ptr(),
                 self.pool.layout.frame_size as usize,
             )
         }
@@ -438,26 +506,26 @@ impl FrameRef {
 
 impl Clone for FrameRef {
     fn clone(&self) -> Self {
-        let refs = &self.pool.refs[self.index as usize];
+        let refs = &self.pool.refs[self.run.index() as usize];
         refs.set(refs.get().checked_add(1).expect("fewer than 2^32 views of one frame"));
-        Self { pool: self.pool.clone(), index: self.index }
+        Self { pool: self.pool.clone(), run: self.run }
     }
 }
 
 impl Drop for FrameRef {
     fn drop(&mut self) {
-        let refs = &self.pool.refs[self.index as usize];
+        let refs = &self.pool.refs[self.run.index() as usize];
         refs.set(refs.get() - 1);
         if refs.get() == 0 {
             self.pool.shared.set(self.pool.shared.get() - 1);
-            self.pool.release(self.index);
+            self.pool.release(self.run.index());
         }
     }
 }
 
 impl fmt::Debug for FrameRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FrameRef#{}", self.index)
+        write!(f, "FrameRef#{}", self.run.index())
     }
 }
 

@@ -447,8 +447,10 @@ fn a_packet_parses_alike_whatever_came_before() {
         valid_frames().iter().map(|frame| Packet::copy_from(&pool(4096), frame).unwrap()).collect();
     for packet in &packets {
         let alone = parse(packet, &policy);
-        for last in packets.iter().filter_map(|last| parse(last, &policy).ok()) {
-            assert_eq!(parse_after(packet, &policy, &last), alone, "after {last:?}");
+        for before in &packets {
+            let mut last = Last::default();
+            let _ = parse_after(before, &policy, &mut last);
+            assert_eq!(parse_after(packet, &policy, &mut last).copied(), alone, "after {before:?}");
         }
     }
 }
@@ -483,6 +485,41 @@ proptest! {
             prop_assert!(parsed.l3 <= parsed.l4 && parsed.l4 <= parsed.payload);
             prop_assert!(u32::from(parsed.payload) <= parsed.end);
             prop_assert!(parsed.end as usize <= frame.len());
+        }
+    }
+
+    /// What was parsed before spares work and changes nothing: neither what is found nor what is refused.
+    #[test]
+    fn a_burst_parses_as_its_packets_do_one_by_one(
+        frames in prop::collection::vec(
+            (
+                any::<prop::sample::Index>(),
+                prop::option::of((0usize..80, any::<u8>())),
+                any::<bool>(),
+                prop::option::of((0usize..90, any::<u8>())),
+            ),
+            2..12,
+        ),
+        forwarding in any::<bool>(),
+        dhcp in any::<bool>(),
+        partial_checksums in any::<bool>(),
+    ) {
+        let policy = Policy { forwarding, dhcp, partial_checksums, ..policy() };
+        let (all, pool, mut last) = (valid_frames(), pool(4096), Last::default());
+        for (which, change, mend, damage) in frames {
+            let mut frame = all[which.index(all.len())].clone();
+            let change_byte = |change: Option<(usize, u8)>, frame: &mut Vec<u8>| {
+                if let Some((at, byte)) = change.filter(|(at, _)| *at < frame.len()) {
+                    frame[at] = byte;
+                }
+            };
+            change_byte(change, &mut frame);
+            if mend && frame[12..14] == [8, 0] && frame[14] == 0x45 && frame.len() >= 34 {
+                crate::net::fragment::fill_ipv4_checksum(&mut frame[14..]);
+            }
+            change_byte(damage, &mut frame);
+            let packet = Packet::copy_from(&pool, &frame).unwrap();
+            prop_assert_eq!(parse_after(&packet, &policy, &mut last).copied(), parse(&packet, &policy));
         }
     }
 

@@ -40,35 +40,36 @@ pub(super) struct LastData {
 impl Shard {
     /// A packet from this shard's queue. `merging`: TCP waits in `gro` until the burst is complete.
     pub(super) fn receive(&mut self, now: Instant, mut packet: Packet, merging: bool) {
-        match parse_after(&packet, &self.policies[self.rx_link], &self.last_parsed) {
-            Ok(parsed) => packet.parsed = parsed,
+        let parsed = match parse_after(&packet, &self.policies[self.rx_link], &mut self.last_parsed) {
+            Ok(parsed) => parsed,
             Err(refusal) => return self.refuse(now, refusal, &packet),
+        };
+        self.counters.rx_partial_checksums += u64::from(parsed.partial_checksum);
+        if let Some(gro) = self.gro.as_mut().filter(|_| merging && parsed.kind == Kind::Tcp) {
+            // What a router may have to cut for its next link stays single.
+            let whole = self.config.forward.is_none() || !is_cuttable(&packet, parsed);
+            return gro.push_parsed(packet, parsed, whole, &mut self.counters);
         }
-        self.last_parsed = packet.parsed;
-        self.counters.rx_partial_checksums += u64::from(packet.parsed.partial_checksum);
+        packet.parsed = *parsed;
         // Place for tunnel: decapsulate and parse the inner packet.
         if packet.parsed.kind == Kind::Fragment {
             if packet.parsed.transit && self.forwards_fragments() {
                 return self.dispatch(now, packet, None);
             }
             let Some((whole, longest)) = self.reassemble(now, &packet) else { return };
-            return self.merge_or_dispatch(now, whole, Some(longest), merging);
+            return match self.gro.as_mut().filter(|_| merging && whole.parsed.kind == Kind::Tcp) {
+                // It waits, to stay in order, and is not merged.
+                Some(gro) => gro.push(whole, false, &mut self.counters),
+                None => self.dispatch(now, whole, Some(longest)),
+            };
         }
         // Place for steering by `packet.parsed.hash`.
-        self.merge_or_dispatch(now, packet, None, merging);
-    }
-
-    /// `fragments`: it was put together from fragments, of which the longest was an IP packet of so many bytes.
-    fn merge_or_dispatch(&mut self, now: Instant, packet: Packet, fragments: Option<usize>, merging: bool) {
-        // What a router may have to cut for its next link stays single.
-        let whole = fragments.is_none() && !(self.config.forward.is_some() && may_be_cut(&packet));
-        match self.gro.as_mut().filter(|_| merging && packet.parsed.kind == Kind::Tcp) {
-            Some(gro) => gro.push(packet, whole, &mut self.counters),
-            None => self.dispatch(now, packet, fragments),
-        }
+        self.dispatch(now, packet, None);
     }
 
     /// A router's packets meet the rules and are forwarded or come on to here; a host's meet theirs where they are delivered.
+    ///
+    /// `fragments`: it was put together from fragments, of which the longest was an IP packet of so many bytes.
     pub(super) fn dispatch(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
         if self.config.forward.is_some() && packet.parsed.kind != Kind::Arp {
             self.route(now, packet, fragments);
@@ -463,7 +464,11 @@ impl Shard {
 
 /// Whether routers may fragment it: IPv4 without DF (RFC 791 section 3.1).
 pub(super) fn may_be_cut(packet: &Packet) -> bool {
-    packet.parsed.flow.dst.is_ipv4() && packet.head()[usize::from(packet.parsed.l3) + 6] & 0x40 == 0
+    is_cuttable(packet, &packet.parsed)
+}
+
+fn is_cuttable(packet: &Packet, parsed: &Parsed) -> bool {
+    parsed.flow.dst.is_ipv4() && packet.head()[usize::from(parsed.l3) + 6] & 0x40 == 0
 }
 
 /// The IP packet as one run of bytes without IPv6 extension headers, as smoltcp wants it; copied only where it must be.

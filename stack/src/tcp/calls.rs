@@ -206,7 +206,7 @@ impl Tcp {
         if !self.is_free(now, &key, true) {
             return Err(TcpError::AddrInUse);
         }
-        let mut iss = self.isn.isn(now, &key.tuple());
+        let mut iss = self.isn.isn_of(now, &key);
         if let Some(Kind::TimeWait(index)) = self.tables.find(&key) {
             if let Some(old) = self.tables.time_waits.entries.get(index) {
                 iss = iss.max(old.snd_nxt + REOPEN_GAP);
@@ -214,9 +214,9 @@ impl Tcp {
             self.end_time_wait(index);
             self.with_calls_counters(|_, counters| counters.tcp_time_wait_recycled += 1);
         }
-        let offset = self.isn.timestamp_offset(&key.tuple());
+        let offset = self.isn.timestamp_offset_of(&key);
         let connection = Connection::connecting(now, key, iss, offset, options, &self.config);
-        let index = self.insert_connection(connection);
+        let index = self.insert_connection(connection, None);
         self.call(now, index, |_, cx| cx.counters.tcp_active_opens += 1);
         Ok(ConnId { index, generation: self.tables.connections.generation(index) })
     }

@@ -1,6 +1,7 @@
 //! The engine: finds whose a segment is, keeps tables, timers and lists in step with what connections have become, and
 //! lets time pass. Nothing here that happens for a packet or a tick looks at more than the connections concerned.
 
+use core::cell::Cell;
 use core::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -122,6 +123,8 @@ pub(super) struct Tables {
     by_tuple: HashTable<Led>,
     hash_keys: (u64, u64),
     hasher: SipHasher13,
+    /// The tuple of the packet received last, and its hash: what becomes of the packet moves its tuple from table to table.
+    last: Cell<(TupleKey, u32)>,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) syn_queue: SynQueue,
     pub(super) time_waits: TimeWaits,
@@ -137,7 +140,8 @@ impl Tables {
     }
 
     fn hash(&self, key: &TupleKey) -> u32 {
-        key.hash(&self.hasher)
+        let (last, hash) = self.last.get();
+        if last == *key { hash } else { key.hash(&self.hasher) }
     }
 
     pub(super) fn find(&self, key: &TupleKey) -> Option<Kind> {
@@ -147,7 +151,8 @@ impl Tables {
     /// As `find`, for a packet's, which was hashed when it was parsed.
     fn find_parsed(&self, key: &TupleKey, parsed: &Parsed) -> Option<Kind> {
         let hash = if parsed.hash == 0 { self.hash(key) } else { parsed.hash };
-        debug_assert_eq!(hash, self.hash(key), "the parser has other keys");
+        debug_assert_eq!(hash, key.hash(&self.hasher), "the parser has other keys");
+        self.last.set((*key, hash));
         self.find_hashed(key, hash)
     }
 
@@ -170,6 +175,17 @@ impl Tables {
         let Some(key) = self.key_of(place) else { return };
         let hash = self.hash(&key);
         self.by_tuple.insert_unique(spread(hash), Led { hash, place }, |other| spread(other.hash));
+    }
+
+    /// Leads the tuple of `from` to `to`, which has the same, instead.
+    pub(super) fn lead_on(&mut self, from: Kind, to: Kind) {
+        let (from, to) = (Place::from(from), Place::from(to));
+        let Some(key) = self.key_of(from) else { return };
+        debug_assert_eq!(Some(key), self.key_of(to));
+        let hash = spread(self.hash(&key));
+        if let Some(led) = self.by_tuple.find_mut(hash, |other| other.place == from) {
+            led.place = to;
+        }
     }
 
     /// Whether a connection may be opened with this tuple; `reuse`: also in place of a TIME-WAIT entry that allows it.
@@ -205,6 +221,9 @@ impl Tcp {
     pub fn new(config: TcpConfig, seed: [u8; 32], shard: u16, shards: u16) -> Self {
         let secret = super::isn::derive(&seed, b"connection table");
         let hash_keys = (secret.hash(b"0"), secret.hash(b"1"));
+        let hasher = SipHasher13::new_with_keys(hash_keys.0, hash_keys.1);
+        let nobody = SocketAddr::new(IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED), 0);
+        let nobody = TupleKey::new(nobody, nobody);
         Self {
             default_options: Rc::new(config.options.clone()),
             isn: IsnSecret::new(seed).for_shard(shard, shards),
@@ -212,7 +231,8 @@ impl Tcp {
             tables: Tables {
                 by_tuple: HashTable::new(),
                 hash_keys,
-                hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
+                hasher,
+                last: Cell::new((nobody, nobody.hash(&hasher))),
                 connections: Slab::new(),
                 syn_queue: SynQueue::new(),
                 time_waits: TimeWaits::new(),
@@ -403,7 +423,7 @@ impl Tcp {
     ) -> Option<Segment> {
         let pressure = self.is_under_pressure();
         let Some(entry) = self.tables.time_waits.entries.get(index) else { return Some(segment) };
-        let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+        let ts_now = timestamp(now, self.isn.timestamp_offset_of(&entry.key));
         let ack = entry.ack(ts_now);
         let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
         match entry.segment_arrives(&segment, &mut cx) {
@@ -677,7 +697,7 @@ impl Tcp {
     ) {
         counters.tcp_time_wait += 1;
         if owes_ack {
-            let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+            let ts_now = timestamp(now, self.isn.timestamp_offset_of(&entry.key));
             self.replies.push(entry.ack(ts_now), counters);
         }
         let full = self.tables.time_waits.entries.len() >= self.config.time_wait_max;
@@ -703,9 +723,13 @@ impl Tcp {
         }
     }
 
-    pub(super) fn insert_connection(&mut self, connection: Connection) -> u32 {
+    /// Takes in a connection. `half_open`: the entry that it was, which its tuple leads to until now.
+    pub(super) fn insert_connection(&mut self, connection: Connection, half_open: Option<u32>) -> u32 {
         let index = self.tables.connections.insert(Box::new(connection));
-        self.tables.attach(Kind::Connection(index));
+        match half_open {
+            Some(entry) => self.tables.lead_on(Kind::HalfOpen(entry), Kind::Connection(index)),
+            None => self.tables.attach(Kind::Connection(index)),
+        }
         index
     }
 

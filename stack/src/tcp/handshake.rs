@@ -76,7 +76,7 @@ impl Tcp {
         if let Some(listener) = self.listeners.get_mut(id) {
             listener.half_open += 1;
         }
-        let mut iss = self.isn.isn(now, &key.tuple());
+        let mut iss = self.isn.isn_of(now, &key);
         let displaced = displaced.map(|index| (index, self.tables.time_waits.entries.generation(index)));
         if let Some(old) = displaced.and_then(|(index, _)| self.tables.time_waits.entries.get(index)) {
             // RFC 9293 section 3.6.1, MAY-2 (1).
@@ -119,7 +119,7 @@ impl Tcp {
                 self.forget_half_open(index, true);
             }
             syn_queue::Outcome::Challenge => {
-                let ts_now = timestamp(now, self.isn.timestamp_offset(&entry.key.tuple()));
+                let ts_now = timestamp(now, self.isn.timestamp_offset_of(&entry.key));
                 let ack = entry.ack(&options, ts_now);
                 self.challenge(now, ack, counters);
             }
@@ -153,26 +153,26 @@ impl Tcp {
             counters.drop(DropReason::TcpConnectionTableFull);
             return;
         }
-        let offset = self.isn.timestamp_offset(&entry.key.tuple());
+        let offset = self.isn.timestamp_offset_of(&entry.key);
         let handshake = entry.handshake(self.config.initial_rto, offset);
         let listener_place = entry.listener;
-        self.forget_half_open(index, false);
-        let place = self.admit(now, &handshake, options, listener_place, counters);
+        let place = self.admit(now, &handshake, options, (listener_place, Some(index)), counters);
+        self.remove_half_open(index, false);
         self.connection_receives(now, place, segment, counters);
     }
 
-    /// A new connection in SYN-RECEIVED and in its listener's accept queue.
+    /// A new connection in SYN-RECEIVED and in its listener's accept queue; it may have been a half-open one.
     pub(super) fn admit(
         &mut self,
         now: Instant,
         handshake: &Handshake,
         options: Rc<SocketOptions>,
-        listener: u32,
+        (listener, half_open): (u32, Option<u32>),
         counters: &mut Counters,
     ) -> u32 {
         let mut connection = Connection::accepted(now, handshake, options, &self.config);
         connection.listener = core::num::NonZeroU32::MIN.checked_add(listener);
-        let place = self.insert_connection(connection);
+        let place = self.insert_connection(connection, half_open);
         counters.tcp_passive_opens += 1;
         if let Some(listener) = self.listeners.slab.get_mut(listener) {
             listener.accept.push_back(place);
@@ -196,10 +196,10 @@ impl Tcp {
         listener.fastopen.begin();
         let options = listener.options.clone();
         let key = syn.key();
-        let (iss, offset) = (self.isn.isn(now, &key.tuple()), self.isn.timestamp_offset(&key.tuple()));
+        let (iss, offset) = (self.isn.isn_of(now, &key), self.isn.timestamp_offset_of(&key));
         let entry = HalfOpen::new(key, id.index, iss, &syn, &self.config);
         let handshake = entry.handshake(self.config.initial_rto, offset);
-        let place = self.admit(now, &handshake, options, id.index, counters);
+        let place = self.admit(now, &handshake, options, (id.index, None), counters);
         counters.tcp_fastopen_passive += 1;
         self.with_connection(now, place, counters, |connection, cx| {
             connection.open_with_data(id, answer, syn, cx);
@@ -209,6 +209,11 @@ impl Tcp {
     /// Removes a half-open connection. The TIME-WAIT entry that it displaced comes back, or goes for good.
     pub(super) fn forget_half_open(&mut self, index: u32, restore: bool) {
         self.tables.detach(Kind::HalfOpen(index));
+        self.remove_half_open(index, restore);
+    }
+
+    /// As [`Tcp::forget_half_open`], for one that its tuple does not lead to any more.
+    fn remove_half_open(&mut self, index: u32, restore: bool) {
         let Some(entry) = self.tables.syn_queue.remove(index) else { return };
         if let Some(listener) = self.listeners.slab.get_mut(entry.listener) {
             listener.half_open = listener.half_open.saturating_sub(1);

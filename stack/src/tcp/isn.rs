@@ -1,12 +1,14 @@
 //! Initial sequence numbers (RFC 9293 section 3.4.1, RFC 6528) and timestamp offsets (RFC 7323 section 5.4): keyed
 //! hashes that nobody off the path can guess, the same on every shard of the stack.
 
+use core::cell::Cell;
 use core::net::{IpAddr, SocketAddr};
 
 use siphasher::sip::SipHasher24;
 
 use super::Tuple;
 use super::seq::SeqNumber;
+use super::table::TupleKey;
 use crate::time::Instant;
 
 /// Bytes in the form of an endpoint that is hashed: family, address, port.
@@ -19,6 +21,8 @@ pub struct IsnSecret {
     timestamp: SipHasher24,
     /// What this shard adds to sequence numbers.
     shard_offset: u32,
+    /// The addresses that were asked about last, and their timestamps' offset: a peer seldom opens one connection only.
+    last_offset: Cell<Option<([u8; 32], u32)>>,
 }
 
 impl core::fmt::Debug for IsnSecret {
@@ -32,7 +36,8 @@ impl IsnSecret {
     /// Secrets derived from `seed`, which must be unpredictable on a real network.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Self {
-        Self { isn: derive(&seed, b"isn"), timestamp: derive(&seed, b"timestamp"), shard_offset: 0 }
+        let (isn, timestamp) = (derive(&seed, b"isn"), derive(&seed, b"timestamp"));
+        Self { isn, timestamp, shard_offset: 0, last_offset: Cell::new(None) }
     }
 
     /// For shard `shard` of `shards`, whose numbers for one connection lie apart by an equal part of all numbers. When a SYN
@@ -49,8 +54,13 @@ impl IsnSecret {
     /// RFC 9293 section 3.4.1, MUST-8, SHLD-1, MUST-9.
     #[must_use]
     pub fn isn(&self, now: Instant, tuple: &Tuple) -> SeqNumber {
+        self.isn_of(now, &TupleKey::new(tuple.local, tuple.remote))
+    }
+
+    /// As [`IsnSecret::isn`].
+    pub(super) fn isn_of(&self, now: Instant, key: &TupleKey) -> SeqNumber {
         let clock = (now.as_micros() / 4) as u32;
-        SeqNumber(self.isn.hash(&pair(tuple.local, tuple.remote)) as u32) + self.shard_offset + clock
+        SeqNumber(self.isn.hash(&pair(key.local(), key.remote())) as u32) + self.shard_offset + clock
     }
 
     /// What to add to the millisecond clock in timestamps of this connection. It depends on the two addresses only, as
@@ -59,8 +69,22 @@ impl IsnSecret {
     /// RFC 7323 section 7.1.
     #[must_use]
     pub fn timestamp_offset(&self, tuple: &Tuple) -> u32 {
-        let address = |addr: SocketAddr| SocketAddr::new(addr.ip(), 0);
-        self.timestamp.hash(&pair(address(tuple.local), address(tuple.remote))) as u32
+        self.timestamp_offset_of(&TupleKey::new(tuple.local, tuple.remote))
+    }
+
+    /// As [`IsnSecret::timestamp_offset`].
+    pub(super) fn timestamp_offset_of(&self, key: &TupleKey) -> u32 {
+        let addresses = key.addresses();
+        match self.last_offset.get() {
+            Some((last, offset)) if last == addresses => offset,
+            _ => {
+                let address = |addr: SocketAddr| SocketAddr::new(addr.ip(), 0);
+                let both = pair(address(key.local()), address(key.remote()));
+                let offset = self.timestamp.hash(&both) as u32;
+                self.last_offset.set(Some((addresses, offset)));
+                offset
+            }
+        }
     }
 }
 
@@ -167,6 +191,9 @@ mod tests {
         let secret = IsnSecret::new([1; 32]);
         let offset = secret.timestamp_offset(&tuple("192.0.2.1:80", "198.51.100.2:4000"));
         assert_eq!(secret.timestamp_offset(&tuple("192.0.2.1:81", "198.51.100.2:4001")), offset);
+        let elsewhere = IsnSecret::new([1; 32]);
+        assert_ne!(elsewhere.timestamp_offset(&tuple("192.0.2.1:80", "198.51.100.3:4000")), offset);
+        assert_eq!(elsewhere.timestamp_offset(&tuple("192.0.2.1:81", "198.51.100.2:4001")), offset);
         assert_ne!(secret.timestamp_offset(&tuple("192.0.2.1:80", "198.51.100.3:4000")), offset);
     }
 

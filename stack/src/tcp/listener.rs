@@ -3,7 +3,7 @@
 
 use core::net::SocketAddr;
 use core::task::Waker;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::config::SocketOptions;
@@ -38,12 +38,12 @@ impl Listener {
 pub(super) struct Listeners {
     pub(super) slab: Slab<Listener>,
     /// Few share a port: one for each address of ours and family.
-    by_port: HashMap<u16, Vec<u32>>,
+    by_port: BTreeMap<u16, Vec<u32>>,
 }
 
 impl Listeners {
     pub(super) fn new() -> Self {
-        Self { slab: Slab::new(), by_port: HashMap::new() }
+        Self { slab: Slab::new(), by_port: BTreeMap::new() }
     }
 
     pub(super) fn is_port_used(&self, port: u16) -> bool {

@@ -92,11 +92,13 @@ impl ReceiveQueue {
     ) -> Inserted {
         let mut insert = Insert::new(cap_bytes, copy);
         let mut at = self.offset(seq);
-        for slice in payload {
+        let mut payload = payload.into_iter();
+        while let Some(slice) = self.insert_frames(&mut at, &mut payload, &mut insert) {
             let len = slice.len() as u64;
             self.insert_data(at, Data::Frame(slice), &mut insert);
             at += len;
         }
+        self.ready.trim();
         insert.inserted
     }
 
@@ -260,6 +262,32 @@ impl ReceiveQueue {
         } else {
             self.insert_out_of_order(from, &data, insert);
         }
+    }
+
+    /// Takes what nearly every slice of a bulk transfer is: in order, with nothing ahead, within the window, and worth its frame,
+    /// for which memory below half of the bound has room. The first that is not is given back.
+    fn insert_frames(
+        &mut self,
+        at: &mut u64,
+        slices: &mut impl Iterator<Item = PacketSlice>,
+        insert: &mut Insert,
+    ) -> Option<PacketSlice> {
+        if *at != self.next || self.ahead.is_some() {
+            return slices.next();
+        }
+        let before = self.ready.len();
+        let mut room = self.space(insert.cap);
+        let rest = self.ready.push_frames(slices, |slice, memory| {
+            let keeps = slice.len() <= room && insert.keeps_frame(slice, memory);
+            room -= if keeps { slice.len() } else { 0 };
+            keeps
+        });
+        let taken = self.ready.len() - before;
+        self.next += taken as u64;
+        *at = self.next;
+        insert.inserted.advanced += taken as u32;
+        self.has_frames |= taken > 0;
+        rest
     }
 
     fn insert_in_order(&mut self, data: Data<'_>, insert: &mut Insert) {

@@ -148,7 +148,7 @@ impl Tcp {
         // Accurate ECN needs no memory: the ACK shows it.
         let is_known = options.ecn || ecn.mode == EcnMode::Accurate;
         let ecn_flags = if is_known { ecn.syn_ack_flags(0) } else { Flags::NONE };
-        let offset = self.isn.timestamp_offset(&key.tuple());
+        let offset = self.isn.timestamp_offset_of(&key);
         let val = options.encode(timestamp(now, 0)).wrapping_add(offset);
         counters.tcp_syn_cookies_tx += 1;
         self.replies.push(
@@ -207,7 +207,7 @@ impl Tcp {
         if let Some(index) = half_open {
             self.forget_half_open(index, false);
         }
-        let ts_offset = self.isn.timestamp_offset(&key.tuple());
+        let ts_offset = self.isn.timestamp_offset_of(&key);
         let timestamps = segment.options.timestamps.filter(|_| self.config.timestamps);
         let settled = timestamps.map(|theirs| CookieOptions::decode(theirs.ecr.wrapping_sub(ts_offset)));
         let settled = settled.unwrap_or_default();
@@ -226,7 +226,7 @@ impl Tcp {
             syn_ack_sent_at: None,
             timed_out: false,
         };
-        let place = self.admit(now, &handshake, options, id.index, counters);
+        let place = self.admit(now, &handshake, options, (id.index, None), counters);
         if let Some(connection) = self.tables.connections.get_mut(place) {
             // The echo is up to 63 ms older than the SYN-ACK: no measure of the round-trip time.
             connection.timed_out_ms = timestamp(now, 0);

@@ -71,6 +71,14 @@ impl TupleKey {
         hasher.hash(&bytes) as u32
     }
 
+    /// Both addresses, the local one first.
+    pub(super) fn addresses(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&self.local);
+        bytes[16..].copy_from_slice(&self.remote);
+        bytes
+    }
+
     /// All of it.
     pub(super) fn bytes(&self) -> [u8; 36] {
         let mut bytes = [0; 36];

@@ -68,7 +68,7 @@ impl Tcp {
             let tuple = entry.key.tuple();
             let our_mss = mss_for(egress, tuple.remote.ip());
             let mtu = egress.path_mtu(tuple.remote.ip()).min(usize::from(u16::MAX)) as u16;
-            let ts_now = timestamp(now, self.isn.timestamp_offset(&tuple));
+            let ts_now = timestamp(now, self.isn.timestamp_offset_of(&entry.key));
             let cookie = entry.cookie_wanted().map(|experimental| {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
                 self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use super::super::Chunk;
 use super::block::Block;
+use crate::limits;
 use crate::packet::PacketSlice;
 use crate::spares::{Shelf, rounded};
 
@@ -34,7 +35,10 @@ impl Data<'_> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.bytes().len()
+        match self {
+            Self::Frame(slice) => slice.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
     }
 
     /// Leaves only the bytes of `range`, which lies inside.
@@ -97,7 +101,10 @@ impl Piece {
     }
 
     fn len(&self) -> usize {
-        self.bytes().len()
+        match self {
+            Self::Frame(slice) => slice.len(),
+            Self::Heap(heap) => (heap.end - heap.start) as usize,
+        }
     }
 
     /// Bytes of memory it keeps, the deque's place for it not counted.
@@ -115,6 +122,9 @@ impl Piece {
         }
     }
 }
+
+/// How many places for frames that are expected are made at a time, at most.
+const PLACES_AT_A_TIME: usize = limits::BURST_PACKETS;
 
 /// Makes sure that `more` pieces fit. Grows by less than a quarter instead of to the double, so that the deque's growth
 /// cannot burst the queue's bound.
@@ -154,6 +164,46 @@ impl Run {
     pub(super) fn push_frame(&mut self, slice: PacketSlice) {
         self.seal_tail();
         self.push(Piece::Frame(slice));
+    }
+
+    /// As [`Run::push_frame`], slice after slice, as long as `keeps` agrees, which sees the memory behind the run; returns the
+    /// first slice for which it does not. Places for a burst are made at a time: see [`Run::trim`].
+    pub(super) fn push_frames(
+        &mut self,
+        slices: &mut impl Iterator<Item = PacketSlice>,
+        mut keeps: impl FnMut(&PacketSlice, usize) -> bool,
+    ) -> Option<PacketSlice> {
+        let mut is_sealed = false;
+        while let Some(slice) = slices.next() {
+            if !keeps(&slice, self.memory()) {
+                return Some(slice);
+            }
+            if !is_sealed {
+                self.seal_tail();
+                is_sealed = true;
+            }
+            if self.pieces.len() == self.pieces.capacity() {
+                let more = slices.size_hint().1.unwrap_or(0);
+                make_places(&mut self.pieces, 1 + more.min(PLACES_AT_A_TIME));
+            }
+            // Never; but where it is known that there is room, the piece is written where it belongs and not moved there.
+            if self.pieces.len() == self.pieces.capacity() {
+                return Some(slice);
+            }
+            self.len += slice.len() as u32;
+            self.cost += slice.frame_bytes() as u32;
+            self.pieces.push_back(Piece::Frame(slice));
+        }
+        None
+    }
+
+    /// Gives back places that are not needed.
+    pub(super) fn trim(&mut self) {
+        let (len, capacity) = (self.pieces.len(), self.pieces.capacity());
+        if len > 0 && len >= capacity / 4 || capacity == 0 {
+            return;
+        }
+        let _ = BOOKS.try_with(|books| books.trim(&mut self.pieces));
     }
 
     /// Appends data by copying it, first into what is free of the last block, then into blocks of at most `block_max`
@@ -216,13 +266,14 @@ impl Run {
             let len = piece.len().min(max - taken);
             take(&piece.bytes()[..len]);
             taken += len;
-            if len == piece.len() {
-                self.pop_front();
-            } else {
+            if len < piece.len() {
                 piece.advance(len);
                 self.len -= len as u32;
+            } else if let Some(piece) = self.pieces.pop_front() {
+                self.book_out(&piece);
             }
         }
+        self.trim();
         taken
     }
 
@@ -291,9 +342,13 @@ impl Run {
 
     /// Books out a piece that was taken from the deque, and gives back the deque's memory as it empties.
     fn forget(&mut self, piece: &Piece) {
+        self.book_out(piece);
+        self.trim();
+    }
+
+    fn book_out(&mut self, piece: &Piece) {
         self.len -= piece.len() as u32;
         self.cost -= piece.cost() as u32;
-        let _ = BOOKS.try_with(|books| books.trim(&mut self.pieces));
     }
 
     /// Where this run's last and `other`'s first block meet: makes one of two that fit into one.
