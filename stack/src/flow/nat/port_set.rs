@@ -5,8 +5,10 @@ use core::cell::Cell;
 
 /// Words of all 65,536 ports.
 const WORDS: usize = 1024;
-/// A list of more words becomes an array: 8.3 KiB then for at least so many ports.
+/// A list of more words becomes an array of 8.3 KiB.
 const WORDS_LISTED: usize = 64;
+/// An array of fewer ports becomes a list again, so that what few flows leave behind is not large: 260 bytes a flow at most.
+const PORTS_LISTED: u32 = 32;
 
 /// Some of the numbers from 0 to 65,535.
 #[derive(Debug)]
@@ -55,7 +57,12 @@ impl PortSet {
                     list.remove(at);
                 }
             }
-            Self::Many(all) => all.set(word, all.words[usize::from(word)] & !bit),
+            Self::Many(all) => {
+                all.set(word, all.words[usize::from(word)] & !bit);
+                if all.ports < PORTS_LISTED {
+                    *self = Self::Few(all.list());
+                }
+            }
         }
     }
 
@@ -97,6 +104,10 @@ impl Words {
         let mut all = Self { words: [0; WORDS], full: [0; WORDS / 64], ports: 0 };
         list.iter().for_each(|(word, bits)| all.set(*word, *bits));
         all
+    }
+
+    fn list(&self) -> Vec<(u16, u64)> {
+        (0..).zip(self.words).filter(|(_, bits)| *bits != 0).collect()
     }
 
     fn set(&mut self, word: u16, bits: u64) {
@@ -193,7 +204,7 @@ mod tests {
             prop_assert_eq!(found, expected);
             for (model, set) in models.iter().zip(&mut sets) {
                 model.iter().for_each(|port| set.remove(*port));
-                prop_assert!(set.is_empty());
+                prop_assert!(matches!(set, PortSet::Few(list) if list.is_empty()));
             }
         }
     }
