@@ -46,7 +46,7 @@ pub fn run(data: &[u8]) {
     let rules = RuleSet::parse(RULES, "rules").expect("the rules are right");
     let conntrack = ConntrackConfig { entries_max: ENTRIES_MAX, ..ConntrackConfig::default() };
     let config = GateConfig { conntrack, ..GateConfig::default() };
-    let mut gate = Gate::new(&rules, config, [9; 32], 0, 1, Instant::ZERO);
+    let mut gate = Gate::new(&rules, config, [9; 32], (1, 2), 0, 1, Instant::ZERO);
     let lan = Interface { name: "lan", address: Some([10, 0, 0, 1].into()) };
     let wan = Interface { name: "wan", address: Some([192, 0, 2, 1].into()) };
     let (mut now, mut last) = (Instant::ZERO, None::<(FlowTuple, bool)>);

@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
         let (src, dst): (SocketAddr, SocketAddr) =
             (src.parse().expect("an end"), dst.parse().expect("an end"));
         let tuple = FlowTuple::new(src, dst, 17);
-        let view = PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports };
+        let view = PacketView { tuple, len: 60, packets: 1, hash: 0, transport: Transport::Ports };
         for table in Table::ALL {
             for hook in Hook::ALL {
                 let mut facts = Facts {

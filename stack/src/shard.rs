@@ -162,14 +162,14 @@ impl Shard {
         let id_keys = keys(&mut rng);
         let ids = FragmentIds::new(&mut rng, id_keys, index, count);
         let mut output = Output::new(out, config.gso, pool.clone(), ids, now);
+        let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
         output.gate = config.filter.as_ref().map(|filter| {
             let mut gate_seed = [0; 32];
             shared.fill_bytes(&mut gate_seed);
-            Box::new(HostGate::new(filter, config, gate_seed, index, count.max(1), now))
+            Box::new(HostGate::new(filter, config, gate_seed, tcp.hash_keys(), index, count.max(1), now))
         });
         let homes = Homes::new(keys(&mut shared));
         let iface = Iface::new(rng.next_u64(), now, &mut output);
-        let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
         let dhcp_link = config.dhcp_link();
         let dhcp =
             dhcp_link.filter(|_| index == 0).map(|link| Dhcp::new(link, rng.next_u64(), now, &mut output));

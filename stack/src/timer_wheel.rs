@@ -8,6 +8,7 @@
 //! directions: 32 bytes for a timer with a key of 4, and 4 KiB for the slots.
 
 use crate::limits::TIMER_CASCADE;
+use crate::packet::prefetch;
 use crate::time::Instant;
 
 /// Nanoseconds in a tick.
@@ -112,6 +113,13 @@ impl<K: Copy> TimerWheel<K> {
         self.entries[id.index as usize].at = at;
         self.link(id.index);
         true
+    }
+
+    /// Begins to load a timer that will be taken out soon into the cache.
+    pub(crate) fn prefetch(&self, id: TimerId) {
+        if let Some(entry) = self.entries.get(id.index as usize) {
+            prefetch(entry);
+        }
     }
 
     /// When a timer that is set fires; `None` when it fired or was cancelled before.

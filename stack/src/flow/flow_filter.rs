@@ -160,28 +160,19 @@ fn equal<T: Copy + PartialEq>(wanted: Option<T>, is: T) -> bool {
 mod tests {
     use super::*;
     use crate::flow::conntrack::{Conntrack, ConntrackConfig, Tracked};
-    use crate::flow::view::{PacketView, TcpView, Transport};
+    use crate::flow::testing::segment;
+    use crate::flow::view::{PacketView, Transport};
     use crate::tcp::header::Flags;
-    use crate::tcp::seq::SeqNumber;
     use crate::time::Instant;
 
     fn entry(tuple: FlowTuple, change: impl FnOnce(&mut Entry)) -> Entry {
         let transport = match (tuple.protocol, tuple.icmp_query()) {
             (_, Some((kind, _))) => Transport::Query { kind, code: 0 },
-            (protocol::TCP, _) => Transport::Tcp(TcpView {
-                seq: SeqNumber(1),
-                ack: SeqNumber(0),
-                flags: Flags::SYN,
-                window: 1000,
-                payload_len: 0,
-                window_scale: None,
-                sack_permitted: false,
-                sack_edge: None,
-            }),
+            (protocol::TCP, _) => Transport::Tcp(segment(Flags::SYN, 1, 0)),
             (protocol::UDP, _) => Transport::Ports,
             _ => Transport::Other,
         };
-        let view = PacketView { tuple, len: 60, packets: 1, transport };
+        let view = PacketView { tuple, len: 60, packets: 1, hash: 0, transport };
         let mut table = Conntrack::new(ConntrackConfig::default(), (1, 2), Instant::ZERO);
         let Tracked::Begin(mut begin) = table.track(Instant::ZERO, &view) else { panic!("begins nothing") };
         change(&mut begin.entry);

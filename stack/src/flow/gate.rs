@@ -19,12 +19,14 @@ use core::net::IpAddr;
 
 use super::FlowTuple;
 use super::conntrack::{
-    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, EntryId, Hit, Tracked,
+    Begin, ConfirmError, Conntrack, ConntrackConfig, CtState, Direction, Entry, EntryId, Hit, Place, Taken,
+    Tracked,
 };
 use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
 use super::nat::{self, Filtering, Nat, NatError};
 use super::view::{PacketView, Transport};
 use crate::counters::DropReason;
+use crate::tcp::header::Flags;
 use crate::time::Instant;
 
 /// An interface as rules know it.
@@ -51,8 +53,10 @@ pub struct Gate {
     table: Option<Conntrack>,
     nat: Nat,
     config: GateConfig,
-    keys: (u64, u64),
+    hash_keys: (u64, u64),
     shards: u16,
+    /// No rule is for every packet on its way through: see [`Gate::follow`].
+    quick: bool,
     /// Flows that have begun, and that have ended, as their replies arrive; where other shards want to know.
     changes: (Vec<FlowTuple>, Vec<FlowTuple>),
 }
@@ -63,7 +67,7 @@ pub struct Passage {
     view: PacketView,
     state: CtState,
     hit: Option<Hit>,
-    begin: Option<Begin>,
+    begin: Option<Box<Begin>>,
     /// Its mark.
     pub mark: u32,
     /// The MSS that a SYN may offer at most, as a rule said.
@@ -95,26 +99,25 @@ pub enum Refused {
 
 impl Gate {
     /// A gate with these rules, for one of `shards` shards. `seed` must be unpredictable on a real network and the same on
-    /// all shards.
+    /// all shards; `hash_keys`: [`Conntrack::new`]'s.
     #[must_use]
     pub fn new(
         rules: &RuleSet,
         config: GateConfig,
         seed: [u8; 32],
+        hash_keys: (u64, u64),
         shard: u16,
         shards: u16,
         now: Instant,
     ) -> Self {
-        let keys = (
-            u64::from_le_bytes(seed[..8].try_into().expect("8 bytes")),
-            u64::from_le_bytes(seed[8..16].try_into().expect("8 bytes")),
-        );
+        let walker = Walker::new(rules, shards);
         let mut gate = Self {
-            walker: Walker::new(rules, shards),
+            quick: is_quick(&walker),
+            walker,
             table: None,
             nat: Nat::new(config.filtering, seed, shard, shards),
             config,
-            keys,
+            hash_keys,
             shards,
             changes: Default::default(),
         };
@@ -125,12 +128,13 @@ impl Gate {
     /// Other rules from now on. Flows that were let through go on, as does their translation.
     pub fn reload(&mut self, now: Instant, rules: &RuleSet) {
         self.walker = Walker::new(rules, self.shards);
+        self.quick = is_quick(&self.walker);
         self.track_if_needed(now, rules);
     }
 
     fn track_if_needed(&mut self, now: Instant, rules: &RuleSet) {
         if rules.needs_tracking() && self.table.is_none() {
-            let mut table = Conntrack::new(self.config.conntrack.clone(), self.keys, now);
+            let mut table = Conntrack::new(self.config.conntrack.clone(), self.hash_keys, now);
             if self.shards > 1 {
                 table.note_all_ended();
             }
@@ -181,9 +185,40 @@ impl Gate {
         from: Interface<'_>,
     ) -> Result<Passage, Refused> {
         let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
-        self.mangle(now, &mut passage, Hook::Prerouting, Some(from), None)?;
-        self.translate(now, &mut passage, Hook::Prerouting, Some(from), None)?;
-        Ok(passage)
+        let passes = self
+            .mangle(now, &mut passage, Hook::Prerouting, Some(from), None)
+            .and_then(|()| self.translate(now, &mut passage, Hook::Prerouting, Some(from), None));
+        match passes {
+            Ok(()) => Ok(passage),
+            Err(refused) => Err(self.refuse(&mut passage, refused)),
+        }
+    }
+
+    /// The flow of a packet that came in, if no rule would be asked about it on its way to another interface: then
+    /// [`Gate::follow`] is all that [`Gate::arrive`] and [`Gate::forward`] would do.
+    pub(crate) fn known(&self, now: Instant, view: &PacketView) -> Option<(Place, &Entry)> {
+        let table = self.table.as_ref().filter(|_| self.quick)?;
+        // The first segments of a connection may be changed, and may begin another one.
+        if matches!(view.transport, Transport::Tcp(tcp) if tcp.flags.contains(Flags::SYN)) {
+            return None;
+        }
+        let place = table.place_of(view)?;
+        let entry = table.at(place).filter(|_| !table.is_over(now, place))?;
+        Some((place, entry))
+    }
+
+    /// Which of the tenants of its place a flow's entry is.
+    pub(crate) fn generation(&self, place: Place) -> u32 {
+        self.table.as_ref().map_or(0, |table| table.generation(place))
+    }
+
+    /// Takes a packet into account in its flow, which [`Gate::known`] found. `None`: it goes on as the flow does. Else it does
+    /// not fit, and has arrived as INVALID.
+    pub(crate) fn follow(&mut self, now: Instant, place: Place, view: &PacketView) -> Option<Passage> {
+        match self.table.as_mut().map(|table| table.take(now, place, view)) {
+            Some(Taken::Known(_)) => None,
+            _ => Some(Passage { state: CtState::Invalid, ..Passage::new(*view) }),
+        }
     }
 
     /// It is for this host. Then it is what [`Gate::change`] says.
@@ -196,10 +231,11 @@ impl Gate {
         passage: &mut Passage,
         from: Interface<'_>,
     ) -> Result<Option<Change>, Refused> {
-        self.mangle(now, passage, Hook::Input, Some(from), None)?;
-        self.filter(now, passage, Hook::Input, Some(from), None)?;
-        self.translate(now, passage, Hook::Input, Some(from), None)?;
-        self.confirm(now, passage)
+        self.mangle(now, passage, Hook::Input, Some(from), None)
+            .and_then(|()| self.filter(now, passage, Hook::Input, Some(from), None))
+            .and_then(|()| self.translate(now, passage, Hook::Input, Some(from), None))
+            .and_then(|()| self.confirm(now, passage))
+            .map_err(|refused| self.refuse(passage, refused))
     }
 
     /// It goes on by another interface.
@@ -213,11 +249,12 @@ impl Gate {
         from: Interface<'_>,
         to: Interface<'_>,
     ) -> Result<Option<Change>, Refused> {
-        self.mangle(now, passage, Hook::Forward, Some(from), Some(to))?;
-        self.filter(now, passage, Hook::Forward, Some(from), Some(to))?;
-        self.mangle(now, passage, Hook::Postrouting, None, Some(to))?;
-        self.translate(now, passage, Hook::Postrouting, None, Some(to))?;
-        self.confirm(now, passage)
+        self.mangle(now, passage, Hook::Forward, Some(from), Some(to))
+            .and_then(|()| self.filter(now, passage, Hook::Forward, Some(from), Some(to)))
+            .and_then(|()| self.mangle(now, passage, Hook::Postrouting, None, Some(to)))
+            .and_then(|()| self.translate(now, passage, Hook::Postrouting, None, Some(to)))
+            .and_then(|()| self.confirm(now, passage))
+            .map_err(|refused| self.refuse(passage, refused))
     }
 
     // ---- packets of this host
@@ -233,13 +270,17 @@ impl Gate {
         to: Interface<'_>,
     ) -> Result<(Passage, Option<Change>), Refused> {
         let mut passage = self.enter(now, view, Hook::Output, None, Some(to))?;
-        self.mangle(now, &mut passage, Hook::Output, None, Some(to))?;
-        self.translate(now, &mut passage, Hook::Output, None, Some(to))?;
-        self.filter(now, &mut passage, Hook::Output, None, Some(to))?;
-        self.mangle(now, &mut passage, Hook::Postrouting, None, Some(to))?;
-        self.translate(now, &mut passage, Hook::Postrouting, None, Some(to))?;
-        let change = self.confirm(now, &mut passage)?;
-        Ok((passage, change))
+        let passes = self
+            .mangle(now, &mut passage, Hook::Output, None, Some(to))
+            .and_then(|()| self.translate(now, &mut passage, Hook::Output, None, Some(to)))
+            .and_then(|()| self.filter(now, &mut passage, Hook::Output, None, Some(to)))
+            .and_then(|()| self.mangle(now, &mut passage, Hook::Postrouting, None, Some(to)))
+            .and_then(|()| self.translate(now, &mut passage, Hook::Postrouting, None, Some(to)))
+            .and_then(|()| self.confirm(now, &mut passage));
+        match passes {
+            Ok(change) => Ok((passage, change)),
+            Err(refused) => Err(self.refuse(&mut passage, refused)),
+        }
     }
 
     /// An ICMP error of this router about a packet in transit leaves by `to`. It belongs to no flow of the table: it tells of
@@ -249,7 +290,7 @@ impl Gate {
     /// It does not pass.
     pub fn tell(&mut self, now: Instant, view: PacketView, to: Interface<'_>) -> Result<(), Refused> {
         let state = if self.tracks() { CtState::Related } else { CtState::Untracked };
-        let mut passage = Passage { view, state, hit: None, begin: None, mark: 0, mss: None };
+        let mut passage = Passage { state, ..Passage::new(view) };
         for (table, hook) in [
             (Table::Raw, Hook::Output),
             (Table::Mangle, Hook::Output),
@@ -318,8 +359,7 @@ impl Gate {
         from: Option<Interface<'_>>,
         to: Option<Interface<'_>>,
     ) -> Result<Passage, Refused> {
-        let mut passage =
-            Passage { view, state: CtState::Untracked, hit: None, begin: None, mark: 0, mss: None };
+        let mut passage = Passage::new(view);
         let untracked = self.walk(now, &mut passage, Table::Raw, hook, from, to)?;
         let Some(table) = self.table.as_mut().filter(|_| !untracked) else { return Ok(passage) };
         match table.track(now, &passage.view) {
@@ -350,16 +390,7 @@ impl Gate {
         if !self.walker.judges(Table::Mangle, hook) {
             return Ok(());
         }
-        // What the rules see is the packet as it is by now: once it is routed, on its way to its new destination.
-        let view = passage.view;
-        if !matches!(hook, Hook::Prerouting | Hook::Output)
-            && let Some(Change::Packet(to)) = self.change(passage)
-        {
-            passage.view.tuple = view.tuple.with_destination(to.dst(), to.dst_port);
-        }
-        let walked = self.walk(now, passage, Table::Mangle, hook, from, to);
-        passage.view = view;
-        walked.map(|_| ())
+        self.walk(now, passage, Table::Mangle, hook, from, to).map(|_| ())
     }
 
     /// The filter table, for what was not let through before.
@@ -375,14 +406,7 @@ impl Gate {
         if known {
             return Ok(());
         }
-        // What the rules see is the packet as it is by now.
-        let view = passage.view;
-        if let Some(begin) = &passage.begin {
-            passage.view.tuple = begin.entry.reply.reversed();
-        }
-        let walked = self.walk(now, passage, Table::Filter, hook, from, to);
-        passage.view = view;
-        walked.map(|_| ())
+        self.walk(now, passage, Table::Filter, hook, from, to).map(|_| ())
     }
 
     /// The nat table, for the first packet of a flow.
@@ -394,12 +418,11 @@ impl Gate {
         from: Option<Interface<'_>>,
         to: Option<Interface<'_>>,
     ) -> Result<(), Refused> {
-        let Some(begin) = &passage.begin else { return Ok(()) };
-        let view = passage.view;
-        passage.view.tuple = begin.entry.reply.reversed();
+        if passage.begin.is_none() {
+            return Ok(());
+        }
         let (verdict, _) = self.verdict(now, passage, Table::Nat, hook, from, to);
-        passage.view = view;
-        let (Some(table), Some(begin)) = (&self.table, &mut passage.begin) else { return Ok(()) };
+        let (Some(table), Some(begin)) = (&mut self.table, &mut passage.begin) else { return Ok(()) };
         match verdict {
             Verdict::Translate(target) => {
                 let here = if hook == Hook::Postrouting { to } else { from.or(to) };
@@ -418,10 +441,9 @@ impl Gate {
 
     /// The end of the way: a flow that begins exists from now on.
     fn confirm(&mut self, now: Instant, passage: &mut Passage) -> Result<Option<Change>, Refused> {
-        if let Some(mut begin) = passage.begin.take()
-            && let Some(table) = &mut self.table
-        {
-            self.nat.make_unique(table, &mut begin).map_err(refused)?;
+        if let (Some(begin), Some(table)) = (&mut passage.begin, &mut self.table) {
+            self.nat.make_unique(table, begin).map_err(refused)?;
+            let Some(begin) = passage.begin.take() else { return Ok(None) };
             let direction = Direction::Original;
             let id = table.confirm(now, begin).map_err(|error| {
                 Refused::Drop(match error {
@@ -502,10 +524,12 @@ impl Gate {
         if !self.walker.has_chain(table, hook) {
             return (Verdict::Accept, false);
         }
+        let came_as = passage.view.tuple;
+        passage.view.tuple = self.as_seen(passage, table, hook);
         let flow = passage
             .hit
             .and_then(|hit| self.table.as_ref()?.get(hit.id))
-            .or(passage.begin.as_ref().map(|begin| &begin.entry));
+            .or(passage.begin.as_deref().map(|begin| &begin.entry));
         let (conn_mark, snat, dnat) =
             flow.map_or((0, false, false), |entry| (entry.mark, entry.is_src_nat(), entry.is_dst_nat()));
         let flows = self.table.as_ref();
@@ -526,6 +550,7 @@ impl Gate {
         let verdict = self.walker.walk(now, table, hook, &mut facts);
         let Facts { mark, conn_mark: new_mark, untracked, mss, .. } = facts;
         (passage.mark, passage.mss) = (mark, mss);
+        passage.view.tuple = came_as;
         if let Some(begin) = &mut passage.begin
             && table == Table::Filter
             && mss != before
@@ -542,6 +567,29 @@ impl Gate {
         (verdict, untracked)
     }
 
+    /// The packet's tuple as a chain's rules see it: what it is by now, once it is routed with its new destination.
+    fn as_seen(&self, passage: &Passage, table: Table, hook: Hook) -> FlowTuple {
+        let came_as = passage.view.tuple;
+        match (table, &passage.begin) {
+            (Table::Filter | Table::Nat, Some(begin)) => begin.entry.reply.reversed(),
+            (Table::Mangle, _) if !matches!(hook, Hook::Prerouting | Hook::Output) => {
+                match self.change(passage) {
+                    Some(Change::Packet(to)) => came_as.with_destination(to.dst(), to.dst_port),
+                    _ => came_as,
+                }
+            }
+            _ => came_as,
+        }
+    }
+
+    /// A packet does not pass: the flow that it would have begun does not begin.
+    fn refuse(&mut self, passage: &mut Passage, refused: Refused) -> Refused {
+        if let (Some(begin), Some(table)) = (passage.begin.take(), &mut self.table) {
+            table.give_back(begin);
+        }
+        refused
+    }
+
     fn release_ended(&mut self) {
         let Some(table) = &mut self.table else { return };
         for entry in table.take_ended() {
@@ -554,6 +602,10 @@ impl Gate {
 }
 
 impl Passage {
+    fn new(view: PacketView) -> Self {
+        Self { view, state: CtState::Untracked, hit: None, begin: None, mark: 0, mss: None }
+    }
+
     /// The packet as it arrived.
     #[must_use]
     pub fn view(&self) -> &PacketView {
@@ -566,6 +618,11 @@ impl Passage {
         self.state
     }
 
+    /// The flow that it belongs to, and which way it goes there, once there is one.
+    pub(crate) fn hit(&self) -> Option<Hit> {
+        self.hit
+    }
+
     /// The flow that it belongs to, once there is one.
     #[must_use]
     pub fn flow(&self) -> Option<EntryId> {
@@ -575,6 +632,14 @@ impl Passage {
     fn is_error(&self) -> bool {
         matches!(self.view.transport, Transport::Error { .. })
     }
+}
+
+/// Whether no rule looks at the later packets of a flow that goes from one interface to another.
+fn is_quick(walker: &Walker) -> bool {
+    !walker.judges(Table::Raw, Hook::Prerouting)
+        && [Hook::Prerouting, Hook::Forward, Hook::Postrouting]
+            .iter()
+            .all(|hook| !walker.judges(Table::Mangle, *hook))
 }
 
 fn refused(error: NatError) -> Refused {

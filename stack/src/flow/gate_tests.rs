@@ -1,10 +1,7 @@
-use core::net::SocketAddr;
-
 use super::*;
-use crate::flow::view::TcpView;
+use crate::flow::testing::{segment, syn, udp};
 use crate::parse::protocol;
 use crate::tcp::header::Flags;
-use crate::tcp::seq::SeqNumber;
 use crate::time::Duration;
 
 fn at(seconds: u64) -> Instant {
@@ -16,7 +13,7 @@ fn rules(text: &str) -> RuleSet {
 }
 
 fn gate(text: &str) -> Gate {
-    Gate::new(&rules(text), GateConfig::default(), [5; 32], 0, 1, Instant::ZERO)
+    Gate::new(&rules(text), GateConfig::default(), [5; 32], (1, 2), 0, 1, Instant::ZERO)
 }
 
 const LAN: Interface<'_> =
@@ -24,37 +21,13 @@ const LAN: Interface<'_> =
 const WAN: Interface<'_> =
     Interface { name: "wan", address: Some(IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1))) };
 
-fn udp(src: &str, dst: &str) -> PacketView {
-    let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports }
-}
-
-fn syn(src: &str, dst: &str) -> PacketView {
-    let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());
-    let tcp = TcpView {
-        seq: SeqNumber(1),
-        ack: SeqNumber(0),
-        flags: Flags::SYN,
-        window: 1000,
-        payload_len: 0,
-        window_scale: None,
-        sack_permitted: false,
-        sack_edge: None,
-    };
-    PacketView {
-        tuple: FlowTuple::new(src, dst, protocol::TCP),
-        len: 40,
-        packets: 1,
-        transport: Transport::Tcp(tcp),
-    }
-}
-
 fn unreachable(from: &str, to: &str, quoted: FlowTuple) -> PacketView {
     let tuple = FlowTuple::portless(from.parse().unwrap(), to.parse().unwrap(), protocol::ICMPV4);
     PacketView {
         tuple,
         len: 56,
         packets: 1,
+        hash: 0,
         transport: Transport::Error { kind: 3, code: 3, quoted: Some(quoted) },
     }
 }
@@ -174,8 +147,7 @@ fn an_answer_that_changes_nothing_is_an_answer() {
     let mut gate = gate(ROUTER);
     let asked = syn("10.0.0.2:5000", "198.51.100.1:80");
     let outside = through(&mut gate, asked, LAN, WAN).unwrap();
-    let Transport::Tcp(tcp) = asked.transport else { unreachable!() };
-    let ack = Transport::Tcp(TcpView { flags: Flags::ACK, seq: SeqNumber(900), ack: SeqNumber(77), ..tcp });
+    let ack = Transport::Tcp(segment(Flags::ACK, 900, 77));
     let challenge = PacketView { tuple: outside.reversed(), transport: ack, ..asked };
     let passage = gate.arrive(at(0), challenge, WAN).unwrap();
     assert_eq!(passage.state(), CtState::Established);
@@ -189,7 +161,8 @@ fn what_is_broken_or_of_no_known_kind_is_invalid() {
     let addresses = ["10.0.0.2", "198.51.100.1"].map(|addr| addr.parse().unwrap());
     let tuple = FlowTuple::portless(addresses[0], addresses[1], protocol::ICMPV4);
     for (kind, state) in [(9, CtState::Invalid), (30, CtState::Invalid), (5, CtState::Untracked)] {
-        let view = PacketView { tuple, len: 40, packets: 1, transport: Transport::Icmp { kind, code: 0 } };
+        let view =
+            PacketView { tuple, len: 40, packets: 1, hash: 0, transport: Transport::Icmp { kind, code: 0 } };
         assert_eq!(gate.arrive(at(0), view, LAN).unwrap().state(), state, "{kind}");
     }
 }
@@ -344,7 +317,7 @@ fn a_flood_of_new_flows_leaves_established_ones_alone() {
         conntrack: ConntrackConfig { entries_max: 1000, ..ConntrackConfig::default() },
         ..GateConfig::default()
     };
-    let mut gate = Gate::new(&rules(ROUTER), config, [5; 32], 0, 1, Instant::ZERO);
+    let mut gate = Gate::new(&rules(ROUTER), config, [5; 32], (1, 2), 0, 1, Instant::ZERO);
     let kept = udp("10.0.0.2:5000", "198.51.100.1:53");
     let outside = through(&mut gate, kept, LAN, WAN).unwrap();
     let answer = PacketView { tuple: outside.reversed(), ..kept };

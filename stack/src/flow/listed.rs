@@ -177,7 +177,7 @@ mod tests {
     /// The flow that a packet begins, seen 10.5 s later.
     fn listed(tuple: FlowTuple, transport: Transport) -> ListedFlow {
         let mut table = Conntrack::new(ConntrackConfig::default(), (1, 2), at(100));
-        let view = PacketView { tuple, len: 60, packets: 1, transport };
+        let view = PacketView { tuple, len: 60, packets: 1, hash: 0, transport };
         let Tracked::Begin(mut begin) = table.track(at(100), &view) else { panic!("it begins nothing") };
         begin.entry.reply = begin.entry.reply.with_destination("203.0.113.9".parse().unwrap(), 7000);
         let id = table.confirm(at(100), begin).unwrap();

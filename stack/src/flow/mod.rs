@@ -12,6 +12,8 @@ pub mod flow_filter;
 pub mod gate;
 pub mod listed;
 pub mod nat;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tuple;
 pub mod view;
 

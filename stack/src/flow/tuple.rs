@@ -5,12 +5,15 @@
 //! identifier are different flows.
 
 use core::fmt;
+use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::parse::protocol;
+use siphasher::sip::SipHasher13;
+
+use crate::parse::{FlowKey, flow_hash, protocol};
 
 /// One direction of a flow, from the sender's side: 38 bytes, IPv4 addresses as IPv4-mapped IPv6 ones.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FlowTuple {
     src: [u8; 16],
     dst: [u8; 16],
@@ -32,6 +35,8 @@ const QUERIES: [(u8, u8, u8); 5] = [
     (protocol::ICMPV4, 17, 18),
     (protocol::ICMPV6, 128, 129),
 ];
+/// What IPv4-mapped addresses begin with (RFC 4291 section 2.5.5.2).
+const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 /// Marks the reply in [`FlowTuple`]'s `query`.
 const REPLY: u8 = 0x80;
 
@@ -45,6 +50,18 @@ impl FlowTuple {
             src_port: src.port(),
             dst_port: dst.port(),
             protocol,
+            query: 0,
+        }
+    }
+
+    /// That of a packet of a protocol with ports, as it was parsed.
+    pub(crate) fn of(flow: &FlowKey) -> Self {
+        Self {
+            src: pack(flow.src),
+            dst: pack(flow.dst),
+            src_port: flow.src_port,
+            dst_port: flow.dst_port,
+            protocol: flow.protocol,
             query: 0,
         }
     }
@@ -83,6 +100,17 @@ impl FlowTuple {
     #[must_use]
     pub fn dst(&self) -> IpAddr {
         unpack(self.dst)
+    }
+
+    /// Source and destination address as in an IP header.
+    pub(crate) fn octets(&self) -> (&[u8], &[u8]) {
+        let at = if self.src[..12] == MAPPED && self.dst[..12] == MAPPED { 12 } else { 0 };
+        (&self.src[at..], &self.dst[at..])
+    }
+
+    /// The ports as in a transport header.
+    pub(crate) fn port_octets(&self) -> [u8; 4] {
+        (u32::from(self.src_port) << 16 | u32::from(self.dst_port)).to_be_bytes()
     }
 
     /// Source address and port.
@@ -137,15 +165,36 @@ impl FlowTuple {
         self.query & REPLY == 0
     }
 
+    /// Whether its source is the destination of `other`.
+    pub(crate) fn comes_from_destination_of(&self, other: &Self) -> bool {
+        self.src == other.dst && self.src_port == other.dst_port
+    }
+
     /// Whether the addresses are IPv4's.
     #[must_use]
     pub fn is_ipv4(&self) -> bool {
         self.src().is_ipv4()
     }
 
+    /// A keyed hash for tables: of TCP and UDP that of the parser with the same keys.
+    pub(crate) fn keyed_hash(&self, keys: (u64, u64)) -> u32 {
+        if !matches!(self.protocol, protocol::TCP | protocol::UDP) {
+            let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+            self.hash_words(&mut hasher);
+            return hasher.finish() as u32;
+        }
+        let flow = FlowKey {
+            src: self.src(),
+            dst: self.dst(),
+            src_port: self.src_port,
+            dst_port: self.dst_port,
+            protocol: self.protocol,
+        };
+        flow_hash(&flow, keys)
+    }
+
     /// Feeds all of it to a hash, in whole words: an IPv4 flow's are two.
-    pub fn hash_words(&self, hasher: &mut impl core::hash::Hasher) {
-        const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+    fn hash_words(&self, hasher: &mut impl Hasher) {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
         let half = |bytes: &[u8]| u64::from(u32::from_le_bytes(bytes.try_into().expect("4 bytes")));
         let ends = u64::from(self.src_port) << 48
@@ -161,6 +210,12 @@ impl FlowTuple {
             hasher.write_u64(word(bytes));
         }
         hasher.write_u64(ends);
+    }
+}
+
+impl Hash for FlowTuple {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash_words(state);
     }
 }
 

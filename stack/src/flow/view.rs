@@ -24,6 +24,8 @@ pub struct PacketView {
     pub len: u32,
     /// How many packets came as this one: more than 1 where segments were merged ([`crate::offload::gro`]).
     pub packets: u32,
+    /// The parser's hash of the flow ([`crate::parse::Parsed::hash`]), where that has the tuple's ports; 0: not known.
+    pub hash: u32,
     /// What follows the IP header.
     pub transport: Transport,
 }
@@ -129,7 +131,8 @@ impl PacketView {
             let FlowKey { src, dst, protocol, .. } = parsed.flow;
             let len = parsed.end - u32::from(parsed.l3);
             let tuple = FlowTuple::portless(src, dst, protocol);
-            Self { tuple, len, packets: u32::from(packet.packets()), transport: Transport::Broken }
+            let packets = u32::from(packet.packets());
+            Self { tuple, len, packets, hash: 0, transport: Transport::Broken }
         }))
     }
 
@@ -141,7 +144,16 @@ impl PacketView {
         let head = packet.head();
         let bytes = head.get(usize::from(parsed.l4)..head.len().min(parsed.end as usize))?;
         let len = parsed.end - u32::from(parsed.l3);
-        let mut view = Self::read(&parsed.flow, len, bytes, parsed.end - u32::from(parsed.l4))?;
+        let transport = match parsed.kind {
+            // Checked, and with its ports in the key.
+            Kind::Tcp => {
+                Transport::Tcp(TcpView::read(bytes, parsed.end.checked_sub(parsed.payload.into())?)?)
+            }
+            Kind::Udp => Transport::Ports,
+            _ => return Self::read(&parsed.flow, len, bytes, parsed.end - u32::from(parsed.l4)),
+        };
+        let tuple = FlowTuple::of(&parsed.flow);
+        let mut view = Self { tuple, len, packets: 1, hash: parsed.hash, transport };
         if packet.is_merged()
             && let Transport::Tcp(tcp) = &mut view.transport
         {
@@ -180,7 +192,7 @@ impl PacketView {
             }
             _ => tuple(flow, bytes)?,
         };
-        Some(Self { tuple, len, packets: 1, transport })
+        Some(Self { tuple, len, packets: 1, hash: 0, transport })
     }
 }
 

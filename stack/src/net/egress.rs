@@ -12,7 +12,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 use super::announce::Step;
 use super::fragment::{FragmentIds, Fragments, write_header, write_ipv4};
 use super::host_gate::{HostGate, Sent};
-use super::link::Link;
+use super::link::{LastNeighbor, Link};
 use super::neighbor::Due;
 use super::path_mtu::{PathMtu, PathMtus, Witness};
 use super::route::{Hop, NextHop, Routes};
@@ -45,6 +45,8 @@ pub(crate) struct Output {
     /// At least one.
     pub(crate) links: Vec<Link>,
     pub(crate) routes: Routes,
+    /// Raised whenever routes, addresses or rules change.
+    pub(crate) stamp: u32,
     /// Counts of everything below TCP; the shard adds them to its own.
     pub(crate) counters: Fresh,
     ids: FragmentIds,
@@ -56,7 +58,6 @@ pub(crate) struct Output {
     /// The same as UDP sockets were told.
     datagram_mtus: PathMtus,
     last_hops: [Option<LastHop>; LAST_HOPS],
-    last_neighbor: Option<LastNeighbor>,
     icmp_budget: IcmpBudget,
     conflict_logged: Option<Instant>,
     /// The rules for what this host receives and sends.
@@ -86,16 +87,6 @@ struct LastHop {
     until: Instant,
 }
 
-/// The last neighbour that a packet, not TCP's, went to.
-#[derive(Clone, Copy, Debug)]
-struct LastNeighbor {
-    link: usize,
-    addr: IpAddr,
-    mac: EthernetAddress,
-    generation: u64,
-    until: Instant,
-}
-
 /// How long [`LastHop`] and [`LastNeighbor`] are believed: the neighbour table must hear of use to know when to ask again.
 const LAST_HOP_LIFETIME: Duration = Duration::from_millis(100);
 
@@ -117,6 +108,7 @@ impl Output {
         Self {
             links,
             routes: Routes::default(),
+            stamp: 0,
             counters: Fresh::default(),
             ids,
             pool,
@@ -124,7 +116,6 @@ impl Output {
             path_mtus,
             datagram_mtus,
             last_hops: [None; LAST_HOPS],
-            last_neighbor: None,
             icmp_budget: IcmpBudget { tokens: limits::ICMP_REPLIES_PER_SECOND, filled: now },
             conflict_logged: None,
             gate: None,
@@ -135,6 +126,7 @@ impl Output {
     /// Replaces the routes; all neighbours are forgotten, the links may be others.
     pub(crate) fn set_routes(&mut self, routes: Routes) {
         self.routes = routes;
+        self.stamp = self.stamp.wrapping_add(1);
         self.last_hops = [None; LAST_HOPS];
         self.path_mtus.clear();
         self.datagram_mtus.clear();
@@ -404,20 +396,20 @@ impl Output {
 
     /// The Ethernet address of a neighbour, if known. What a router forwards mostly goes to one for a while.
     fn resolve(&mut self, now: Instant, link: usize, addr: IpAddr) -> Option<EthernetAddress> {
-        let neighbors = &mut self.links[link].neighbors;
+        let Link { neighbors, last_neighbor, .. } = &mut self.links[link];
         let generation = neighbors.generation();
-        if let Some(LastNeighbor { mac, .. }) = self.last_neighbor.filter(|last| {
-            last.addr == addr && last.link == link && last.generation == generation && now < last.until
-        }) {
+        if let Some(LastNeighbor { mac, .. }) = last_neighbor
+            .filter(|last| last.addr == addr && last.generation == generation && now < last.until)
+        {
             return Some(mac);
         }
         let mac = neighbors.resolve(now, addr)?;
         let until = now + LAST_HOP_LIFETIME;
-        self.last_neighbor = Some(LastNeighbor { link, addr, mac, generation, until });
+        *last_neighbor = Some(LastNeighbor { addr, mac, generation, until });
         Some(mac)
     }
 
-    fn enqueue(&mut self, link: usize, to: EthernetAddress, mut packet: Packet) {
+    pub(super) fn enqueue(&mut self, link: usize, to: EthernetAddress, mut packet: Packet) {
         EthernetFrame::new_unchecked(packet.head_mut()).set_dst_addr(to);
         self.links[link].backlog.push_back(packet);
     }

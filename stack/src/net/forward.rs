@@ -25,26 +25,46 @@ impl Output {
     /// Sends a packet in transit, its IP header as it is to be, to its next hop; `cut_to`: in fragments of at most so many
     /// bytes. What cannot be sent is dropped and counted.
     pub(crate) fn forward(&mut self, now: Instant, hop: Hop, mut packet: Packet, cut_to: Option<usize>) {
-        if !self.links[hop.link].has_room() {
-            (0..packet.packets()).for_each(|_| self.counters.drop(DropReason::TxQueueFull));
+        if !self.depart(hop.link, &mut packet, cut_to.is_some()) {
             return;
         }
-        let parsed = packet.parsed;
-        self.counters.forwarded_packets += u64::from(packet.packets());
-        self.counters.forwarded_bytes += u64::from(parsed.end - u32::from(parsed.l3));
-        let mac = self.links[hop.link].mac;
-        EthernetFrame::new_unchecked(packet.head_mut()).set_src_addr(mac);
-        if parsed.partial_checksum && (parsed.kind == Kind::Udp || cut_to.is_some()) {
-            complete_checksum(&mut packet);
-        }
         if let Some(len) = cut_to {
+            let mac = self.links[hop.link].mac;
             return self.forward_cut(now, hop, mac, &packet, len);
         }
-        if packet.is_merged() || parsed.partial_checksum && parsed.kind == Kind::Tcp {
+        if is_several(&packet) {
             return cut_merged(packet, |packet| self.deliver(now, hop, packet));
         }
-        packet.truncate(parsed.end as usize);
+        packet.truncate(packet.parsed.end as usize);
         self.deliver(now, hop, packet);
+    }
+
+    /// As [`Output::forward`], whole, to an Ethernet address on a link.
+    pub(crate) fn forward_known(&mut self, link: usize, to: EthernetAddress, mut packet: Packet) {
+        if !self.depart(link, &mut packet, false) {
+            return;
+        }
+        if is_several(&packet) {
+            return cut_merged(packet, |packet| self.enqueue(link, to, packet));
+        }
+        packet.truncate(packet.parsed.end as usize);
+        self.enqueue(link, to, packet);
+    }
+
+    /// What is the same for all that leaves by a link; `false`: there is no room.
+    fn depart(&mut self, link: usize, packet: &mut Packet, is_cut: bool) -> bool {
+        if !self.links[link].has_room() {
+            (0..packet.packets()).for_each(|_| self.counters.drop(DropReason::TxQueueFull));
+            return false;
+        }
+        let (l3, end) = (packet.parsed.l3, packet.parsed.end);
+        self.counters.forwarded_packets += u64::from(packet.packets());
+        self.counters.forwarded_bytes += u64::from(end - u32::from(l3));
+        EthernetFrame::new_unchecked(packet.head_mut()).set_src_addr(self.links[link].mac);
+        if packet.parsed.partial_checksum && (packet.parsed.kind == Kind::Udp || is_cut) {
+            complete_checksum(packet);
+        }
+        true
     }
 
     fn forward_cut(&mut self, now: Instant, hop: Hop, mac: EthernetAddress, packet: &Packet, len: usize) {
@@ -67,6 +87,11 @@ impl Output {
             self.deliver(now, hop, frame);
         }
     }
+}
+
+/// Whether it must be taken apart: it was merged, or its sender left its checksum to the device.
+fn is_several(packet: &Packet) -> bool {
+    packet.is_merged() || packet.parsed.partial_checksum && packet.parsed.kind == Kind::Tcp
 }
 
 /// Cuts an IP packet, whose headers are `header_len` bytes, into fragments of at most `len` bytes, multiples of 8 of payload

@@ -8,16 +8,21 @@
 
 use std::sync::Arc;
 
+use super::egress::{IPV4_HEADER, IPV6_HEADER};
+use super::link::Link;
 use super::route::Routes;
+use super::way::{Way, Ways};
 use crate::config::{FilterConfig, StackConfig};
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
-use crate::flow::conntrack::{Conntrack, EntryId};
+use crate::flow::conntrack::{Conntrack, EntryId, Hit};
 use crate::flow::filter::{Chain, Hook, Policy, RuleSet, Table, TcpMss};
 use crate::flow::gate::{Change, Gate, Interface, Passage, Refused};
+use crate::flow::nat;
+use crate::flow::nat::rewrite::Translation;
 use crate::flow::view::{PacketView, TcpView, Transport};
 use crate::packet::Packet;
-use crate::parse::protocol;
+use crate::parse::{Kind, Parsed, protocol};
 use crate::tcp::SegmentOut;
 use crate::tcp::header::Flags;
 use crate::tcp::options::TcpOptions;
@@ -52,6 +57,22 @@ pub(crate) struct HostGate {
     several: bool,
     /// It is a router's: packets are shown as they arrive.
     forwards: bool,
+    ways: Ways,
+    /// Every packet goes the long way, to compare.
+    #[cfg(test)]
+    pub(crate) no_ways: bool,
+    #[cfg(test)]
+    pub(crate) ways_taken: u64,
+}
+
+/// What is known of a packet in transit.
+pub(crate) enum Onward {
+    /// Not which way it goes; what was read of it, if the rules are for such.
+    Unknown(Option<PacketView>),
+    /// It goes as packets of its flow went before, as what is given or as it is. Its flow has it.
+    Known(Way, Option<FlowTuple>),
+    /// It arrived, and does not fit its flow.
+    Arrived(Passage),
 }
 
 impl core::fmt::Debug for HostGate {
@@ -65,19 +86,25 @@ impl HostGate {
         filter: &FilterConfig,
         config: &StackConfig,
         seed: [u8; 32],
+        hash_keys: (u64, u64),
         shard: u16,
         shards: u16,
         now: Instant,
     ) -> Self {
         let rules = Arc::clone(&filter.rules);
         Self {
-            gate: Gate::new(&rules, filter.gate.clone(), seed, shard, shards, now),
+            gate: Gate::new(&rules, filter.gate.clone(), seed, hash_keys, shard, shards, now),
             interfaces: config.link_names(),
             judges_output: judges_output(&rules),
             mangles_output: mangles_output(&rules),
             rules,
             several: shards > 1,
             forwards: config.forward.is_some(),
+            ways: Ways::default(),
+            #[cfg(test)]
+            no_ways: false,
+            #[cfg(test)]
+            ways_taken: 0,
         }
     }
 
@@ -112,6 +139,12 @@ impl HostGate {
     /// The flows, to look at.
     pub(crate) fn table(&self) -> Option<&Conntrack> {
         self.gate.table()
+    }
+
+    /// Endpoints that translation has mapped.
+    #[cfg(test)]
+    pub(crate) fn mappings(&self) -> usize {
+        self.gate.nat().mappings().len()
     }
 
     /// The flows, when they are tracked.
@@ -157,17 +190,74 @@ impl HostGate {
 
     // ---- a router's packets
 
-    /// A received packet, up to the decision where it goes; `None`: the rules are not for such.
+    /// A received packet, up to the decision where it goes; `None`: the rules are not for such. `read`: what [`HostGate::follow`]
+    /// read of it.
     pub(crate) fn arrive(
         &mut self,
         now: Instant,
         packet: &Packet,
+        read: Option<PacketView>,
         link: usize,
         routes: &Routes,
     ) -> Result<Option<Passage>, Refused> {
-        let Some(view) = PacketView::of(packet).filter(|view| !is_exempt(view)) else { return Ok(None) };
+        let read = read.or_else(|| PacketView::of(packet).filter(|view| !is_exempt(view)));
+        let Some(view) = read else { return Ok(None) };
         let Self { gate, interfaces, .. } = self;
         gate.arrive(now, view, interface(interfaces, routes, link, &view)).map(Some)
+    }
+
+    /// The way of a received packet of a known flow to one of the `links`, where one is remembered. `len`: of its IP packets, at
+    /// most; `stamp`: [`super::egress::Output::stamp`].
+    pub(crate) fn follow(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        from: usize,
+        len: usize,
+        links: &[Link],
+        stamp: u32,
+    ) -> Onward {
+        #[cfg(test)]
+        if self.no_ways {
+            return Onward::Unknown(None);
+        }
+        if !takes_way(&packet.parsed) {
+            return Onward::Unknown(None);
+        }
+        let Some(view) = PacketView::of(packet).filter(|view| !is_exempt(view)) else {
+            return Onward::Unknown(None);
+        };
+        let Some((place, entry)) = self.gate.known(now, &view) else { return Onward::Unknown(Some(view)) };
+        let as_it_was = |way: &&Way| {
+            let link = &links[usize::from(way.to)];
+            way.stamp == stamp
+                && usize::from(way.from) == from
+                && way.neighbors == link.neighbors.generation()
+                && now < way.until
+                && len <= link.mtu
+        };
+        let Some(way) = self.ways.get(place, self.gate.generation(place)).filter(as_it_was) else {
+            return Onward::Unknown(Some(view));
+        };
+        let way = *way;
+        let to = way.translation.map(|_| entry.tuple(place.direction().other()).reversed());
+        #[cfg(test)]
+        {
+            self.ways_taken += 1;
+        }
+        match self.gate.follow(now, place, &view) {
+            None => Onward::Known(way, to),
+            Some(passage) => Onward::Arrived(passage),
+        }
+    }
+
+    /// A packet of a known flow went `way`, of which the translation is the flow's.
+    pub(crate) fn remember(&mut self, hit: Hit, way: Way) {
+        let Some(entry) = self.gate.table().and_then(|table| table.get(hit.id)) else { return };
+        let translation =
+            nat::translated(entry, hit.direction).map(|to| Translation::new(entry.tuple(hit.direction), &to));
+        let place = hit.id.place(hit.direction);
+        self.ways.set(place, self.gate.generation(place), Way { translation, ..way });
     }
 
     /// What it is by now.
@@ -291,6 +381,14 @@ impl HostGate {
     }
 }
 
+/// Whether a packet may take a way: nothing is written into its headers but what a way knows of, and it is not the last hop.
+pub(crate) fn takes_way(parsed: &Parsed) -> bool {
+    let fixed = if parsed.flow.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
+    matches!(parsed.kind, Kind::Tcp | Kind::Udp)
+        && parsed.hop_limit > 1
+        && usize::from(parsed.l4 - parsed.l3) == fixed
+}
+
 /// A link as rules know it.
 fn interface<'a>(names: &'a [String], routes: &Routes, link: usize, view: &PacketView) -> Interface<'a> {
     let address = routes.address_of(link, !view.tuple.is_ipv4());
@@ -347,6 +445,7 @@ fn view_of(segment: &SegmentOut<'_>) -> PacketView {
         tuple: FlowTuple::new(segment.src, segment.dst, protocol::TCP),
         len: header_len + payload_len,
         packets: 1,
+        hash: 0,
         transport: Transport::Tcp(tcp),
     }
 }

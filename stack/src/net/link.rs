@@ -1,12 +1,15 @@
 //! One link's way out: its Ethernet address, MTU and neighbours, the packets that wait for its device, and what is still to
 //! be said of our addresses on it.
 
+use core::net::IpAddr;
+
 use smoltcp::wire::EthernetAddress;
 
 use super::announce::Announcer;
 use super::neighbor::Neighbors;
 use crate::limits;
 use crate::packet::PacketBatch;
+use crate::time::Instant;
 
 /// What went over a link, Ethernet headers included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -42,6 +45,17 @@ pub(crate) struct Link {
     /// What waits for the device.
     pub(crate) backlog: PacketBatch,
     pub(crate) traffic: LinkTraffic,
+    pub(crate) last_neighbor: Option<LastNeighbor>,
+}
+
+/// The last neighbour that a packet, not TCP's, went to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastNeighbor {
+    pub(crate) addr: IpAddr,
+    pub(crate) mac: EthernetAddress,
+    /// [`Neighbors::generation`].
+    pub(crate) generation: u64,
+    pub(crate) until: Instant,
 }
 
 impl Link {
@@ -54,6 +68,7 @@ impl Link {
             announcer: Announcer::default(),
             backlog: PacketBatch::new(),
             traffic: LinkTraffic::default(),
+            last_neighbor: None,
         }
     }
 

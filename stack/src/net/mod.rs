@@ -27,6 +27,7 @@ pub(crate) mod ping;
 pub(crate) mod reassembly;
 pub(crate) mod route;
 pub(crate) mod udp;
+pub(crate) mod way;
 
 /// What was heard of a neighbour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

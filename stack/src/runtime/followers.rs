@@ -125,13 +125,11 @@ impl Followers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::FlowTuple;
     use crate::flow::conntrack::{Conntrack, ConntrackConfig, Tracked};
-    use crate::flow::view::{PacketView, Transport};
+    use crate::flow::testing::udp;
 
     fn event() -> Event {
-        let tuple = FlowTuple::new("10.0.0.2:5000".parse().unwrap(), "192.0.2.1:53".parse().unwrap(), 17);
-        let view = PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports };
+        let view = udp("10.0.0.2:5000", "192.0.2.1:53");
         let mut table = Conntrack::new(ConntrackConfig::default(), (1, 2), Instant::ZERO);
         table.follow(true);
         let Tracked::Begin(begin) = table.track(Instant::ZERO, &view) else { panic!("it begins nothing") };

@@ -15,12 +15,17 @@ use super::Shard;
 use super::receive::may_be_cut;
 use crate::config::ReversePath;
 use crate::counters::DropReason;
+use crate::flow::FlowTuple;
+use crate::flow::conntrack::Hit;
 use crate::flow::filter::TcpMss;
 use crate::flow::gate::{Change, Passage};
 use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
+use crate::net::egress::Output;
 use crate::net::forward::{clamp_mss, decrement_hop_limit, note_route};
+use crate::net::host_gate::{Onward, takes_way};
 use crate::net::icmp::{self, Complaint};
 use crate::net::route::{Hop, NextHop};
+use crate::net::way::Way;
 use crate::offload::gso::cut_merged;
 use crate::packet::Packet;
 use crate::parse::{FlowKey, Kind};
@@ -38,6 +43,9 @@ impl Shard {
         if self.is_dhcp_answer(&packet) {
             return self.deliver(now, packet, fragments.is_some());
         }
+        if self.count == 1 {
+            return self.route_here(now, packet, fragments);
+        }
         if let Some(packet) = self.claim(packet, fragments) {
             self.route_here(now, packet, fragments);
         }
@@ -47,15 +55,29 @@ impl Shard {
     pub(super) fn route_here(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
         let link = self.rx_link;
         self.see_neighbor(now, &packet);
-        if !self.is_believed(packet.parsed.flow.src) {
+        let Output { gate, links, stamp, .. } = &mut self.output;
+        let onward = match gate {
+            Some(gate) if fragments.is_none() => {
+                gate.follow(now, &packet, link, ip_len(&packet), links, *stamp)
+            }
+            _ => Onward::Unknown(None),
+        };
+        let (arrived, read) = match onward {
+            Onward::Known(way, to) => return self.forward_known(packet, &way, to),
+            Onward::Arrived(passage) => (Some(passage), None),
+            Onward::Unknown(read) => (None, read),
+        };
+        if arrived.is_none() && !self.is_believed(packet.parsed.flow.src) {
             return self.drop_whole(DropReason::ReversePath, &packet);
         }
         let passage = match &mut self.output.gate {
-            None => None,
-            Some(gate) => match gate.arrive(now, &packet, link, &self.output.routes) {
-                Ok(passage) => passage,
-                Err(refused) => return self.refused_by_rule(now, refused, &packet),
-            },
+            Some(gate) if arrived.is_none() => {
+                match gate.arrive(now, &packet, read, link, &self.output.routes) {
+                    Ok(passage) => passage,
+                    Err(refused) => return self.refused_by_rule(now, refused, &packet),
+                }
+            }
+            _ => arrived,
         };
         let change = match (&self.output.gate, &passage) {
             (Some(gate), Some(passage)) => gate.change(passage),
@@ -129,6 +151,24 @@ impl Shard {
         }
     }
 
+    /// On the way of the packets before it in its flow, with the tuple `to` if it has another one there.
+    fn forward_known(&mut self, mut packet: Packet, way: &Way, to: Option<FlowTuple>) {
+        if let Some(to) = to {
+            let (l3, l4) = (usize::from(packet.parsed.l3), usize::from(packet.parsed.l4));
+            match way.translation {
+                Some(translation) if !packet.is_merged() && !packet.parsed.partial_checksum => {
+                    translation.make(&mut packet.head_mut()[l3..], l4 - l3, &to);
+                }
+                _ if !apply(&mut packet, &Change::Packet(to)) => {
+                    return self.drop_whole(DropReason::BadIcmp, &packet);
+                }
+                _ => {}
+            }
+        }
+        decrement_hop_limit(&mut packet);
+        self.output.forward_known(way.to.into(), way.mac, packet);
+    }
+
     fn forward(
         &mut self,
         now: Instant,
@@ -162,6 +202,9 @@ impl Shard {
                 );
             }
         };
+        // A flow's second packet finds the way for those that follow.
+        let known = passage.as_ref().and_then(Passage::hit);
+        let known = known.filter(|_| cut_to.is_none() && fragments.is_none() && takes_way(&parsed));
         let mut change = None;
         if let (Some(gate), Some(passage)) = (&mut self.output.gate, &mut passage) {
             match gate.forward(now, passage, from, hop.link, &self.output.routes) {
@@ -187,6 +230,26 @@ impl Shard {
         decrement_hop_limit(&mut packet);
         note_route(now, &mut packet, self.output.routes.address_of(hop.link, false), &self.policies[from]);
         self.output.forward(now, hop, packet, cut_to);
+        if let Some(hit) = known {
+            self.remember_way(hit, from, hop);
+        }
+    }
+
+    /// A packet of a known flow, without a part of its own in what became of it, went by `hop`.
+    fn remember_way(&mut self, hit: Hit, from: usize, hop: Hop) {
+        let Output { gate, links, stamp, .. } = &mut self.output;
+        let (Some(gate), NextHop::Neighbor(addr)) = (gate, hop.next) else { return };
+        let Some(last) = links[hop.link].last_neighbor.filter(|last| last.addr == addr) else { return };
+        let way = Way {
+            from: from as u16,
+            to: hop.link as u16,
+            mac: last.mac,
+            translation: None,
+            neighbors: last.generation,
+            until: last.until,
+            stamp: *stamp,
+        };
+        gate.remember(hit, way);
     }
 
     fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
@@ -254,16 +317,20 @@ enum Fit {
     TooLong,
 }
 
+/// The length of the IP packet; of a merged one, of the longest of those that it consists of.
+fn ip_len(packet: &Packet) -> usize {
+    let parsed = &packet.parsed;
+    if packet.is_merged() {
+        usize::from(parsed.payload - parsed.l3) + packet.segment_payload() as usize
+    } else {
+        parsed.end as usize - usize::from(parsed.l3)
+    }
+}
+
 /// RFC 791 section 3.2, RFC 8200 section 5: IPv4 without DF may be cut; what came in fragments goes on in fragments no longer
 /// than those.
 fn fit(packet: &Packet, mtu: usize, fragments: Option<usize>) -> Fit {
-    let parsed = &packet.parsed;
-    let l3 = usize::from(parsed.l3);
-    let len = if packet.is_merged() {
-        usize::from(parsed.payload) - l3 + packet.segment_payload() as usize
-    } else {
-        parsed.end as usize - l3
-    };
+    let len = ip_len(packet);
     match fragments {
         Some(longest) if longest <= mtu => Fit::Cut(longest),
         None if len <= mtu => Fit::Whole,

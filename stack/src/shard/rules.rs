@@ -27,6 +27,7 @@ impl Shard {
         }
         let Some(gate) = &mut self.output.gate else { return Ok(false) };
         gate.reload(now, filter.rules);
+        self.output.stamp = self.output.stamp.wrapping_add(1);
         Ok(true)
     }
 

@@ -222,6 +222,11 @@ impl<T> Slab<T> {
         self.slots.get_mut(index as usize)?.value.as_mut()
     }
 
+    /// The place behind `index` in its list.
+    pub(crate) fn next(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).map(|slot| slot.next).filter(|next| *next != NIL)
+    }
+
     /// Begins to load a place into the cache.
     pub(crate) fn prefetch(&self, index: u32) {
         if let Some(slot) = self.slots.get(index as usize) {

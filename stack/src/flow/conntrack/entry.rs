@@ -31,7 +31,7 @@ impl Direction {
 }
 
 /// A tracked flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// As the first packet came, before any translation.
     pub original: FlowTuple,
@@ -53,10 +53,14 @@ pub struct Entry {
     pub related: bool,
     /// Its source's outside endpoint is one that [`crate::flow::nat`] keeps for it.
     pub owns_mapping: bool,
+    /// By [`Direction`]: the destination of that tuple is a port that [`crate::flow::nat`] has down as in use.
+    pub(crate) taken: [bool; 2],
     /// When its first packet came.
     pub begun: Instant,
     /// When it ends unless a packet comes.
     pub expires: Instant,
+    /// Of its tuples, by [`Direction`], once it is in the table.
+    pub(super) hashes: [u32; 2],
     /// Its timer, and when that fires: never after `expires`, and before where packets came since it was set.
     pub(super) timer: Option<(TimerId, Instant)>,
 }
@@ -125,8 +129,10 @@ impl Entry {
             assured: false,
             related: false,
             owns_mapping: false,
+            taken: [false; 2],
             begun: now,
             expires: now,
+            hashes: [0; 2],
             timer: None,
         };
         entry.count(Direction::Original, view);
@@ -203,13 +209,13 @@ impl Entry {
     /// Its packets leave with another source.
     #[must_use]
     pub fn is_src_nat(&self) -> bool {
-        self.reply.destination() != self.original.source()
+        !self.original.comes_from_destination_of(&self.reply)
     }
 
     /// Its packets leave for another destination.
     #[must_use]
     pub fn is_dst_nat(&self) -> bool {
-        self.reply.source() != self.original.destination()
+        !self.reply.comes_from_destination_of(&self.original)
     }
 
     /// The tuple of packets in `direction`, before translation.
@@ -219,6 +225,12 @@ impl Entry {
             Direction::Original => &self.original,
             Direction::Reply => &self.reply,
         }
+    }
+
+    /// Its tuples that are down as `taken`.
+    pub(crate) fn taken_tuples(&self) -> impl Iterator<Item = &FlowTuple> {
+        let both = [(&self.original, self.taken[0]), (&self.reply, self.taken[1])];
+        both.into_iter().filter_map(|(tuple, taken)| taken.then_some(tuple))
     }
 
     /// Whether its protocol has ports, or identifiers in their place.

@@ -44,7 +44,7 @@ impl Events {
     pub(super) fn push(&mut self, kind: EventKind, id: EntryId, entry: &Entry) -> bool {
         let has_room = self.queue.len() < limits::CONNTRACK_EVENTS;
         if has_room {
-            self.queue.push_back(Event { kind, id, entry: entry.clone() });
+            self.queue.push_back(Event { kind, id, entry: *entry });
         } else {
             self.lost += 1;
         }

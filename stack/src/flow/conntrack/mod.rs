@@ -12,9 +12,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
-use core::hash::Hasher;
 use hashbrown::HashTable;
-use siphasher::sip::SipHasher13;
 
 pub use config::{ConntrackConfig, Timeouts};
 pub use entry::{Count, Direction, Entry, ProtocolState};
@@ -38,6 +36,11 @@ pub struct EntryId {
 }
 
 impl EntryId {
+    /// Its place, of those packets of it that go in `direction`.
+    pub(crate) fn place(self, direction: Direction) -> Place {
+        Place::new(self.index, direction)
+    }
+
     /// It as one number: no other flow of the table has or had it, short of 2^32 in the same place.
     #[must_use]
     pub fn number(self) -> u64 {
@@ -62,19 +65,26 @@ pub enum CtState {
 
 /// What [`Conntrack::track`] found.
 #[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one for each packet, on the stack; a box would be an allocation for each flow"
-)]
 pub enum Tracked {
     /// The packet of a known flow.
     Known(Hit),
     /// The first packet of a flow, which exists once it is confirmed.
-    Begin(Begin),
+    Begin(Box<Begin>),
     /// It fits no flow.
     Invalid(Invalid),
     /// It is of a kind that is not tracked: neighbour discovery, redirects, group membership.
     Untracked,
+}
+
+/// What became of a packet in its flow's entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Taken {
+    /// It belongs to the flow.
+    Known(Hit),
+    /// It does not fit it.
+    Invalid(Misfit),
+    /// It begins another flow in its place; only a SYN does.
+    Reopens,
 }
 
 /// The packet of a known flow.
@@ -93,6 +103,10 @@ pub struct Hit {
 pub struct Begin {
     /// What the entry will be.
     pub entry: Entry,
+    /// Of its original tuple.
+    hash: u32,
+    /// Of the reply tuple that [`Conntrack::clashes`] was asked about.
+    reply: Option<(FlowTuple, u32)>,
 }
 
 /// Why a packet fits no flow.
@@ -143,8 +157,8 @@ pub struct ConntrackCounters {
 /// One shard's table of flows.
 pub struct Conntrack {
     config: ConntrackConfig,
-    by_tuple: HashTable<Place>,
-    hasher: SipHasher13,
+    by_tuple: HashTable<Led>,
+    hash_keys: (u64, u64),
     entries: Slab<Entry>,
     /// Entries that may be dropped to make room: not assured or being closed, in the order in which they became so.
     droppable: List,
@@ -156,30 +170,51 @@ pub struct Conntrack {
     events: Option<Events>,
     /// Entries that ended and whose mapping is to be given back, or all that did.
     ended: Vec<Entry>,
+    /// For the next flow that begins, so that none is allocated.
+    spare: Option<Box<Begin>>,
     notes_all_ended: bool,
     counters: ConntrackCounters,
 }
 
+/// An entry of the hash table. It keeps its hash, so that the table grows, and a search passes others by, without a look at
+/// what they lead to.
+#[derive(Clone, Copy)]
+struct Led {
+    hash: u32,
+    place: Place,
+}
+
+/// A hash as the table wants it: it takes a bucket from the low bits and a tag from the high ones.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 /// What a tuple leads to: an entry's place and, in the lowest bit, the direction.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place(u32);
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place(u32);
 
 impl Place {
-    fn new(index: u32, direction: Direction) -> Self {
+    pub(crate) fn new(index: u32, direction: Direction) -> Self {
         Self(index << 1 | direction as u32)
     }
 
-    fn index(self) -> u32 {
+    /// Of the entry.
+    pub(crate) fn index(self) -> u32 {
         self.0 >> 1
     }
 
-    fn direction(self) -> Direction {
+    /// Different for each direction of each entry, and less than twice the table's places.
+    pub(crate) fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(crate) fn direction(self) -> Direction {
         if self.0 & 1 == 0 { Direction::Original } else { Direction::Reply }
     }
 }
 
 impl Conntrack {
-    /// An empty table. `hash_keys` must be unpredictable on a real network.
+    /// An empty table. `hash_keys` must be unpredictable on a real network, and those of the parser where views have its hash.
     #[must_use]
     pub fn new(config: ConntrackConfig, hash_keys: (u64, u64), now: Instant) -> Self {
         let mut config = config;
@@ -187,13 +222,14 @@ impl Conntrack {
         Self {
             config,
             by_tuple: HashTable::new(),
-            hasher: SipHasher13::new_with_keys(hash_keys.0, hash_keys.1),
+            hash_keys,
             entries: Slab::new(),
             droppable: List::EMPTY,
             wheel: TimerWheel::new(now),
             fired: Vec::new(),
             events: None,
             ended: Vec::new(),
+            spare: None,
             notes_all_ended: false,
             counters: ConntrackCounters::default(),
         }
@@ -212,15 +248,48 @@ impl Conntrack {
             Transport::Broken => return self.refuse(Invalid::Broken),
             _ => {}
         }
-        let Some(place) = self.find_place(&view.tuple) else { return self.begin(now, view) };
-        let (index, direction) = (place.index(), place.direction());
-        let Some(entry) = self.entries.get_mut(index) else { return Tracked::Untracked };
-        if entry.expires <= now {
+        let hash = self.hash_of(view);
+        let Some(place) = self.find_hashed(hash, &view.tuple) else { return self.begin(now, view, hash) };
+        if self.is_over(now, place) {
             // Its timer is late.
             self.counters.expired += 1;
-            self.remove(index);
-            return self.begin(now, view);
+            self.remove(place.index());
+            return self.begin(now, view, hash);
         }
+        match self.take(now, place, view) {
+            Taken::Known(hit) => Tracked::Known(hit),
+            Taken::Invalid(misfit) => Tracked::Invalid(Invalid::Tcp(misfit)),
+            Taken::Reopens => {
+                self.remove(place.index());
+                self.begin(now, view, hash)
+            }
+        }
+    }
+
+    /// The entry of a packet's flow, and which way the packet goes.
+    pub(crate) fn place_of(&self, view: &PacketView) -> Option<Place> {
+        self.find_hashed(self.hash_of(view), &view.tuple)
+    }
+
+    /// Whether the entry's time is over, though its timer has not fired yet.
+    pub(crate) fn is_over(&self, now: Instant, place: Place) -> bool {
+        self.entries.get(place.index()).is_none_or(|entry| entry.expires <= now)
+    }
+
+    /// Which of the tenants of its place an entry is.
+    pub(crate) fn generation(&self, place: Place) -> u32 {
+        self.entries.generation(place.index())
+    }
+
+    /// The entry at a place that was just found.
+    pub(crate) fn at(&self, place: Place) -> Option<&Entry> {
+        self.entries.get(place.index())
+    }
+
+    /// Takes a packet into account in its flow's entry, whose time is not over.
+    pub(crate) fn take(&mut self, now: Instant, place: Place, view: &PacketView) -> Taken {
+        let (index, direction) = (place.index(), place.direction());
+        let Some(entry) = self.entries.get_mut(index) else { return Taken::Reopens };
         let was_droppable = entry.is_droppable();
         let update = entry.update(now, direction, view, &self.config);
         let (seen_reply, related, droppable) = (entry.seen_reply, entry.related, entry.is_droppable());
@@ -242,13 +311,10 @@ impl Conntrack {
             }
             // The packet itself still belongs to it: it goes with the timer, which is due at once.
             Update::Ends => self.expire_at(now, index),
-            Update::Reopens => {
-                self.remove(index);
-                return self.begin(now, view);
-            }
+            Update::Reopens => return Taken::Reopens,
             Update::Invalid(misfit) => {
                 self.counters.invalid += 1;
-                return Tracked::Invalid(Invalid::Tcp(misfit));
+                return Taken::Invalid(misfit);
             }
         }
         let state = match (seen_reply, related) {
@@ -256,18 +322,39 @@ impl Conntrack {
             (false, true) => CtState::Related,
             (false, false) => CtState::New,
         };
-        Tracked::Known(Hit { id, direction, state })
+        Taken::Known(Hit { id, direction, state })
     }
 
     /// Makes an entry of a flow whose first packet may pass.
     ///
     /// # Errors
     /// See [`ConfirmError`]; the packet should be dropped then.
-    pub fn confirm(&mut self, now: Instant, begin: Begin) -> Result<EntryId, ConfirmError> {
-        let entry = begin.entry;
-        let tuples = [&entry.original, &entry.reply];
-        let hashes = tuples.map(|tuple| self.hash(tuple));
-        let clash = tuples.iter().zip(hashes).any(|(tuple, hash)| self.find_hashed(hash, tuple).is_some());
+    pub fn confirm(&mut self, now: Instant, mut begin: Box<Begin>) -> Result<EntryId, ConfirmError> {
+        let clash = self.clashes(&mut begin) || self.find_hashed(begin.hash, &begin.entry.original).is_some();
+        let hashes = [begin.hash, begin.reply.map_or(0, |(_, hash)| hash)];
+        begin.entry.hashes = hashes;
+        let confirmed = self.insert(now, clash, &begin.entry);
+        self.give_back(begin);
+        confirmed
+    }
+
+    /// Whether the answers to a flow that begins would be another one's.
+    pub(crate) fn clashes(&self, begin: &mut Begin) -> bool {
+        let reply = &begin.entry.reply;
+        let hash = match begin.reply {
+            Some((tuple, hash)) if tuple == *reply => hash,
+            _ => self.hash(reply),
+        };
+        begin.reply = Some((*reply, hash));
+        self.find_hashed(hash, reply).is_some()
+    }
+
+    /// A flow does not begin.
+    pub(crate) fn give_back(&mut self, begin: Box<Begin>) {
+        self.spare = Some(begin);
+    }
+
+    fn insert(&mut self, now: Instant, clash: bool, entry: &Entry) -> Result<EntryId, ConfirmError> {
         if clash || entry.original == entry.reply {
             self.counters.clashes += 1;
             return Err(ConfirmError::Clash);
@@ -276,8 +363,8 @@ impl Conntrack {
             self.counters.table_full += 1;
             return Err(ConfirmError::TableFull);
         }
-        let expires = entry.expires.max(now);
-        let index = self.entries.insert(entry);
+        let (expires, hashes) = (entry.expires.max(now), entry.hashes);
+        let index = self.entries.insert(*entry);
         let generation = self.entries.generation(index);
         self.entries.push_back(&mut self.droppable, index);
         self.attach(hashes[0], index, Direction::Original);
@@ -311,15 +398,23 @@ impl Conntrack {
         self.wheel.next_deadline()
     }
 
-    fn begin(&mut self, now: Instant, view: &PacketView) -> Tracked {
-        let begun = if view.tuple.may_begin() {
-            Entry::begin(now, view, &self.config).map_err(Invalid::Tcp)
-        } else {
-            Err(Invalid::UnaskedReply)
-        };
-        match begun {
-            Ok(entry) => Tracked::Begin(Begin { entry }),
-            Err(invalid) => self.refuse(invalid),
+    /// `hash`: of the packet's tuple.
+    fn begin(&mut self, now: Instant, view: &PacketView, hash: u32) -> Tracked {
+        if !view.tuple.may_begin() {
+            return self.refuse(Invalid::UnaskedReply);
+        }
+        match Entry::begin(now, view, &self.config) {
+            Ok(entry) => {
+                let begin = Begin { entry, hash, reply: None };
+                Tracked::Begin(match self.spare.take() {
+                    Some(mut spare) => {
+                        *spare = begin;
+                        spare
+                    }
+                    None => Box::new(begin),
+                })
+            }
+            Err(misfit) => self.refuse(Invalid::Tcp(misfit)),
         }
     }
 
@@ -364,6 +459,13 @@ impl Conntrack {
         {
             entry.mark = mark;
             self.tell(EventKind::Update, id.index);
+        }
+    }
+
+    /// Translation has the destination of an entry's tuple down as a port in use: it wants to hear of the entry's end.
+    pub(crate) fn mark_taken(&mut self, id: EntryId, direction: Direction) {
+        if let Some(entry) = self.entries.get_exact_mut(id.index, id.generation) {
+            entry.taken[direction as usize] = true;
         }
     }
 
@@ -431,7 +533,7 @@ impl Conntrack {
         self.notes_all_ended = true;
     }
 
-    /// The entries with a mapping of translation's that ended since the last call. It must be asked after each call that may
+    /// The entries with a mapping or a port of translation's that ended since the last call. It must be asked after each call that may
     /// end some.
     pub fn take_ended(&mut self) -> impl Iterator<Item = Entry> + '_ {
         self.ended.drain(..)
@@ -439,37 +541,39 @@ impl Conntrack {
 
     // ---- tables
 
-    fn hash(&self, tuple: &FlowTuple) -> u64 {
-        let mut hasher = self.hasher;
-        tuple.hash_words(&mut hasher);
-        hasher.finish()
+    fn hash(&self, tuple: &FlowTuple) -> u32 {
+        tuple.keyed_hash(self.hash_keys)
+    }
+
+    fn hash_of(&self, view: &PacketView) -> u32 {
+        let hash = if view.hash == 0 { self.hash(&view.tuple) } else { view.hash };
+        debug_assert_eq!(hash, self.hash(&view.tuple), "the parser has other keys");
+        hash
     }
 
     fn find_place(&self, tuple: &FlowTuple) -> Option<Place> {
         self.find_hashed(self.hash(tuple), tuple)
     }
 
-    fn find_hashed(&self, hash: u64, tuple: &FlowTuple) -> Option<Place> {
-        let same = |place: &Place| {
+    fn find_hashed(&self, hash: u32, tuple: &FlowTuple) -> Option<Place> {
+        let has_tuple = |place: Place| {
             self.entries.get(place.index()).is_some_and(|entry| entry.tuple(place.direction()) == tuple)
         };
-        self.by_tuple.find(hash, same).copied()
+        let led = self.by_tuple.find(spread(hash), |led| led.hash == hash && has_tuple(led.place))?;
+        Some(led.place)
     }
 
     /// `hash`: of the entry's tuple in that direction.
-    fn attach(&mut self, hash: u64, index: u32, direction: Direction) {
-        let mut by_tuple = core::mem::take(&mut self.by_tuple);
-        by_tuple.insert_unique(hash, Place::new(index, direction), |place| {
-            self.entries.get(place.index()).map_or(0, |entry| self.hash(entry.tuple(place.direction())))
-        });
-        self.by_tuple = by_tuple;
+    fn attach(&mut self, hash: u32, index: u32, direction: Direction) {
+        let led = Led { hash, place: Place::new(index, direction) };
+        self.by_tuple.insert_unique(spread(hash), led, |other| spread(other.hash));
     }
 
     fn remove(&mut self, index: u32) {
         let Some(entry) = self.entries.get(index) else { return };
         for direction in [Direction::Original, Direction::Reply] {
-            let (hash, place) = (self.hash(entry.tuple(direction)), Place::new(index, direction));
-            if let Ok(found) = self.by_tuple.find_entry(hash, |other| *other == place) {
+            let (hash, place) = (entry.hashes[direction as usize], Place::new(index, direction));
+            if let Ok(found) = self.by_tuple.find_entry(spread(hash), |other| other.place == place) {
                 found.remove();
             }
         }
@@ -480,7 +584,7 @@ impl Conntrack {
             self.entries.unlink(&mut self.droppable, index);
         }
         self.tell(EventKind::Destroy, index);
-        let noted = |entry: &Entry| self.notes_all_ended || entry.owns_mapping;
+        let noted = |entry: &Entry| self.notes_all_ended || entry.owns_mapping || entry.taken != [false; 2];
         self.ended.extend(self.entries.remove(index).filter(noted));
     }
 
@@ -489,6 +593,17 @@ impl Conntrack {
         let Some(index) = self.droppable.front() else { return false };
         self.counters.early_drops += 1;
         self.remove(index);
+        // The next ones lie wherever memory was free when they began: their places are on their way to the cache meanwhile.
+        if let Some(next) = self.droppable.front()
+            && let Some(entry) = self.entries.get(next)
+        {
+            if let Some((timer, _)) = entry.timer {
+                self.wheel.prefetch(timer);
+            }
+            if let Some(after) = self.entries.next(next) {
+                self.entries.prefetch(after);
+            }
+        }
         true
     }
 

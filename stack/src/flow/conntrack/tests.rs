@@ -3,10 +3,9 @@ use core::net::{IpAddr, SocketAddr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::flow::view::TcpView;
+use crate::flow::testing::segment;
 use crate::parse::protocol;
 use crate::tcp::header::Flags;
-use crate::tcp::seq::SeqNumber;
 use crate::time::Duration;
 
 fn at(seconds: u64) -> Instant {
@@ -19,13 +18,13 @@ fn table(entries_max: usize) -> Conntrack {
 
 fn udp(src: &str, dst: &str) -> PacketView {
     let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 100, packets: 1, transport: Transport::Ports }
+    PacketView { tuple, len: 100, packets: 1, hash: 0, transport: Transport::Ports }
 }
 
 fn udp_from(port: u16) -> PacketView {
     let src = SocketAddr::from(([10, 0, (port >> 8) as u8, port as u8], port));
     let tuple = FlowTuple::new(src, "198.51.100.1:53".parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 100, packets: 1, transport: Transport::Ports }
+    PacketView { tuple, len: 100, packets: 1, hash: 0, transport: Transport::Ports }
 }
 
 fn back(view: &PacketView) -> PacketView {
@@ -33,18 +32,8 @@ fn back(view: &PacketView) -> PacketView {
 }
 
 fn tcp(view: &PacketView, flags: Flags, seq: u32, ack: u32) -> PacketView {
-    let segment = TcpView {
-        seq: SeqNumber(seq),
-        ack: SeqNumber(ack),
-        flags,
-        window: 1000,
-        payload_len: 0,
-        window_scale: None,
-        sack_permitted: false,
-        sack_edge: None,
-    };
     let tuple = FlowTuple::new(view.tuple.source(), view.tuple.destination(), protocol::TCP);
-    PacketView { tuple, len: 40, packets: 1, transport: Transport::Tcp(segment) }
+    PacketView { tuple, len: 40, packets: 1, hash: 0, transport: Transport::Tcp(segment(flags, seq, ack)) }
 }
 
 fn begin(table: &mut Conntrack, now: Instant, view: &PacketView) -> EntryId {
@@ -178,6 +167,7 @@ fn an_icmp_error_is_related_to_the_flow_it_quotes() {
         tuple: FlowTuple::portless("192.0.2.254".parse().unwrap(), to.parse().unwrap(), protocol::ICMPV4),
         len: 56,
         packets: 1,
+        hash: 0,
         transport: Transport::Error { kind: 3, code: 1, quoted },
     };
     let about = hit(&mut table, at(0), &error("10.0.0.2", Some(asked.tuple)));
@@ -201,7 +191,7 @@ fn a_ping_is_answered_once_it_was_asked() {
     let ping = |src: &str, dst: &str, kind| {
         let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
         let tuple = FlowTuple::query(src, dst, protocol::ICMPV4, kind, 7).unwrap();
-        PacketView { tuple, len: 84, packets: 1, transport: Transport::Query { kind, code: 0 } }
+        PacketView { tuple, len: 84, packets: 1, hash: 0, transport: Transport::Query { kind, code: 0 } }
     };
     let reply = ping("198.51.100.1", "10.0.0.2", 0);
     assert!(matches!(table.track(at(0), &reply), Tracked::Invalid(Invalid::UnaskedReply)));
@@ -381,7 +371,7 @@ proptest! {
             }
             prop_assert!(table.len() <= 6);
             let mut found = Vec::new();
-            prop_assert_eq!(table.list(0, u32::MAX, |id, entry| found.push((id, entry.clone()))), None);
+            prop_assert_eq!(table.list(0, u32::MAX, |id, entry| found.push((id, *entry))), None);
             prop_assert_eq!(found.len(), table.len());
             for (id, entry) in &found {
                 prop_assert_eq!(table.find(&entry.original), Some((*id, Direction::Original)));

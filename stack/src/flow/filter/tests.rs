@@ -1,14 +1,9 @@
-use core::net::SocketAddr;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::flow::FlowTuple;
 use crate::flow::conntrack::CtState;
-use crate::flow::view::{PacketView, TcpView, Transport};
-use crate::parse::protocol;
-use crate::tcp::header::Flags;
-use crate::tcp::seq::SeqNumber;
+use crate::flow::testing::{syn, udp};
+use crate::flow::view::PacketView;
 use crate::time::{Duration, Instant};
 
 fn parsed(text: &str) -> RuleSet {
@@ -17,31 +12,6 @@ fn parsed(text: &str) -> RuleSet {
 
 fn refused(text: &str) -> String {
     RuleSet::parse(text, "rules").expect_err(text).to_string()
-}
-
-fn syn(src: &str, dst: &str) -> PacketView {
-    let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());
-    let tcp = TcpView {
-        seq: SeqNumber(1),
-        ack: SeqNumber(0),
-        flags: Flags::SYN,
-        window: 1000,
-        payload_len: 0,
-        window_scale: None,
-        sack_permitted: false,
-        sack_edge: None,
-    };
-    PacketView {
-        tuple: FlowTuple::new(src, dst, protocol::TCP),
-        len: 40,
-        packets: 1,
-        transport: Transport::Tcp(tcp),
-    }
-}
-
-fn udp(src: &str, dst: &str) -> PacketView {
-    let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports }
 }
 
 struct Asked {

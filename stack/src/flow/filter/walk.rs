@@ -449,7 +449,7 @@ mod tests {
             prop_assume!(src.is_ipv4() == dst.is_ipv4());
             let tuple = FlowTuple::new((src, 4000).into(), (dst, port).into(), protocol);
             let transport = if matches!(protocol, 6 | 17) { Transport::Ports } else { Transport::Other };
-            let view = PacketView { tuple, len: 60, packets: 1, transport };
+            let view = PacketView { tuple, len: 60, packets: 1, hash: 0, transport };
             let key = Key::of(&view);
             let mut facts = Facts {
                 view: &view,

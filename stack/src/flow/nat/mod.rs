@@ -4,6 +4,7 @@
 //!
 //! The behaviour is that of RFC 4787 (UDP), RFC 5382 (TCP) and RFC 5508 (ICMP), with the updates of RFC 7857.
 
+mod port_set;
 mod ports;
 pub mod rewrite;
 
@@ -66,7 +67,7 @@ impl Nat {
         let (mapping_keys, server_keys) = (key(), key());
         rng.set_stream(u64::from(shard) + 1);
         Self {
-            mappings: Mappings::new(mapping_keys, shard, shards),
+            mappings: Mappings::new(mapping_keys, shard, shards, filtering == Filtering::AddressDependent),
             filtering,
             rng,
             servers: KeyedState(server_keys),
@@ -80,7 +81,7 @@ impl Nat {
     /// See [`NatError`]; the flow should be dropped then.
     pub fn set_up(
         &mut self,
-        table: &Conntrack,
+        table: &mut Conntrack,
         begin: &mut Begin,
         target: &Target,
         hook: Hook,
@@ -137,6 +138,9 @@ impl Nat {
     /// A new flow from outside to an outside endpoint of somebody's: where it goes, if the filtering lets it in.
     #[must_use]
     pub fn inbound(&self, tuple: &FlowTuple) -> Option<Endpoint> {
+        if self.mappings.is_empty() || self.filtering == Filtering::AddressAndPortDependent {
+            return None;
+        }
         let inside = self.mappings.owner(&Endpoint::destination_of(tuple))?;
         let allowed = match self.filtering {
             Filtering::EndpointIndependent => true,
@@ -157,20 +161,20 @@ impl Nat {
     ///
     /// # Errors
     /// [`NatError::NoFreePort`].
-    pub fn make_unique(&mut self, table: &Conntrack, begin: &mut Begin) -> Result<(), NatError> {
-        if table.find(&begin.entry.reply).is_none() {
-            return Ok(());
+    pub fn make_unique(&mut self, table: &mut Conntrack, begin: &mut Begin) -> Result<(), NatError> {
+        if table.clashes(begin) {
+            let src = begin.entry.reply.dst();
+            let choice = Choice { addresses: (src, src), ports: None, random: false };
+            self.map_source(table, &mut begin.entry, &choice)?;
         }
-        let src = begin.entry.reply.dst();
-        self.map_source(
-            table,
-            &mut begin.entry,
-            &Choice { addresses: (src, src), ports: None, random: false },
-        )
+        let entry = &mut begin.entry;
+        entry.taken = [entry.has_ports() && entry.is_dst_nat(), entry.has_ports() && entry.is_src_nat()];
+        Ok(())
     }
 
     /// A flow that has ended gives back what it used.
     pub fn release(&mut self, entry: &Entry) {
+        entry.taken_tuples().for_each(|tuple| self.mappings.vacate(tuple));
         if entry.owns_mapping {
             let outside = Endpoint {
                 addr: entry.reply.dst(),
@@ -183,6 +187,7 @@ impl Nat {
 
     /// A flow was confirmed: what it uses is in use now.
     pub fn keep(&mut self, entry: &Entry) {
+        entry.taken_tuples().for_each(|tuple| self.mappings.take(tuple));
         if entry.owns_mapping {
             let outside = Endpoint {
                 addr: entry.reply.dst(),
@@ -200,22 +205,39 @@ impl Nat {
         &self.mappings
     }
 
-    fn map_source(&mut self, table: &Conntrack, entry: &mut Entry, choice: &Choice) -> Result<(), NatError> {
+    fn map_source(
+        &mut self,
+        table: &mut Conntrack,
+        entry: &mut Entry,
+        choice: &Choice,
+    ) -> Result<(), NatError> {
         let forward = entry.reply.reversed();
         let inside = Endpoint::source_of(&entry.original);
         let answer = |outside: &Endpoint| forward.with_source(outside.addr, outside.port).reversed();
-        let mut free = |outside: &Endpoint| table.find(&answer(outside)).is_none();
         if !entry.has_ports() {
             let (first, _) = choice.addresses;
             let outside = Endpoint { addr: first, port: forward.src_port, protocol: forward.protocol };
-            if !free(&outside) {
+            if table.find(&answer(&outside)).is_some() {
                 return Err(NatError::NoFreePort);
             }
             entry.reply = answer(&outside);
             return Ok(());
         }
-        let chosen =
-            self.mappings.choose(inside, choice, &mut self.rng, &mut free).ok_or(NatError::NoFreePort)?;
+        let mut met = Vec::new();
+        let mut free = |tuple: &FlowTuple| match table.find(tuple) {
+            None => true,
+            Some((id, direction)) => {
+                met.push((*tuple, id, direction));
+                false
+            }
+        };
+        let chosen = self.mappings.choose(inside, choice, &mut self.rng, &answer, &mut free);
+        // They are not met again.
+        for (tuple, id, direction) in met {
+            table.mark_taken(id, direction);
+            self.mappings.take(&tuple);
+        }
+        let chosen = chosen.ok_or(NatError::NoFreePort)?;
         entry.reply = answer(&chosen.outside);
         entry.owns_mapping = chosen.owned;
         Ok(())
@@ -253,12 +275,12 @@ impl Nat {
         servers.iter().max_by_key(|server| weight(server)).expect("a rule names at least one server")
     }
 
-    /// An address of the range: by the client alone when `persistent`, else by its port and the destination, too.
+    /// An address of the range: by the client's alone when `persistent`, else by the destination's, too (as Linux does).
     fn pick(&self, tuple: &FlowTuple, (first, last): (IpAddr, IpAddr), persistent: bool) -> IpAddr {
         let mut hasher = self.servers.build_hasher();
         tuple.src().hash(&mut hasher);
         if !persistent {
-            (tuple.src_port, tuple.dst(), tuple.dst_port).hash(&mut hasher);
+            tuple.dst().hash(&mut hasher);
         }
         let hash = hasher.finish();
         match (first, last) {

@@ -1,10 +1,16 @@
 //! Which outside address and port an inside endpoint gets: the same for all of its flows (endpoint-independent mapping, RFC
-//! 4787 REQ-1, RFC 5382 REQ-1), its own port where that is free (REQ-3 of RFC 4787 allows it), else one of the same kind at
-//! random. When every port has an owner, one is shared by flows to different destinations: an allocation fails only when
-//! no port is free for its destination.
+//! 4787 REQ-1, RFC 5382 REQ-1), its own port where that is free (REQ-3 of RFC 4787 allows it), else one of the same kind from
+//! a random one on (RFC 6056 section 3.3.1). When every port has an owner, one is shared by flows to different destinations: an
+//! allocation fails only when no port is free for its destination.
+//!
+//! Two books say which ports are out of the question, 64 at a time: those with an owner, and those that flows use towards a
+//! destination. The latter has translated flows from their beginning; any other flow in the way gets into it when it is first
+//! met. So a port is found in a bounded number of steps, and in one more for each flow that is met, once in its life.
 //!
 //! Ports satisfy `port % shards == shard`, so that any shard knows the owner of a reply.
 
+use core::cell::Cell;
+use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
 use core::ops::RangeInclusive;
 use std::collections::HashMap;
@@ -12,11 +18,12 @@ use std::collections::HashMap;
 use rand_chacha::ChaCha12Rng;
 use rand_core::RngCore;
 
+use super::port_set::{PortSet, first_missing};
 use crate::flow::FlowTuple;
 use crate::net::keyed::KeyedState;
 
 /// An address with a port (or ICMP identifier) of one protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// Address.
     pub addr: IpAddr,
@@ -24,6 +31,22 @@ pub struct Endpoint {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
+}
+
+/// In whole words: an IPv4 endpoint is one.
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let end = u64::from(self.port) << 8 | u64::from(self.protocol);
+        match self.addr {
+            IpAddr::V4(addr) => state.write_u64(u64::from(u32::from(addr)) << 32 | end),
+            IpAddr::V6(addr) => {
+                let [high, low] = [u128::from(addr) >> 64, u128::from(addr)].map(|half| half as u64);
+                state.write_u64(high);
+                state.write_u64(low);
+                state.write_u64(end);
+            }
+        }
+    }
 }
 
 impl Endpoint {
@@ -44,9 +67,8 @@ impl Endpoint {
 #[derive(Debug)]
 struct Mapping {
     outside: Endpoint,
-    /// Flows that use it: their outside destinations, and how many to each address.
+    /// Flows that use it.
     flows: u32,
-    remotes: Vec<(IpAddr, u32)>,
 }
 
 /// All mappings of one shard.
@@ -55,15 +77,17 @@ pub struct Mappings {
     by_inside: HashMap<Endpoint, Mapping, KeyedState>,
     /// Who owns an outside endpoint.
     by_outside: HashMap<Endpoint, Endpoint, KeyedState>,
-    /// The same, a bit for each port, so that one without an owner is found without asking for each: 512 ports a block, by
-    /// address, protocol and block. Blocks without any are not kept.
-    owned: HashMap<(IpAddr, u8, u8), [u64; BLOCK_WORDS], KeyedState>,
+    /// The ports of the same, by address and protocol, as [`Mappings::number`]s.
+    owned: HashMap<(IpAddr, u8), PortSet, KeyedState>,
+    /// Ports whose answers are some flow's, by the answer's tuple without its port, as [`Mappings::number`]s.
+    taken: HashMap<FlowTuple, PortSet, KeyedState>,
+    /// How many flows an inside endpoint has to an address; `None`: nobody will ask.
+    talks: Option<HashMap<(Endpoint, IpAddr), u32, KeyedState>>,
     shard: u16,
     shards: u16,
+    /// What the last search took, to be bounded by tests.
+    steps: Cell<u32>,
 }
-
-const BLOCK_WORDS: usize = 8;
-const BLOCK_PORTS: u32 = 64 * BLOCK_WORDS as u32;
 
 /// What to choose from.
 #[derive(Clone, Debug)]
@@ -86,59 +110,85 @@ pub struct Chosen {
 }
 
 impl Mappings {
-    /// None yet. `hash_keys` must be unpredictable on a real network.
+    /// None yet. `hash_keys` must be unpredictable on a real network. `talks`: [`Mappings::talks_to`] will be asked.
     #[must_use]
-    pub fn new(hash_keys: (u64, u64), shard: u16, shards: u16) -> Self {
+    pub fn new(hash_keys: (u64, u64), shard: u16, shards: u16, talks: bool) -> Self {
         let shards = shards.max(1);
         Self {
             by_inside: HashMap::with_hasher(KeyedState(hash_keys)),
             by_outside: HashMap::with_hasher(KeyedState((hash_keys.1, hash_keys.0))),
             owned: HashMap::with_hasher(KeyedState((hash_keys.0, !hash_keys.1))),
+            taken: HashMap::with_hasher(KeyedState((!hash_keys.0, hash_keys.1))),
+            talks: talks.then(|| HashMap::with_hasher(KeyedState((!hash_keys.0, !hash_keys.1)))),
             shard: shard % shards,
             shards,
+            steps: Cell::new(0),
         }
     }
 
-    /// An outside endpoint for a flow of `inside`. `free` tells whether the flow's answers, were they sent to that endpoint,
-    /// would belong to no other flow. `None`: no port is free for this destination. Ports with an owner are passed over 64 at a
-    /// time; only when all have one is each looked at.
+    /// An outside endpoint for a flow of `inside`. `answer` is the tuple of the flow's answers when they are sent to an endpoint,
+    /// and `free` tells whether one belongs to no other flow; the caller should [`Mappings::take`] those that do. `None`: no
+    /// port is free for this destination.
     pub fn choose(
         &self,
         inside: Endpoint,
         choice: &Choice,
         rng: &mut ChaCha12Rng,
-        free: &mut dyn FnMut(&Endpoint) -> bool,
+        answer: &dyn Fn(&Endpoint) -> FlowTuple,
+        free: &mut dyn FnMut(&FlowTuple) -> bool,
     ) -> Option<Chosen> {
+        self.steps.set(0);
         if let Some(mapping) = self.by_inside.get(&inside) {
             let outside = mapping.outside;
             let (first, last) = choice.addresses;
             let wanted = choice.ports.as_ref().is_none_or(|ports| ports.contains(&outside.port));
-            if wanted && (first..=last).contains(&outside.addr) && free(&outside) {
+            if wanted && (first..=last).contains(&outside.addr) && free(&answer(&outside)) {
                 return Some(Chosen { outside, owned: true });
             }
         }
         let addr = self.address(inside, choice.addresses);
         let at = |port| Endpoint { addr, port, ..inside };
         let range = choice.ports.clone().unwrap_or_else(|| kind_of(inside));
-        let keep = !choice.random && range.contains(&inside.port) && self.is_ours(inside.port);
-        if keep && !self.by_outside.contains_key(&at(inside.port)) && free(&at(inside.port)) {
+        let keep = !choice.random && range.contains(&inside.port) && self.number(inside.port).is_some();
+        if keep && !self.by_outside.contains_key(&at(inside.port)) && free(&answer(&at(inside.port))) {
             return Some(Chosen { outside: at(inside.port), owned: true });
         }
-        let mut candidates = self.candidates(&range, rng);
-        let begin = u32::from(candidates.clone().next()?);
-        let (start, end) = (u32::from(*range.start()), u32::from(*range.end()));
-        for (from, to) in [(begin, end), (start, begin.saturating_sub(1))] {
-            let mut next = from;
-            while let Some(port) = self.next_unowned(addr, inside.protocol, next, to) {
-                if self.is_ours(port) && free(&at(port)) {
-                    return Some(Chosen { outside: at(port), owned: true });
-                }
-                next = u32::from(port) + 1;
+        let (first, last) = self.numbers(&range)?;
+        let begin = first + (rng.next_u32() % (u32::from(last - first) + 1)) as u16;
+        let none = PortSet::default();
+        let owned = self.owned.get(&(addr, inside.protocol)).unwrap_or(&none);
+        let taken = self.taken.get(&answer(&at(0))).unwrap_or(&none);
+        let mut search = |sets: &[&PortSet], from, to| {
+            first_missing(sets, from, to, &self.steps, |number| free(&answer(&at(self.port(number)))))
+        };
+        // When every port has an owner, one is shared whose owner's flows go elsewhere.
+        for (sets, is_owned) in [(&[owned, taken][..], true), (&[taken], false)] {
+            let found = search(sets, begin, last)
+                .or_else(|| (begin > first).then(|| search(sets, first, begin - 1)).flatten());
+            if let Some(number) = found {
+                return Some(Chosen { outside: at(self.port(number)), owned: is_owned });
             }
         }
-        // Every port has an owner: share one whose owner's flows go elsewhere.
-        let shared = candidates.find(|port| free(&at(*port)))?;
-        Some(Chosen { outside: at(shared), owned: false })
+        None
+    }
+
+    /// Answers with this tuple are some flow's.
+    pub fn take(&mut self, answer: &FlowTuple) {
+        if let Some(number) = self.number(answer.dst_port) {
+            self.taken.entry(answer.with_destination(answer.dst(), 0)).or_default().insert(number);
+        }
+    }
+
+    /// Answers with this tuple are no flow's any more.
+    pub fn vacate(&mut self, answer: &FlowTuple) {
+        let key = answer.with_destination(answer.dst(), 0);
+        let (Some(number), Some(ports)) = (self.number(answer.dst_port), self.taken.get_mut(&key)) else {
+            return;
+        };
+        ports.remove(number);
+        if ports.is_empty() {
+            self.taken.remove(&key);
+        }
     }
 
     /// A flow of `inside` to `remote` uses what was chosen.
@@ -146,22 +196,22 @@ impl Mappings {
         if !chosen.owned {
             return;
         }
-        let mapping = self.by_inside.entry(inside).or_insert_with(|| Mapping {
-            outside: chosen.outside,
-            flows: 0,
-            remotes: Vec::new(),
-        });
+        let mapping =
+            self.by_inside.entry(inside).or_insert_with(|| Mapping { outside: chosen.outside, flows: 0 });
         if mapping.outside != chosen.outside {
             // The rules send this flow elsewhere than the endpoint's others.
             return;
         }
-        self.by_outside.insert(chosen.outside, inside);
-        let (key, word, bit) = place_of(&chosen.outside);
-        self.owned.entry(key).or_default()[word] |= bit;
         mapping.flows += 1;
-        match mapping.remotes.iter_mut().find(|(addr, _)| *addr == remote) {
-            Some((_, flows)) => *flows += 1,
-            None => mapping.remotes.push((remote, 1)),
+        if let Some(talks) = &mut self.talks {
+            *talks.entry((inside, remote)).or_default() += 1;
+        }
+        if mapping.flows == 1 {
+            let Endpoint { addr, port, protocol } = chosen.outside;
+            self.by_outside.insert(chosen.outside, inside);
+            if let Some(number) = self.number(port) {
+                self.owned.entry((addr, protocol)).or_default().insert(number);
+            }
         }
     }
 
@@ -171,23 +221,33 @@ impl Mappings {
         else {
             return;
         };
-        let Some(place) = mapping.remotes.iter().position(|(addr, _)| *addr == remote) else { return };
-        mapping.remotes[place].1 -= 1;
-        if mapping.remotes[place].1 == 0 {
-            mapping.remotes.swap_remove(place);
-        }
         mapping.flows -= 1;
-        if mapping.flows == 0 {
+        let is_last = mapping.flows == 0;
+        if let Some(talks) = &mut self.talks
+            && let Some(flows) = talks.get_mut(&(inside, remote))
+        {
+            *flows -= 1;
+            if *flows == 0 {
+                talks.remove(&(inside, remote));
+            }
+        }
+        if is_last {
             self.by_inside.remove(&inside);
             self.by_outside.remove(&outside);
-            let (key, word, bit) = place_of(&outside);
-            if let Some(block) = self.owned.get_mut(&key) {
-                block[word] &= !bit;
-                if *block == [0; BLOCK_WORDS] {
+            let key = (outside.addr, outside.protocol);
+            if let (Some(number), Some(ports)) = (self.number(outside.port), self.owned.get_mut(&key)) {
+                ports.remove(number);
+                if ports.is_empty() {
                     self.owned.remove(&key);
                 }
             }
         }
+    }
+
+    /// What the last [`Mappings::choose`] looked at: words of 64 ports, and ports that turned out to be in use.
+    #[cfg(test)]
+    pub(super) fn steps(&self) -> u32 {
+        self.steps.get()
     }
 
     /// Whose outside endpoint it is.
@@ -199,9 +259,7 @@ impl Mappings {
     /// Whether the inside endpoint has a flow to `remote`.
     #[must_use]
     pub fn talks_to(&self, inside: &Endpoint, remote: IpAddr) -> bool {
-        self.by_inside
-            .get(inside)
-            .is_some_and(|mapping| mapping.remotes.iter().any(|(addr, _)| *addr == remote))
+        self.talks.as_ref().is_some_and(|talks| talks.contains_key(&(*inside, remote)))
     }
 
     /// Mappings.
@@ -216,29 +274,21 @@ impl Mappings {
         self.by_inside.is_empty()
     }
 
-    /// The first port from `from` to `to` that has no owner.
-    fn next_unowned(&self, addr: IpAddr, protocol: u8, from: u32, to: u32) -> Option<u16> {
-        let mut port = from;
-        while port <= to {
-            let block = self.owned.get(&(addr, protocol, (port / BLOCK_PORTS) as u8));
-            let Some(block) = block else { return Some(port as u16) };
-            loop {
-                let free = !block[(port % BLOCK_PORTS / 64) as usize] >> (port % 64);
-                if free != 0 {
-                    port += free.trailing_zeros();
-                    return (port <= to).then_some(port as u16);
-                }
-                port = (port / 64 + 1) * 64;
-                if port.is_multiple_of(BLOCK_PORTS) {
-                    break;
-                }
-            }
-        }
-        None
+    /// Which of this shard's ports it is, counted from 0; `None`: it is another shard's.
+    fn number(&self, port: u16) -> Option<u16> {
+        (port % self.shards == self.shard).then_some(port / self.shards)
     }
 
-    fn is_ours(&self, port: u16) -> bool {
-        port % self.shards == self.shard
+    /// The port that is this shard's `number`-th.
+    fn port(&self, number: u16) -> u16 {
+        number * self.shards + self.shard
+    }
+
+    /// The first and the last number of this shard's ports of a range; `None`: it has none of them.
+    fn numbers(&self, range: &RangeInclusive<u16>) -> Option<(u16, u16)> {
+        let first = range.start().saturating_sub(self.shard).div_ceil(self.shards);
+        let last = range.end().checked_sub(self.shard)? / self.shards;
+        (first <= last).then_some((first, last))
     }
 
     /// The address for all flows of an inside host (RFC 4787 REQ-2: paired pooling).
@@ -262,27 +312,6 @@ impl Mappings {
             (first, _) => first,
         }
     }
-
-    /// This shard's ports of `range`, each once, from a random one on.
-    fn candidates(
-        &self,
-        range: &RangeInclusive<u16>,
-        rng: &mut ChaCha12Rng,
-    ) -> impl Iterator<Item = u16> + Clone + use<> {
-        let (shard, shards) = (u32::from(self.shard), u32::from(self.shards));
-        let (start, end) = (u32::from(*range.start()), u32::from(*range.end()));
-        let first = start + (shard + shards - start % shards) % shards;
-        let count = if first > end { 0 } else { (end - first) / shards + 1 };
-        let skip = if count == 0 { 0 } else { rng.next_u32() % count };
-        (0..count).map(move |step| (first + (step + skip) % count * shards) as u16)
-    }
-}
-
-/// Where an outside endpoint has its bit: block, word, and the bit.
-fn place_of(outside: &Endpoint) -> ((IpAddr, u8, u8), usize, u64) {
-    let port = u32::from(outside.port);
-    let key = (outside.addr, outside.protocol, (port / BLOCK_PORTS) as u8);
-    (key, (port % BLOCK_PORTS / 64) as usize, 1 << (port % 64))
 }
 
 /// Ports of the same kind: well-known ports stay below 1024 (RFC 4787 REQ-3 b), others stay above; an identifier may be any.
@@ -298,38 +327,10 @@ fn kind_of(inside: Endpoint) -> RangeInclusive<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::net::SocketAddr;
     use proptest::prelude::*;
     use rand_core::SeedableRng;
     use std::collections::HashSet;
-
-    proptest! {
-        #[test]
-        fn the_next_port_without_an_owner_is_the_next_one(
-            gaps in prop::collection::vec((0u16..2000, 1u16..300), 0..12),
-            from in 0u16..2200,
-            span in 0u16..1500,
-        ) {
-            let mut mappings = Mappings::new((1, 2), 0, 1);
-            let mut owned = HashSet::new();
-            for (start, len) in gaps {
-                for port in start..start + len {
-                    if owned.insert(port) {
-                        let outside = Endpoint { addr: IpAddr::from([192, 0, 2, 1]), port, protocol: 17 };
-                        mappings.add(inside(1, port), Chosen { outside, owned: true }, IpAddr::from([198, 51, 100, 1]));
-                    }
-                }
-            }
-            let to = from + span;
-            let expected = (from..=to).find(|port| !owned.contains(port));
-            let addr = IpAddr::from([192, 0, 2, 1]);
-            prop_assert_eq!(mappings.next_unowned(addr, 17, from.into(), to.into()), expected);
-            for port in owned {
-                let outside = Endpoint { addr, port, protocol: 17 };
-                mappings.remove(inside(1, port), outside, IpAddr::from([198, 51, 100, 1]));
-            }
-            prop_assert!(mappings.owned.is_empty());
-        }
-    }
 
     fn inside(host: u8, port: u16) -> Endpoint {
         Endpoint { addr: IpAddr::from([10, 0, 0, host]), port, protocol: 17 }
@@ -344,12 +345,18 @@ mod tests {
         ChaCha12Rng::from_seed([7; 32])
     }
 
+    /// The answers of [`REMOTE`].
+    fn answer(outside: &Endpoint) -> FlowTuple {
+        let source = SocketAddr::new(REMOTE, 53);
+        FlowTuple::new(source, SocketAddr::new(outside.addr, outside.port), outside.protocol)
+    }
+
     const REMOTE: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(198, 51, 100, 1));
 
     #[test]
     fn an_endpoint_keeps_its_port_and_its_mapping() {
-        let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1), rng());
-        let one = mappings.choose(inside(1, 5000), &choice(None), &mut rng, &mut |_| true).unwrap();
+        let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1, true), rng());
+        let one = mappings.choose(inside(1, 5000), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         assert_eq!(
             one,
             Chosen {
@@ -359,13 +366,13 @@ mod tests {
         );
         mappings.add(inside(1, 5000), one, REMOTE);
         // Another host with the same port gets another, and both keep theirs for every destination.
-        let two = mappings.choose(inside(2, 5000), &choice(None), &mut rng, &mut |_| true).unwrap();
+        let two = mappings.choose(inside(2, 5000), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         assert_ne!(two.outside.port, 5000);
         assert!(two.outside.port >= 1024);
         mappings.add(inside(2, 5000), two, REMOTE);
         for (host, chosen) in [(1, one), (2, two)] {
             assert_eq!(
-                mappings.choose(inside(host, 5000), &choice(None), &mut rng, &mut |_| true),
+                mappings.choose(inside(host, 5000), &choice(None), &mut rng, &answer, &mut |_| true),
                 Some(chosen)
             );
             assert_eq!(mappings.owner(&chosen.outside), Some(inside(host, 5000)));
@@ -379,25 +386,28 @@ mod tests {
 
     #[test]
     fn the_last_free_port_is_found_and_then_ports_are_shared_by_destination() {
-        let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1), rng());
+        let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1, true), rng());
         let mut taken = HashSet::new();
         for host in 0..10 {
             let chosen = mappings
-                .choose(inside(host, 9), &choice(Some(2000..=2009)), &mut rng, &mut |end| {
+                .choose(inside(host, 9), &choice(Some(2000..=2009)), &mut rng, &answer, &mut |end| {
                     !taken.contains(end)
                 })
                 .unwrap();
-            assert!(chosen.owned && taken.insert(chosen.outside));
+            assert!(chosen.owned && taken.insert(answer(&chosen.outside)));
+            mappings.take(&answer(&chosen.outside));
             mappings.add(inside(host, 9), chosen, REMOTE);
         }
         assert_eq!(
-            mappings
-                .choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &mut |end| !taken.contains(end)),
+            mappings.choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &answer, &mut |end| !taken
+                .contains(end)),
             None
         );
         // To another destination all are free.
-        let shared =
-            mappings.choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &mut |_| true).unwrap();
+        let elsewhere = |outside: &Endpoint| answer(outside).with_source(IpAddr::from([198, 51, 100, 2]), 53);
+        let shared = mappings
+            .choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &elsewhere, &mut |_| true)
+            .unwrap();
         assert!(!shared.owned);
         mappings.add(inside(99, 9), shared, REMOTE);
         assert_ne!(mappings.owner(&shared.outside), Some(inside(99, 9)), "the port stays its owner's");
@@ -405,10 +415,10 @@ mod tests {
 
     #[test]
     fn well_known_ports_stay_well_known() {
-        let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1), rng());
-        let one = mappings.choose(inside(1, 500), &choice(None), &mut rng, &mut |_| true).unwrap();
+        let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1, true), rng());
+        let one = mappings.choose(inside(1, 500), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         mappings.add(inside(1, 500), one, REMOTE);
-        let two = mappings.choose(inside(2, 500), &choice(None), &mut rng, &mut |_| true).unwrap();
+        let two = mappings.choose(inside(2, 500), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         assert!((1..1024).contains(&two.outside.port) && two.outside.port != 500);
     }
 
@@ -419,12 +429,19 @@ mod tests {
             let range = start..=start + len;
             let mut found = HashSet::new();
             for shard in 0..shards {
-                let mappings = Mappings::new((1, 2), shard, shards);
+                let mut mappings = Mappings::new((1, 2), shard, shards, false);
                 let mut rng = ChaCha12Rng::from_seed([seed; 32]);
-                for port in mappings.candidates(&range, &mut rng) {
+                // Another port than any of the range, so that none is kept.
+                while let Some(chosen) = mappings.choose(inside(1, 9999), &choice(Some(range.clone())), &mut rng, &answer, &mut |_| true) {
+                    let port = chosen.outside.port;
                     prop_assert_eq!(port % shards, shard);
                     prop_assert!(range.contains(&port) && found.insert(port));
+                    mappings.take(&answer(&chosen.outside));
                 }
+                for port in range.clone() {
+                    mappings.vacate(&answer(&Endpoint { addr: IpAddr::from([192, 0, 2, 1]), port, protocol: 17 }));
+                }
+                prop_assert!(mappings.taken.is_empty());
             }
             prop_assert_eq!(found.len(), usize::from(len) + 1);
         }
@@ -432,12 +449,12 @@ mod tests {
         /// No two endpoints own one outside endpoint, however flows come and go; the books end empty.
         #[test]
         fn owners_are_one_to_one(steps in prop::collection::vec((0u8..6, 0u16..4, any::<bool>()), 1..150)) {
-            let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1), rng());
+            let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1, true), rng());
             let mut flows: Vec<(Endpoint, Chosen)> = Vec::new();
             for (host, port, open) in steps {
                 let from = inside(host, 3000 + port);
                 if open {
-                    let Some(chosen) = mappings.choose(from, &choice(Some(3000..=3007)), &mut rng, &mut |_| true) else { continue };
+                    let Some(chosen) = mappings.choose(from, &choice(Some(3000..=3007)), &mut rng, &answer, &mut |_| true) else { continue };
                     mappings.add(from, chosen, REMOTE);
                     flows.push((from, chosen));
                 } else if let Some(place) = flows.iter().position(|(known, _)| *known == from) {

@@ -6,17 +6,13 @@ use std::collections::HashSet;
 use super::*;
 use crate::flow::conntrack::{ConntrackConfig, Direction, Tracked};
 use crate::flow::filter::{RuleSet, Table};
+use crate::flow::testing::udp;
 use crate::flow::view::{PacketView, Transport};
 use crate::parse::protocol;
 use crate::time::{Duration, Instant};
 
 fn at(seconds: u64) -> Instant {
     Instant::ZERO + Duration::from_secs(seconds)
-}
-
-fn view(src: &str, dst: &str) -> PacketView {
-    let tuple = FlowTuple::new(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP);
-    PacketView { tuple, len: 60, packets: 1, transport: Transport::Ports }
 }
 
 fn target(rule: &str) -> (Hook, Target) {
@@ -42,11 +38,11 @@ impl Bed {
         let here = Some(if view.tuple.is_ipv4() { "192.0.2.1" } else { "2001:db8:1::1" }.parse().unwrap());
         for rule in rules {
             let (hook, target) = target(rule);
-            self.nat.set_up(&self.table, &mut begin, &target, hook, here)?;
+            self.nat.set_up(&mut self.table, &mut begin, &target, hook, here)?;
         }
-        self.nat.make_unique(&self.table, &mut begin)?;
+        self.nat.make_unique(&mut self.table, &mut begin)?;
         let id = self.table.confirm(at(0), begin).unwrap();
-        let entry = self.table.get(id).unwrap().clone();
+        let entry = *self.table.get(id).unwrap();
         self.nat.keep(&entry);
         Ok(entry)
     }
@@ -69,19 +65,19 @@ fn forward(entry: &Entry) -> FlowTuple {
 #[test]
 fn masquerade_keeps_the_port_and_takes_the_interfaces_address() {
     let mut bed = Bed::new(Filtering::default());
-    let entry = bed.open(&view("10.0.0.2:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
+    let entry = bed.open(&udp("10.0.0.2:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
     assert_eq!(forward(&entry).source(), "192.0.2.1:5000".parse().unwrap());
     assert_eq!(translated(&entry, Direction::Reply), Some(entry.original.reversed()));
-    let other = bed.open(&view("10.0.0.3:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
+    let other = bed.open(&udp("10.0.0.3:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
     assert_ne!(forward(&other).src_port, 5000);
 }
 
 #[test]
 fn one_endpoint_has_one_mapping_whatever_it_talks_to() {
     let mut bed = Bed::new(Filtering::default());
-    bed.open(&view("10.0.0.9:5000", "198.51.100.9:53"), &[MASQUERADE]).unwrap();
-    let first = bed.open(&view("10.0.0.2:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
-    let second = bed.open(&view("10.0.0.2:5000", "198.51.100.2:99"), &[MASQUERADE]).unwrap();
+    bed.open(&udp("10.0.0.9:5000", "198.51.100.9:53"), &[MASQUERADE]).unwrap();
+    let first = bed.open(&udp("10.0.0.2:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
+    let second = bed.open(&udp("10.0.0.2:5000", "198.51.100.2:99"), &[MASQUERADE]).unwrap();
     assert_eq!(forward(&first).source(), forward(&second).source());
 }
 
@@ -93,14 +89,14 @@ fn filtering_decides_who_may_send_to_a_mapping() {
         (Filtering::AddressAndPortDependent, false, false),
     ] {
         let mut bed = Bed::new(filtering);
-        bed.open(&view("10.0.0.2:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
-        let let_in = |src: &str| bed.nat.inbound(&view(src, "192.0.2.1:5000").tuple).is_some();
+        bed.open(&udp("10.0.0.2:5000", "198.51.100.1:53"), &[MASQUERADE]).unwrap();
+        let let_in = |src: &str| bed.nat.inbound(&udp(src, "192.0.2.1:5000").tuple).is_some();
         assert_eq!(
             (let_in("203.0.113.5:9"), let_in("198.51.100.1:99")),
             (stranger, other_port),
             "{filtering:?}"
         );
-        assert!(bed.nat.inbound(&view("198.51.100.1:53", "192.0.2.1:5001").tuple).is_none());
+        assert!(bed.nat.inbound(&udp("198.51.100.1:53", "192.0.2.1:5001").tuple).is_none());
     }
 }
 
@@ -108,7 +104,7 @@ fn filtering_decides_who_may_send_to_a_mapping() {
 fn a_forwarded_port_leads_to_the_server_and_its_answers_come_from_the_outside_address() {
     let mut bed = Bed::new(Filtering::default());
     let rule = "-A PREROUTING -p udp --dport 80 -j DNAT --to-destination 192.168.1.100:8080";
-    let entry = bed.open(&view("203.0.113.5:4000", "192.0.2.1:80"), &[rule]).unwrap();
+    let entry = bed.open(&udp("203.0.113.5:4000", "192.0.2.1:80"), &[rule]).unwrap();
     assert_eq!(forward(&entry).destination(), "192.168.1.100:8080".parse().unwrap());
     let answer = translated(&entry, Direction::Reply).unwrap();
     assert_eq!(
@@ -121,7 +117,7 @@ fn a_forwarded_port_leads_to_the_server_and_its_answers_come_from_the_outside_ad
 fn hairpin_goes_in_and_out_translated() {
     let mut bed = Bed::new(Filtering::default());
     let rules = ["-A PREROUTING -p udp --dport 80 -j DNAT --to-destination 10.0.0.100", MASQUERADE];
-    let entry = bed.open(&view("10.0.0.2:5000", "192.0.2.1:80"), &rules).unwrap();
+    let entry = bed.open(&udp("10.0.0.2:5000", "192.0.2.1:80"), &rules).unwrap();
     assert_eq!(forward(&entry).source(), "192.0.2.1:5000".parse().unwrap());
     assert_eq!(forward(&entry).destination(), "10.0.0.100:80".parse().unwrap());
 }
@@ -131,13 +127,13 @@ fn two_ways_to_one_server_stay_apart() {
     let mut bed = Bed::new(Filtering::default());
     let first = bed
         .open(
-            &view("203.0.113.5:4000", "192.0.2.1:80"),
+            &udp("203.0.113.5:4000", "192.0.2.1:80"),
             &["-A PREROUTING -p udp -j DNAT --to-destination 10.0.0.100:80"],
         )
         .unwrap();
     let second = bed
         .open(
-            &view("203.0.113.5:4000", "192.0.2.1:81"),
+            &udp("203.0.113.5:4000", "192.0.2.1:81"),
             &["-A PREROUTING -p udp -j DNAT --to-destination 10.0.0.100:80"],
         )
         .unwrap();
@@ -177,14 +173,14 @@ fn servers_share_clients_and_each_client_keeps_its_server() {
 fn redirect_and_netmap_change_addresses_as_they_say() {
     let mut bed = Bed::new(Filtering::default());
     let rule = "-A PREROUTING -p udp -j REDIRECT --to-ports 3128";
-    let entry = bed.open(&view("10.0.0.2:5000", "198.51.100.1:80"), &[rule]).unwrap();
+    let entry = bed.open(&udp("10.0.0.2:5000", "198.51.100.1:80"), &[rule]).unwrap();
     assert_eq!(forward(&entry).destination(), "192.0.2.1:3128".parse().unwrap());
     let entry = bed
-        .open(&view("10.0.0.2:5001", "198.51.100.77:80"), &["-A PREROUTING -j NETMAP --to 172.16.5.0/24"])
+        .open(&udp("10.0.0.2:5001", "198.51.100.77:80"), &["-A PREROUTING -j NETMAP --to 172.16.5.0/24"])
         .unwrap();
     assert_eq!(forward(&entry).destination(), "172.16.5.77:80".parse().unwrap());
     let entry = bed
-        .open(&view("10.0.0.2:5002", "198.51.100.77:80"), &["-A POSTROUTING -j NETMAP --to 172.16.0.0/16"])
+        .open(&udp("10.0.0.2:5002", "198.51.100.77:80"), &["-A POSTROUTING -j NETMAP --to 172.16.0.0/16"])
         .unwrap();
     assert_eq!(forward(&entry).source(), "172.16.0.2:5002".parse().unwrap());
 }
@@ -195,22 +191,22 @@ fn the_last_free_port_is_found_and_then_the_flow_is_refused() {
     let rule = "-A POSTROUTING -p udp -j MASQUERADE --to-ports 2000-2099";
     let mut ports = HashSet::new();
     for host in 0..100 {
-        let entry = bed.open(&view(&format!("10.0.0.{host}:5000"), "198.51.100.1:53"), &[rule]).unwrap();
+        let entry = bed.open(&udp(&format!("10.0.0.{host}:5000"), "198.51.100.1:53"), &[rule]).unwrap();
         assert!(ports.insert(forward(&entry).src_port));
     }
-    let refused = bed.open(&view("10.0.0.200:5000", "198.51.100.1:53"), &[rule]);
+    let refused = bed.open(&udp("10.0.0.200:5000", "198.51.100.1:53"), &[rule]);
     assert_eq!(refused.unwrap_err(), NatError::NoFreePort);
-    bed.open(&view("10.0.0.200:5000", "198.51.100.2:53"), &[rule])
+    bed.open(&udp("10.0.0.200:5000", "198.51.100.2:53"), &[rule])
         .expect("another destination has free ports");
 }
 
 #[test]
 fn ipv6_flows_are_translated_to_ipv6_addresses_only() {
     let mut bed = Bed::new(Filtering::default());
-    let entry = bed.open(&view("[fd00::2]:5000", "[2001:db8::1]:53"), &[MASQUERADE]).unwrap();
+    let entry = bed.open(&udp("[fd00::2]:5000", "[2001:db8::1]:53"), &[MASQUERADE]).unwrap();
     assert_eq!(forward(&entry).source(), "[2001:db8:1::1]:5000".parse().unwrap());
     let refused = bed
-        .open(&view("[fd00::3]:5000", "[2001:db8::1]:53"), &["-A POSTROUTING -j SNAT --to-source 192.0.2.1"]);
+        .open(&udp("[fd00::3]:5000", "[2001:db8::1]:53"), &["-A POSTROUTING -j SNAT --to-source 192.0.2.1"]);
     assert_eq!(refused.unwrap_err(), NatError::NoAddress);
 }
 
@@ -223,7 +219,7 @@ proptest! {
         let rule = "-A POSTROUTING -p udp -j MASQUERADE --to-ports 4000-4015";
         let mut live: Vec<Entry> = Vec::new();
         for (host, port, remote, open) in steps {
-            let packet = view(&format!("10.0.0.{host}:{}", 4000 + port), &format!("198.51.100.{remote}:53"));
+            let packet = udp(&format!("10.0.0.{host}:{}", 4000 + port), &format!("198.51.100.{remote}:53"));
             let known = live.iter().position(|entry| entry.original == packet.tuple);
             match (known, open) {
                 (None, true) => {
@@ -252,4 +248,98 @@ proptest! {
         }
         prop_assert!(bed.nat.mappings().is_empty());
     }
+}
+
+/// Opens a flow from the `index`-th of many inside endpoints to `server`, masqueraded.
+fn open_many(bed: &mut Bed, target: &Target, index: u32, server: &str) -> Result<Entry, NatError> {
+    let [_, a, b, c] = index.to_be_bytes();
+    let src = SocketAddr::from(([10, a, b, c], 7000));
+    let tuple = FlowTuple::new(src, server.parse().unwrap(), protocol::UDP);
+    let view = PacketView { tuple, len: 60, packets: 1, hash: 0, transport: Transport::Ports };
+    let Tracked::Begin(mut begin) = bed.table.track(at(0), &view) else { panic!("not new") };
+    let here = Some("192.0.2.1".parse().unwrap());
+    bed.nat.set_up(&mut bed.table, &mut begin, target, Hook::Postrouting, here)?;
+    bed.nat.make_unique(&mut bed.table, &mut begin)?;
+    let id = bed.table.confirm(at(0), begin).unwrap();
+    let entry = *bed.table.get(id).unwrap();
+    bed.nat.keep(&entry);
+    Ok(entry)
+}
+
+/// A word of 64 ports each, twice: with and without owners, and what was met.
+const STEPS_MAX: u32 = 2 * 1024 + 64;
+const PORTS: u32 = 65_536 - 1024;
+
+#[test]
+fn the_last_free_port_takes_a_bounded_number_of_steps() {
+    let (mut bed, (_, target)) = (Bed::new(Filtering::default()), target(MASQUERADE));
+    let mut seen = HashSet::new();
+    let mut most = 0;
+    // Every port gets an owner; then each is shared, towards another destination.
+    for (server, first) in [("198.51.100.1:53", 0), ("198.51.100.2:53", 1 << 20)] {
+        seen.clear();
+        for index in 0..PORTS {
+            let entry = open_many(&mut bed, &target, first + index, server).unwrap();
+            assert!(seen.insert(entry.reply.dst_port));
+            assert_eq!(entry.owns_mapping, first == 0);
+            most = most.max(bed.nat.mappings().steps());
+        }
+        assert_eq!(open_many(&mut bed, &target, first + PORTS, server).unwrap_err(), NatError::NoFreePort);
+        most = most.max(bed.nat.mappings().steps());
+    }
+    assert!(most <= STEPS_MAX, "{most} steps");
+}
+
+#[test]
+fn flows_in_the_way_are_met_once() {
+    // Flows that are the outside address's own, which no translation has down.
+    let (mut bed, (_, target)) = (Bed::new(Filtering::default()), target(MASQUERADE));
+    let mut own = Vec::new();
+    for port in 1024..=u16::MAX {
+        if port != 40_000 {
+            let src = SocketAddr::from(([192, 0, 2, 1], port));
+            let tuple = FlowTuple::new(src, "198.51.100.1:53".parse().unwrap(), protocol::UDP);
+            let view = PacketView { tuple, len: 60, packets: 1, hash: 0, transport: Transport::Ports };
+            let Tracked::Begin(begin) = bed.table.track(at(0), &view) else { panic!("not new") };
+            own.push(bed.table.confirm(at(0), begin).unwrap());
+        }
+    }
+    let mut met = 0;
+    for index in 0..10 {
+        let entry = open_many(&mut bed, &target, index, "198.51.100.1:53").unwrap();
+        assert_eq!(entry.reply.dst_port, 40_000);
+        met += bed.nat.mappings().steps();
+        bed.end(&entry);
+    }
+    assert!(met <= PORTS + 11 * STEPS_MAX, "{met} steps");
+    // When they end, their ports are free again.
+    own.iter().for_each(|id| assert!(bed.table.delete(*id)));
+    for entry in bed.table.take_ended() {
+        bed.nat.release(&entry);
+    }
+    let ports: HashSet<u16> = (0..100)
+        .map(|index| open_many(&mut bed, &target, index, "198.51.100.1:53").unwrap().reply.dst_port)
+        .collect();
+    assert_eq!(ports.len(), 100);
+}
+
+#[test]
+fn a_range_of_servers_is_shared_out_by_addresses_alone() {
+    let ends = |rule: &str, from: fn(u16) -> (String, String)| {
+        let mut bed = Bed::new(Filtering::default());
+        let open = |index| {
+            let (src, dst) = from(index);
+            bed.open(&udp(&src, &dst), &[rule]).unwrap().reply.src()
+        };
+        (0..40u16).map(open).collect::<HashSet<IpAddr>>().len()
+    };
+    let plain = "-A PREROUTING -j DNAT --to-destination 10.0.0.1-10.0.0.4";
+    let persistent = "-A PREROUTING -j DNAT --to-destination 10.0.0.1-10.0.0.4 --persistent";
+    let by_port = |index| (format!("203.0.113.5:{}", 4000 + index), format!("192.0.2.1:{}", 80 + index));
+    let by_destination =
+        |index| (format!("203.0.113.5:{}", 4000 + index), format!("192.0.2.{}:80", 1 + index));
+    let by_client = |index| (format!("203.0.113.{}:4000", 1 + index), "192.0.2.1:80".to_owned());
+    assert_eq!((ends(plain, by_port), ends(persistent, by_port)), (1, 1));
+    assert_eq!((ends(plain, by_destination), ends(persistent, by_destination)), (4, 1));
+    assert_eq!((ends(plain, by_client), ends(persistent, by_client)), (4, 4));
 }

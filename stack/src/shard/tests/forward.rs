@@ -51,7 +51,7 @@ impl Net {
         Self::on(TestLinks::new(8, &mtus), rules, change)
     }
 
-    fn on(links: TestLinks, rules: Option<&str>, change: impl FnOnce(&mut StackConfig)) -> Self {
+    pub(super) fn on(links: TestLinks, rules: Option<&str>, change: impl FnOnce(&mut StackConfig)) -> Self {
         Self::of_shards(vec![links], rules, change)
     }
 

@@ -40,7 +40,7 @@ fn real_frames() -> Vec<(usize, Vec<u8>)> {
 }
 
 /// Makes the checksums right again, as far as the headers make sense.
-fn repair(frame: &mut [u8]) {
+pub(super) fn repair(frame: &mut [u8]) {
     let Some(ip) = frame.get_mut(14..) else { return };
     let (header_len, protocol) = match ip.first().map(|first| first >> 4) {
         Some(4) if ip.len() >= 20 => (usize::from(ip[0] & 15) * 4, ip[9]),

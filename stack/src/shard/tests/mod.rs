@@ -27,6 +27,7 @@ mod queues;
 mod rules;
 mod tcp;
 mod udp;
+mod ways;
 
 const SEED: [u8; 32] = [7; 32];
 const MTU: usize = 1500;
