@@ -483,7 +483,7 @@ impl Tcp {
         connection.tune_receive_buffer(len, now, pressure);
         connection.forget_urgent();
         connection.measure_reading(now);
-        if connection.owes_window_update() {
+        if connection.owes_window_update_for(len) {
             connection.ack_now = true;
             return self.call(now, id.index, |_, _| ());
         }

@@ -216,6 +216,8 @@ pub(super) struct Cold {
     pub(super) soft_error: Option<TcpError>,
     /// End of urgent data: RCV.UP (RFC 9293 section 3.8.5).
     pub(super) urgent: Option<SeqNumber>,
+    /// End of the urgent data that is sent, until it is acknowledged: SND.UP.
+    pub(super) urgent_out: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
     /// When ICMP last lowered the path's MTU.
@@ -613,6 +615,14 @@ impl Connection {
         let current = self.rcv_wnd();
         let next = u32::from(self.select_window(false)) << self.rcv_wscale;
         next > current && next / 2 >= current && self.state.may_receive()
+    }
+
+    /// As [`Connection::owes_window_update`], for a read of `len` bytes. Where the window could have been as wide before, it
+    /// is the peer's first window that was narrow (SYNs have no scale), and the next ACK is early enough.
+    pub(super) fn owes_window_update_for(&self, len: usize) -> bool {
+        let before = self.options.clamped(self.receive.space(self.receive_cap()).saturating_sub(len));
+        let current = self.rcv_wnd() as usize;
+        self.owes_window_update() && (current == 0 || before / 2 <= current)
     }
 
     // ---- timestamps
