@@ -23,6 +23,7 @@ pub(crate) unsafe fn poll(fds: *mut pollfd, count: usize, timeout_ms: c_int) -> 
         // SAFETY: `i` is below `count`.
         entries.push(unsafe { fds.add(i).read_unaligned() });
     }
+    monitor::refresh();
     let outcome = monitor::block(patience(timeout_ms), Errno(libc::EAGAIN), |world| {
         let mut ready = 0;
         for entry in &mut entries {
@@ -95,7 +96,8 @@ impl World {
             mask |= READ | libc::POLLRDHUP;
         }
         if readiness.state != State::SynSent {
-            if readiness.readable_bytes > 0 {
+            let hidden = self.hidden_urgent(fd).is_some_and(|urgent| urgent.offset == 0 && urgent.arrived);
+            if readiness.readable_bytes > usize::from(hidden) {
                 mask |= READ;
             }
             // As in Linux: a third of the buffer is free, and little enough is unsent.
@@ -104,7 +106,7 @@ impl World {
             if over || readiness.fin_queued || room && few {
                 mask |= WRITE;
             }
-            if self.stack.tcp.urgent_ahead(id).is_ok_and(|ahead| ahead.is_some()) {
+            if self.has_urgent(fd) {
                 mask |= libc::POLLPRI;
             }
         }
