@@ -160,6 +160,8 @@ impl<'a> Sysctls<'a> {
             timestamps: self.flag("tcp_timestamps", true),
             timestamps_optional: true,
             sack: self.flag("tcp_sack", true),
+            challenge_acks: 1,
+            challenge_interval: Duration::from_millis(self.number("tcp_invalid_ratelimit").unwrap_or(500)),
             mtu_probing: match self.number("tcp_mtu_probing") {
                 Some(2) => MtuProbing::Always,
                 Some(1) => MtuProbing::OnBlackHole,

@@ -652,10 +652,10 @@ impl Connection {
     /// RFC 5961 section 7.
     pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
         let cold = self.cold_mut();
-        if cold.challenges == 0 || cx.now - cold.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
+        if cold.challenges == 0 || cx.now - cold.challenges_since >= cx.config.challenge_interval {
             (cold.challenges, cold.challenges_since) = (0, cx.now);
         }
-        if cold.challenges >= crate::limits::TCP_CHALLENGE_ACKS {
+        if cold.challenges >= cx.config.challenge_acks {
             cx.counters.tcp_challenge_acks_limited += 1;
             return;
         }

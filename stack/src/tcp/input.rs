@@ -333,9 +333,10 @@ impl Connection {
             return NEXT;
         }
         cx.counters.drop_merged(DropReason::TcpOutOfWindow, segment.merged);
-        if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
+        if segment.len() > 0 && !syn && (segment.seq + segment.len()).le(rcv_nxt) {
             cx.counters.tcp_duplicate_rx += u64::from(segment.merged);
-            self.note_duplicate(segment.payload_seq(), segment.payload_len());
+            // A FIN that comes again is a duplicate like any other.
+            self.note_duplicate(segment.seq, segment.len());
         }
         if syn && segment.has(Flags::ACK) && segment.seq == self.irs {
             self.ecn.note_syn_ack_again(segment);
