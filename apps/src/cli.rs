@@ -115,6 +115,11 @@ Examples:
   port = 80                           page, /status.json and /metrics, at the first link's addresses
   [echo]
   port = 7
+  [stack]
+  threads = 2                         each with a queue of every NIC at least, which is how many there
+                                      are unless given; a flow has one thread, both ways
+  [conntrack]
+  max = 262144
 
 Rules such as these make it a home's router:
   *nat

@@ -51,23 +51,29 @@ load_modules() {
 
 # The NICs are told apart by the addresses that run.sh gave them.
 name_nics() {
-    local nic
     ip link set lo up
-    for nic in 1 2; do
-        wait_until 20 interface_with "02:00:00:00:00:0$nic"
-    done
-    ip link set "$(interface_with 02:00:00:00:00:01)" name dut
-    ip netns add peer
-    ip link set "$(interface_with 02:00:00:00:00:02)" netns peer name peer
-    echo 0 >/proc/sys/net/ipv6/conf/dut/accept_dad
-    peer bash -c 'echo 0 >/proc/sys/net/ipv6/conf/peer/accept_dad; ip link set lo up'
-    ip addr add "$DUT_IP4/24" dev dut
-    ip addr add "$DUT_IP6/64" dev dut nodad
-    peer ip addr add "$PEER_IP4/24" dev peer
-    peer ip addr add "$PEER_IP6/64" dev peer nodad
-    ip link set dut up
-    peer ip link set peer up
-    wait_carrier
+    wire dut 01 "$DUT_IP4" "$DUT_IP6" peer 02 "$PEER_IP4" "$PEER_IP6"
+    ((ZC_WIRES == 1)) || wire "$DUT2" 03 10.78.0.1 fd78::1 peer2 04 "$PEER2_IP4" "$PEER2_IP6"
+}
+
+# wire DUT LAST_BYTE IP4 IP6 PEER LAST_BYTE IP4 IP6: names the two NICs, gives them their addresses, puts the second into a
+# namespace of its name.
+wire() {
+    local dut=$1 peer=$5
+    wait_until 20 interface_with "02:00:00:00:00:$2"
+    wait_until 20 interface_with "02:00:00:00:00:$6"
+    ip link set "$(interface_with "02:00:00:00:00:$2")" name "$dut"
+    ip netns add "$peer"
+    ip link set "$(interface_with "02:00:00:00:00:$6")" netns "$peer" name "$peer"
+    echo 0 >"/proc/sys/net/ipv6/conf/$dut/accept_dad"
+    ip netns exec "$peer" bash -c "echo 0 >/proc/sys/net/ipv6/conf/$peer/accept_dad; ip link set lo up"
+    ip addr add "$3/24" dev "$dut"
+    ip addr add "$4/64" dev "$dut" nodad
+    ip -n "$peer" addr add "$7/24" dev "$peer"
+    ip -n "$peer" addr add "$8/64" dev "$peer" nodad
+    ip link set "$dut" up
+    ip -n "$peer" link set "$peer" up
+    wait_carrier "$dut"
 }
 
 interface_with() {
@@ -83,9 +89,12 @@ interface_with() {
 
 # With fewer than 5 vectors this NIC's receive side never starts in qemu; RSS then spreads over queues 0 and 1 only.
 two_queues() {
-    ethtool -L dut combined 5
-    wait_carrier
-    ethtool -X dut equal 2
+    local nic
+    for nic in dut $( ((ZC_WIRES == 1)) || echo "$DUT2"); do
+        ethtool -L "$nic" combined 5
+        wait_carrier "$nic"
+        ethtool -X "$nic" equal 2
+    done
 }
 
 run_script() {
@@ -119,6 +128,7 @@ diagnose() {
     echo "--- guest: links"
     ip -s -d link show dut
     peer ip -s link show peer
+    ((ZC_WIRES == 1)) || { ip -s -d link show "$DUT2" && peer2 ip -s link show peer2; }
     echo "--- guest: dut's counters that are not 0"
     ethtool -S dut | grep -v ': 0$' || true
     echo "--- guest: last kernel messages"

@@ -10,6 +10,11 @@ DUT_IP4=10.77.0.1 DUT_IP6=fd77::1
 FREE_IP4=10.77.0.10 FREE_IP6=fd77::10
 PEER_IP4=10.77.0.2 PEER_IP6=fd77::2
 export DUT DUT_IP4 DUT_IP6 FREE_IP4 FREE_IP6 PEER_IP4 PEER_IP6
+# With two wires, the second one's: its peer is alone in `peer2`.
+DUT2=dut2
+FREE2_IP4=10.78.0.10 FREE2_IP6=fd78::10
+PEER2_IP4=10.78.0.2 PEER2_IP6=fd78::2
+export DUT2 FREE2_IP4 FREE2_IP6 PEER2_IP4 PEER2_IP6
 
 # fail REASON: ends the script; REASON stands in the run's result.
 fail() {
@@ -20,6 +25,11 @@ fail() {
 # peer COMMAND...: run on the other end of the wire.
 peer() {
     ip netns exec peer "$@"
+}
+
+# peer2 COMMAND...: run on the other end of the second wire.
+peer2() {
+    ip netns exec peer2 "$@"
 }
 
 # wait_until SECONDS COMMAND...: until COMMAND succeeds, else fails naming it.
@@ -33,17 +43,17 @@ wait_until() {
     done
 }
 
-# wait_carrier: igb drops its link for up to 2 s whenever a socket or a program is attached or detached.
+# wait_carrier [NIC]: igb drops its link for up to 2 s whenever a socket or a program is attached or detached.
 wait_carrier() {
-    wait_until 20 grep -qx 1 "/sys/class/net/$DUT/carrier"
+    wait_until 20 grep -qx 1 "/sys/class/net/${1:-$DUT}/carrier"
 }
 
-# zero_copy_queues: the queues of the device under test with a socket whose UMEM is bound zero-copy, one a line. The
+# zero_copy_queues [NIC]: the queues of the device under test with a socket whose UMEM is bound zero-copy, one a line. The
 # kernel's word (sock_diag), a witness beside the XDP_OPTIONS a program reads back. With one UMEM shared by all queues
 # it tells of the UMEM, and only XDP_OPTIONS of each socket.
 zero_copy_queues() {
     ss --xdp --all --extended --no-header |
-        awk -v nic="$DUT:q" '/^[A-Z]/ { queue = index($4, nic) == 1 ? substr($4, length(nic) + 1) : "" }
+        awk -v nic="${1:-$DUT}:q" '/^[A-Z]/ { queue = index($4, nic) == 1 ? substr($4, length(nic) + 1) : "" }
             queue != "" && /umem\(.*zc:1[,)]/ { print queue }' | sort -un
 }
 

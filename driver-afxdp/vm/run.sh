@@ -13,6 +13,7 @@ usage: run.sh --nic virtio|igb --script FILE... [--bin [NAME=]FILE...] [option..
   --bin [NAME=]FILE   program for the guest's PATH, with its shared libraries (may be repeated)
   --file PATH         file or folder, put into /test/files (may be repeated)
   --env NAME=VALUE    in the scripts' environment (may be repeated)
+  --wires 1|2         2: a second NIC of the same kind under test, on a wire of its own (default 1)
   --module NAME       a further kernel module, loaded before the scripts (may be repeated)
   --timeout SECONDS   for the whole boot (default 240)
   --memory MIB        of the guest (default 512)
@@ -30,6 +31,7 @@ What a script in the guest has:
                       fetch_and_compare URL FILE
   dut                 the NIC under test, up, 10.77.0.1/24 and fd77::1/64 (the kernel's), 02:00:00:00:00:01
   peer                the other end, in namespace `peer`, 10.77.0.2/24 and fd77::2/64, 02:00:00:00:00:02
+  dut2, peer2         with --wires 2: the same on the second wire, 10.78.0.0/24 and fd78::/64, 02:00:00:00:00:03 and :04
   10.77.0.10, fd77::10  on the same net, nobody's: for the stack to take
   programs            bash, busybox's applets, ip, ss, ethtool, curl, every --bin; root; MTU 1500; 2 CPUs without AVX
   ZC_NIC, ZC_QUEUES   virtio and 1, or igb and 2: the queues that packets arrive on
@@ -38,7 +40,7 @@ USAGE
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-nic='' timeout_s=240 memory_mib=512 cache=$here/../../target/zerocopy-vm
+nic='' timeout_s=240 memory_mib=512 wires=1 cache=$here/../../target/zerocopy-vm
 log='' pcap='' fetch_only=0 must_run=0
 binaries='' files='' scripts='' modules='' guest_env=''
 work='' qemu_pid='' console_pid=''
@@ -77,6 +79,7 @@ parse() {
             --module) modules+=" $2" ;;
             --timeout) timeout_s=$2 ;;
             --memory) memory_mib=$2 ;;
+            --wires) wires=$2 ;;
             --cache) cache=$2 ;;
             --log) log=$2 ;;
             --pcap) pcap=$2 ;;
@@ -87,6 +90,7 @@ parse() {
     [[ $nic == virtio || $nic == igb ]] || wrong "--nic wants virtio or igb, not '$nic'"
     [[ $timeout_s =~ ^[0-9]+$ && $timeout_s -ge 40 ]] || wrong "--timeout wants 40 seconds or more"
     [[ $memory_mib =~ ^[0-9]+$ ]] || wrong "--memory wants a number of MiB"
+    [[ $wires == [12] ]] || wrong "--wires wants 1 or 2, not '$wires'"
     [[ -n $scripts || $fetch_only == 1 ]] || wrong "no --script to run"
     mkdir -p "$cache"
     cache=$(cd "$cache" && pwd)
@@ -123,7 +127,7 @@ pack() {
     local queues=1
     [[ $nic == virtio ]] || queues=2
     # The guest gives up on its scripts before the host gives up on the guest, so that it can say what it saw.
-    guest_env+="ZC_NIC=$nic"$'\n'"ZC_QUEUES=$queues"$'\n'"ZC_SECONDS=$((timeout_s - 30))"
+    guest_env+="ZC_NIC=$nic"$'\n'"ZC_WIRES=$wires"$'\n'"ZC_QUEUES=$queues"$'\n'"ZC_SECONDS=$((timeout_s - 30))"
     ZC_CACHE=$cache ZC_NIC=$nic ZC_WORK=$work ZC_OUT=$work/initramfs \
         ZC_MODULES="virtio_rng virtio_net xsk_diag $([[ $nic != igb ]] || echo igb)$modules" \
         ZC_BINARIES=${binaries%$'\n'} ZC_FILES=${files%$'\n'} ZC_SCRIPTS=${scripts%$'\n'} ZC_GUEST_ENV=$guest_env \
@@ -142,6 +146,10 @@ boot() {
         igb) device=igb ;;
     esac
     [[ -z $pcap ]] || options+=(-object "filter-dump,id=dump,netdev=wire1,file=$pcap")
+    ((wires == 1)) || options+=(
+        -netdev hubport,id=wire3,hubid=1 -device "$device,netdev=wire3,mac=02:00:00:00:00:03,romfile="
+        -netdev hubport,id=wire4,hubid=1 -device virtio-net-pci,netdev=wire4,mac=02:00:00:00:00:04,romfile=
+    )
     mkfifo "$work/console"
     : >"$work/log"
     # The firmware's escape sequences would clear the reader's screen.

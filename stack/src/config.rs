@@ -310,9 +310,6 @@ pub enum ConfigError {
         /// Of the device.
         device: usize,
     },
-    /// Several shards with several links.
-    #[error("a stack with several links has one shard, not {0}: give all queues of its NICs to one device")]
-    LinksOfSeveralShards(u16),
     /// More name servers than the resolver takes.
     #[error("{0} name servers, but the resolver takes at most 4")]
     TooManyDnsServers(usize),

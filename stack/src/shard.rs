@@ -13,6 +13,7 @@ use smoltcp::wire::EthernetAddress;
 
 mod flows;
 mod forward;
+mod homes;
 mod links;
 mod receive;
 mod rules;
@@ -49,6 +50,7 @@ use crate::packet::{Packet, PacketBatch, PacketPool};
 use crate::parse::{Parsed, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
+use homes::Homes;
 use links::{Channels, Message};
 use steering::SteeringBook;
 
@@ -91,6 +93,7 @@ pub struct Shard {
     polled_at: Instant,
     reassembly: Reassembly,
     links: Channels,
+    homes: Homes,
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
@@ -135,9 +138,6 @@ impl Shard {
         if configured != links_there {
             return Err(ConfigError::LinkCount { config: configured, device: links_there });
         }
-        if links_there > 1 && count > 1 {
-            return Err(ConfigError::LinksOfSeveralShards(count));
-        }
         let pool = device.pool().clone();
         let device_mtu = |link: usize| {
             let capabilities = device.capabilities_of(link);
@@ -167,6 +167,7 @@ impl Shard {
             shared.fill_bytes(&mut gate_seed);
             Box::new(HostGate::new(filter, config, gate_seed, index, count.max(1), now))
         });
+        let homes = Homes::new(keys(&mut shared));
         let iface = Iface::new(rng.next_u64(), now, &mut output);
         let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
         let dhcp_link = config.dhcp_link();
@@ -208,6 +209,7 @@ impl Shard {
             polled_at: now,
             reassembly: Reassembly::default(),
             links: Channels::new(links),
+            homes,
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),
@@ -243,7 +245,7 @@ impl Shard {
     /// before acknowledgments are sent, so that these ride on the answers.
     pub fn poll_receive(&mut self, now: Instant, device: &mut dyn Device) -> bool {
         self.polled_at = now;
-        let mut busy = self.take_messages(now);
+        let mut busy = self.take_messages(now, limits::SHARD_MESSAGES_PER_POLL);
 
         // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
         // steering by hash, filters and forwarding have their places in `receive`, in this order.
@@ -258,6 +260,11 @@ impl Shard {
             let traffic = &mut self.output.links[link].traffic;
             traffic.rx_packets += packets;
             traffic.rx_bytes += bytes as u64;
+            if packets > 0 && self.count > 1 && self.config.forward.is_some() {
+                // Whose the flows are that these packets answer may have been told since the turn began.
+                self.take_messages(now, self.links.waiting());
+                self.rx_link = link;
+            }
             // One packet alone has nothing to be merged with.
             let merging = self.gro.is_some() && rx.len() > 1;
             while let Some(packet) = rx.pop_front() {
@@ -294,6 +301,7 @@ impl Shard {
         self.output.announce_addresses(now);
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
+        self.tell_homes();
         let busy = steered || self.output.flush(device);
         self.blocked = self.output.is_blocked();
 
@@ -310,7 +318,7 @@ impl Shard {
             self.output.gate.as_ref().and_then(|gate| gate.next_deadline()),
             self.reassembly.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
-            self.links.owes().then_some(now + limits::TX_RETRY_INTERVAL),
+            (self.links.owes() || self.homes.owes()).then_some(now + limits::TX_RETRY_INTERVAL),
             (!self.echo_requests.is_empty()).then_some(now),
             // Put there by a call since the last poll.
             (!self.blocked && self.output.is_waiting()).then_some(now),
@@ -586,17 +594,20 @@ impl Shard {
         self.steering.follow(self.iface.dns_ports())
     }
 
-    fn take_messages(&mut self, now: Instant) -> bool {
+    fn take_messages(&mut self, now: Instant, most: usize) -> bool {
         let mut taken = 0;
-        while taken < limits::SHARD_MESSAGES_PER_POLL
+        while taken < most
             && let Some(message) = self.links.next()
         {
             taken += 1;
             match message {
-                Message::Packet(visit, bytes, parsed) => {
+                Message::Packet { visit, link, bytes, parsed } => {
+                    self.rx_link = link;
                     self.take_over(now, visit, &bytes, parsed);
                     self.links.give_back(bytes);
                 }
+                Message::Handed(handed) => self.take_handed(now, handed),
+                Message::Flow(news) => self.homes.hear(news),
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
                 Message::UdpFault(visit, fault) => self.udp_fault(visit, &fault),

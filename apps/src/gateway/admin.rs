@@ -102,14 +102,15 @@ struct Drop {
 impl Status {
     fn of(metrics: &Metrics) -> Self {
         let (counters, pool) = (metrics.counters(), metrics.pool());
-        let links = metrics.shards.iter().flat_map(|shard| &shard.links);
         let flows = metrics.shards.iter().filter_map(|shard| shard.flows);
         let (flows, flows_max) = flows.fold((0, 0), |sum, (flows, max)| (sum.0 + flows, sum.1 + max));
         Self {
             uptime_seconds: metrics.elapsed.as_secs_f64(),
-            links: links
+            links: metrics
+                .links()
+                .into_iter()
                 .map(|link| LinkStatus {
-                    name: link.name.clone(),
+                    name: link.name,
                     mac: link.mac.to_string(),
                     mtu: link.mtu,
                     addresses: link.addresses.iter().map(ToString::to_string).collect(),

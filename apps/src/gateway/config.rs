@@ -2,6 +2,7 @@
 //! is used, and a wrong one is refused with the file's name and line.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -121,7 +122,7 @@ pub enum FilteringWord {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ConntrackTable {
-    /// Most flows.
+    /// Most flows, in equal parts for the threads.
     pub max: Option<usize>,
     /// Take over connections that are under way.
     pub tcp_loose: Option<bool>,
@@ -191,16 +192,18 @@ pub struct EchoTable {
 pub struct StackTable {
     /// `auto`, `zero-copy`, `copy` or `generic`.
     pub mode: ModeWord,
-    /// Frames of 4096 bytes in all.
+    /// Frames of 4096 bytes in all, in equal parts for the threads.
     pub frames: Option<u32>,
     /// Entries of each ring.
     pub ring: Option<u32>,
     /// `auto`, `never` or `require`.
     pub huge_pages: HugePagesWord,
+    /// Threads; unless given, as many as the NIC with the fewest queues has, and there are CPUs.
+    pub threads: Option<NonZeroUsize>,
     /// What an idle thread does.
     #[serde(deserialize_with = "spin")]
     pub spin: Option<Spin>,
-    /// The CPU of the thread.
+    /// The CPU of the first thread; the next ones are for further threads.
     pub cpu: Option<usize>,
     /// Merge segments.
     pub gro: Option<bool>,
@@ -457,7 +460,55 @@ impl Configuration {
         GateConfig { conntrack, filtering }
     }
 
-    /// How each NIC is opened.
+    /// How each NIC is opened by each thread: the NICs' queues are dealt out, so that every thread has some of each.
+    /// `rx_queues`: how many the NICs have.
+    ///
+    /// # Errors
+    /// A NIC has fewer queues than there are to be threads.
+    pub fn shares(&self, rx_queues: &[u32]) -> Result<Vec<Vec<LinkOptions>>, AppError> {
+        let mut links = self.link_options();
+        for (link, count) in links.iter_mut().zip(rx_queues) {
+            if link.queues.is_empty() {
+                link.queues = (0..*count).collect();
+            }
+        }
+        let (at, fewest) = links
+            .iter()
+            .map(|link| link.queues.len())
+            .enumerate()
+            .min_by_key(|(_, count)| *count)
+            .expect("checked when read");
+        let threads = match self.file.stack.threads {
+            Some(threads) if threads.get() > fewest => {
+                let (name, threads) = (name(&self.file.link[at]), threads.get());
+                return Err(self.wrong(format!(
+                    "[stack] threads = {threads}, but link {name} has {fewest} of the queues that each thread needs one of; \
+                     `ethtool -L` may give it more"
+                )));
+            }
+            Some(threads) => threads.get(),
+            None => fewest.min(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)).max(1),
+        };
+        let share = |thread: usize| {
+            let part = |link: &LinkOptions| LinkOptions {
+                queues: link.queues.iter().copied().skip(thread).step_by(threads).collect(),
+                ..link.clone()
+            };
+            links.iter().map(part).collect()
+        };
+        Ok((0..threads).map(share).collect())
+    }
+
+    /// The configuration of each of so many threads: their tables of flows together have the bound that the file says.
+    #[must_use]
+    pub fn for_each_of(&self, threads: usize, mut config: StackConfig) -> StackConfig {
+        if let Some(filter) = &mut config.filter {
+            filter.gate.conntrack.entries_max = filter.gate.conntrack.entries_max.div_ceil(threads);
+        }
+        config
+    }
+
+    /// How each NIC is opened, by all threads together.
     #[must_use]
     pub fn link_options(&self) -> Vec<LinkOptions> {
         let options = |link: &LinkTable| LinkOptions {
@@ -474,14 +525,17 @@ impl Configuration {
         self.file.link.iter().map(options).collect()
     }
 
-    /// How their queues are, `queues` in all.
+    /// How the queues of each of so many threads are, of which it has `queues` in all.
     #[must_use]
-    pub fn queue_options(&self, queues: u32) -> QueueOptions {
+    pub fn queue_options(&self, queues: u32, threads: u32) -> QueueOptions {
         let table = &self.file.stack;
         let defaults = QueueOptions::default();
         QueueOptions {
             mode: table.mode.into(),
-            frames: table.frames.unwrap_or_else(|| FRAMES_PER_QUEUE.saturating_mul(queues.max(1))),
+            frames: match table.frames {
+                Some(frames) => frames / threads.max(1),
+                None => FRAMES_PER_QUEUE.saturating_mul(queues.max(1)),
+            },
             rx_ring: table.ring.unwrap_or(defaults.rx_ring),
             tx_ring: table.ring.unwrap_or(defaults.tx_ring),
             huge_pages: match table.huge_pages {
@@ -548,7 +602,25 @@ port = 80
         assert_eq!((conntrack.timeouts.udp.as_secs(), conntrack.timeouts.udp_stream.as_secs()), (20, 86_400));
         assert_eq!(configuration.admin_addresses().unwrap().len(), 2);
         assert_eq!(configuration.link_options()[1].kernel_addresses, KernelAddresses::None);
-        assert_eq!(configuration.queue_options(2).frames, 8192);
+        assert_eq!(configuration.queue_options(2, 1).frames, 8192);
+    }
+
+    #[test]
+    fn queues_are_dealt_out_to_the_threads() {
+        let queues = |configuration: &Configuration, rx_queues: &[u32]| {
+            let shares = configuration.shares(rx_queues).map_err(|error| error.to_string())?;
+            let of = |share: Vec<LinkOptions>| share.into_iter().map(|link| link.queues).collect::<Vec<_>>();
+            Ok::<_, String>(shares.into_iter().map(of).collect::<Vec<_>>())
+        };
+        let two = parse(&format!("{FILE}[stack]\nthreads = 2\nframes = 8192\n")).unwrap();
+        let dealt = queues(&two, &[3, 2]).unwrap();
+        assert_eq!(dealt, [vec![vec![0, 2], vec![0]], vec![vec![1], vec![1]]]);
+        assert_eq!(two.queue_options(3, 2).frames, 4096);
+        let config = two.for_each_of(2, two.stack([0; 32]).unwrap());
+        assert_eq!(config.filter.unwrap().gate.conntrack.entries_max, 500);
+        let error = queues(&two, &[2, 1]).unwrap_err();
+        assert!(error.contains("threads = 2") && error.contains("link wan has 1"), "{error}");
+        assert_eq!(queues(&parse(FILE).unwrap(), &[8, 1]).unwrap().len(), 1);
     }
 
     #[test]
@@ -565,6 +637,7 @@ port = 80
             (("link = 'lan'", "link = 'dmz'"), None, "dmz"),
             (("port = 80", "port = 80\nlink = 'wan'"), None, "no static address"),
             (("port = 80", "port = 0"), None, "port 0"),
+            (("[admin]", "[stack]\nthreads = 0\n[admin]"), Some(25), "nonzero"),
         ] {
             let text = FILE.replacen(change.0, change.1, 1);
             assert_ne!(text, FILE, "{change:?}");

@@ -1,7 +1,7 @@
 //! `bywash gateway`: several NICs, one stack: routes, filters, translates, and serves a page and echo at its own addresses.
 //!
-//! [`config`] reads the file, [`admin`] is the page. All queues of all NICs are one device with one packet memory, driven by
-//! one thread: a forwarded frame goes from the one NIC's ring to the other's.
+//! [`config`] reads the file, [`admin`] is the page. Each thread drives some queues of every NIC as one device with one packet
+//! memory: a forwarded frame goes from the one NIC's ring to the other's.
 
 pub mod admin;
 pub mod config;
@@ -126,17 +126,23 @@ impl Opened {
         configuration: &Configuration,
         config: StackConfig,
     ) -> Result<(), AppError> {
-        let options = configuration.link_options();
-        let queues = |((nic, _), options): (&(Nic, Steer), &bywash_afxdp::LinkOptions)| {
-            if options.queues.is_empty() { nic.rx_queues } else { options.queues.len() as u32 }
-        };
-        let queues = self.nics.iter().zip(&options).map(queues).sum();
-        let links: Vec<_> = self.nics.iter().map(|(_, steer)| steer).zip(options).collect();
-        let opener = LinksOpener::new(&links, &configuration.queue_options(queues))?;
+        let rx_queues: Vec<u32> = self.nics.iter().map(|(nic, _)| nic.rx_queues).collect();
+        let shares = configuration.shares(&rx_queues)?;
+        let (threads, mut queues) = (shares.len(), 0);
+        let mut openers = Vec::with_capacity(threads);
+        for share in shares {
+            let own = share.iter().map(|link| link.queues.len() as u32).sum();
+            queues += own;
+            let links: Vec<_> = self.nics.iter().map(|(_, steer)| steer).zip(share).collect();
+            openers.push(LinksOpener::new(&links, &configuration.queue_options(own, threads as u32))?);
+        }
         let reload = configuration.rules_path().map(stack::reload_rules);
         signals::install(reload).map_err(|error| AppError::System { what: "listen for signals", error })?;
-        let pinning = configuration.file.stack.cpu.map_or(Pinning::Auto, |cpu| Pinning::Cpus(vec![cpu]));
-        let mut builder = Runtime::builder(config)
+        let pinning = match configuration.file.stack.cpu {
+            None => Pinning::Auto,
+            Some(first) => Pinning::Cpus((first..first + threads).collect()),
+        };
+        let mut builder = Runtime::builder(configuration.for_each_of(threads, config))
             .spin(configuration.file.stack.spin.unwrap_or(Spin::Off))
             .pin(pinning)
             .drain_timeout(args.drain_timeout);
@@ -147,16 +153,18 @@ impl Opened {
             builder = builder.control(path);
         }
         let modes: Arc<Mutex<Vec<String>>> = Arc::default();
-        let obtained = modes.clone();
-        builder = builder.queue(move || -> Result<_, bywash_afxdp::Error> {
-            let links = opener.open()?;
-            let mode = |link: usize| {
-                links.queues(link).first().map_or_else(String::new, |queue| queue.mode().to_string())
-            };
-            *obtained.lock().expect("nobody panics with it") =
-                (0..bywash::device::Device::links(&links)).map(mode).collect();
-            Ok(links)
-        });
+        for opener in openers {
+            let obtained = modes.clone();
+            builder = builder.queue(move || -> Result<_, bywash_afxdp::Error> {
+                let links = opener.open()?;
+                let mode = |link: usize| {
+                    links.queues(link).first().map_or_else(String::new, |queue| queue.mode().to_string())
+                };
+                let of_links = (0..bywash::device::Device::links(&links)).map(mode);
+                obtained.lock().expect("nobody panics with it").extend(of_links);
+                Ok(links)
+            });
+        }
         let plan = Plan {
             admin: configuration.admin_addresses()?,
             admin_port: configuration.file.admin.as_ref().map_or(0, |admin| admin.port),
@@ -165,10 +173,12 @@ impl Opened {
         let runtime = builder.start(move |context| serve(plan.clone(), context))?;
         signals::drain_on_signal(runtime.handle());
         let mut modes = modes.lock().expect("nobody panics with it").clone();
+        modes.sort();
         modes.dedup();
         tracing::info!(
-            "ready: gateway between {}, {queues} queues, {}",
+            "ready: gateway between {}, {queues} queues on {threads} {}, {}",
             names(configuration),
+            if threads == 1 { "thread" } else { "threads" },
             modes.join(" and ")
         );
         let stats = args.stats_interval.filter(|interval| !interval.is_zero());
@@ -220,10 +230,9 @@ fn figures(before: &Metrics, now: &Metrics) -> String {
     let (old, new) = (before.counters(), now.counters());
     let rate = |old: u64, new: u64| new.saturating_sub(old) as f64 / seconds;
     let mut text = String::new();
-    let links =
-        |metrics: &Metrics| metrics.shards.first().map(|shard| shard.links.clone()).unwrap_or_default();
-    for (at, link) in links(now).iter().enumerate() {
-        let earlier = links(before).get(at).map(|link| link.traffic).unwrap_or_default();
+    let earlier = before.links();
+    for (at, link) in now.links().iter().enumerate() {
+        let earlier = earlier.get(at).map(|link| link.traffic).unwrap_or_default();
         let LinkTraffic { rx_packets, rx_bytes, tx_packets, tx_bytes } = link.traffic;
         let _ = write!(
             text,

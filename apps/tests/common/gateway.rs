@@ -71,9 +71,15 @@ pub struct GatewayBed {
 impl GatewayBed {
     /// Waits for this test's turn and makes them.
     pub fn new() -> Self {
+        Self::with_queues(1)
+    }
+
+    /// The gateway's NICs have so many queues each.
+    pub fn with_queues(queues: u32) -> Self {
         let turn = take_turn();
-        let lan = VethPair::new(VethOptions::default());
-        let wan = lan.beside(VethOptions::default());
+        let options = VethOptions { queues, ..VethOptions::default() };
+        let lan = VethPair::new(options);
+        let wan = lan.beside(options);
         let far = Namespace::new();
         lan.peer_address(&format!("{INSIDE4}/24"));
         lan.peer_address(&format!("{INSIDE6}/64"));

@@ -53,6 +53,8 @@ pub struct Gate {
     config: GateConfig,
     keys: (u64, u64),
     shards: u16,
+    /// Flows that have begun, and that have ended, as their replies arrive; where other shards want to know.
+    changes: (Vec<FlowTuple>, Vec<FlowTuple>),
 }
 
 /// A packet under way through the gate.
@@ -107,22 +109,32 @@ impl Gate {
             u64::from_le_bytes(seed[..8].try_into().expect("8 bytes")),
             u64::from_le_bytes(seed[8..16].try_into().expect("8 bytes")),
         );
-        let table = rules.needs_tracking().then(|| Conntrack::new(config.conntrack.clone(), keys, now));
-        Self {
+        let mut gate = Self {
             walker: Walker::new(rules, shards),
-            table,
+            table: None,
             nat: Nat::new(config.filtering, seed, shard, shards),
             config,
             keys,
             shards,
-        }
+            changes: Default::default(),
+        };
+        gate.track_if_needed(now, rules);
+        gate
     }
 
     /// Other rules from now on. Flows that were let through go on, as does their translation.
     pub fn reload(&mut self, now: Instant, rules: &RuleSet) {
         self.walker = Walker::new(rules, self.shards);
+        self.track_if_needed(now, rules);
+    }
+
+    fn track_if_needed(&mut self, now: Instant, rules: &RuleSet) {
         if rules.needs_tracking() && self.table.is_none() {
-            self.table = Some(Conntrack::new(self.config.conntrack.clone(), self.keys, now));
+            let mut table = Conntrack::new(self.config.conntrack.clone(), self.keys, now);
+            if self.shards > 1 {
+                table.note_all_ended();
+            }
+            self.table = Some(table);
         }
     }
 
@@ -247,6 +259,14 @@ impl Gate {
             self.walk(now, &mut passage, table, hook, None, Some(to))?;
         }
         Ok(())
+    }
+
+    // ---- other shards
+
+    /// The flows that have begun and those that have ended since the last call, as their replies arrive: where there are
+    /// several shards, of which one may have to be told.
+    pub fn take_changes(&mut self) -> (Vec<FlowTuple>, Vec<FlowTuple>) {
+        core::mem::take(&mut self.changes)
     }
 
     // ---- time
@@ -411,6 +431,9 @@ impl Gate {
             })?;
             if let Some(entry) = table.get(id) {
                 self.nat.keep(entry);
+                if self.shards > 1 {
+                    self.changes.0.push(entry.reply);
+                }
             }
             passage.hit = Some(Hit { id, direction, state: CtState::New });
             self.release_ended();
@@ -523,6 +546,9 @@ impl Gate {
         let Some(table) = &mut self.table else { return };
         for entry in table.take_ended() {
             self.nat.release(&entry);
+            if self.shards > 1 {
+                self.changes.1.push(entry.reply);
+            }
         }
     }
 }

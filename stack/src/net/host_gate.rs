@@ -124,6 +124,11 @@ impl HostGate {
         self.gate.delete(id)
     }
 
+    /// See [`Gate::take_changes`].
+    pub(crate) fn take_changes(&mut self) -> (Vec<FlowTuple>, Vec<FlowTuple>) {
+        self.gate.take_changes()
+    }
+
     pub(crate) fn advance(&mut self, now: Instant) {
         self.gate.advance(now);
     }

@@ -21,6 +21,16 @@ pub struct LinkTraffic {
     pub tx_bytes: u64,
 }
 
+impl LinkTraffic {
+    /// Adds what went over another queue of the link.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_packets += other.rx_packets;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_packets += other.tx_packets;
+        self.tx_bytes += other.tx_bytes;
+    }
+}
+
 /// A link as [`super::egress::Output`] sees it.
 #[derive(Debug)]
 pub(crate) struct Link {

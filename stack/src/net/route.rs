@@ -153,6 +153,12 @@ impl Routes {
         Some(Hop { link, next: NextHop::Neighbor(gateway.unwrap_or(dst)) })
     }
 
+    /// The link that leads to what no other network has; `None`: no route does.
+    pub(crate) fn default_link(&self, ipv6: bool) -> Option<usize> {
+        let everywhere = self.tables.iter().find(|table| (table.ipv6, table.prefix_len) == (ipv6, 0))?;
+        Some(everywhere.sorted.first()?.1.link)
+    }
+
     /// Whether `addr` is reached on this link without a gateway.
     pub(crate) fn is_on(&self, link: usize, addr: IpAddr) -> bool {
         let near = |cidr: &Cidr| cidr.contains(addr) || is_link_local(addr) && cidr.addr.is_ipv6();

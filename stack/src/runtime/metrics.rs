@@ -127,6 +127,19 @@ impl Metrics {
         })
     }
 
+    /// The links, each with the sum of what went over it on all shards.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkState> {
+        self.sum(Vec::new(), |sum: &mut Vec<LinkState>, shard| {
+            for (at, link) in shard.links.iter().enumerate() {
+                match sum.get_mut(at) {
+                    Some(same) => same.traffic.add(&link.traffic),
+                    None => sum.push(link.clone()),
+                }
+            }
+        })
+    }
+
     /// CPU time of all shards' threads.
     #[must_use]
     pub fn cpu(&self) -> Duration {

@@ -1,10 +1,10 @@
-//! A router's way for a packet: reverse path, rules and translation, then to a socket of its own or on to another link
+//! A router's way for a packet: to the shard of its flow (`homes`), reverse path, rules and translation, then to a socket of its own or on to another link
 //! (RFC 1812 section 5.2).
 //!
 //! ```text
-//! reverse path ─ gate: raw, track, nat PREROUTING ─ for us? ─┬─ filter INPUT ─ translate ─▶ deliver
-//!                                                            └─ hop limit, route, MTU ─ filter FORWARD, nat POSTROUTING
-//!                                                               ─ translate, hop limit, MSS ─▶ net::forward: the frames go out
+//! the flow's shard? ─ reverse path ─ gate: raw, track, nat PREROUTING ─ for us?
+//!   ├─ filter INPUT ─ translate ─▶ deliver
+//!   └─ hop limit, route, MTU ─ filter FORWARD, nat POSTROUTING ─ translate, hop limit, MSS ─▶ net::forward: the frames go out
 //! ```
 //!
 //! What is said of a packet (ICMP errors) is said before it is changed, so that its sender knows it again.
@@ -34,11 +34,18 @@ impl Shard {
     /// A parsed IP packet that came by [`Shard::rx_link`]. `fragments`: the length of the longest fragment that it was put
     /// together from.
     pub(super) fn route(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
-        let link = self.rx_link;
         // Before there is a lease no route leads to the server; and rules are not asked about a lease, as with Linux' clients.
         if self.is_dhcp_answer(&packet) {
             return self.deliver(now, packet, fragments.is_some());
         }
+        if let Some(packet) = self.claim(packet, fragments) {
+            self.route_here(now, packet, fragments);
+        }
+    }
+
+    /// As [`Shard::route`], in the shard that has the packet's flow.
+    pub(super) fn route_here(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
+        let link = self.rx_link;
         self.see_neighbor(now, &packet);
         if !self.is_believed(packet.parsed.flow.src) {
             return self.drop_whole(DropReason::ReversePath, &packet);

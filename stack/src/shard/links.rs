@@ -1,8 +1,9 @@
-//! What shards of one interface tell each other: packets whose connection another shard may have, neighbours, ICMP errors,
-//! what paths carry, how servers take Fast Open, and the DHCP lease. Bounded channels, copied bytes; what does not fit is dropped and counted (the lease: sent again).
+//! What shards of one interface tell each other: packets whose connection or flow another shard may have, neighbours, ICMP
+//! errors, what paths carry, how servers take Fast Open, and the DHCP lease. Bounded channels, copied bytes; what does not fit is dropped and counted (the lease: sent again).
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::homes::{FlowNews, Handed};
 use crate::limits;
 use crate::net::Heard;
 use crate::net::dhcp::Lease;
@@ -31,8 +32,12 @@ pub(super) struct Channels {
 /// What one shard tells another.
 #[derive(Clone, Debug)]
 pub(super) enum Message {
-    /// A parsed packet, from its Ethernet header on, that the sender has no use for.
-    Packet(Visit, Vec<u8>, Parsed),
+    /// A parsed packet, from its Ethernet header on, that came by this link and that the sender has no use for.
+    Packet { visit: Visit, link: usize, bytes: Vec<u8>, parsed: Parsed },
+    /// A router's packet whose flow the other has, or should have.
+    Handed(Handed),
+    /// Whose a flow's replies are.
+    Flow(FlowNews),
     /// A neighbour's address.
     Neighbor(Heard),
     /// An ICMP error about a connection that the sender does not have.
@@ -107,6 +112,11 @@ impl Channels {
     pub(super) fn next(&mut self) -> Option<Message> {
         // With one shard nobody sends; looking costs as much as a short packet's checksum.
         if self.ends.senders.len() == 1 { None } else { self.ends.receiver.try_recv().ok() }
+    }
+
+    /// How many messages wait for this shard.
+    pub(super) fn waiting(&self) -> usize {
+        self.ends.receiver.len()
     }
 
     /// An empty buffer for a packet of `len` bytes.

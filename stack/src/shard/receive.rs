@@ -404,7 +404,8 @@ impl Shard {
         let Some((to, visit)) = visit.next(self.index, owner, self.count) else { return false };
         let mut bytes = self.links.buffer(packet.len());
         packet.segments().for_each(|segment| bytes.extend_from_slice(segment));
-        if self.links.send(to, Message::Packet(visit, bytes, packet.parsed)) {
+        let (link, parsed) = (self.rx_link, packet.parsed);
+        if self.links.send(to, Message::Packet { visit, link, bytes, parsed }) {
             self.counters.rx_handed_over += 1;
         } else {
             self.counters.drop(DropReason::ShardChannelFull);
@@ -482,13 +483,13 @@ fn contiguous<'a>(packet: &'a Packet, scratch: &'a mut Vec<u8>) -> &'a [u8] {
     scratch
 }
 
-/// Source addresses of a packet that [`parse`] refused as spoofed.
+/// Who claims our address in a packet that [`parse`] refused as spoofed: neighbour discovery, which no router passes on (RFC 4861
+/// section 3.1: hop limit 255). Any other packet from our address may be our own, brought back by a loop of routes.
 fn claimed_by(packet: &Packet) -> Option<(IpAddr, EthernetAddress)> {
     let ip = packet.head().get(ETHERNET_HEADER..)?;
-    let addr = if ip.first()? >> 4 == 4 {
-        IpAddr::from(<[u8; 4]>::try_from(ip.get(12..16)?).ok()?)
-    } else {
-        IpAddr::from(<[u8; 16]>::try_from(ip.get(8..24)?).ok()?)
-    };
+    if ip.first()? >> 4 != 6 || (*ip.get(6)?, *ip.get(7)?) != (protocol::ICMPV6, 255) {
+        return None;
+    }
+    let addr = IpAddr::from(<[u8; 16]>::try_from(ip.get(8..24)?).ok()?);
     Some((addr, EthernetFrame::new_unchecked(packet.head()).src_addr()))
 }

@@ -154,8 +154,9 @@ pub struct Conntrack {
     fired: Vec<u32>,
     /// `None`: nobody follows.
     events: Option<Events>,
-    /// Entries that ended and whose mapping is to be given back.
+    /// Entries that ended and whose mapping is to be given back, or all that did.
     ended: Vec<Entry>,
+    notes_all_ended: bool,
     counters: ConntrackCounters,
 }
 
@@ -193,6 +194,7 @@ impl Conntrack {
             fired: Vec::new(),
             events: None,
             ended: Vec::new(),
+            notes_all_ended: false,
             counters: ConntrackCounters::default(),
         }
     }
@@ -424,6 +426,11 @@ impl Conntrack {
         self.events.as_mut().map_or(0, |events| events.take(each))
     }
 
+    /// From now on [`Conntrack::take_ended`] has every entry, not only those with a mapping.
+    pub fn note_all_ended(&mut self) {
+        self.notes_all_ended = true;
+    }
+
     /// The entries with a mapping of translation's that ended since the last call. It must be asked after each call that may
     /// end some.
     pub fn take_ended(&mut self) -> impl Iterator<Item = Entry> + '_ {
@@ -473,7 +480,8 @@ impl Conntrack {
             self.entries.unlink(&mut self.droppable, index);
         }
         self.tell(EventKind::Destroy, index);
-        self.ended.extend(self.entries.remove(index).filter(|entry| entry.owns_mapping));
+        let noted = |entry: &Entry| self.notes_all_ended || entry.owns_mapping;
+        self.ended.extend(self.entries.remove(index).filter(noted));
     }
 
     /// Ends the oldest flow that may be dropped; `false`: there is none.

@@ -22,6 +22,10 @@ pub(super) struct Net {
     pub(super) wan: Host,
     pub(super) router: Shard,
     pub(super) links: TestLinks,
+    /// The router's further shards, each with its queue of each link.
+    pub(super) more: Vec<(Shard, TestLinks)>,
+    /// Chooses the shard that a frame comes to.
+    queues: ChaCha12Rng,
     pub(super) now: Instant,
 }
 
@@ -48,6 +52,15 @@ impl Net {
     }
 
     fn on(links: TestLinks, rules: Option<&str>, change: impl FnOnce(&mut StackConfig)) -> Self {
+        Self::of_shards(vec![links], rules, change)
+    }
+
+    /// A router of several shards, whose NICs spread frames over the queues at random.
+    pub(super) fn of_shards(
+        links: Vec<TestLinks>,
+        rules: Option<&str>,
+        change: impl FnOnce(&mut StackConfig),
+    ) -> Self {
         let addresses = ["192.168.1.254/24", "2001:db8:1::fe/64"].map(|text| text.parse().unwrap());
         let mut config = StackConfig::new(addresses.to_vec(), SEED);
         config.further_links = vec![LinkConfig {
@@ -61,21 +74,39 @@ impl Net {
             FilterConfig::new(Arc::new(rules), "lan".into())
         });
         change(&mut config);
-        let router = Shard::new(&config, 0, 1, Shard::links(1).remove(0), &links, Instant::ZERO).unwrap();
+        let count = links.len() as u16;
+        let shard = |(index, (ends, links)): (u16, (ShardLinks, TestLinks))| {
+            (Shard::new(&config, index, count, ends, &links, Instant::ZERO).unwrap(), links)
+        };
+        let mut shards = (0..count).zip(Shard::links(count).into_iter().zip(links)).map(shard);
+        let (router, links) = shards.next().unwrap();
+        let more = shards.collect();
         let lan = host(1, &["192.168.1.1/24", "2001:db8:1::1/64"], &["192.168.1.254", "2001:db8:1::fe"]);
         let wan = host(2, &["192.0.2.2/24", "2001:db8:2::2/64"], &["192.0.2.254", "2001:db8:2::fe"]);
-        Self { lan, wan, router, links, now: Instant::from_millis(1) }
+        Self { lan, wan, router, links, more, queues: rng(SEED, 7), now: Instant::from_millis(1) }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut busy = self.lan.poll(self.now) | self.wan.poll(self.now);
             busy |= self.router.poll(self.now, &mut self.links);
-            let [inside, outside] = &mut self.links.0[..] else { unreachable!() };
-            for (a, b) in [(&mut self.lan.device, inside), (&mut self.wan.device, outside)] {
-                busy |= !a.tx.is_empty() || !b.tx.is_empty();
-                a.rx.append(&mut b.tx);
-                b.rx.append(&mut a.tx);
+            for (shard, links) in &mut self.more {
+                busy |= shard.poll(self.now, links);
+            }
+            for (link, host) in [&mut self.lan.device, &mut self.wan.device].into_iter().enumerate() {
+                let mut queues: Vec<&mut TestDevice> = core::iter::once(&mut self.links)
+                    .chain(self.more.iter_mut().map(|(_, links)| links))
+                    .map(|links| &mut links.0[link])
+                    .collect();
+                for queue in &mut queues {
+                    busy |= !queue.tx.is_empty();
+                    host.rx.append(&mut queue.tx);
+                }
+                for frame in host.tx.drain(..) {
+                    busy = true;
+                    let queue = self.queues.next_u32() as usize % queues.len();
+                    queues[queue].rx.push_back(frame);
+                }
             }
             if !busy {
                 return;
@@ -88,8 +119,9 @@ impl Net {
         let end = self.now + span;
         self.settle();
         for _ in 0..100_000 {
-            let shards = [&mut self.lan.shard, &mut self.wan.shard, &mut self.router];
-            let next = shards.map(|shard| shard.next_deadline(self.now)).into_iter().flatten().min();
+            let more = self.more.iter_mut().map(|(shard, _)| shard);
+            let shards = [&mut self.lan.shard, &mut self.wan.shard, &mut self.router].into_iter().chain(more);
+            let next = shards.filter_map(|shard| shard.next_deadline(self.now)).min();
             match next {
                 Some(at) if at <= end => self.now = self.now.max(at),
                 _ => {
@@ -299,6 +331,15 @@ fn a_packet_without_hops_left_comes_back_as_time_exceeded() {
         assert_eq!(errors(&net, 0), [(11, 0, 0, frame[14..].to_vec())]);
         assert_eq!(net.drops(), [(DropReason::HopLimitExceeded, 1)]);
     }
+}
+
+#[test]
+fn a_packet_of_its_own_that_a_loop_brings_back_is_no_claim_to_its_address() {
+    let mut net = Net::new(None);
+    net.links.0[0].rx.push_back(udp_frame([192, 168, 1, 254], [198, 51, 100, 1], 60, true, 20));
+    net.settle();
+    assert_eq!(net.drops(), [(DropReason::SpoofedSelf, 1)]);
+    assert_eq!(net.router.counters().address_conflicts, 0);
 }
 
 #[test]

@@ -69,32 +69,48 @@ fn repair(frame: &mut [u8]) {
     }
 }
 
-/// What a fresh router sends by each link when it gets `steps`: link, frame, milliseconds to wait.
-fn routed(steps: &[(usize, Vec<u8>, u64)]) -> [Vec<Vec<u8>>; 2] {
-    let mut net = Net::new(Some(RULES));
-    net.router.tcp_listen("0.0.0.0:8080".parse().unwrap(), 4, SocketOptions::default()).unwrap();
-    for (link, frame, wait) in steps {
-        net.links.0[*link].rx.push_back(frame.clone());
+/// What a fresh router of so many shards sends by each queue and link when it gets `steps`: link, frame, milliseconds to wait.
+/// The NICs deal frames out to the queues in turn.
+fn routed(shards: usize, steps: &[(usize, Vec<u8>, u64)]) -> Vec<Vec<Vec<u8>>> {
+    let links = (0..shards).map(|_| TestLinks::new(8, &[1500, 1500])).collect();
+    let mut net = Net::of_shards(links, Some(RULES), |_| {});
+    let mut all = vec![(net.router, net.links)];
+    all.append(&mut net.more);
+    for (shard, _) in &mut all {
+        shard.tcp_listen("0.0.0.0:8080".parse().unwrap(), 4, SocketOptions::default()).unwrap();
+    }
+    let poll = |all: &mut Vec<(Shard, TestLinks)>, now: Instant| {
+        // What is handed over may be handed on.
+        for _ in 0..3 {
+            for (shard, links) in &mut *all {
+                shard.poll(now, links);
+                links.0.iter_mut().for_each(|device| device.tx.clear());
+            }
+        }
+    };
+    for (at, (link, frame, wait)) in steps.iter().enumerate() {
+        all[at % shards].1.0[*link].rx.push_back(frame.clone());
         net.now += Duration::from_millis(*wait);
-        net.router.poll(net.now, &mut net.links);
-        net.links.0.iter_mut().for_each(|device| device.tx.clear());
+        poll(&mut all, net.now);
     }
     // Long enough for neighbours, fragments, handshakes and retries to be given up.
     for _ in 0..200 {
         net.now += Duration::from_secs(1);
-        net.router.poll(net.now, &mut net.links);
-        net.links.0.iter_mut().for_each(|device| device.tx.clear());
+        poll(&mut all, net.now);
     }
-    let pool = net.links.pool();
-    assert_eq!(pool.free_frames(), pool.layout().frames, "a frame is lost");
-    let [inside, outside] = &mut net.links.0[..] else { unreachable!() };
-    [core::mem::take(&mut inside.sent), core::mem::take(&mut outside.sent)]
+    for (_, links) in &all {
+        let pool = links.pool();
+        assert_eq!(pool.free_frames(), pool.layout().frames, "a frame is lost");
+    }
+    let sent = |device: &mut TestDevice| core::mem::take(&mut device.sent);
+    all.iter_mut().flat_map(|(_, links)| links.0.iter_mut().map(sent)).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn damaged_traffic_harms_no_router_and_repeats_exactly(
+        shards in 1usize..4,
         picks in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>(), 0u8..4, 0u64..500), 1..80),
     ) {
         let frames = real_frames();
@@ -112,6 +128,6 @@ proptest! {
             (if damage == 3 { 1 - link } else { link }, frame, wait)
         });
         let steps: Vec<_> = damaged.collect();
-        prop_assert!(routed(&steps) == routed(&steps));
+        prop_assert!(routed(shards, &steps) == routed(shards, &steps));
     }
 }

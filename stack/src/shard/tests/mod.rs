@@ -16,6 +16,7 @@ mod announce;
 mod flows;
 mod forward;
 mod forward_fuzz;
+mod forward_shards;
 mod frames;
 mod fuzz;
 mod gro;

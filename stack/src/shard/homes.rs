@@ -1,0 +1,210 @@
+//! Which shard of a router has a flow: both directions meet in one, whatever queues the NICs' hashes choose for them.
+//!
+//! Each flow has a home that every shard computes from a packet alone:
+//! - to an address of ours: `port % shards` (or the ping identifier's), as the ports of translation are chosen
+//!   ([`crate::flow::nat`]) and those of sockets, so that replies come to the shard that has the flow;
+//! - else by the inside host's address: of the two, the one that is not reached by the default route. All flows of one
+//!   host are one shard's, which alone gives it outside ports (RFC 4787 REQ-1, REQ-2: endpoint-independent mapping, pairing).
+//!
+//! A shard that has a flow takes its packets wherever they come in; what it does not know it gives to the home, a copy over
+//! the bounded channel. Where translation moved the replies' home (a port forward, whose server answers as itself), the shard
+//! that has the flow tells that home before the first packet leaves, and again when the flow ends. Without connection
+//! tracking nothing has a home, and every shard forwards what it gets.
+
+use core::net::IpAddr;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+use hashbrown::HashMap;
+
+use super::Shard;
+use super::links::Message;
+use crate::counters::DropReason;
+use crate::flow::FlowTuple;
+use crate::flow::view::{PacketView, Transport};
+use crate::net::keyed::KeyedState;
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::time::Instant;
+
+/// What a shard knows of flows that do not meet at home. The tables are bounded by the flows that the shards may have.
+pub(super) struct Homes {
+    keys: KeyedState,
+    /// Other shards' flows whose replies have their home here.
+    elsewhere: HashMap<FlowTuple, u16, KeyedState>,
+    /// This shard's flows whose replies have another home, which is told.
+    told: HashMap<FlowTuple, u16, KeyedState>,
+    /// What could not be told yet: for want of room in the channel.
+    waiting: VecDeque<(u16, FlowNews)>,
+}
+
+/// What a shard tells the home of replies that are its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlowNews {
+    /// As they arrive.
+    replies: FlowTuple,
+    /// Who has their flow.
+    owner: u16,
+    /// It had it.
+    ended: bool,
+}
+
+/// A packet on its way to the shard that has its flow.
+#[derive(Clone, Debug)]
+pub(super) struct Handed {
+    /// The link that it came by.
+    link: usize,
+    /// Its flow, in its own direction.
+    tuple: FlowTuple,
+    parsed: Parsed,
+    /// Length of the longest fragment that it was put together from.
+    fragments: Option<usize>,
+    /// It was sent to the flow's owner, not to the home: it goes no farther.
+    last: bool,
+    /// From its Ethernet header on.
+    bytes: Vec<u8>,
+}
+
+impl Homes {
+    /// `keys`: the same on all shards.
+    pub(super) fn new(keys: (u64, u64)) -> Self {
+        let keys = KeyedState(keys);
+        let table = || HashMap::with_hasher(keys);
+        Self { keys, elsewhere: table(), told: table(), waiting: VecDeque::new() }
+    }
+
+    /// Whether some shard has not been told of a flow.
+    pub(super) fn owes(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// How many flows of others are known here, and how many of this shard's elsewhere.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> (usize, usize) {
+        (self.elsewhere.len(), self.told.len())
+    }
+
+    /// Takes what another shard tells.
+    pub(super) fn hear(&mut self, news: FlowNews) {
+        if !news.ended {
+            self.elsewhere.insert(news.replies, news.owner);
+        } else if self.elsewhere.get(&news.replies) == Some(&news.owner) {
+            self.elsewhere.remove(&news.replies);
+        }
+    }
+}
+
+impl Shard {
+    /// The packet, if its flow is or will be this shard's; else it goes to the shard that has the flow or should.
+    pub(super) fn claim(&mut self, packet: Packet, fragments: Option<usize>) -> Option<Packet> {
+        if self.count == 1 || !self.output.gate.as_ref().is_some_and(|gate| gate.tracks()) {
+            return Some(packet);
+        }
+        let Some(tuple) = PacketView::of(&packet).map(|view| of_flow(&view)) else { return Some(packet) };
+        if self.has_flow(&tuple) {
+            return Some(packet);
+        }
+        let home = self.home(&tuple);
+        let (to, last) = match self.homes.elsewhere.get(&tuple) {
+            Some(&owner) => (owner, true),
+            None if home == self.index => return Some(packet),
+            None => (home, false),
+        };
+        for packet in packet.into_packets() {
+            let mut bytes = self.links.buffer(packet.len());
+            packet.segments().for_each(|segment| bytes.extend_from_slice(segment));
+            let (link, parsed) = (self.rx_link, packet.parsed);
+            self.hand(to, Handed { link, tuple, parsed, fragments, last, bytes });
+        }
+        None
+    }
+
+    /// A packet from another shard.
+    pub(super) fn take_handed(&mut self, now: Instant, handed: Handed) {
+        if !handed.last
+            && !self.has_flow(&handed.tuple)
+            && let Some(&owner) = self.homes.elsewhere.get(&handed.tuple)
+        {
+            return self.hand(owner, Handed { last: true, ..handed });
+        }
+        let Handed { link, parsed, fragments, bytes, .. } = handed;
+        self.counters.rx_taken_over += 1;
+        let packet = Packet::copy_from(&self.pool, &bytes);
+        self.links.give_back(bytes);
+        let Some(mut packet) = packet else { return self.counters.drop(DropReason::NoFrame) };
+        packet.parsed = parsed;
+        self.rx_link = link;
+        self.route_here(now, packet, fragments);
+    }
+
+    /// Tells other shards which of the flows that have begun here they may get replies of, and which have ended. To be called
+    /// before the packets that begun them leave.
+    pub(super) fn tell_homes(&mut self) {
+        let Some(gate) = self.output.gate.as_mut().filter(|_| self.count > 1) else { return };
+        let (begun, ended) = gate.take_changes();
+        for replies in begun {
+            // What our own sockets answer does not come in.
+            let home = self.home(&replies);
+            if home != self.index && !self.policies[0].is_ours(replies.src()) {
+                self.homes.told.insert(replies, home);
+                self.homes.waiting.push_back((home, FlowNews { replies, owner: self.index, ended: false }));
+            }
+        }
+        for replies in ended {
+            // Mostly nobody was told of any.
+            if let Some(home) = self.homes.told.remove(&replies) {
+                self.homes.waiting.push_back((home, FlowNews { replies, owner: self.index, ended: true }));
+            }
+        }
+        while let Some(&(home, news)) = self.homes.waiting.front() {
+            if !self.links.send(home, Message::Flow(news)) {
+                break;
+            }
+            self.homes.waiting.pop_front();
+        }
+    }
+
+    fn hand(&mut self, to: u16, handed: Handed) {
+        if self.links.send(to, Message::Handed(handed)) {
+            self.counters.rx_handed_over += 1;
+        } else {
+            self.counters.drop(DropReason::ShardChannelFull);
+        }
+    }
+
+    fn has_flow(&self, tuple: &FlowTuple) -> bool {
+        let table = self.output.gate.as_ref().and_then(|gate| gate.table());
+        table.is_some_and(|table| table.find(tuple).is_some())
+    }
+
+    /// The shard where a flow is looked for first, from either direction's tuple.
+    fn home(&self, tuple: &FlowTuple) -> u16 {
+        let (src, dst) = (tuple.src(), tuple.dst());
+        if self.policies[0].is_ours(dst) {
+            return tuple.dst_port % self.count;
+        }
+        let hash = self.homes.keys.hash_one(self.inside(src, dst));
+        (hash % u64::from(self.count)) as u16
+    }
+
+    /// Of a flow's hosts the one inside, whichever comes first.
+    fn inside(&self, a: IpAddr, b: IpAddr) -> IpAddr {
+        let routes = &self.output.routes;
+        let dhcp_link = self.config.dhcp_link.filter(|_| a.is_ipv4());
+        let outside_link = routes.default_link(a.is_ipv6()).or(dhcp_link);
+        let outside = |addr| routes.next_hop(addr).is_none_or(|hop| Some(hop.link) == outside_link);
+        match (outside(a), outside(b)) {
+            (false, true) => a,
+            (true, false) => b,
+            _ => a.min(b),
+        }
+    }
+}
+
+/// The flow that a packet belongs to: an ICMP error goes the way of the answers to the packet that it quotes.
+fn of_flow(view: &PacketView) -> FlowTuple {
+    match view.transport {
+        Transport::Error { quoted: Some(quoted), .. } => quoted.reversed(),
+        _ => view.tuple,
+    }
+}
