@@ -78,7 +78,12 @@ pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Resu
         let socket = world.socket(fd)?;
         Ok::<_, Errno>(socket.patience(flags & libc::MSG_DONTWAIT != 0, socket.receive_timeout))
     })?;
-    let (peek, all) = (flags & libc::MSG_PEEK != 0, flags & libc::MSG_WAITALL != 0);
+    let peek = flags & libc::MSG_PEEK != 0;
+    // So much ends a wait.
+    let enough = match flags & libc::MSG_WAITALL {
+        0 => monitor::call(|world| world.socket(fd).map(|socket| socket.receive_lowat()))?.min(wanted),
+        _ => wanted,
+    };
     let mut got = Vec::new();
     let outcome = monitor::block(limit, Errno(libc::EAGAIN), |world| {
         if peek {
@@ -97,7 +102,7 @@ pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Resu
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(_)) if got.len() == wanted => return Poll::Ready(Ok(())),
                 // Less than asked for is all there is; an error behind it is for the next call.
-                Poll::Ready(Ok(taken)) if taken < step && (!all || world.has_failed(fd)) => {
+                Poll::Ready(Ok(taken)) if taken < step && (got.len() >= enough || world.has_failed(fd)) => {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(_)) => {}

@@ -71,7 +71,7 @@ impl World {
         let Ok(socket) = self.socket(fd) else { return foreign(fd) };
         let (read_shut, has_notices) = (socket.read_shut, !socket.notices.is_empty());
         let lowat = socket.kept.get(&(libc::IPPROTO_TCP, crate::sockopt::TCP_NOTSENT_LOWAT)).copied();
-        let cap = socket.options.send_buffer_bytes;
+        let (cap, receive_lowat) = (socket.options.send_buffer_bytes, socket.receive_lowat());
         let id = match &socket.phase {
             Phase::Fresh => return Ready { mask: libc::POLLHUP | WRITE, activity: 0 },
             Phase::Deferred(_) => return Ready { mask: WRITE, activity: 0 },
@@ -97,7 +97,7 @@ impl World {
         }
         if readiness.state != State::SynSent {
             let hidden = self.hidden_urgent(fd).is_some_and(|urgent| urgent.offset == 0 && urgent.arrived);
-            if readiness.readable_bytes > usize::from(hidden) {
+            if readiness.readable_bytes >= receive_lowat.saturating_add(usize::from(hidden)) {
                 mask |= READ;
             }
             // As in Linux: a third of the buffer is free, and little enough is unsent.

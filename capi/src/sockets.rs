@@ -183,6 +183,13 @@ impl Socket {
         self.kept.get(&(level, name)).is_some_and(|value| *value != 0)
     }
 
+    /// Bytes that make the socket readable (`SO_RCVLOWAT`).
+    pub(crate) fn receive_lowat(&self) -> usize {
+        let lowat = self.kept.get(&(libc::SOL_SOCKET, libc::SO_RCVLOWAT)).copied();
+        // 0 is 1; a negative one is as much as there can be, as in Linux.
+        lowat.map_or(1, |lowat| usize::try_from(lowat).unwrap_or(usize::MAX).max(1))
+    }
+
     /// How long a call may block: not at all, for the socket's timeout, or for ever.
     pub(crate) fn patience(&self, nonblocking: bool, timeout: Option<Duration>) -> Option<Duration> {
         if nonblocking || self.nonblocking { Some(Duration::ZERO) } else { timeout }

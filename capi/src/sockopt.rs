@@ -347,11 +347,11 @@ impl World {
             libc::SO_RCVTIMEO => timeval_bytes(socket.receive_timeout),
             libc::SO_SNDTIMEO => timeval_bytes(socket.send_timeout),
             SO_MEMINFO => self.memory_info(fd)?,
+            libc::SO_RCVLOWAT => one(c_int::try_from(socket.receive_lowat()).unwrap_or(c_int::MAX)),
             libc::SO_REUSEADDR
             | libc::SO_REUSEPORT
             | libc::SO_PRIORITY
             | libc::SO_MARK
-            | libc::SO_RCVLOWAT
             | libc::SO_DONTROUTE
             | libc::SO_OOBINLINE
             | libc::SO_BUSY_POLL
