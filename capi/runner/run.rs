@@ -208,7 +208,7 @@ impl Run<'_> {
             "listen" => (self.passive, self.listener) = (Passive::Listening, fd),
             // SYNs are then for the connection there is.
             "close" if fd.is_some() && fd == self.listener => {
-                (self.passive, self.listener) = (Passive::None, None)
+                (self.passive, self.listener) = (Passive::None, None);
             }
             "connect" => self.connecting = true,
             "sendto" | "sendmsg" if is_fastopen(call) => self.connecting = true,

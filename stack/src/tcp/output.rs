@@ -533,9 +533,11 @@ impl Connection {
     }
 
     fn send_probe(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
-        // Urgent data is told of while the window is closed, too, by a segment that the peer takes for one of now.
-        let seq = if self.urgent_end().is_some() { self.snd_una } else { self.snd_una - 1 };
-        self.send_bare(seq, out)?;
+        if self.urgent_end().is_some() {
+            // Urgent data is told of while the window is closed, too, by a segment of its own: the probe's number is old.
+            self.send_bare(self.snd_una, out)?;
+        }
+        self.send_bare(self.snd_una - 1, out)?;
         self.probe_due = false;
         out.counters.tcp_zero_window_probes += 1;
         Ok(())

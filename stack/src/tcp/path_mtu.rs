@@ -18,8 +18,8 @@ const BASE_MTU_IPV6: u16 = 1280;
 const SUSPICIOUS_TIMEOUTS: u8 = limits::TCP_R1;
 /// Segments of data that a path has delivered before, by which it is known to carry full ones...
 const PROVEN_SEGMENTS: u64 = 16;
-/// ...and time without progress, besides the timeouts, that makes a black hole likely there (what Linux waits for on every path: three
-/// doublings of the least timeout). Bursts of losses and short outages are more common than paths that change.
+/// ...and time without progress, besides the timeouts, that makes a black hole likely there (what Linux waits for on every path:
+/// three doublings of the least timeout). Bursts of losses and short outages are more common than paths that change.
 const PROVEN_PATIENCE: Duration = Duration::from_secs(3);
 /// The search ends when it knows the MTU to so many bytes (Linux's `tcp_probe_threshold`).
 const PRECISION: u16 = 8;
@@ -59,8 +59,8 @@ pub(super) struct MtuSearch {
     not_before: u64,
     /// The search ended.
     ended_at: Option<Instant>,
-    /// Timeouts without progress when it began.
-    timeouts: u8,
+    /// SND.UNA when it began, and timeouts without progress until then.
+    began: (u64, u8),
 }
 
 impl Connection {
@@ -96,8 +96,8 @@ impl Connection {
     /// Whether so many timeouts without progress speak for a black hole rather than for losses: three, and again as many after
     /// each reduction.
     fn is_path_suspicious(&self, now: Instant) -> bool {
-        let reduced_at = self.mtu_search().map_or(0, |search| search.timeouts);
-        let base = if reduced_at < self.retransmits { reduced_at } else { 0 };
+        let reduced = self.mtu_search().map(|search| search.began).filter(|(una, _)| *una == self.una_offset);
+        let base = reduced.map_or(0, |(_, timeouts)| timeouts);
         let proven = self.una_offset > PROVEN_SEGMENTS * u64::from(self.mss);
         let stalled = now - self.progress_at;
         self.retransmits >= base + SUSPICIOUS_TIMEOUTS && (!proven || stalled >= PROVEN_PATIENCE)
@@ -108,7 +108,7 @@ impl Connection {
         let high = self.mtu();
         let limit = self.mtu_search().map_or(high, |search| search.limit);
         self.lower_mtu(mtu.into());
-        let (not_before, timeouts) = (self.nxt_offset(), self.retransmits);
+        let (not_before, began) = (self.nxt_offset(), (self.una_offset, self.retransmits));
         self.cold_mut().mtu_search = Some(Box::new(MtuSearch {
             low: mtu,
             high,
@@ -117,7 +117,7 @@ impl Connection {
             probe_end: None,
             not_before,
             ended_at: None,
-            timeouts,
+            began,
         }));
     }
 
