@@ -613,15 +613,21 @@ fn when_ports_run_out_one_in_time_wait_with_timestamps_serves_again() {
 
 // ---- the peer's FIN
 
-#[test]
-fn the_ack_of_a_fin_rides_on_our_own() {
-    // RFC 9293 section 3.8.6.3.
-    let mut t = Harness::new();
+/// A connection whose peer has sent a request, which was acknowledged and read, and then its FIN.
+fn closed_by_the_peer(t: &mut Harness) -> ConnId {
     let id = t.established();
     t.inject(seg().data("request"));
     t.expect(seg().ack(8));
     t.recv(id);
     t.inject(fin().seq(8));
+    id
+}
+
+#[test]
+fn the_ack_of_a_fin_rides_on_our_own() {
+    // RFC 9293 section 3.8.6.3.
+    let mut t = Harness::new();
+    let id = closed_by_the_peer(&mut t);
     t.expect_nothing();
     t.close(id);
     t.expect(fin().ack(9));
@@ -632,11 +638,7 @@ fn the_ack_of_a_fin_rides_on_our_own() {
 fn the_ack_of_a_fin_does_not_wait_long() {
     // RFC 9293 section 3.8.6.3, MUST-40.
     let mut t = Harness::new();
-    let id = t.established();
-    t.inject(seg().data("request"));
-    t.expect(seg().ack(8));
-    t.recv(id);
-    t.inject(fin().seq(8));
+    let id = closed_by_the_peer(&mut t);
     assert_eq!((t.state(id), t.end(id)), (State::CloseWait, Some(Ok(0))));
     t.expect_after(40 * MS, seg().ack(9));
 }
