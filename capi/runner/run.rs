@@ -75,6 +75,8 @@ pub struct Run<'a> {
     current: Option<usize>,
     current_fd: Option<c_int>,
     passive: Passive,
+    /// The script's number of the listening socket.
+    listener: Option<i64>,
     /// A connection was asked for and its SYN has not been seen.
     connecting: bool,
     remote_port: u16,
@@ -116,6 +118,7 @@ pub fn run(script: &Script, interface: Interface, network: Network, directory: &
         current: None,
         current_fd: None,
         passive: Passive::None,
+        listener: None,
         connecting: false,
         remote_port: FIRST_REMOTE_PORT,
         blocked: None,
@@ -197,8 +200,16 @@ impl Run<'_> {
 
     fn call(&mut self, call: &Call, until: Option<i64>, line: usize) -> Result<(), String> {
         self.await_blocked()?;
+        let fd = match call.args.first() {
+            Some(Arg::Int(fd)) => Some(*fd),
+            _ => None,
+        };
         match call.name.as_str() {
-            "listen" => self.passive = Passive::Listening,
+            "listen" => (self.passive, self.listener) = (Passive::Listening, fd),
+            // SYNs are then for the connection there is.
+            "close" if fd.is_some() && fd == self.listener => {
+                (self.passive, self.listener) = (Passive::None, None);
+            }
             "connect" => self.connecting = true,
             "sendto" | "sendmsg" if is_fastopen(call) => self.connecting = true,
             _ => {}

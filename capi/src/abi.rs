@@ -13,7 +13,7 @@ use libc::{
 
 use crate::errno::{Errno, guarded, last};
 use crate::notices::Notice;
-use crate::{address, epoll, io, monitor, poll, sockets, sockopt};
+use crate::{address, epoll, io, monitor, poll, sockets, sockopt, statistics};
 
 /// How far the clock goes on each time it is read: runners spin on it.
 const TICK: Duration = Duration::from_micros(2);
@@ -100,6 +100,8 @@ pub unsafe extern "C" fn packetdrill_interface_init(
         // SAFETY: a C string if it is not null.
         let flags = if flags.is_null() { c"" } else { unsafe { CStr::from_ptr(flags) } };
         monitor::reset(&flags.to_string_lossy());
+        // SAFETY: the runner loads this object before it starts threads.
+        unsafe { statistics::announce() };
         // SAFETY: writable, by the caller's promise.
         unsafe { interface.write_unaligned(INTERFACE) };
         Ok(())
@@ -294,7 +296,7 @@ unsafe extern "C" fn call_recvmsg(_: Userdata, fd: c_int, message: *mut msghdr, 
             let buffers = list((*message).msg_iov, (*message).msg_iovlen)?;
             let received = io::receive(fd, buffers, flags)?;
             (*message).msg_namelen = 0;
-            (*message).msg_flags = 0;
+            (*message).msg_flags = flags & libc::MSG_OOB;
             match received.notice {
                 Some((notice, v6)) => {
                     (*message).msg_flags =

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::task::{Poll, Waker};
 
-use bywash::tcp::{ConnId, State, TcpError};
+use bywash::tcp::{ConnId, Readiness, State, TcpError};
 use bywash::time::Duration;
 use libc::{c_int, c_ulong, c_void, iovec};
 
@@ -13,6 +13,7 @@ use crate::monitor;
 use crate::notices::Notice;
 use crate::sockets::{Phase, World};
 use crate::sysctl::Sysctls;
+use crate::urgent::{self, Urgent};
 
 /// Most that one call moves, as in Linux.
 const CALL_BYTES_MAX: usize = 0x7fff_f000;
@@ -45,6 +46,8 @@ struct Writing {
     ends_record: bool,
     /// `MSG_ZEROCOPY`.
     zerocopy: bool,
+    /// `MSG_OOB`.
+    urgent: bool,
 }
 
 /// Reads into the buffers.
@@ -60,10 +63,12 @@ pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Resu
         let notice = notice.ok_or(Errno(libc::EAGAIN))?;
         return Ok(Message { bytes: 0, inq: None, notice: Some(notice) });
     }
+    monitor::refresh();
     if flags & libc::MSG_OOB != 0 {
-        monitor::call(|world| world.socket(fd).map(|_| ()))?;
-        // Urgent data comes in line (RFC 6093 section 6).
-        return Err(Errno(libc::EINVAL));
+        check_addresses(buffers)?;
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { urgent::receive(fd, buffers, flags)? };
+        return Ok(Message { bytes, inq: None, notice: None });
     }
     let wanted = total(buffers)?;
     if flags & libc::MSG_TRUNC == 0 {
@@ -73,7 +78,12 @@ pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Resu
         let socket = world.socket(fd)?;
         Ok::<_, Errno>(socket.patience(flags & libc::MSG_DONTWAIT != 0, socket.receive_timeout))
     })?;
-    let (peek, all) = (flags & libc::MSG_PEEK != 0, flags & libc::MSG_WAITALL != 0);
+    let peek = flags & libc::MSG_PEEK != 0;
+    // So much ends a wait.
+    let enough = match flags & libc::MSG_WAITALL {
+        0 => monitor::call(|world| world.socket(fd).map(|socket| socket.receive_lowat()))?.min(wanted),
+        _ => wanted,
+    };
     let mut got = Vec::new();
     let outcome = monitor::block(limit, Errno(libc::EAGAIN), |world| {
         if peek {
@@ -85,11 +95,14 @@ pub(crate) unsafe fn receive(fd: c_int, buffers: &[iovec], flags: c_int) -> Resu
             got.resize(before + step, 0);
             let read = world.read(fd, &mut got[before..]);
             got.truncate(before + if let Poll::Ready(Ok(taken)) = read { taken } else { 0 });
+            if !got.is_empty() && world.is_at_mark(fd) {
+                return Poll::Ready(Ok(()));
+            }
             match read {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(_)) if got.len() == wanted => return Poll::Ready(Ok(())),
                 // Less than asked for is all there is; an error behind it is for the next call.
-                Poll::Ready(Ok(taken)) if taken < step && (!all || world.has_failed(fd)) => {
+                Poll::Ready(Ok(taken)) if taken < step && (got.len() >= enough || world.has_failed(fd)) => {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(_)) => {}
@@ -135,7 +148,9 @@ pub(crate) unsafe fn send(
         more: flags & libc::MSG_MORE != 0,
         ends_record: flags & libc::MSG_EOR != 0,
         zerocopy: flags & MSG_ZEROCOPY != 0,
+        urgent: flags & libc::MSG_OOB != 0,
     };
+    monitor::refresh();
     let sent = send_all(fd, &bytes, flags, to, how)?;
     monitor::call(|world| {
         if let Ok(socket) = world.socket(fd) {
@@ -230,10 +245,27 @@ impl World {
         Ok(Some(with_data))
     }
 
+    /// Reads up to the urgent byte, and leaves that out where it is hidden.
     fn read(&mut self, fd: c_int, into: &mut [u8]) -> Poll<Result<usize, Errno>> {
         let id = self.reading(fd)?;
-        let read = self.stack.tcp.poll_recv(self.stack.now, id, into, Waker::noop());
+        let is_hidden = self.hidden_urgent(fd).is_some();
+        let mut len = into.len();
+        match self.urgent(id) {
+            Some(Urgent { offset: 0, arrived: true, .. }) if is_hidden && len > 0 => {
+                // The byte is there, so that this is ready.
+                let _ = self.stack.tcp.poll_recv(self.stack.now, id, &mut [0], Waker::noop());
+            }
+            Some(Urgent { offset, .. }) if offset > 0 => len = len.min(offset),
+            _ => {}
+        }
+        let read = self.stack.tcp.poll_recv(self.stack.now, id, &mut into[..len], Waker::noop());
         self.ended(id, read)
+    }
+
+    /// Whether the next byte is the urgent one.
+    fn is_at_mark(&mut self, fd: c_int) -> bool {
+        let id = self.connection(fd).ok();
+        id.and_then(|id| self.urgent(id)).is_some_and(|urgent| urgent.offset == 0)
     }
 
     /// Whether an error waits to be told.
@@ -245,14 +277,22 @@ impl World {
     fn peek(&mut self, fd: c_int, wanted: usize) -> Poll<Result<Vec<u8>, Errno>> {
         let id = self.reading(fd)?;
         let readable = self.stack.tcp.readiness(id)?.readable_bytes;
+        let hidden = self.hidden_urgent(fd);
+        let skip = usize::from(hidden.is_some_and(|urgent| urgent.offset == 0 && urgent.arrived));
+        let limit = self.urgent(id).map_or(usize::MAX, |urgent| urgent.offset);
+        let wanted = if limit > 0 { wanted.min(limit) } else { wanted.saturating_add(skip) };
         let mut bytes = vec![0; readable.min(wanted)];
-        if readable == 0 {
+        if readable == skip {
+            if skip > 0 {
+                return Poll::Pending;
+            }
             // Nothing to take, so this only tells why.
             let end = self.stack.tcp.poll_recv(self.stack.now, id, &mut [0], Waker::noop());
             return self.ended(id, end).map_ok(|_| bytes);
         }
         let peeked = self.stack.tcp.peek(id, &mut bytes)?;
         bytes.truncate(peeked);
+        bytes.drain(..skip);
         Poll::Ready(Ok(bytes))
     }
 
@@ -277,7 +317,7 @@ impl World {
     }
 
     fn write(&mut self, fd: c_int, bytes: &[u8], how: Writing) -> Poll<Result<usize, Errno>> {
-        let Writing { more, ends_record, .. } = how;
+        let Writing { more, ends_record, urgent, .. } = how;
         let socket = self.socket(fd)?;
         let Some(id) = socket.connection() else { return Poll::Ready(Err(Errno(libc::EPIPE))) };
         if more || socket.more {
@@ -287,16 +327,31 @@ impl World {
         match self.stack.tcp.poll_send(self.stack.now, id, bytes, Waker::noop()) {
             Poll::Ready(Err(TcpError::NotConnected)) => Poll::Ready(Err(Errno(libc::EPIPE))),
             Poll::Ready(Err(error)) => {
+                let errno = self.errno_of(id, error);
                 self.stack.tcp.take_error(id);
-                Poll::Ready(Err(error.into()))
+                Poll::Ready(Err(errno))
             }
             Poll::Ready(Ok(taken)) => {
+                if urgent {
+                    self.stack.tcp.mark_urgent(self.stack.now, id)?;
+                }
                 if ends_record && taken == bytes.len() {
                     self.stack.tcp.end_record(self.stack.now, id)?;
                 }
                 Poll::Ready(Ok(taken))
             }
             Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// What an error is for a program: a reset of what only we still wrote to is a broken pipe, as in Linux.
+    pub(crate) fn errno_of(&self, id: ConnId, error: TcpError) -> Errno {
+        let half_closed = |readiness: Readiness| readiness.fin_received && !readiness.fin_queued;
+        match self.stack.tcp.readiness(id) {
+            Ok(readiness) if error == TcpError::ConnectionReset && half_closed(readiness) => {
+                Errno(libc::EPIPE)
+            }
+            _ => error.into(),
         }
     }
 
@@ -342,6 +397,16 @@ pub(crate) fn splice(from: c_int, to: c_int, len: usize, flags: u32) -> Result<c
     let nonblocking = if flags & libc::SPLICE_F_NONBLOCK != 0 { libc::MSG_DONTWAIT } else { 0 };
     let count = match (ours_in, ours_out) {
         (true, false) => {
+            // Nothing is taken past the urgent byte, nor left out.
+            let len = monitor::call(|world| {
+                let id = world.connection(from).ok();
+                id.and_then(|id| world.urgent(id))
+                    .map_or(bytes.len(), |urgent| urgent.offset.min(bytes.len()))
+            });
+            if len == 0 {
+                return Ok(0);
+            }
+            bytes.truncate(len);
             let buffer = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
             // SAFETY: the buffer is the vector.
             let read = unsafe { receive(from, &[buffer], nonblocking)? }.bytes;
@@ -426,12 +491,14 @@ pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> Res
         let opening = matches!(readiness.state, State::SynSent | State::SynReceived);
         // The FIN has a sequence number, too.
         let fin = matches!(readiness.state, State::FinWait1 | State::Closing | State::LastAck);
+        let mark = world.urgent(id);
+        let hidden = world.hidden_urgent(fd).filter(|urgent| urgent.arrived);
         Ok(match request {
-            libc::FIONREAD => readiness.readable_bytes as c_int,
+            libc::FIONREAD => hidden.map_or(readiness.readable_bytes, |urgent| urgent.offset) as c_int,
             libc::TIOCOUTQ | SIOCOUTQNSD if opening => 0,
             libc::TIOCOUTQ => readiness.queued_bytes as c_int + c_int::from(fin),
             SIOCOUTQNSD => readiness.unsent_bytes as c_int,
-            SIOCATMARK => 0,
+            SIOCATMARK => c_int::from(mark.is_some_and(|urgent| urgent.offset == 0)),
             _ => return Err(Errno(libc::ENOTTY)),
         })
     })?;

@@ -8,6 +8,8 @@
 
 pub mod abi;
 mod address;
+mod bursts;
+mod device;
 mod epoll;
 mod errno;
 mod flags;
@@ -18,5 +20,7 @@ mod poll;
 mod sockets;
 mod sockopt;
 mod stack;
+mod statistics;
 mod sysctl;
 mod tcp_info;
+mod urgent;

@@ -74,7 +74,7 @@ pub(crate) fn reset(flags: &str) {
 
 /// A call that does not block.
 pub(crate) fn call<R>(act: impl FnOnce(&mut World) -> R) -> R {
-    let mut shared = enter();
+    let mut shared = lock();
     let result = act(&mut shared.world);
     drop(happened(shared));
     result
@@ -87,7 +87,7 @@ pub(crate) fn block<T>(
     late: Errno,
     mut attempt: impl FnMut(&mut World) -> Poll<Result<T, Errno>>,
 ) -> Result<T, Errno> {
-    let mut shared = enter();
+    let mut shared = lock();
     let first = attempt(&mut shared.world);
     let deadline = limit.map(|limit| shared.world.stack.now + limit);
     shared = happened(shared);
@@ -144,6 +144,11 @@ pub(crate) fn time_us(tick: Duration) -> u64 {
     advance(shared, target).world.stack.now.as_micros()
 }
 
+/// A call begins: sysctls that were changed, and the device's MTU, have their effect on it.
+pub(crate) fn refresh() {
+    enter().world.refresh();
+}
+
 /// Lets `duration` pass.
 pub(crate) fn sleep(duration: Duration) {
     let mut shared = enter();
@@ -156,6 +161,7 @@ pub(crate) fn sleep(duration: Duration) {
 pub(crate) fn inject(ip: &[u8]) {
     let mut shared = hold(enter());
     shared.threads.driver = Some(thread::current().id());
+    shared.world.refresh();
     shared.world.stack.inject(ip);
     drop(happened(shared));
 }
@@ -179,7 +185,8 @@ fn lock() -> Guard {
     MONITOR.shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The lock for a call: a thread that makes another call has returned from its last.
+/// The lock where a call begins: a thread that makes another one has returned from its last. Within a call that blocked, the
+/// clock stands still until the thread has asked for the time.
 fn enter() -> Guard {
     let mut shared = lock();
     let me = thread::current().id();
@@ -189,8 +196,7 @@ fn enter() -> Guard {
 
 /// Lets everybody see what has happened: sends what is to be sent and waits until all blocked calls have looked.
 fn happened(mut shared: Guard) -> Guard {
-    shared.world.stack.pump();
-    shared.world.note_progress();
+    shared.world.settle();
     shared.threads.generation += 1;
     if shared.threads.waiting.is_empty() {
         return shared;
@@ -257,8 +263,7 @@ fn attempt_now<T>(
     attempt: &mut impl FnMut(&mut World) -> Poll<Result<T, Errno>>,
 ) -> Poll<Result<T, Errno>> {
     let result = attempt(&mut shared.world);
-    shared.world.stack.pump();
-    shared.world.note_progress();
+    shared.world.settle();
     match result {
         Poll::Pending if deadline.is_some_and(|deadline| deadline <= shared.world.stack.now) => {
             Poll::Ready(Err(late))

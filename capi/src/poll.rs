@@ -23,6 +23,7 @@ pub(crate) unsafe fn poll(fds: *mut pollfd, count: usize, timeout_ms: c_int) -> 
         // SAFETY: `i` is below `count`.
         entries.push(unsafe { fds.add(i).read_unaligned() });
     }
+    monitor::refresh();
     let outcome = monitor::block(patience(timeout_ms), Errno(libc::EAGAIN), |world| {
         let mut ready = 0;
         for entry in &mut entries {
@@ -70,7 +71,7 @@ impl World {
         let Ok(socket) = self.socket(fd) else { return foreign(fd) };
         let (read_shut, has_notices) = (socket.read_shut, !socket.notices.is_empty());
         let lowat = socket.kept.get(&(libc::IPPROTO_TCP, crate::sockopt::TCP_NOTSENT_LOWAT)).copied();
-        let cap = socket.options.send_buffer_bytes;
+        let (cap, receive_lowat) = (socket.options.send_buffer_bytes, socket.receive_lowat());
         let id = match &socket.phase {
             Phase::Fresh => return Ready { mask: libc::POLLHUP | WRITE, activity: 0 },
             Phase::Deferred(_) => return Ready { mask: WRITE, activity: 0 },
@@ -95,7 +96,8 @@ impl World {
             mask |= READ | libc::POLLRDHUP;
         }
         if readiness.state != State::SynSent {
-            if readiness.readable_bytes > 0 {
+            let hidden = self.hidden_urgent(fd).is_some_and(|urgent| urgent.offset == 0 && urgent.arrived);
+            if readiness.readable_bytes >= receive_lowat.saturating_add(usize::from(hidden)) {
                 mask |= READ;
             }
             // As in Linux: a third of the buffer is free, and little enough is unsent.
@@ -104,7 +106,7 @@ impl World {
             if over || readiness.fin_queued || room && few {
                 mask |= WRITE;
             }
-            if self.stack.tcp.urgent_ahead(id).is_ok_and(|ahead| ahead.is_some()) {
+            if self.has_urgent(fd) {
                 mask |= libc::POLLPRI;
             }
         }

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Poll, Waker};
 
-use bywash::tcp::{ConnId, ListenerId, Shutdown, SocketOptions, State, TcpError};
+use bywash::tcp::{ConnId, FastOpenKeys, ListenerId, Shutdown, SocketOptions, State, TcpError};
 use bywash::time::{Duration, Instant};
 use libc::c_int;
 
+use crate::device;
 use crate::epoll::Epoll;
 use crate::errno::{Errno, last};
 use crate::flags::Flags;
@@ -16,6 +17,7 @@ use crate::monitor;
 use crate::notices::Notices;
 use crate::sockopt;
 use crate::stack::Stack;
+use crate::statistics::Statistics;
 use crate::sysctl::{FastOpenUse, Sysctls};
 
 /// Where the virtual clock starts; not at zero, so that there is a time before everything.
@@ -26,6 +28,11 @@ pub(crate) struct World {
     pub(crate) flags: Flags,
     pub(crate) stack: Stack,
     pub(crate) objects: HashMap<c_int, Object>,
+    /// Segments that go as one at least (`tcp_min_tso_segs`).
+    pub(crate) burst_min: usize,
+    /// The device's MTU when it was looked at last.
+    device_mtu: Option<usize>,
+    statistics: Statistics,
 }
 
 /// What a descriptor is.
@@ -51,6 +58,10 @@ pub(crate) struct Socket {
     pub(crate) more: bool,
     /// Read or written side shut by the application.
     pub(crate) read_shut: bool,
+    /// `TCP_FASTOPEN_KEY`.
+    pub(crate) fastopen_keys: Option<FastOpenKeys>,
+    /// Where the urgent byte was that `MSG_OOB` took last.
+    pub(crate) urgent_taken: Option<u64>,
     pub(crate) notices: Notices,
 }
 
@@ -71,7 +82,43 @@ impl World {
         let flags = Flags::parse(flags);
         let config = Sysctls::new(&flags).config();
         let stack = Stack::new(config, START, &flags);
-        Self { flags, stack, objects: HashMap::new() }
+        let burst_min = Sysctls::new(&flags).burst_min();
+        Self {
+            flags,
+            stack,
+            objects: HashMap::new(),
+            burst_min,
+            device_mtu: device::mtu(),
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// Takes over what sysctls and the device say now. Options of sockets stay as they were when these were made.
+    pub(crate) fn refresh(&mut self) {
+        let sysctls = Sysctls::new(&self.flags);
+        let (config, burst_min) = (sysctls.config(), sysctls.burst_min());
+        self.burst_min = burst_min;
+        if self.stack.configure(config, &self.flags) {
+            let connections = self.objects.values().filter_map(|object| match object {
+                Object::Socket(socket) => socket.connection(),
+                Object::Epoll(_) => None,
+            });
+            connections.for_each(|id| self.stack.renew_accurate_ecn(id));
+        }
+        let mtu = device::mtu();
+        if mtu != self.device_mtu
+            && let Some(mtu) = mtu
+        {
+            self.stack.set_mtu(mtu);
+        }
+        self.device_mtu = mtu;
+    }
+
+    /// Lets everything follow that has to: sends, takes note of what was sent, and tells the counters.
+    pub(crate) fn settle(&mut self) {
+        self.pump();
+        self.note_progress();
+        self.statistics.tell(&self.stack.counters);
     }
 
     /// Whether the descriptor is one of ours; the kernel answers for the others.
@@ -118,6 +165,8 @@ impl Socket {
             send_timeout: None,
             more: false,
             read_shut: false,
+            fastopen_keys: None,
+            urgent_taken: None,
             notices: Notices::default(),
         }
     }
@@ -132,6 +181,13 @@ impl Socket {
     /// Whether an option that is only kept is set to something but 0.
     pub(crate) fn is_on(&self, level: c_int, name: c_int) -> bool {
         self.kept.get(&(level, name)).is_some_and(|value| *value != 0)
+    }
+
+    /// Bytes that make the socket readable (`SO_RCVLOWAT`).
+    pub(crate) fn receive_lowat(&self) -> usize {
+        let lowat = self.kept.get(&(libc::SOL_SOCKET, libc::SO_RCVLOWAT)).copied();
+        // 0 is 1; a negative one is as much as there can be, as in Linux.
+        lowat.map_or(1, |lowat| usize::try_from(lowat).unwrap_or(usize::MAX).max(1))
     }
 
     /// How long a call may block: not at all, for the socket's timeout, or for ever.
@@ -158,9 +214,8 @@ pub(crate) fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Result<c_in
         return Err(Errno(libc::EPROTONOSUPPORT));
     }
     monitor::call(|world| {
-        let config = Sysctls::new(&world.flags).config();
-        let options = config.options.clone();
-        world.stack.configure(config, &world.flags);
+        world.refresh();
+        let options = Sysctls::new(&world.flags).config().options;
         let mut socket = Socket::new(v6, options);
         socket.nonblocking = kind & libc::SOCK_NONBLOCK != 0;
         world.open(Object::Socket(Box::new(socket)))
@@ -185,6 +240,7 @@ pub(crate) fn bind(fd: c_int, address: Option<SocketAddr>) -> Result<c_int, Errn
 
 /// `listen(2)`. Linux accepts one more than `backlog`.
 pub(crate) fn listen(fd: c_int, backlog: c_int) -> Result<c_int, Errno> {
+    monitor::refresh();
     monitor::call(|world| {
         let sysctls = Sysctls::new(&world.flags);
         let (somaxconn, fastopen) = (sysctls.somaxconn(), sysctls.fastopen());
@@ -217,6 +273,11 @@ pub(crate) fn listen(fd: c_int, backlog: c_int) -> Result<c_int, Errno> {
                     world.stack.tcp.close_listener(world.stack.now, first)?;
                     return Err(error.into());
                 }
+            }
+        }
+        if let Some(keys) = world.socket(fd)?.fastopen_keys.clone() {
+            for listener in &listeners {
+                world.stack.tcp.set_listener_fastopen_keys(*listener, &keys)?;
             }
         }
         let socket = world.socket(fd)?;
@@ -357,6 +418,7 @@ impl World {
 
 /// `connect(2)`.
 pub(crate) fn connect(fd: c_int, remote: Option<SocketAddr>) -> Result<c_int, Errno> {
+    monitor::refresh();
     let limit = monitor::call(|world| {
         let Some(remote) = remote else {
             world.disconnect(fd)?;
@@ -405,9 +467,11 @@ pub(crate) fn shutdown(fd: c_int, how: c_int) -> Result<c_int, Errno> {
             return Ok(0);
         }
         let id = world.connection(fd)?;
+        let is_over = matches!(world.stack.tcp.state(id), None | Some(State::Closed | State::TimeWait));
         world.stack.tcp.shutdown(world.stack.now, id, how)?;
         world.socket(fd)?.read_shut |= how != Shutdown::Write;
-        Ok(0)
+        // It has its effect all the same.
+        if is_over { Err(Errno(libc::ENOTCONN)) } else { Ok(0) }
     })
 }
 

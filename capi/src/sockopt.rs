@@ -8,7 +8,7 @@ use libc::{c_int, c_void, socklen_t};
 
 use crate::errno::Errno;
 use crate::monitor;
-use crate::sockets::{Phase, Socket, World};
+use crate::sockets::{Phase, World};
 use crate::sysctl::Sysctls;
 use crate::tcp_info::LinuxTcpInfo;
 
@@ -46,6 +46,7 @@ pub(crate) unsafe fn set(
     if value.is_null() && len > 0 {
         return Err(Errno(libc::EFAULT));
     }
+    monitor::refresh();
     let len = (len as usize).min(VALUE_BYTES_MAX);
     let mut bytes = vec![0; len];
     if len > 0 {
@@ -131,6 +132,7 @@ impl World {
             | libc::SO_MARK
             | libc::SO_RCVLOWAT
             | libc::SO_DONTROUTE
+            | libc::SO_OOBINLINE
             | libc::SO_BUSY_POLL
             | libc::SO_INCOMING_CPU => {
                 socket.kept.insert((libc::SOL_SOCKET, name), int(value)?);
@@ -206,8 +208,13 @@ impl World {
                     32 => (key(&value[..16])?, Some(key(&value[16..])?)),
                     _ => (key(value)?, None),
                 };
-                // The stack has one pair of keys, not one for each listener.
-                self.stack.tcp.set_fastopen_keys(&FastOpenKeys { primary, backup });
+                let keys = FastOpenKeys { primary, backup };
+                if let Phase::Listening(listeners) = &socket.phase {
+                    for listener in listeners.clone() {
+                        self.stack.tcp.set_listener_fastopen_keys(listener, &keys)?;
+                    }
+                }
+                self.socket(fd)?.fastopen_keys = Some(keys);
             }
             TCP_FASTOPEN_CONNECT => {
                 let on = int(value)?;
@@ -340,12 +347,13 @@ impl World {
             libc::SO_RCVTIMEO => timeval_bytes(socket.receive_timeout),
             libc::SO_SNDTIMEO => timeval_bytes(socket.send_timeout),
             SO_MEMINFO => self.memory_info(fd)?,
+            libc::SO_RCVLOWAT => one(c_int::try_from(socket.receive_lowat()).unwrap_or(c_int::MAX)),
             libc::SO_REUSEADDR
             | libc::SO_REUSEPORT
             | libc::SO_PRIORITY
             | libc::SO_MARK
-            | libc::SO_RCVLOWAT
             | libc::SO_DONTROUTE
+            | libc::SO_OOBINLINE
             | libc::SO_BUSY_POLL
             | libc::SO_INCOMING_CPU => self.kept(fd, libc::SOL_SOCKET, name)?,
             _ => return Err(Errno(libc::ENOPROTOOPT)),
@@ -406,13 +414,17 @@ impl World {
         {
             self.socket(fd)?.phase = Phase::Connected(id);
         }
-        Ok(self.stack.tcp.take_error(id).map_or(0, |error| Errno::from(error).0))
+        let told = |error| self.errno_of(id, error).0;
+        let readiness = self.stack.tcp.readiness(id).ok().and_then(|readiness| readiness.error);
+        let ended = readiness.map(told);
+        let taken = self.stack.tcp.take_error(id);
+        Ok(taken.map_or(0, |error| ended.unwrap_or(Errno::from(error).0)))
     }
 
     /// `SO_MEMINFO`: nine counts, of which the buffers' are known.
     fn memory_info(&mut self, fd: c_int) -> Result<Vec<u8>, Errno> {
-        let Socket { options, .. } = self.socket(fd)?;
-        let (receive, send) = (options.receive_buffer_bytes as c_int, options.send_buffer_bytes as c_int);
+        let send = self.socket(fd)?.options.send_buffer_bytes as c_int;
+        let receive = int(&self.socket_option(fd, libc::SO_RCVBUF)?)?;
         let (mut received, mut queued) = (0, 0);
         if let Ok(id) = self.connection(fd) {
             let readiness = self.stack.tcp.readiness(id)?;

@@ -12,11 +12,13 @@ use bywash::packet::{Packet, PacketPool, PoolLayout};
 use bywash::parse::{Kind, Policy, parse, protocol};
 use bywash::tcp::seq::SeqNumber;
 use bywash::tcp::{
-    Egress, EgressError, IcmpError, IcmpErrorKind, IcmpVerdict, Received, SegmentOut, Tcp, TcpConfig, Tuple,
+    ConnId, Egress, EgressError, IcmpError, IcmpErrorKind, IcmpVerdict, Received, SegmentOut, Tcp, TcpConfig,
+    Tuple,
 };
 use bywash::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
+use crate::bursts::Bursts;
 use crate::flags::Flags;
 
 /// Packets sent and not yet received by the runner; beyond it the engine finds its egress full and waits.
@@ -30,6 +32,9 @@ const TCP_HEADER: usize = 20;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
+const CWR: u8 = 0x80;
+/// SYN, RST and URG: such segments stand alone.
+const ALONE: u8 = 0x26;
 const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
 const PEER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
 
@@ -39,23 +44,24 @@ pub(crate) struct Stack {
     pub(crate) now: Instant,
     wire: Wire,
     config: TcpConfig,
-    counters: Counters,
+    pub(crate) counters: Counters,
     pool: PacketPool,
     policy: Policy,
 }
 
-/// What was sent. On request, segments of one connection that follow each other at one instant leave as one packet, as they
-/// do through a device that cuts large packets by itself.
+/// What was sent. Segments of one connection that follow each other at one instant are Linux's bursts (see [`crate::bursts`]): the
+/// last of each is pushed, and on request a burst leaves as one packet, as through a device that cuts large packets by itself.
 pub(crate) struct Wire {
     /// MTU for each IP version.
     mtu_ipv4: usize,
     mtu_ipv6: usize,
-    /// The largest packet that a path carries where that is less, bytes, and when it was learned: as a shard remembers it, but
-    /// the MSS option goes by it, too, as on Linux.
+    /// The largest packet that a path carries where that is less, bytes, and when it was learned: as a shard remembers it.
     learned: HashMap<IpAddr, (u16, Instant)>,
     /// Whether segments are joined.
     join: bool,
     sent: VecDeque<Sent>,
+    /// Where what was sent to an address and port ends: what lies before it is sent again.
+    ends: HashMap<(SocketAddr, SocketAddr), SeqNumber>,
     ident: u16,
 }
 
@@ -70,10 +76,8 @@ struct Sent {
     /// The TCP header with its options; the checksum is still 0.
     header: Vec<u8>,
     payload: Vec<u8>,
-    /// Payload of the first of the segments it is made of.
-    segment_len: usize,
-    /// Its last segment was pushed or had the FIN: nothing is joined to it.
-    ends: bool,
+    /// Its payload was never sent before.
+    new: bool,
 }
 
 impl Stack {
@@ -103,17 +107,21 @@ impl Stack {
     }
 
     /// Uses another configuration from now on: wholly, or for what begins from now on if something is open that has the old.
-    pub(crate) fn configure(&mut self, config: TcpConfig, flags: &Flags) {
+    /// Whether it is another.
+    pub(crate) fn configure(&mut self, config: TcpConfig, flags: &Flags) -> bool {
+        if config == self.config {
+            return false;
+        }
         let census = self.tcp.census();
         let idle = census.connections + census.listeners + census.time_wait + census.syn_received == 0;
-        if idle && config != self.config {
-            let sent = std::mem::take(&mut self.wire.sent);
-            let learned = std::mem::take(&mut self.wire.learned);
-            *self = Self::new(config, self.now, flags);
-            (self.wire.sent, self.wire.learned) = (sent, learned);
-        } else if config != self.config && self.tcp.set_config(config.clone()).is_ok() {
+        if idle {
+            let fresh = Self::new(config, self.now, flags);
+            let old = std::mem::replace(self, fresh);
+            (self.wire, self.counters) = (old.wire, old.counters);
+        } else if self.tcp.set_config(config.clone()).is_ok() {
             self.config = config;
         }
+        true
     }
 
     /// Takes one IP packet from the wire; what is malformed is counted and dropped.
@@ -151,11 +159,24 @@ impl Stack {
         }
     }
 
-    /// Fires what is due and sends what there is to send.
-    pub(crate) fn pump(&mut self) {
+    /// Fires what is due and sends what there is to send, in bursts of at most so many segments.
+    pub(crate) fn pump(&mut self, bursts: &Bursts) {
         self.wire.forget_old(self.now);
         self.tcp.poll_timers(self.now, &mut self.counters);
+        let before = self.wire.sent.len();
         self.tcp.transmit(self.now, &mut self.wire, &mut self.counters);
+        self.wire.form_bursts(before, bursts);
+    }
+
+    /// Accurate ECN's option as the configuration has it, on a connection that is open.
+    pub(crate) fn renew_accurate_ecn(&mut self, id: ConnId) {
+        // Stale only if the connection is over.
+        let _ = self.tcp.set_accurate_ecn_option(self.now, id, self.config.accurate_ecn.option);
+    }
+
+    /// The wire carries packets of `mtu` bytes from now on.
+    pub(crate) fn set_mtu(&mut self, mtu: usize) {
+        (self.wire.mtu_ipv4, self.wire.mtu_ipv6) = (mtu, mtu);
     }
 
     /// When something happens by itself; never before now.
@@ -171,8 +192,12 @@ impl Stack {
 
 impl Egress for Wire {
     fn path_mtu(&self, dst: IpAddr) -> usize {
-        let link = if dst.is_ipv4() { self.mtu_ipv4 } else { self.mtu_ipv6 };
+        let link = self.link_mtu(dst);
         self.learned.get(&dst).map_or(link, |(mtu, _)| link.min(usize::from(*mtu)))
+    }
+
+    fn link_mtu(&self, dst: IpAddr) -> usize {
+        if dst.is_ipv4() { self.mtu_ipv4 } else { self.mtu_ipv6 }
     }
 
     fn doubt(&mut self, _now: Instant, dst: IpAddr) {
@@ -199,29 +224,68 @@ impl Wire {
         if ip_header_len + TCP_HEADER + segment.options.len() + payload.len() > mtu {
             return Err(EgressError::TooBig { mtu });
         }
-        let sent = Sent {
+        let end = segment.seq + payload.len() as u32;
+        let flow = (segment.src, segment.dst);
+        let new = self.ends.get(&flow).is_none_or(|known| segment.flags & 2 != 0 || known.le(segment.seq));
+        if new {
+            self.ends.insert(flow, end);
+        }
+        self.sent.push_back(Sent {
             at: now,
             src: segment.src,
             dst: segment.dst,
             tos: segment.ip.tos & 0xfc | segment.ecn,
             hop_limit: segment.ip.hop_limit,
             header: tcp_header(segment),
-            segment_len: payload.len(),
             payload,
-            ends: segment.flags & u16::from(FIN | PSH) != 0,
-        };
-        match self.sent.back_mut().filter(|last| self.join && last.is_followed_by(&sent)) {
-            Some(last) => last.join(&sent),
-            None => self.sent.push_back(sent),
-        }
+            new,
+        });
         Ok(())
+    }
+
+    /// What was sent last, from `first` on, becomes bursts.
+    fn form_bursts(&mut self, first: usize, bursts: &Bursts) {
+        let fresh: Vec<Sent> = self.sent.drain(first..).collect();
+        let mut fresh = fresh.into_iter().peekable();
+        while let Some(mut head) = fresh.next() {
+            let segment_len = head.payload.len();
+            let most = bursts.get(&(head.src, head.dst)).copied().unwrap_or(1);
+            let (mut count, mut flags) = (1, head.flags());
+            let mut rest = Vec::new();
+            while count < most && (head.new || self.join) {
+                let last = rest.last().unwrap_or(&head);
+                let Some(next) = fresh.next_if(|next| last.is_followed_by(next, segment_len, count)) else {
+                    break;
+                };
+                count += 1;
+                flags |= next.flags();
+                rest.push(next);
+            }
+            if self.join && count > 1 {
+                rest.iter().for_each(|next| head.payload.extend_from_slice(&next.payload));
+                head.header[13] = flags | PSH;
+                rest.clear();
+            } else if let Some(last) = rest.last_mut() {
+                last.header[13] |= PSH;
+            }
+            self.sent.push_back(head);
+            self.sent.extend(rest);
+        }
     }
 }
 
 impl Wire {
     fn new(flags: &Flags) -> Self {
         let Flags { mtu_ipv4, mtu_ipv6, join, .. } = *flags;
-        Self { mtu_ipv4, mtu_ipv6, learned: HashMap::new(), join, sent: VecDeque::new(), ident: 0 }
+        Self {
+            mtu_ipv4,
+            mtu_ipv6,
+            learned: HashMap::new(),
+            join,
+            sent: VecDeque::new(),
+            ends: HashMap::new(),
+            ident: 0,
+        }
     }
 
     /// Takes in that the path to `dst` carries no more than `mtu`; only time raises it. What was learned longest ago makes room.
@@ -256,30 +320,25 @@ impl Sent {
         self.header[13]
     }
 
-    /// Whether `next` could have been cut off the end of this: equal headers, in sequence, and this one's segments full
-    /// and not pushed.
-    fn is_followed_by(&self, next: &Self) -> bool {
+    /// Whether `next` could have been cut off behind this, the `count`th segment of a burst with `segment_len` bytes in each: equal
+    /// headers, in sequence, and this one full and not pushed.
+    fn is_followed_by(&self, next: &Self, segment_len: usize, count: usize) -> bool {
         let same = (self.at, self.src, self.dst, self.tos) == (next.at, next.src, next.dst, next.tos)
-            && self.hop_limit == next.hop_limit
+            && (self.hop_limit, self.new) == (next.hop_limit, next.new)
             // Acknowledgment; window; options.
             && self.header[8..13] == next.header[8..13]
             && self.header[14..16] == next.header[14..16]
             && self.header[TCP_HEADER..] == next.header[TCP_HEADER..];
-        let plain = |flags: u8| flags & !(FIN | PSH) == ACK;
-        same && plain(self.flags())
-            && plain(next.flags())
-            && !self.ends
+        // CWR, where it is a signal, is on the first alone.
+        let lasting = |flags: u8| flags & !(FIN | PSH | CWR);
+        same && lasting(self.flags()) == lasting(next.flags())
+            && self.flags() & (FIN | PSH) == 0
+            && self.flags() & (ALONE | ACK) == ACK
+            && next.flags() & CWR & !self.flags() == 0
             && self.seq().wrapping_add(self.payload.len() as u32) == next.seq()
-            && (1..=self.segment_len).contains(&next.payload.len())
-            && self.payload.len().is_multiple_of(self.segment_len)
-            && self.payload.len() + next.payload.len() <= JOINED_BYTES_MAX
-    }
-
-    fn join(&mut self, next: &Self) {
-        self.payload.extend_from_slice(&next.payload);
-        self.ends = next.ends;
-        // Linux pushes whatever leaves as more than one segment.
-        self.header[13] |= next.header[13] | PSH;
+            && self.payload.len() == segment_len
+            && (1..=segment_len).contains(&next.payload.len())
+            && count * segment_len + next.payload.len() <= JOINED_BYTES_MAX
     }
 
     /// The whole IP packet, checksums filled in.

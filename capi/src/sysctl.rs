@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use bywash::tcp::{
-    AccurateEcnConfig, AccurateEcnOption, EcnConfig, FastOpenConfig, FastOpenKeys, SocketOptions, TcpConfig,
+    AccurateEcnConfig, AccurateEcnOption, EcnConfig, FastOpenConfig, FastOpenKeys, MtuProbing, SocketOptions,
+    TcpConfig,
 };
 use bywash::time::Duration;
 
@@ -91,6 +92,11 @@ impl<'a> Sysctls<'a> {
         }
     }
 
+    /// `tcp_min_tso_segs`.
+    pub(crate) fn burst_min(&self) -> usize {
+        self.number("tcp_min_tso_segs").map_or(2, |segments| segments.clamp(1, 65_535) as usize)
+    }
+
     /// Who may use Fast Open: `tcp_fastopen`, clients by default.
     pub(crate) fn fastopen(&self) -> FastOpenUse {
         let bits = self.number("tcp_fastopen").unwrap_or(1);
@@ -154,6 +160,13 @@ impl<'a> Sysctls<'a> {
             timestamps: self.flag("tcp_timestamps", true),
             timestamps_optional: true,
             sack: self.flag("tcp_sack", true),
+            challenge_acks: 1,
+            challenge_interval: Duration::from_millis(self.number("tcp_invalid_ratelimit").unwrap_or(500)),
+            mtu_probing: match self.number("tcp_mtu_probing") {
+                Some(2) => MtuProbing::Always,
+                Some(1) => MtuProbing::OnBlackHole,
+                _ => MtuProbing::Off,
+            },
             window_scaling: self.flag("tcp_window_scaling", true),
             ephemeral_ports: self.ports(default.ephemeral_ports.clone()),
             min_rto,

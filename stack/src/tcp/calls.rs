@@ -60,6 +60,7 @@ impl Tcp {
             addr: SocketAddr::new(addr.ip(), port.ok_or(TcpError::AddrNotAvailable)?),
             backlog: backlog.max(1),
             fastopen: PendingFastOpens::new(options.fastopen_qlen),
+            cookies: None,
             cookies_until: Instant::ZERO,
             options,
             accept: VecDeque::new(),
@@ -85,6 +86,21 @@ impl Tcp {
     pub fn set_fastopen(&mut self, id: ListenerId, qlen: usize) -> Result<(), TcpError> {
         let listener = self.listeners.get_mut(id).ok_or(TcpError::NotConnected)?;
         listener.fastopen.set_qlen(qlen);
+        Ok(())
+    }
+
+    /// Lets a listener make and check Fast Open cookies with keys of its own (`TCP_FASTOPEN_KEY`): those of
+    /// [`Tcp::set_fastopen_keys`] are not its any more.
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn set_listener_fastopen_keys(
+        &mut self,
+        id: ListenerId,
+        keys: &FastOpenKeys,
+    ) -> Result<(), TcpError> {
+        let cookies = CookieMaker::new(&[0; 32], self.config.fastopen.key_lifetime, Some(keys));
+        self.listeners.get_mut(id).ok_or(TcpError::NotConnected)?.cookies = Some(Box::new(cookies));
         Ok(())
     }
 
@@ -674,7 +690,7 @@ impl Connection {
             self.forget_urgent();
             self.measure_reading(now);
         }
-        let owes = self.owes_window_update();
+        let owes = self.owes_window_update_for(len);
         self.ack_now |= owes;
         owes
     }

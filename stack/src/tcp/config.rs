@@ -195,8 +195,13 @@ pub struct TcpConfig {
     /// timestamps (RFC 6191 section 2 makes the peer accept it; Linux's `tcp_tw_reuse`). On.
     pub time_wait_reuse: bool,
     /// Challenge ACKs a second for half-open and TIME-WAIT entries together, which have no room for a count of their
-    /// own; 1000. A connection's own limit is RFC 5961 section 7's: 10 in 5 seconds.
+    /// own; 1000.
     pub challenge_acks_per_second: u32,
+    /// Challenge ACKs of one connection in `challenge_interval`; 10 (RFC 5961 section 7). Linux's `tcp_invalid_ratelimit` is the
+    /// interval for one.
+    pub challenge_acks: u8,
+    /// See `challenge_acks`; 5 s.
+    pub challenge_interval: Duration,
     /// Most connections, ended ones with a held handle included; 262,144, about 256 MiB when all are idle. Beyond it SYNs
     /// are dropped and counted and [`super::Tcp::connect`] fails.
     pub connections_max: usize,
@@ -300,6 +305,8 @@ impl Default for TcpConfig {
             time_wait: Duration::from_secs(60),
             time_wait_reuse: true,
             challenge_acks_per_second: 1000,
+            challenge_acks: limits::TCP_CHALLENGE_ACKS,
+            challenge_interval: limits::TCP_CHALLENGE_INTERVAL,
             connections_max: 262_144,
             listeners_max: 4096,
             syn_queue_max: 16_384,

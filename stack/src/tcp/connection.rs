@@ -208,6 +208,8 @@ pub(super) struct Cold {
     pub(super) soft_error: Option<TcpError>,
     /// End of urgent data: RCV.UP (RFC 9293 section 3.8.5).
     pub(super) urgent: Option<SeqNumber>,
+    /// End of the urgent data that is sent, until it is acknowledged: SND.UP.
+    pub(super) urgent_out: Option<SeqNumber>,
     /// What arrived twice, to be told with the next ACK (RFC 2883).
     pub(super) duplicate_block: Option<(SeqNumber, SeqNumber)>,
     /// When ICMP last lowered the path's MTU.
@@ -534,6 +536,14 @@ impl Connection {
         next > current && next / 2 >= current && self.state.may_receive()
     }
 
+    /// As [`Connection::owes_window_update`], for a read of `len` bytes. Where the window could have been as wide before, it
+    /// is the peer's first window that was narrow (SYNs have no scale), and the next ACK is early enough.
+    pub(super) fn owes_window_update_for(&self, len: usize) -> bool {
+        let before = self.options.clamped(self.receive.space(self.receive_cap()).saturating_sub(len));
+        let current = self.rcv_wnd() as usize;
+        self.owes_window_update() && (current == 0 || before / 2 <= current)
+    }
+
     // ---- timestamps
 
     /// TSval now: milliseconds plus a secret offset (RFC 7323 section 5.4).
@@ -561,10 +571,10 @@ impl Connection {
     /// RFC 5961 section 7.
     pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
         let cold = self.cold_mut();
-        if cold.challenges == 0 || cx.now - cold.challenges_since >= crate::limits::TCP_CHALLENGE_INTERVAL {
+        if cold.challenges == 0 || cx.now - cold.challenges_since >= cx.config.challenge_interval {
             (cold.challenges, cold.challenges_since) = (0, cx.now);
         }
-        if cold.challenges >= crate::limits::TCP_CHALLENGE_ACKS {
+        if cold.challenges >= cx.config.challenge_acks {
             cx.counters.tcp_challenge_acks_limited += 1;
             return;
         }

@@ -331,6 +331,13 @@ impl Ecn {
         }
     }
 
+    /// Another choice of when accurate ECN's option is sent.
+    pub(super) fn set_option(&mut self, option: AccurateEcnOption) {
+        if let Some(live) = &mut self.0 {
+            live.config.option = option;
+        }
+    }
+
     // ---- the handshake
 
     /// The flags of our SYN.

@@ -127,23 +127,19 @@ impl Tcp {
         }
         let Some(option) = option.filter(|_| !without_cookie) else { return Verdict::Open(None) };
         let ends = Ends { client: syn.key().remote().ip(), server: syn.key().local().ip() };
-        match self.fastopen_cookies.check(now, ends, option.cookie()) {
+        let cookies = listener.cookies.as_deref().unwrap_or(&self.fastopen_cookies);
+        match cookies.check(now, ends, option.cookie()) {
             _ if option.cookie().is_empty() => Verdict::Regular(Some(option.experimental)),
             Validity::Current => Verdict::Open(None),
             Validity::Old => {
                 counters.tcp_fastopen_passive_old_key += 1;
-                Verdict::Open(Some(self.fastopen_answer(now, ends, option.experimental)))
+                Verdict::Open(Some(cookies.cookie(now, ends).in_experimental(option.experimental)))
             }
             Validity::Invalid => {
                 counters.tcp_fastopen_passive_fails += 1;
                 Verdict::Regular(Some(option.experimental))
             }
         }
-    }
-
-    /// The option that gives the client a cookie.
-    pub(super) fn fastopen_answer(&self, now: Instant, ends: Ends, experimental: bool) -> FastOpenOption {
-        self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
     }
 
     /// Keeps the books of Fast Open for a connection to which something happened.

@@ -93,7 +93,7 @@ pub struct TcpInfo {
     pub reordering: u32,
     /// How often reordering was seen.
     pub reord_seen: u32,
-    /// Segments that arrived at the peer, as far as its acknowledgments and SACKs say.
+    /// Segments that arrived at the peer, as far as its acknowledgments and SACKs say, the SYN included.
     pub delivered: u32,
     /// Of them, those that arrived marked (RFC 9768), or whose acknowledgments told of marks (RFC 3168).
     pub delivered_ce: u32,
@@ -266,6 +266,7 @@ impl Connection {
         let none = Troubles::default();
         let troubles = self.troubles().unwrap_or(&none);
         let (delivered_bytes, received) = self.ecn.counts();
+        let probing = self.is_window_closed();
         TcpInfo {
             state: self.state,
             ca_state: match self.loss.state {
@@ -275,9 +276,9 @@ impl Connection {
                 Recovery::Fast => "recovery",
                 Recovery::Loss => "loss",
             },
-            retransmits: self.retransmits,
-            probes: self.keepalive_probes.max(self.probes),
-            backoff: self.rtt.backed_off(),
+            retransmits: if probing { 0 } else { self.retransmits },
+            probes: self.keepalive_probes.max(if probing { self.retransmits } else { 0 }),
+            backoff: self.rtt.backed_off().max(self.probes),
             timestamps: self.ts_enabled,
             sack: self.sack_enabled,
             ecn: self.ecn.mode(),
@@ -296,7 +297,7 @@ impl Connection {
             retrans: self.sent.resent().segments,
             reordering: u32::from(self.rack.reordering),
             reord_seen: self.rack.reordering_seen,
-            delivered: statistics.delivered,
+            delivered: statistics.delivered + u32::from(self.syn_acked()),
             delivered_ce: self.ecn.delivered_ce(),
             delivered_ce_bytes: delivered_bytes.ceb,
             delivered_e0_bytes: delivered_bytes.e0b,

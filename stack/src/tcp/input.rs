@@ -216,7 +216,7 @@ impl Connection {
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
         if self.process_text(segment, fin, cx).is_continue() {
-            self.check_fin();
+            self.check_fin(cx.now);
         }
     }
 
@@ -236,7 +236,7 @@ impl Connection {
         self.check_urgent(&segment);
         let fin = self.note_fin(&segment);
         self.process_text(segment, fin, cx)?;
-        self.check_fin();
+        self.check_fin(cx.now);
         NEXT
     }
 
@@ -314,6 +314,12 @@ impl Connection {
         if segment.is_acceptable(rcv_nxt, wnd) {
             return NEXT;
         }
+        if wnd == 0 && segment.seq == rcv_nxt && segment.payload_len() == 0 && segment.has(Flags::FIN) && !syn
+        {
+            // A FIN needs no room in the buffer. A peer that sends it into a closed window would go on sending it, and we
+            // acknowledging (as in Linux).
+            return NEXT;
+        }
         if wnd == 0 && segment.seq == rcv_nxt && !syn {
             // A probe of our closed window, or a sender that ignores it: payload and FIN find no room, but ACK, URG and RST
             // count.
@@ -328,9 +334,10 @@ impl Connection {
             return NEXT;
         }
         cx.counters.drop_merged(DropReason::TcpOutOfWindow, segment.merged);
-        if segment.payload_len() > 0 && (segment.seq + segment.len()).le(rcv_nxt) {
+        if segment.len() > 0 && !syn && (segment.seq + segment.len()).le(rcv_nxt) {
             cx.counters.tcp_duplicate_rx += u64::from(segment.merged);
-            self.note_duplicate(segment.payload_seq(), segment.payload_len());
+            // A FIN that comes again is a duplicate like any other.
+            self.note_duplicate(segment.seq, segment.len());
         }
         if syn && segment.has(Flags::ACK) && segment.seq == self.irs {
             self.ecn.note_syn_ack_again(segment);
@@ -490,7 +497,7 @@ impl Connection {
             return false;
         }
         let fin = segment.payload_seq() + segment.payload_len();
-        if !fin.in_window(self.rcv_nxt(), self.rcv_wnd()) {
+        if !fin.in_window(self.rcv_nxt(), self.rcv_wnd().max(1)) {
             return false;
         }
         let news = self.peer_fin != Some(fin);
@@ -572,6 +579,8 @@ impl Connection {
     pub(super) fn take_syn_text(&mut self, syn: Segment, cx: &mut Context<'_>) {
         self.statistics.segments_in += 1;
         let _ = self.process_text(syn, false, cx);
+        // It says nothing of the peer's pace.
+        self.ato_ms = 0;
     }
 
     /// Bytes that had arrived before came again: the next ACK says so (RFC 2883 section 4).
@@ -655,7 +664,7 @@ impl Connection {
     }
 
     /// Eighth, the FIN bit, when all before it has arrived.
-    fn check_fin(&mut self) {
+    fn check_fin(&mut self, now: Instant) {
         let Some(fin) = self.peer_fin else { return };
         if fin.lt(self.rcv_nxt()) {
             // Data went on behind it: a peer that contradicts itself. What came in order counts.
@@ -667,15 +676,41 @@ impl Connection {
         self.receive.accept_fin();
         self.fin_received = true;
         self.duplicate_acks_owed = 0;
-        self.ack_now = true;
+        if self.cold().is_some_and(|cold| cold.duplicate_block.is_some()) {
+            // The peer has nothing more to send for which it matters that something came twice (as in Linux).
+            self.cold_mut().duplicate_block = None;
+        }
+        // In a closed window it takes the place behind the edge.
+        self.rcv_edge = self.rcv_edge.max(self.rcv_nxt());
         self.wake_readers();
         match self.state {
-            State::Established => self.state = State::CloseWait,
-            State::FinWait1 => self.state = State::Closing,
+            State::Established => {
+                self.state = State::CloseWait;
+                self.delay_ack_of_fin(now);
+            }
+            State::FinWait1 => {
+                self.ack_now = true;
+                self.state = State::Closing;
+            }
             _ => {
                 debug_assert_eq!(self.state, State::FinWait2);
+                self.ack_now = true;
                 self.enter_time_wait();
             }
+        }
+    }
+
+    /// The peer has said all, and waits for us: our own FIN, or what the application still has to say, most often follows at
+    /// once and takes the ACK along, so that it may wait like one of data (RFC 9293 section 3.8.6.3), as in Linux. A peer that
+    /// has sent nothing else hears at once.
+    fn delay_ack_of_fin(&mut self, now: Instant) {
+        let waiting = self.rcv_nxt().since(self.last_ack_sent);
+        if self.ato_ms == 0 || self.options.quickack || waiting > u32::from(self.rcv_mss) {
+            self.ack_now = true;
+        } else if !self.ack_now {
+            self.pingpong = true;
+            let delay = Duration::from_millis(u64::from(self.ato_ms.min(ATO_MAX_MS)));
+            self.timers.delayed_ack.get_or_insert(now + delay);
         }
     }
 

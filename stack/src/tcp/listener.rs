@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::config::SocketOptions;
-use super::fastopen::PendingFastOpens;
+use super::fastopen::{CookieMaker, PendingFastOpens};
 use super::table::Slab;
 use super::{ListenerId, TcpError};
 use crate::time::Instant;
@@ -23,6 +23,8 @@ pub(super) struct Listener {
     /// Its half-open connections.
     pub(super) half_open: usize,
     pub(super) fastopen: PendingFastOpens,
+    /// Fast Open keys of its own.
+    pub(super) cookies: Option<Box<CookieMaker>>,
     /// Until then ACKs may bring SYN cookies.
     pub(super) cookies_until: Instant,
     pub(super) waker: Option<Waker>,
@@ -109,6 +111,7 @@ mod tests {
             accept: VecDeque::new(),
             half_open: 0,
             fastopen: PendingFastOpens::default(),
+            cookies: None,
             cookies_until: Instant::ZERO,
             waker: None,
         }

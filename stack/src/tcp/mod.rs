@@ -217,7 +217,7 @@ pub struct SegmentOut<'a> {
     pub first_flags: u16,
     /// Window field, scaled already.
     pub window: u16,
-    /// Urgent pointer; always 0, urgent data is never sent (RFC 6093 section 5 advises against it).
+    /// Urgent pointer; 0 without [`header::Flags::URG`]. A super-segment has none.
     pub urgent: u16,
     /// Options, padded to a multiple of 4, at most 40 bytes.
     pub options: &'a [u8],

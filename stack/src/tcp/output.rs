@@ -193,6 +193,10 @@ impl Connection {
         if limit < 2 * mss {
             return first;
         }
+        if self.urgent_end().is_some() {
+            // Each segment has an urgent pointer of its own.
+            return first;
+        }
         let (unsent, room) = (self.unsent(), self.window_room());
         let congestion_room = self.cwnd().saturating_sub(self.in_flight());
         let may = unsent.min(room).min(congestion_room).min(limit).min(self.record_rest(self.nxt_offset()));
@@ -258,6 +262,22 @@ impl Connection {
         self.cold().is_some_and(|cold| cold.record_ends.binary_search(&offset).is_ok())
     }
 
+    /// SND.UP, while urgent data waits to be acknowledged.
+    fn urgent_end(&self) -> Option<SeqNumber> {
+        self.cold().and_then(|cold| cold.urgent_out).filter(|end| end.gt(self.snd_una))
+    }
+
+    /// The urgent pointer of a segment that begins at `seq`, relative to that; one that does not reach is the largest there is.
+    /// RFC 9293 section 3.8.5, MUST-30, MUST-31, MUST-62.
+    fn urgent_pointer(&mut self, seq: SeqNumber) -> Option<u16> {
+        let end = self.cold()?.urgent_out?;
+        if end.le(self.snd_una) {
+            self.cold_mut().urgent_out = None;
+            return None;
+        }
+        end.gt(seq).then(|| end.since(seq).min(u32::from(u16::MAX)) as u16)
+    }
+
     /// Bytes queued and never sent.
     pub(super) fn unsent(&self) -> u32 {
         let end = self.data_end();
@@ -287,6 +307,7 @@ impl Connection {
     /// As `may_send_small`, behind other segments: the override timeout is over with the first.
     fn nagle_allows(&self) -> bool {
         self.fin_queued
+            || self.urgent_end().is_some()
             || (!self.options.cork
                 && (!self.more || self.more_acked)
                 && (self.options.nodelay || self.snd_sml.le(self.snd_una)))
@@ -543,6 +564,10 @@ impl Connection {
     }
 
     fn send_probe(&mut self, out: &mut Output<'_>) -> Result<(), EgressError> {
+        if self.urgent_end().is_some() {
+            // Urgent data is told of while the window is closed, too, by a segment of its own: the probe's number is old.
+            self.send_bare(self.snd_una, out)?;
+        }
         self.send_bare(self.snd_una - 1, out)?;
         self.probe_due = false;
         out.counters.tcp_zero_window_probes += 1;
@@ -608,7 +633,11 @@ impl Connection {
     ) -> Result<usize, EgressError> {
         let syn = header.flags.contains(Flags::SYN);
         let new = len > 0 && !syn && header.seq == self.snd_nxt;
-        let flags = if syn { header.flags } else { header.flags | self.ecn.flags(new, len == 0) };
+        let mut flags = if syn { header.flags } else { header.flags | self.ecn.flags(new, len == 0) };
+        let urgent = if syn { None } else { self.urgent_pointer(header.seq) };
+        if urgent.is_some() {
+            flags |= Flags::URG;
+        }
         let ecn = self.ecn.codepoint(new);
         let ack = if header.flags.contains(Flags::ACK) { self.rcv_nxt() } else { SeqNumber(0) };
         let (src, dst) = (self.key.local(), self.key.remote());
@@ -624,7 +653,7 @@ impl Connection {
                     flags: flags.0,
                     first_flags: self.ecn.first_flags().0,
                     window: header.window,
-                    urgent: 0,
+                    urgent: urgent.unwrap_or(0),
                     options: header.options.bytes(),
                     payload,
                     mss,

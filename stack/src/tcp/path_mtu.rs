@@ -16,6 +16,11 @@ const BASE_MTU_IPV4: u16 = 1064;
 const BASE_MTU_IPV6: u16 = 1280;
 /// Timeouts without progress that make a black hole likely.
 const SUSPICIOUS_TIMEOUTS: u8 = limits::TCP_R1;
+/// Segments of data that a path has delivered before, by which it is known to carry full ones...
+const PROVEN_SEGMENTS: u64 = 16;
+/// ...and time without progress, besides the timeouts, that makes a black hole likely there (what Linux waits for on every path:
+/// three doublings of the least timeout). Bursts of losses and short outages are more common than paths that change.
+const PROVEN_PATIENCE: Duration = Duration::from_secs(3);
 /// The search ends when it knows the MTU to so many bytes (Linux's `tcp_probe_threshold`).
 const PRECISION: u16 = 8;
 /// After this time a larger MTU is looked for again (RFC 4821 section 7.3; Linux's `tcp_probe_interval`).
@@ -54,6 +59,8 @@ pub(super) struct MtuSearch {
     not_before: u64,
     /// The search ended.
     ended_at: Option<Instant>,
+    /// SND.UNA when it began, and timeouts without progress until then.
+    began: (u64, u8),
 }
 
 impl Connection {
@@ -72,9 +79,7 @@ impl Connection {
     /// A retransmission timeout happened: perhaps because segments do not fit the path (RFC 4821 section 7.7).
     pub(super) fn suspect_black_hole(&mut self, cx: &mut Context<'_>) {
         self.probe_failed(5);
-        let suspicious =
-            self.retransmits >= SUSPICIOUS_TIMEOUTS && self.retransmits.is_multiple_of(SUSPICIOUS_TIMEOUTS);
-        if cx.config.mtu_probing == MtuProbing::Off || !suspicious {
+        if cx.config.mtu_probing == MtuProbing::Off || !self.is_path_suspicious(cx.now) {
             return;
         }
         let first = self.sent.first().map_or(0, |first| first.len);
@@ -88,12 +93,22 @@ impl Connection {
         self.fall_back_to(next);
     }
 
+    /// Whether so many timeouts without progress speak for a black hole rather than for losses: three, and again as many after
+    /// each reduction.
+    fn is_path_suspicious(&self, now: Instant) -> bool {
+        let reduced = self.mtu_search().map(|search| search.began).filter(|(una, _)| *una == self.una_offset);
+        let base = reduced.map_or(0, |(_, timeouts)| timeouts);
+        let proven = self.una_offset > PROVEN_SEGMENTS * u64::from(self.mss);
+        let stalled = now - self.progress_at;
+        self.retransmits >= base + SUSPICIOUS_TIMEOUTS && (!proven || stalled >= PROVEN_PATIENCE)
+    }
+
     /// Goes on with packets of `mtu` bytes, and searches upwards from there.
     fn fall_back_to(&mut self, mtu: u16) {
         let high = self.mtu();
         let limit = self.mtu_search().map_or(high, |search| search.limit);
         self.lower_mtu(mtu.into());
-        let not_before = self.nxt_offset();
+        let (not_before, began) = (self.nxt_offset(), (self.una_offset, self.retransmits));
         self.cold_mut().mtu_search = Some(Box::new(MtuSearch {
             low: mtu,
             high,
@@ -102,6 +117,7 @@ impl Connection {
             probe_end: None,
             not_before,
             ended_at: None,
+            began,
         }));
     }
 

@@ -88,6 +88,40 @@ impl Tcp {
         Ok(())
     }
 
+    /// What was written so far is urgent (`MSG_OOB`): segments say so until it is acknowledged, and Nagle's rule or cork do not
+    /// hold it back. Only for peers that ask for it: RFC 6093 section 5 advises new applications against urgent data. Call it
+    /// after the write, before [`Tcp::transmit`].
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn mark_urgent(&mut self, now: Instant, id: ConnId) -> Result<(), TcpError> {
+        self.get(id)?;
+        self.call(now, id.index, |connection, _| {
+            if !connection.send.is_empty() {
+                connection.cold_mut().urgent_out = Some(connection.data_end());
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether and when accurate ECN's option is sent on a connection from now on ([`super::AccurateEcnConfig::option`]).
+    ///
+    /// # Errors
+    /// `NotConnected` for a stale handle.
+    pub fn set_accurate_ecn_option(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        option: super::AccurateEcnOption,
+    ) -> Result<(), TcpError> {
+        self.get(id)?;
+        self.call(now, id.index, |connection, _| {
+            connection.ecn.set_option(option);
+            connection.update_mss();
+        });
+        Ok(())
+    }
+
     /// Connections that wait to be accepted.
     ///
     /// # Errors

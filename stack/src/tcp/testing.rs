@@ -154,6 +154,8 @@ pub(crate) struct Sent {
     pub(crate) ack: u32,
     pub(crate) flags: Flags,
     pub(crate) window: u16,
+    /// Urgent pointer, where URG says that it counts.
+    pub(crate) urgent: Option<u16>,
     pub(crate) options: TcpOptions,
     pub(crate) payload: Vec<u8>,
     /// The IP header's ECN field.
@@ -235,6 +237,7 @@ impl Wire {
             ack,
             flags,
             window: segment.window,
+            urgent: flags.contains(Flags::URG).then_some(segment.urgent),
             options: TcpOptions::parse(segment.options),
             payload,
             ecn: segment.ecn,

@@ -69,9 +69,11 @@ impl Tcp {
             let our_mss = mss_for(egress, tuple.remote.ip());
             let mtu = egress.path_mtu(tuple.remote.ip()).min(usize::from(u16::MAX)) as u16;
             let ts_now = timestamp(now, self.isn.timestamp_offset_of(&entry.key));
+            let cookies = listener.and_then(|listener| listener.cookies.as_deref());
+            let cookies = cookies.unwrap_or(&self.fastopen_cookies);
             let cookie = entry.cookie_wanted().map(|experimental| {
                 let ends = Ends { client: tuple.remote.ip(), server: tuple.local.ip() };
-                self.fastopen_cookies.cookie(now, ends).in_experimental(experimental)
+                cookies.cookie(now, ends).in_experimental(experimental)
             });
             let (seq, ack, flags, mut options) = entry.syn_ack((our_mss, mtu), shift, ts_now, cookie);
             options.mss = options.mss.map(|mss| mss.min(maxseg.unwrap_or(u16::MAX)));

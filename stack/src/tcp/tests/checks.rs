@@ -1,5 +1,7 @@
 //! What segments must pass in the synchronised states: RFC 9293 section 3.10.7.4 steps 1 to 6, RFC 5961, RFC 7323 section 5.
 
+use core::task::Waker;
+
 use super::super::header::Flags;
 use super::super::testing::*;
 use super::super::*;
@@ -248,6 +250,44 @@ fn urgent_data_is_delivered_in_line_and_announced() {
     assert_eq!(t.tcp.urgent_ahead(id), Ok(None));
     t.inject(Seg { urgent: Some(1), ..seg().seq(17).with(Flags::URG).data("!") });
     assert_eq!(t.tcp.urgent_ahead(id), Ok(Some(1)));
+}
+
+#[test]
+fn segments_say_how_far_urgent_data_reaches_until_it_is_acknowledged() {
+    // RFC 9293 section 3.8.5, MUST-30, MUST-31, MUST-62.
+    let mut t = Harness::new();
+    let id = t.accept_with(SocketOptions::default(), syn().mss(1000).window(60_000));
+    let write = |t: &mut Harness, seq, len| {
+        assert!(t.tcp.poll_send(t.now, id, &pattern(seq, len), Waker::noop()).is_ready());
+    };
+    write(&mut t, 1, 1500);
+    t.tcp.mark_urgent(t.now, id).unwrap();
+    t.transmit();
+    // Nagle's rule would hold the rest back.
+    write(&mut t, 1501, 100);
+    t.transmit();
+    let pointers: Vec<_> = t.wire.sent.drain(..).map(|sent| (sent.seq, sent.urgent)).collect();
+    assert_eq!(pointers, [(1, Some(1500)), (1001, Some(500)), (1501, None)]);
+    // Also when it is sent again.
+    t.advance(Duration::from_millis(1500));
+    assert_eq!(t.wire.sent.pop_front().map(|sent| (sent.seq, sent.urgent)), Some((1, Some(1500))));
+    t.wire.sent.clear();
+    t.inject(seg().ack(1601));
+    write(&mut t, 1601, 100);
+    t.transmit();
+    assert_eq!(t.wire.sent.pop_back().map(|sent| (sent.seq, sent.urgent)), Some((1601, None)));
+}
+
+#[test]
+fn an_urgent_pointer_that_does_not_reach_is_the_largest_there_is() {
+    // RFC 9293 section 3.8.5, MUST-31.
+    let mut t = Harness::new();
+    let id = t.accept_with(SocketOptions::default(), syn().mss(1000).window(60_000));
+    assert!(t.tcp.poll_send(t.now, id, &pattern(1, 70_000), Waker::noop()).is_ready());
+    t.tcp.mark_urgent(t.now, id).unwrap();
+    t.transmit();
+    let pointers: Vec<_> = t.wire.sent.iter().map(|sent| sent.urgent).collect();
+    assert_eq!((pointers[0], pointers[4], pointers[5]), (Some(65_535), Some(65_535), Some(65_000)));
 }
 
 // ---- PAWS and timestamps

@@ -610,3 +610,62 @@ fn when_ports_run_out_one_in_time_wait_with_timestamps_serves_again() {
         }
     }
 }
+
+// ---- the peer's FIN
+
+/// A connection whose peer has sent a request, which was acknowledged and read, and then its FIN.
+fn closed_by_the_peer(t: &mut Harness) -> ConnId {
+    let id = t.established();
+    t.inject(seg().data("request"));
+    t.expect(seg().ack(8));
+    t.recv(id);
+    t.inject(fin().seq(8));
+    id
+}
+
+#[test]
+fn the_ack_of_a_fin_rides_on_our_own() {
+    // RFC 9293 section 3.8.6.3.
+    let mut t = Harness::new();
+    let id = closed_by_the_peer(&mut t);
+    t.expect_nothing();
+    t.close(id);
+    t.expect(fin().ack(9));
+    t.expect_nothing();
+}
+
+#[test]
+fn the_ack_of_a_fin_does_not_wait_long() {
+    // RFC 9293 section 3.8.6.3, MUST-40.
+    let mut t = Harness::new();
+    let id = closed_by_the_peer(&mut t);
+    assert_eq!((t.state(id), t.end(id)), (State::CloseWait, Some(Ok(0))));
+    t.expect_after(40 * MS, seg().ack(9));
+}
+
+#[test]
+fn a_fin_without_anything_before_it_is_acked_at_once() {
+    let mut t = Harness::new();
+    t.established();
+    t.inject(fin());
+    t.expect(seg().ack(2));
+}
+
+#[test]
+fn a_fin_counts_in_a_closed_window() {
+    let mut t = Harness::new();
+    let options = SocketOptions { receive_buffer_bytes: 8 << 10, ..SocketOptions::default() };
+    let id = t.accept_with(options, syn().mss(1000));
+    let window = 4096;
+    t.inject(seg().stream(window));
+    t.advance(50 * MS);
+    assert_eq!(t.wire.sent.pop_back().map(|sent| sent.window), Some(0));
+    t.wire.sent.clear();
+    let next = window as u32 + 1;
+    t.inject(fin().seq(next));
+    t.advance(50 * MS);
+    t.expect(seg().ack(next + 1).window(0));
+    assert_eq!(t.state(id), State::CloseWait);
+    assert_eq!(t.recv(id).len(), window);
+    assert_eq!(t.end(id), Some(Ok(0)));
+}

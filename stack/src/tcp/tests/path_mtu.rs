@@ -99,6 +99,21 @@ fn a_path_that_swallows_full_segments_costs_seconds_and_not_the_connection() {
 }
 
 #[test]
+fn a_path_that_carried_full_segments_is_not_doubted_for_a_short_outage() {
+    let mut path = Path::new(TcpConfig::default(), 1500);
+    path.transfer(100_000, Duration::from_secs(10));
+    path.t.send(path.id, pattern(path.next, 50_000));
+    path.t.wire.sent.clear();
+    path.t.advance(Duration::from_millis(2500));
+    let timeouts = path.t.counters.tcp_timeouts;
+    assert!(timeouts >= 3, "{timeouts}");
+    assert_eq!((path.pmtu(), path.t.counters.tcp_mtu_black_holes), (1500, 0));
+    // One that lasts looks like another path.
+    path.t.advance(Duration::from_secs(10));
+    assert_eq!((path.pmtu(), path.t.counters.tcp_mtu_black_holes), (1064, 1));
+}
+
+#[test]
 fn a_search_from_the_start_ends_at_the_link_s_mtu() {
     let config = TcpConfig { mtu_probing: MtuProbing::Always, ..TcpConfig::default() };
     let mut path = Path::new(config, 1500);

@@ -16,6 +16,22 @@ fn small_buffer(receive_buffer_bytes: usize) -> SocketOptions {
 // ---- the peer's window
 
 #[test]
+fn reading_tells_of_a_wider_window_only_where_it_made_it_wider() {
+    // RFC 9293 section 3.8.6.2.2.
+    let mut t = Harness::new();
+    let id = t.accept_with(
+        SocketOptions { receive_buffer_bytes: 4 << 20, ..SocketOptions::default() },
+        syn().mss(1000).wscale(7),
+    );
+    t.inject(seg().stream(100));
+    t.advance(50 * MS);
+    t.wire.sent.clear();
+    // The window was as wide before: only the SYN,ACK could not say so.
+    assert_eq!(t.recv(id).len(), 100);
+    t.expect_nothing();
+}
+
+#[test]
 fn no_more_is_sent_than_the_window_takes() {
     // RFC 7323 section 2.4.
     let mut t = Harness::new();
