@@ -78,7 +78,7 @@ fn check(gate: &mut Gate) {
     let Some(flows) = gate.flows() else { return };
     assert!(flows.len() <= ENTRIES_MAX);
     let mut entries = Vec::new();
-    flows.list(0, u32::MAX, |id, entry| entries.push((id, entry.clone())));
+    flows.list(0, u32::MAX, |id, entry| entries.push((id, *entry)));
     for (id, entry) in &entries {
         for direction in [Direction::Original, Direction::Reply] {
             assert_eq!(flows.find(entry.tuple(direction)), Some((*id, direction)), "{entry:?}");

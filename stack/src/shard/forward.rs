@@ -1,5 +1,5 @@
-//! A router's way for a packet: to the shard of its flow (`homes`), reverse path, rules and translation, then to a socket of its own or on to another link
-//! (RFC 1812 section 5.2).
+//! A router's way for a packet: to the shard of its flow (`homes`), reverse path, rules and translation, then to a socket of its
+//! own or on to another link (RFC 1812 section 5.2).
 //!
 //! ```text
 //! the flow's shard? ─ reverse path ─ gate: raw, track, nat PREROUTING ─ for us?

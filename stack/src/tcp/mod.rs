@@ -32,6 +32,7 @@ pub mod isn;
 mod keepalive;
 mod listed;
 mod listener;
+mod open;
 pub mod options;
 mod output;
 mod path_mtu;
