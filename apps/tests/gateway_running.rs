@@ -31,9 +31,11 @@ fn without_rules_the_page_is_for_the_lan_all_the_same_unless_said_otherwise() {
     assert_eq!(get(bed.inside(), LAN4, "/").0, 200);
     for host in [LAN4, LAN6] {
         // The inner address can be reached from outside, by the route to the LAN; the page ends the connection at once.
-        let mut stream = connect(bed.outside(), host, 80).expect("the port is open");
-        let ended = stream.write_all(b"GET / HTTP/1.0\r\n\r\n").and_then(|()| stream.read(&mut [0; 1]));
-        assert_eq!(ended.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset), "{host}");
+        let asked = connect(bed.outside(), host, 80).and_then(|mut stream| {
+            let sent = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+            sent.and_then(|()| stream.read(&mut [0; 1])).map_err(|error| error.kind())
+        });
+        assert_eq!(asked, Err(ErrorKind::ConnectionReset), "{host}");
     }
     gateway.stop();
     let config = bed.config().replace("[admin]\n", "[admin]\nfrom = ['192.0.2.2/32']\n");
