@@ -140,7 +140,7 @@ impl Shard {
     }
 
     /// Tells other shards which of the flows that have begun here they may get replies of, and which have ended. To be called
-    /// before the packets that begun them leave.
+    /// before the packets that began them leave.
     pub(super) fn tell_homes(&mut self) {
         let Some(gate) = self.output.gate.as_mut().filter(|_| self.count > 1) else { return };
         let (begun, ended) = gate.take_changes();
