@@ -196,6 +196,7 @@ const ETHERNET_HEADER: usize = 14;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
+const UDP_HEADER: usize = 8;
 const ARP_PACKET: usize = 28;
 /// IPv4 options that routers write to (RFC 791 section 3.1).
 pub(crate) const RECORD_ROUTE: u8 = 7;
@@ -601,13 +602,12 @@ fn tcp(packet: &Packet, policy: &Policy, parsed: &mut Parsed, bytes: &[u8]) -> R
 }
 
 fn udp(packet: &Packet, policy: &Policy, parsed: &mut Parsed, bytes: &[u8]) -> Result<(), DropReason> {
-    const HEADER: usize = 8;
-    if bytes.len() < HEADER {
+    if bytes.len() < UDP_HEADER {
         return Err(DropReason::Truncated);
     }
     let len = usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
     set_ports(&mut parsed.flow, bytes);
-    if len < HEADER || usize::from(parsed.l4) + len > parsed.end as usize || parsed.flow.dst_port == 0 {
+    if len < UDP_HEADER || usize::from(parsed.l4) + len > parsed.end as usize || parsed.flow.dst_port == 0 {
         return Err(DropReason::BadUdpHeader);
     }
     // Bytes between the datagram's end and the packet's are nobody's and not in the checksum.
@@ -618,7 +618,7 @@ fn udp(packet: &Packet, policy: &Policy, parsed: &mut Parsed, bytes: &[u8]) -> R
         0 if parsed.flow.dst.is_ipv4() || parsed.transit => false,
         _ => checksum(packet, policy, &datagram, field, DropReason::BadUdpChecksum)?,
     };
-    parsed.payload = parsed.l4 + HEADER as u16;
+    parsed.payload = parsed.l4 + UDP_HEADER as u16;
     parsed.kind = Kind::Udp;
     Ok(())
 }

@@ -45,8 +45,9 @@ use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
 use crate::net::udp::{UdpFault, UdpTrouble};
+use crate::net::way::RecentWays;
 use crate::offload::gro::Gro;
-use crate::packet::{Packet, PacketBatch, PacketPool};
+use crate::packet::{PacketBatch, PacketPool, prefetch};
 use crate::parse::{self, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
@@ -103,6 +104,8 @@ pub struct Shard {
     last_parsed: parse::Last,
     /// Who confirmed itself by data of late, by address, so that the neighbour table is seldom asked.
     last_data: [Option<receive::LastData>; receive::LAST_DATA],
+    /// Of a router without rules.
+    recent_ways: RecentWays,
     rng: ChaCha12Rng,
     /// Something could not be sent for want of room; how often to try again without being woken.
     blocked: bool,
@@ -217,6 +220,7 @@ impl Shard {
             scratch: Vec::new(),
             last_parsed: parse::Last::default(),
             last_data: [None; receive::LAST_DATA],
+            recent_ways: RecentWays::default(),
             rng,
             blocked: false,
         };
@@ -255,7 +259,13 @@ impl Shard {
             self.last_parsed.forget();
             busy |= device.receive_on(link, &mut rx, limits::BURST_PACKETS) > 0;
             let packets = rx.len() as u64;
-            let bytes: usize = rx.iter().map(Packet::len).sum();
+            let mut bytes = 0;
+            for packet in &rx {
+                bytes += packet.len();
+                // The headers of all are on their way from memory while the first ones are read.
+                let head = packet.head();
+                prefetch(&head[..head.len().min(limits::PREFETCHED_HEADERS)]);
+            }
             self.counters.rx_packets += packets;
             self.counters.rx_bytes += bytes as u64;
             let traffic = &mut self.output.links[link].traffic;

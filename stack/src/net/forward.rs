@@ -39,8 +39,10 @@ impl Output {
         self.deliver(now, hop, packet);
     }
 
-    /// As [`Output::forward`], whole, to an Ethernet address on a link.
+    /// As [`Output::forward`], whole, to an Ethernet address on a link, and with one hop less, which the packet must have.
+    #[inline]
     pub(crate) fn forward_known(&mut self, link: usize, to: EthernetAddress, mut packet: Packet) {
+        decrement_hop_limit(&mut packet);
         if !self.depart(link, &mut packet, false) {
             return;
         }
@@ -158,13 +160,13 @@ fn drop_first_only_options(mut options: &mut [u8]) {
 /// header's, which the others follow as they are cut.
 pub(crate) fn decrement_hop_limit(packet: &mut Packet) {
     let l3 = usize::from(packet.parsed.l3);
-    let ip = &mut packet.head_mut()[l3..];
+    let Some(ip) = packet.head_mut().get_mut(l3..).and_then(|ip| ip.first_chunk_mut::<12>()) else { return };
     if ip[0] >> 4 == 4 {
-        let word = |ip: &[u8], at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]);
+        let word = |ip: &[u8; 12], at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]);
         let old = word(ip, 8);
         ip[8] -= 1;
         let checksum = update(word(ip, 10), old, word(ip, 8));
-        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        ip[10..].copy_from_slice(&checksum.to_be_bytes());
     } else {
         ip[7] -= 1;
     }

@@ -8,10 +8,9 @@
 
 use std::sync::Arc;
 
-use super::egress::{IPV4_HEADER, IPV6_HEADER};
 use super::link::Link;
 use super::route::Routes;
-use super::way::{Way, Ways};
+use super::way::{Way, Ways, takes_way};
 use crate::config::{FilterConfig, StackConfig};
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
@@ -22,7 +21,7 @@ use crate::flow::nat;
 use crate::flow::nat::rewrite::Translation;
 use crate::flow::view::{PacketView, TcpView, Transport};
 use crate::packet::Packet;
-use crate::parse::{Kind, Parsed, protocol};
+use crate::parse::protocol;
 use crate::tcp::SegmentOut;
 use crate::tcp::header::Flags;
 use crate::tcp::options::TcpOptions;
@@ -228,14 +227,7 @@ impl HostGate {
             return Onward::Unknown(None);
         };
         let Some((place, entry)) = self.gate.known(now, &view) else { return Onward::Unknown(Some(view)) };
-        let as_it_was = |way: &&Way| {
-            let link = &links[usize::from(way.to)];
-            way.stamp == stamp
-                && usize::from(way.from) == from
-                && way.neighbors == link.neighbors.generation()
-                && now < way.until
-                && len <= link.mtu
-        };
+        let as_it_was = |way: &&Way| way.holds(now, from, len, links, stamp);
         let Some(way) = self.ways.get(place, self.gate.generation(place)).filter(as_it_was) else {
             return Onward::Unknown(Some(view));
         };
@@ -379,14 +371,6 @@ impl HostGate {
     fn knows(&self, quoted: &FlowTuple) -> bool {
         self.gate.table().is_some_and(|flows| flows.find(&quoted.reversed()).is_some())
     }
-}
-
-/// Whether a packet may take a way: nothing is written into its headers but what a way knows of, and it is not the last hop.
-pub(crate) fn takes_way(parsed: &Parsed) -> bool {
-    let fixed = if parsed.flow.dst.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER };
-    matches!(parsed.kind, Kind::Tcp | Kind::Udp)
-        && parsed.hop_limit > 1
-        && usize::from(parsed.l4 - parsed.l3) == fixed
 }
 
 /// A link as rules know it.

@@ -4,8 +4,8 @@
 use core::net::IpAddr;
 
 use super::{
-    ETHERNET_HEADER, FlowKey, IPV4_HEADER, IPV6_HEADER, Kind, Parsed, Policy, Refusal, TCP_HEADER, flow_hash,
-    headers, protocol, transport,
+    ETHERNET_HEADER, FlowKey, IPV4_HEADER, IPV6_HEADER, Kind, Parsed, Policy, Refusal, TCP_HEADER, UDP_HEADER,
+    flow_hash, headers, protocol, transport,
 };
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
@@ -21,7 +21,11 @@ pub(crate) fn parse_after<'a>(
     last: &'a mut Last,
 ) -> Result<&'a Parsed, Refusal> {
     if let Some(end) = last.network_end(packet.head()) {
-        if last.parsed.flow.protocol == protocol::TCP && last.is_next(packet.head(), end, policy) {
+        let is_next = match last.parsed.flow.protocol {
+            protocol::TCP => last.is_next_segment(packet.head(), end, policy),
+            _ => last.is_next_datagram(packet.head(), end, policy),
+        };
+        if is_next {
             return Ok(&last.parsed);
         }
         if end <= packet.len() {
@@ -133,7 +137,7 @@ impl Last {
 
     /// Whether the packet in `head`, which ends at `end` and whose network headers are as the last one's, is a TCP segment in one
     /// frame with a good header and checksum; if so, it is remembered. If not, [`transport`] says what it is.
-    fn is_next(&mut self, head: &[u8], end: usize, policy: &Policy) -> bool {
+    fn is_next_segment(&mut self, head: &[u8], end: usize, policy: &Policy) -> bool {
         let l4 = usize::from(self.parsed.l4);
         let Some(bytes) = head.get(l4..end) else { return false };
         let Some(tcp) = bytes.first_chunk::<TCP_HEADER>() else { return false };
@@ -151,15 +155,53 @@ impl Last {
         if !sum.is_valid() {
             return false;
         }
+        self.set_transport(Kind::Tcp, l4 + header_len, end, ports, policy);
+        true
+    }
+
+    /// As [`Last::is_next_segment`], of a UDP datagram that fills its packet.
+    fn is_next_datagram(&mut self, head: &[u8], end: usize, policy: &Policy) -> bool {
+        let l4 = usize::from(self.parsed.l4);
+        let Some(bytes) = head.get(l4..end) else { return false };
+        let Some(udp) = bytes.first_chunk::<UDP_HEADER>() else { return false };
+        let [src_port, dst_port, len, field] =
+            [0, 2, 4, 6].map(|at| u16::from_be_bytes([udp[at], udp[at + 1]]));
+        if usize::from(len) != bytes.len() || dst_port == 0 {
+            return false;
+        }
+        // RFC 768: zero means no checksum.
+        if field != 0 || self.kind != Network::Ipv4 {
+            let mut sum = self.pseudo_header;
+            sum.add_word(len);
+            if field == sum.folded() {
+                return false;
+            }
+            sum.add(bytes);
+            if field == 0 || !sum.is_valid() {
+                return false;
+            }
+        }
+        self.set_transport(Kind::Udp, l4 + UDP_HEADER, end, (src_port, dst_port), policy);
+        true
+    }
+
+    #[inline]
+    fn set_transport(
+        &mut self,
+        kind: Kind,
+        payload: usize,
+        end: usize,
+        ports: (u16, u16),
+        policy: &Policy,
+    ) {
         let parsed = &mut self.parsed;
-        parsed.kind = Kind::Tcp;
-        parsed.payload = (l4 + header_len) as u16;
+        parsed.kind = kind;
+        parsed.payload = payload as u16;
         parsed.end = end as u32;
         parsed.partial_checksum = false;
         if ports != (parsed.flow.src_port, parsed.flow.dst_port) {
             (parsed.flow.src_port, parsed.flow.dst_port) = ports;
             parsed.hash = flow_hash(&parsed.flow, policy.hash_keys);
         }
-        true
     }
 }

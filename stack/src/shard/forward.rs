@@ -11,6 +11,8 @@
 
 use core::net::IpAddr;
 
+use smoltcp::wire::{EthernetAddress, EthernetFrame};
+
 use super::Shard;
 use super::receive::may_be_cut;
 use crate::config::ReversePath;
@@ -22,10 +24,10 @@ use crate::flow::gate::{Change, Passage};
 use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
 use crate::net::egress::Output;
 use crate::net::forward::{clamp_mss, decrement_hop_limit, note_route};
-use crate::net::host_gate::{Onward, takes_way};
+use crate::net::host_gate::Onward;
 use crate::net::icmp::{self, Complaint};
 use crate::net::route::{Hop, NextHop};
-use crate::net::way::Way;
+use crate::net::way::{Way, takes_way};
 use crate::offload::gso::cut_merged;
 use crate::packet::Packet;
 use crate::parse::{FlowKey, Kind};
@@ -54,7 +56,12 @@ impl Shard {
     /// As [`Shard::route`], in the shard that has the packet's flow.
     pub(super) fn route_here(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
         let link = self.rx_link;
-        self.see_neighbor(now, &packet);
+        if fragments.is_none()
+            && let Some((to, mac)) = self.recent_way(now, &packet)
+        {
+            return self.output.forward_known(to, mac, packet);
+        }
+        let sender_told = self.see_neighbor(now, &packet);
         let Output { gate, links, stamp, .. } = &mut self.output;
         let onward = match gate {
             Some(gate) if fragments.is_none() => {
@@ -87,10 +94,10 @@ impl Shard {
             Some(dst) if self.policies[link].is_ours(dst) => {
                 self.deliver_routed(now, packet, passage, fragments);
             }
-            Some(dst) => self.forward(now, packet, passage, dst, fragments),
+            Some(dst) => self.forward(now, packet, passage, dst, fragments, sender_told),
             None if packet.parsed.transit => {
                 let dst = packet.parsed.flow.dst;
-                self.forward(now, packet, passage, dst, fragments);
+                self.forward(now, packet, passage, dst, fragments, sender_told);
             }
             None => self.deliver_routed(now, packet, passage, fragments),
         }
@@ -165,7 +172,6 @@ impl Shard {
                 _ => {}
             }
         }
-        decrement_hop_limit(&mut packet);
         self.output.forward_known(way.to.into(), way.mac, packet);
     }
 
@@ -176,9 +182,11 @@ impl Shard {
         mut passage: Option<Passage>,
         dst: IpAddr,
         fragments: Option<usize>,
+        sender_told: Option<Instant>,
     ) {
         let from = self.rx_link;
         let parsed = packet.parsed;
+        let sender = EthernetFrame::new_unchecked(packet.head()).src_addr();
         if parsed.hop_limit <= 1 {
             return self.cannot_forward(now, DropReason::HopLimitExceeded, Complaint::TimeExceeded, &packet);
         }
@@ -203,8 +211,8 @@ impl Shard {
             }
         };
         // A flow's second packet finds the way for those that follow.
-        let known = passage.as_ref().and_then(Passage::hit);
-        let known = known.filter(|_| cut_to.is_none() && fragments.is_none() && takes_way(&parsed));
+        let is_plain = cut_to.is_none() && fragments.is_none() && takes_way(&parsed);
+        let known = passage.as_ref().and_then(Passage::hit).filter(|_| is_plain);
         let mut change = None;
         if let (Some(gate), Some(passage)) = (&mut self.output.gate, &mut passage) {
             match gate.forward(now, passage, from, hop.link, &self.output.routes) {
@@ -232,24 +240,55 @@ impl Shard {
         self.output.forward(now, hop, packet, cut_to);
         if let Some(hit) = known {
             self.remember_way(hit, from, hop);
+        } else if let (true, None, Some(until)) = (is_plain, &self.output.gate, sender_told)
+            && let Some(way) = self.way_by(from, hop)
+        {
+            let way = Way { until: way.until.min(until), ..way };
+            self.recent_ways.set(&parsed, sender, way);
         }
     }
 
     /// A packet of a known flow, without a part of its own in what became of it, went by `hop`.
     fn remember_way(&mut self, hit: Hit, from: usize, hop: Hop) {
-        let Output { gate, links, stamp, .. } = &mut self.output;
-        let (Some(gate), NextHop::Neighbor(addr)) = (gate, hop.next) else { return };
-        let Some(last) = links[hop.link].last_neighbor.filter(|last| last.addr == addr) else { return };
-        let way = Way {
+        let way = self.way_by(from, hop);
+        if let (Some(gate), Some(way)) = (&mut self.output.gate, way) {
+            gate.remember(hit, way);
+        }
+    }
+
+    /// The way that a packet went just now, without a translation.
+    fn way_by(&self, from: usize, hop: Hop) -> Option<Way> {
+        let NextHop::Neighbor(addr) = hop.next else { return None };
+        let last = self.output.links[hop.link].last_neighbor.filter(|last| last.addr == addr)?;
+        Some(Way {
             from: from as u16,
             to: hop.link as u16,
             mac: last.mac,
             translation: None,
             neighbors: last.generation,
             until: last.until,
-            stamp: *stamp,
-        };
-        gate.remember(hit, way);
+            stamp: self.output.stamp,
+        })
+    }
+
+    /// Link and Ethernet address that the packets before it of its flow went to, where no rule sees them.
+    #[inline]
+    fn recent_way(&mut self, now: Instant, packet: &Packet) -> Option<(usize, EthernetAddress)> {
+        let parsed = &packet.parsed;
+        if self.output.gate.is_some() || !parsed.transit || !takes_way(parsed) {
+            return None;
+        }
+        let sender = EthernetFrame::new_unchecked(packet.head()).src_addr();
+        let Output { links, stamp, .. } = &self.output;
+        let way = self.recent_ways.get(parsed, sender)?;
+        let found = way
+            .holds(now, self.rx_link, ip_len(packet), links, *stamp)
+            .then_some((usize::from(way.to), way.mac));
+        #[cfg(test)]
+        {
+            self.recent_ways.taken += u64::from(found.is_some());
+        }
+        found
     }
 
     fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {

@@ -147,8 +147,9 @@ impl Shard {
     }
 
     /// A transport packet from a neighbour confirms its address. Where the kernel answers ARP for us, the neighbour may
-    /// never have asked the stack, and its data is the first that is heard of it.
-    pub(super) fn see_neighbor(&mut self, now: Instant, packet: &Packet) {
+    /// never have asked the stack, and its data is the first that is heard of it. Returns until when, while
+    /// routes are as they are, nothing has to be said of this sender again; `None`: its next packet has to be looked at.
+    pub(super) fn see_neighbor(&mut self, now: Instant, packet: &Packet) -> Option<Instant> {
         let link = self.rx_link;
         let addr = packet.parsed.flow.src;
         let mac = EthernetFrame::new_unchecked(packet.head()).src_addr();
@@ -157,18 +158,23 @@ impl Shard {
             IpAddr::V6(addr) => addr.octets()[15],
         };
         let place = usize::from(last_byte) % LAST_DATA;
-        let seen = self.last_data[place].is_some_and(|last| {
-            last.link == link
-                && last.addr == addr
-                && last.mac == mac
-                && now.saturating_since(last.at) < DATA_INTERVAL
-        });
-        let known = || self.output.links[link].neighbors.knows(addr);
-        if seen || !self.output.routes.is_on(link, addr) || self.own && !known() {
-            return;
+        let told = self.last_data[place]
+            .filter(|last| last.link == link && last.addr == addr && last.mac == mac)
+            .map(|last| last.at + DATA_INTERVAL)
+            .filter(|again| now < *again);
+        if told.is_some() {
+            return told;
+        }
+        let again = now + DATA_INTERVAL;
+        if !self.output.routes.is_on(link, addr) {
+            return Some(again);
+        }
+        if self.own && !self.output.links[link].neighbors.knows(addr) {
+            return None;
         }
         self.last_data[place] = Some(LastData { link, addr, mac, at: now });
         self.output.heard(now, Heard { link, addr, mac, claim: Claim::Data });
+        Some(again)
     }
 
     #[inline]
