@@ -122,10 +122,17 @@ impl PacketView {
     /// Of a packet that [`crate::parse::parse`] accepted; `None` for ARP and fragments. What cannot be read is
     /// [`Transport::Broken`].
     #[must_use]
+    #[inline]
     pub fn of(packet: &Packet) -> Option<Self> {
         let parsed = &packet.parsed;
-        if matches!(parsed.kind, Kind::Arp | Kind::Fragment | Kind::Unparsed) {
-            return None;
+        match parsed.kind {
+            Kind::Arp | Kind::Fragment | Kind::Unparsed => return None,
+            // Checked, and with its ports in the key: there is nothing to read.
+            Kind::Udp => {
+                let (tuple, len) = (FlowTuple::of(&parsed.flow), parsed.end - u32::from(parsed.l3));
+                return Some(Self { tuple, len, packets: 1, hash: parsed.hash, transport: Transport::Ports });
+            }
+            _ => {}
         }
         Some(Self::read_packet(packet).unwrap_or_else(|| {
             let FlowKey { src, dst, protocol, .. } = parsed.flow;
@@ -149,7 +156,6 @@ impl PacketView {
             Kind::Tcp => {
                 Transport::Tcp(TcpView::read(bytes, parsed.end.checked_sub(parsed.payload.into())?)?)
             }
-            Kind::Udp => Transport::Ports,
             _ => return Self::read(&parsed.flow, len, bytes, parsed.end - u32::from(parsed.l4)),
         };
         let tuple = FlowTuple::of(&parsed.flow);
