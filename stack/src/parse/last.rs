@@ -4,8 +4,8 @@
 use core::net::IpAddr;
 
 use super::{
-    ETHERNET_HEADER, FlowKey, IPV4_HEADER, IPV6_HEADER, Kind, Parsed, Policy, Refusal, TCP_HEADER, UDP_HEADER,
-    flow_hash, headers, protocol, transport,
+    ETHERNET_HEADER, FlowKey, IPV4_HEADER, IPV6_HEADER, Kind, Parsed, Policy, Refusal, TCP_HEADER,
+    UDP_HEADER, flow_hash, headers, protocol, transport,
 };
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
@@ -186,14 +186,7 @@ impl Last {
     }
 
     #[inline]
-    fn set_transport(
-        &mut self,
-        kind: Kind,
-        payload: usize,
-        end: usize,
-        ports: (u16, u16),
-        policy: &Policy,
-    ) {
+    fn set_transport(&mut self, kind: Kind, payload: usize, end: usize, ports: (u16, u16), policy: &Policy) {
         let parsed = &mut self.parsed;
         parsed.kind = kind;
         parsed.payload = payload as u16;

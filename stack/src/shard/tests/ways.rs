@@ -20,17 +20,27 @@ const MASQUERADE: &str = "*nat\n-A POSTROUTING -o wan -j MASQUERADE\n\
 const NO_RULES: usize = 6;
 const RULES: [Option<&str>; 7] = [
     Some(MASQUERADE),
-    Some("*filter\n:FORWARD DROP\n-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
-     -A FORWARD -m conntrack --ctstate INVALID -j DROP\n-A FORWARD -i lan -j ACCEPT\nCOMMIT\n"),
-    Some("*filter\n-A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\n\
-     -A FORWARD -m conntrack --ctstate INVALID -j REJECT\nCOMMIT\n"),
-    Some("*mangle\n-A FORWARD -m limit --limit 3/second --limit-burst 4 -j ACCEPT\n-A FORWARD -j DROP\nCOMMIT\n\
-     *filter\n-A FORWARD -m conntrack --ctstate NEW -j ACCEPT\nCOMMIT\n"),
-    Some("*raw\n-A PREROUTING -p udp --dport 4001 -j NOTRACK\nCOMMIT\n\
-     *filter\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n"),
-    Some("*nat\n-A POSTROUTING -o wan -p udp -j SNAT --to-source 192.0.2.254:2000-2003\n\
+    Some(
+        "*filter\n:FORWARD DROP\n-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
+     -A FORWARD -m conntrack --ctstate INVALID -j DROP\n-A FORWARD -i lan -j ACCEPT\nCOMMIT\n",
+    ),
+    Some(
+        "*filter\n-A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\n\
+     -A FORWARD -m conntrack --ctstate INVALID -j REJECT\nCOMMIT\n",
+    ),
+    Some(
+        "*mangle\n-A FORWARD -m limit --limit 3/second --limit-burst 4 -j ACCEPT\n-A FORWARD -j DROP\nCOMMIT\n\
+     *filter\n-A FORWARD -m conntrack --ctstate NEW -j ACCEPT\nCOMMIT\n",
+    ),
+    Some(
+        "*raw\n-A PREROUTING -p udp --dport 4001 -j NOTRACK\nCOMMIT\n\
+     *filter\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n",
+    ),
+    Some(
+        "*nat\n-A POSTROUTING -o wan -p udp -j SNAT --to-source 192.0.2.254:2000-2003\n\
      -A POSTROUTING -o wan -p tcp -j SNAT --to-source 192.0.2.254:2000-2003\nCOMMIT\n\
-     *raw\n:PREROUTING ACCEPT\nCOMMIT\n"),
+     *raw\n:PREROUTING ACCEPT\nCOMMIT\n",
+    ),
     None,
 ];
 
@@ -66,6 +76,8 @@ enum Step {
     Addresses(u8),
     /// A neighbour says that it has another Ethernet address.
     Moved(bool, u8),
+    /// A host sends from another Ethernet address, and says nothing of it.
+    Forged(bool, u8),
     /// Whether neighbours answer from now on.
     Silence(bool),
     /// What the ring of the outer link takes.
@@ -104,6 +116,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..2).prop_map(Step::Delete),
         1 => (253u8..255).prop_map(Step::Addresses),
         1 => (any::<bool>(), 0u8..3).prop_map(|(wan, mac)| Step::Moved(wan, mac)),
+        1 => (any::<bool>(), 0u8..3).prop_map(|(wan, mac)| Step::Forged(wan, mac)),
         1 => prop::bool::weighted(0.3).prop_map(Step::Silence),
         1 => prop::sample::select(vec![0usize, 1, usize::MAX, usize::MAX]).prop_map(Step::Room),
     ]
@@ -340,6 +353,7 @@ impl Router {
                 arp.extend(if *wan { [192, 0, 2, 254] } else { [192, 168, 1, 254] });
                 self.net.links.0[link].rx.push_back(arp);
             }
+            Step::Forged(wan, mac) => self.macs[usize::from(*wan)] = 0x20 + mac,
             Step::Silence(silent) => self.silent = *silent,
             Step::Room(room) => self.net.links.0[1].room = *room,
         }
@@ -413,6 +427,20 @@ fn all_but_the_first_packets_of_a_flow_take_a_remembered_way() {
         steps.extend((0..10).map(|_| Step::Burst(vec![data(true, true, 3, 0, 0)])));
         assert_eq!(compare(v6, 2, false, &steps).unwrap(), 9);
     }
+}
+
+/// The neighbour table hears of senders and of use at the same times, counted and seen by when it asks again.
+#[test]
+fn a_remembered_way_hides_nothing_from_the_neighbor_table() {
+    for rules in [NO_RULES, 2] {
+        // Longer than a neighbour is believed without a word of it, in steps that no other time is a multiple of.
+        let steady = [Step::Burst(vec![data(true, false, 0, 0, 10); 2]), Step::Wait(37)];
+        let steps: Vec<Step> = steady.into_iter().cycle().take(2000).collect();
+        assert!(compare(false, rules, false, &steps).unwrap() > 1000);
+    }
+    let burst = || Step::Burst(vec![data(true, false, 0, 0, 10); 2]);
+    let steps: Vec<Step> = (0..20).flat_map(|turn| [burst(), Step::Forged(false, turn % 2)]).collect();
+    compare(false, NO_RULES, false, &steps).unwrap();
 }
 
 #[test]
