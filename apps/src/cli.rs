@@ -413,6 +413,9 @@ pub struct HttpArgs {
     /// Serve files and directories whose names begin with a dot
     #[arg(long)]
     pub hidden: bool,
+    /// Memory of each queue for small files (up to 64k) between requests, each of which sees whether a file changed; 0: none
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size_usize)]
+    pub file_cache: usize,
     /// Path that takes uploads; empty: none
     #[arg(long, value_name = "PATH", default_value = "/sink")]
     pub sink: String,

@@ -5,16 +5,16 @@
 //! threads, and the shard serves others meanwhile. `RESOLVE_BENEATH` makes the kernel refuse every path and symbolic
 //! link that leaves the directory.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::conditional::Validators;
@@ -42,12 +42,66 @@ pub enum Opened {
 /// A regular file with what the answer's header says of it.
 #[derive(Clone, Debug)]
 pub struct OpenFile {
-    file: Arc<File>,
+    data: Data,
     /// Length in bytes when it was opened.
     pub length: u64,
     /// Its state when it was opened.
     pub validators: Validators,
 }
+
+#[derive(Clone, Debug)]
+enum Data {
+    Descriptor(Arc<File>),
+    Memory(Bytes),
+}
+
+/// What tells a file that was read from what is at its path now: which file it is, and whether it or its rights changed since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileState {
+    device: u64,
+    inode: u64,
+    /// In bytes.
+    pub length: u64,
+    /// Seconds and nanoseconds of the last change of its bytes (`mtime`), and of these or anything about it (`ctime`).
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileState {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// When it last changed; before 1970 is 1970.
+    #[must_use]
+    pub fn changed(&self) -> SystemTime {
+        let (seconds, nanos) = self.modified.max(self.changed);
+        let since = Duration::new(seconds.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0));
+        SystemTime::UNIX_EPOCH + since
+    }
+}
+
+/// `f_type` (statfs(2), linux/magic.h) of file systems in memory and on disks of this machine.
+const LOCAL_FILE_SYSTEMS: [u64; 12] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0xf2f5_2010, // F2FS
+    0x794c_7630, // overlayfs
+    0x7371_7368, // SquashFS
+    0xe0f5_e1e2, // EROFS
+    0x2fc1_2fc1, // ZFS
+    0xca45_1a4e, // bcachefs
+    0x9660,      // ISO 9660
+];
 
 impl Root {
     /// Opens the directory, and tries that the kernel can keep paths below it.
@@ -105,7 +159,23 @@ impl Root {
         );
         let last_modified = metadata.modified().ok().filter(|&time| time <= SystemTime::now());
         let validators = Validators { etag, last_modified };
-        Ok(Opened::File(OpenFile { file: Arc::new(file), length: metadata.len(), validators }))
+        let data = Data::Descriptor(Arc::new(file));
+        Ok(Opened::File(OpenFile { data, length: metadata.len(), validators }))
+    }
+
+    /// The state of what is at `path` now, even if the path leaves the directory by a link; `None`: it cannot be had.
+    #[must_use]
+    pub fn state_of(&self, path: &Path) -> Option<FileState> {
+        let wanted = StatxFlags::BASIC_STATS;
+        let stat = rustix::fs::statx(&*self.directory, path, AtFlags::NO_AUTOMOUNT, wanted).ok()?;
+        let time = |time: rustix::fs::StatxTimestamp| (time.tv_sec, i64::from(time.tv_nsec));
+        Some(FileState {
+            device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            length: stat.stx_size,
+            modified: time(stat.stx_mtime),
+            changed: time(stat.stx_ctime),
+        })
     }
 }
 
@@ -131,22 +201,57 @@ pub enum Piece {
 }
 
 impl OpenFile {
+    /// Its state now.
+    ///
+    /// # Errors
+    /// What the system says; `Unsupported` for bytes in memory.
+    pub fn state(&self) -> io::Result<FileState> {
+        match &self.data {
+            Data::Descriptor(file) => Ok(FileState::of(&file.metadata()?)),
+            Data::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether nobody but this machine's kernel has to be asked about it.
+    #[must_use]
+    pub fn is_on_local_file_system(&self) -> bool {
+        match &self.data {
+            Data::Descriptor(file) => rustix::fs::fstatfs(file)
+                .is_ok_and(|stat| LOCAL_FILE_SYSTEMS.contains(&(stat.f_type as u64 & 0xffff_ffff))),
+            Data::Memory(_) => true,
+        }
+    }
+
+    /// The same without the file: `contents` are all of its bytes.
+    #[must_use]
+    pub fn with_contents(&self, contents: Bytes) -> Self {
+        Self { data: Data::Memory(contents), ..self.clone() }
+    }
+
     /// Up to `wanted` bytes from `offset` on, as many as are in memory and at most [`CHUNK_BYTES`].
     ///
     /// # Errors
     /// What the system says.
     pub fn read(&self, offset: u64, wanted: u64) -> io::Result<Piece> {
         let length = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let file = match &self.data {
+            Data::Descriptor(file) => file,
+            Data::Memory(contents) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(contents.len());
+                let end = start.saturating_add(length).min(contents.len());
+                return Ok(Piece::Ready(contents.slice(start..end)));
+            }
+        };
         let mut chunk = vec![0; length.min(CHUNK_BYTES)];
         let mut slices = [io::IoSliceMut::new(&mut chunk)];
-        match rustix::io::preadv2(&*self.file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(&**file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
             Ok(count) => {
                 chunk.truncate(count);
                 Ok(Piece::Ready(chunk.into()))
             }
             // Not in the page cache, or a file system that cannot tell.
             Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => {
-                let file = self.file.clone();
+                let file = file.clone();
                 Ok(Piece::Reading(blocking::unblock(move || {
                     let mut chunk = vec![0; length.min(DISK_CHUNK_BYTES)];
                     let count = loop {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bywash::runtime::net::{Shutdown, SocketOptions, TcpListener, TcpStream};
-use bywash::runtime::time::{now, sleep_until, timeout};
+use bywash::runtime::time::{now, sleep, sleep_until, timeout};
 use bywash::runtime::{BoxError, Context, spawn};
 use bywash::time::Duration;
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 
 use super::body::Body;
+use super::file_cache::{Files, UNUSED_INTERVAL};
 use super::files::Root;
 use super::service::{Site, respond};
 use super::watch::{Phase, Timeouts, Watch, Watched};
@@ -105,6 +106,7 @@ pub fn run(args: &HttpArgs) -> Result<(), AppError> {
         },
         connections_max: args.max_connections,
         root,
+        file_cache: args.file_cache,
         index: args.index.clone(),
         listing: args.listing,
         hidden: args.hidden,
@@ -127,6 +129,8 @@ struct Plan {
     timeouts: Timeouts,
     connections_max: usize,
     root: Root,
+    /// Bytes.
+    file_cache: usize,
     index: String,
     listing: bool,
     hidden: bool,
@@ -145,7 +149,7 @@ async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
         Box::pin(blocking::unblock(move || handle.metrics().prometheus()))
     };
     let site = Site {
-        root: plan.root,
+        files: Files::new(plan.root, plan.file_cache),
         index: plan.index,
         listing: plan.listing,
         hidden: plan.hidden,
@@ -160,8 +164,17 @@ async fn serve(plan: Plan, context: Context) -> Result<(), BoxError> {
     let listen =
         |ip| TcpListener::bind_with(SocketAddr::new(ip, plan.port), plan.backlog, plan.options.clone());
     let four = accept(listen(Ipv4Addr::UNSPECIFIED.into())?, server.clone(), context.clone());
-    let six = accept(listen(Ipv6Addr::UNSPECIFIED.into())?, server, context);
-    futures_lite::future::zip(four, six).await;
+    let six = accept(listen(Ipv6Addr::UNSPECIFIED.into())?, server.clone(), context);
+    let tidy = async move {
+        loop {
+            sleep(UNUSED_INTERVAL).await;
+            server.site.files.forget_unused();
+        }
+    };
+    let accepting = async {
+        futures_lite::future::zip(four, six).await;
+    };
+    futures_lite::future::or(accepting, tidy).await;
     Ok(())
 }
 

@@ -15,7 +15,8 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, Part, Source};
 use super::conditional::{Validators, Verdict, evaluate, range_applies, whole_seconds};
-use super::files::{OpenFile, Opened, Root};
+use super::file_cache::Files;
+use super::files::{OpenFile, Opened};
 use super::range::{self, Selection};
 use super::sink::{self, SinkError};
 use super::target::Target;
@@ -32,7 +33,7 @@ const GENERATED_PATH: &str = "/bytes/";
 /// What a server serves.
 pub struct Site {
     /// The directory.
-    pub root: Root,
+    pub files: Files,
     /// File that stands for its directory.
     pub index: String,
     /// Whether directories without it are listed.
@@ -151,13 +152,13 @@ async fn path_answer(site: &Site, method: &Method, headers: &HeaderMap, target: 
     if target.directory {
         // The index first: it is there more often than not, and then the directory need not be opened.
         let index = path.join(&site.index);
-        match site.root.open_path(&index).await {
+        match site.files.open_path(&index).await {
             Ok(Opened::File(file)) => return file_answer(site, method, headers, file, &index),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return io_failure(&error),
             Ok(Opened::Directory(_)) | Err(_) => {}
         }
     }
-    match site.root.open_path(&path).await {
+    match site.files.open_path(&path).await {
         Ok(Opened::File(_)) if target.directory => not_found(),
         Ok(Opened::File(file)) => file_answer(site, method, headers, file, &path),
         Ok(Opened::Directory(_)) if !target.directory => {

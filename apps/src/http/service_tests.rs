@@ -1,5 +1,6 @@
 //! What the service answers, request by request, in memory.
 
+use super::super::files::Root;
 use super::*;
 use futures_lite::future::block_on;
 use http_body_util::{BodyExt, Full};
@@ -16,7 +17,7 @@ fn site(directory: &Path) -> Site {
     std::fs::write(directory.join(".secret"), "x").unwrap();
     std::fs::write(directory.join("sub/a b.css"), "body{}").unwrap();
     Site {
-        root: Root::open(directory).unwrap(),
+        files: Files::new(Root::open(directory).unwrap(), 1 << 20),
         index: "index.html".into(),
         listing: false,
         hidden: false,
