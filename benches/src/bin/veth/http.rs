@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,11 +35,15 @@ const PAGE: &str =
 /// Ours and the rival that does the same on the kernel's TCP: files, and a page from memory by the same service.
 const PAIRS: [(&str, &str); 2] = [("bywash", "nginx"), ("hyper on bywash", "hyper on tokio")];
 
+/// Longer than servers and file systems take for news.
+const AT_REST: Duration = Duration::from_secs(5);
+
 const NEW_CONNECTIONS: &str = "new connections, 64 at a time";
 const TITLE: &str = "HTTP against the kernel";
 const ABOUT: &str = "\
 A page of 97 bytes, asked for by `wrk` with one thread on one core; the servers run on the other: `bywash http` (files below a
-directory) beside `nginx` (one process, files, sendfile); and one hyper service that answers from memory, on our sockets (`hyper on
+directory; small ones are kept in memory, and each request sees whether the file changed) beside `nginx` (one process, files, sendfile;
+it keeps files open, and looks whether they changed once a second); and one hyper service that answers from memory, on our sockets (`hyper on
 bywash`) beside the kernel's (`hyper on tokio`, one thread). The kernel's offloads are at veth's default (on); MTU 1500. *New connections*: `Connection: close`, 64 at a time. Latencies are wrk's, from
 request to whole answer, under the load that the server bears: a faster server is measured under a higher one.";
 
@@ -48,7 +53,12 @@ pub fn run(plan: &Plan) -> Result<Benchmark> {
     let bed = Arc::new(Bed::new(1500, true)?);
     let work = std::env::current_exe()?.with_file_name("bench-veth-work");
     fs::create_dir_all(&work)?;
-    fs::write(work.join("index.html"), PAGE)?;
+    let page = work.join("index.html");
+    if fs::read(&page).ok().as_deref() != Some(PAGE.as_bytes()) {
+        fs::write(&page, PAGE)?;
+        // Files that a server has have not changed just now.
+        thread::sleep(AT_REST);
+    }
     let script = work.join("latency.lua");
     fs::write(&script, include_str!("latency.lua"))?;
     let nginx = bed::tool("nginx");
@@ -165,7 +175,8 @@ fn start_nginx(bed: &Bed, work: &Path, nginx: &Path) -> Result<Server> {
         "daemon off; master_process off; pid {at}/nginx.pid; error_log {at}/nginx.log; user root;
         events {{ worker_connections 8192; }}
         http {{
-            access_log off; sendfile on; keepalive_requests 1000000000; types {{ text/html html; }}
+            access_log off; sendfile on; keepalive_requests 1000000000;
+            open_file_cache max=1024 inactive=60s; open_file_cache_valid 1s; types {{ text/html html; }}
             client_body_temp_path {at}; proxy_temp_path {at}; fastcgi_temp_path {at};
             uwsgi_temp_path {at}; scgi_temp_path {at};
             server {{ listen {KERNEL}:{PORT} backlog=4096; root {at}; }}

@@ -76,7 +76,7 @@ enum Step {
     Addresses(u8),
     /// A neighbour says that it has another Ethernet address.
     Moved(bool, u8),
-    /// A host sends from another Ethernet address, and says nothing of it.
+    /// A host sends from another Ethernet address (0: from its own again), and says nothing of it.
     Forged(bool, u8),
     /// Whether neighbours answer from now on.
     Silence(bool),
@@ -353,7 +353,10 @@ impl Router {
                 arp.extend(if *wan { [192, 0, 2, 254] } else { [192, 168, 1, 254] });
                 self.net.links.0[link].rx.push_back(arp);
             }
-            Step::Forged(wan, mac) => self.macs[usize::from(*wan)] = 0x20 + mac,
+            Step::Forged(wan, mac) => {
+                let link = usize::from(*wan);
+                self.macs[link] = if *mac == 0 { 1 + link as u8 } else { 0x20 + mac };
+            }
             Step::Silence(silent) => self.silent = *silent,
             Step::Room(room) => self.net.links.0[1].room = *room,
         }
