@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::conditional::Validators;
+use super::description::{Description, content_type};
 
 /// Bytes read from memory at a time: about 10 microseconds of copying.
 pub const CHUNK_BYTES: usize = 64 << 10;
@@ -45,8 +47,8 @@ pub struct OpenFile {
     data: Data,
     /// Length in bytes when it was opened.
     pub length: u64,
-    /// Its state when it was opened.
-    pub validators: Validators,
+    /// What it is, and its state when it was opened.
+    pub description: Rc<Description>,
 }
 
 #[derive(Clone, Debug)]
@@ -160,7 +162,8 @@ impl Root {
         let last_modified = metadata.modified().ok().filter(|&time| time <= SystemTime::now());
         let validators = Validators { etag, last_modified };
         let data = Data::Descriptor(Arc::new(file));
-        Ok(Opened::File(OpenFile { data, length: metadata.len(), validators }))
+        let description = Rc::new(Description::new(validators, &content_type(path)));
+        Ok(Opened::File(OpenFile { data, length: metadata.len(), description }))
     }
 
     /// The state of what is at `path` now, even if the path leaves the directory by a link; `None`: it cannot be had.
@@ -299,8 +302,8 @@ mod tests {
             panic!("not files")
         };
         assert_eq!((a.length, b.length), (5, 5));
-        assert_ne!(a.validators.etag, b.validators.etag);
-        assert!(a.validators.last_modified.is_some());
+        assert_ne!(a.description.validators.etag, b.description.validators.etag);
+        assert!(a.description.validators.last_modified.is_some());
         assert!(matches!(open(&root, "sub"), Ok(Opened::Directory(_))));
         assert!(matches!(open(&root, "."), Ok(Opened::Directory(_))));
     }

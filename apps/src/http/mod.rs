@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod conditional;
+pub mod description;
 pub mod file_cache;
 pub mod files;
 pub mod listing;

@@ -14,7 +14,8 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, Part, Source};
-use super::conditional::{Validators, Verdict, evaluate, range_applies, whole_seconds};
+use super::conditional::{Validators, Verdict, evaluate, range_applies};
+use super::description::Description;
 use super::file_cache::Files;
 use super::files::{OpenFile, Opened};
 use super::range::{self, Selection};
@@ -102,15 +103,9 @@ where
         return match length.parse() {
             Ok(length) => {
                 let validators = Validators { etag: format!("\"bytes-{length}\""), last_modified: None };
-                let kind = "application/octet-stream";
-                representation(
-                    site,
-                    request.method(),
-                    request.headers(),
-                    Source::Generated(length),
-                    &validators,
-                    kind,
-                )
+                let description = Description::new(validators, "application/octet-stream");
+                let source = Source::Generated(length);
+                representation(site, request.method(), request.headers(), source, &description)
             }
             Err(_) => failure(StatusCode::NOT_FOUND, "/bytes/N wants a number of bytes below 2^64"),
         };
@@ -153,14 +148,14 @@ async fn path_answer(site: &Site, method: &Method, headers: &HeaderMap, target: 
         // The index first: it is there more often than not, and then the directory need not be opened.
         let index = path.join(&site.index);
         match site.files.open_path(&index).await {
-            Ok(Opened::File(file)) => return file_answer(site, method, headers, file, &index),
+            Ok(Opened::File(file)) => return file_answer(site, method, headers, file),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return io_failure(&error),
             Ok(Opened::Directory(_)) | Err(_) => {}
         }
     }
     match site.files.open_path(&path).await {
         Ok(Opened::File(_)) if target.directory => not_found(),
-        Ok(Opened::File(file)) => file_answer(site, method, headers, file, &path),
+        Ok(Opened::File(file)) => file_answer(site, method, headers, file),
         Ok(Opened::Directory(_)) if !target.directory => {
             let mut response = failure(StatusCode::MOVED_PERMANENTLY, "a directory's path ends in a slash");
             let location = HeaderValue::try_from(target.directory_url()).expect("encoded to visible ASCII");
@@ -183,22 +178,9 @@ async fn directory_answer(site: &Site, target: &Target, directory: OwnedFd) -> R
     }
 }
 
-fn file_answer(
-    site: &Site,
-    method: &Method,
-    headers: &HeaderMap,
-    file: OpenFile,
-    path: &std::path::Path,
-) -> Response<Body> {
-    let kind = content_type(path);
-    let validators = file.validators.clone();
-    representation(site, method, headers, Source::File(file), &validators, &kind)
-}
-
-/// The media type that the name suggests; text is taken to be UTF-8.
-fn content_type(path: &std::path::Path) -> String {
-    let kind = mime_guess::from_path(path).first_or_octet_stream();
-    if kind.type_() == mime_guess::mime::TEXT { format!("{kind}; charset=utf-8") } else { kind.to_string() }
+fn file_answer(site: &Site, method: &Method, headers: &HeaderMap, file: OpenFile) -> Response<Body> {
+    let description = file.description.clone();
+    representation(site, method, headers, Source::File(file), &description)
 }
 
 /// Status, header and body for a representation: 200, 206, 304, 412 or 416 (RFC 9110 §13.2.2 step by step).
@@ -207,9 +189,9 @@ fn representation(
     method: &Method,
     headers: &HeaderMap,
     source: Source,
-    validators: &Validators,
-    kind: &str,
+    description: &Description,
 ) -> Response<Body> {
+    let Description { validators, content_type, etag, last_modified } = description;
     let length = source.length();
     let mut response = match evaluate(headers, validators) {
         Verdict::Failed => failure(StatusCode::PRECONDITION_FAILED, "the file is in another state"),
@@ -217,20 +199,20 @@ fn representation(
         Verdict::Proceed => match selection(method, headers, validators, length) {
             Selection::Whole => {
                 let body = Body::new(Some(source), vec![Part::Range(0..length)]);
-                with_type(StatusCode::OK, kind, body)
+                with_type(StatusCode::OK, content_type.clone(), body)
             }
             Selection::Unsatisfiable => {
                 let mut response = failure(StatusCode::RANGE_NOT_SATISFIABLE, "no byte of that range exists");
-                insert(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));
+                response.headers_mut().insert(CONTENT_RANGE, visible(&format!("bytes */{length}")));
                 response
             }
-            Selection::Ranges(ranges) => partial(site, source, &ranges, kind),
+            Selection::Ranges(ranges) => partial(site, source, &ranges, content_type),
         },
     };
-    insert(&mut response, ETAG, &validators.etag);
+    response.headers_mut().insert(ETAG, etag.clone());
     response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let Some(modified) = validators.last_modified {
-        insert(&mut response, LAST_MODIFIED, &httpdate::fmt_http_date(whole_seconds(modified)));
+    if let Some(modified) = last_modified {
+        response.headers_mut().insert(LAST_MODIFIED, modified.clone());
     }
     response
 }
@@ -247,36 +229,42 @@ fn selection(method: &Method, headers: &HeaderMap, validators: &Validators, leng
 }
 
 /// 206 with one range, or with several as multipart/byteranges (RFC 9110 §15.3.7).
-fn partial(site: &Site, source: Source, ranges: &[std::ops::Range<u64>], kind: &str) -> Response<Body> {
+fn partial(
+    site: &Site,
+    source: Source,
+    ranges: &[std::ops::Range<u64>],
+    content_type: &HeaderValue,
+) -> Response<Body> {
     let length = source.length();
     if let [range] = ranges {
         let body = Body::new(Some(source), vec![Part::Range(range.clone())]);
-        let mut response = with_type(StatusCode::PARTIAL_CONTENT, kind, body);
-        insert(&mut response, CONTENT_RANGE, &range::content_range(range, length));
+        let mut response = with_type(StatusCode::PARTIAL_CONTENT, content_type.clone(), body);
+        response.headers_mut().insert(CONTENT_RANGE, visible(&range::content_range(range, length)));
         return response;
     }
     let number = site.boundaries.get();
     site.boundaries.set(number.wrapping_add(1));
     let boundary = format!("bywash-{:016x}-{number:x}", site.boundary_secret);
+    let kind = content_type.to_str().unwrap_or_default();
     let mut parts = Vec::with_capacity(ranges.len() * 2 + 1);
     for (index, range) in ranges.iter().enumerate() {
         parts.push(Part::Bytes(range::part_head(&boundary, kind, range, length, index == 0).into()));
         parts.push(Part::Range(range.clone()));
     }
     parts.push(Part::Bytes(range::parts_tail(&boundary).into()));
-    let kind = format!("multipart/byteranges; boundary={boundary}");
-    with_type(StatusCode::PARTIAL_CONTENT, &kind, Body::new(Some(source), parts))
+    let kind = visible(&format!("multipart/byteranges; boundary={boundary}"));
+    with_type(StatusCode::PARTIAL_CONTENT, kind, Body::new(Some(source), parts))
 }
 
-fn with_type(status: StatusCode, kind: &str, body: Body) -> Response<Body> {
+fn with_type(status: StatusCode, kind: HeaderValue, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    insert(&mut response, CONTENT_TYPE, kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 
-fn answer(status: StatusCode, kind: &str, text: String) -> Response<Body> {
-    with_type(status, kind, Body::fixed(text))
+fn answer(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
+    with_type(status, HeaderValue::from_static(kind), Body::fixed(text))
 }
 
 /// A status with one line of explanation.
@@ -332,10 +320,9 @@ fn out_of_descriptors(code: i32) -> bool {
     errno == rustix::io::Errno::MFILE || errno == rustix::io::Errno::NFILE
 }
 
-/// Inserts a field whose value is visible ASCII by construction.
-fn insert(response: &mut Response<Body>, name: hyper::header::HeaderName, value: &str) {
-    let value = HeaderValue::from_str(value).expect("built from visible ASCII");
-    response.headers_mut().insert(name, value);
+/// A field's value that is visible ASCII by construction.
+fn visible(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("built from visible ASCII")
 }
 
 #[cfg(test)]
