@@ -437,9 +437,9 @@ fn all_but_the_first_packets_of_a_flow_take_a_remembered_way() {
 fn a_remembered_way_hides_nothing_from_the_neighbor_table() {
     for rules in [NO_RULES, 2] {
         // Longer than a neighbour is believed without a word of it, in steps that no other time is a multiple of.
-        let steady = [Step::Burst(vec![data(true, false, 0, 0, 10); 2]), Step::Wait(37)];
-        let steps: Vec<Step> = steady.into_iter().cycle().take(2000).collect();
-        assert!(compare(false, rules, false, &steps).unwrap() > 1000);
+        let steady = [Step::Burst(vec![data(true, false, 0, 0, 10)]), Step::Wait(97)];
+        let steps: Vec<Step> = steady.into_iter().cycle().take(2400).collect();
+        assert!(compare(false, rules, false, &steps).unwrap() > 500);
     }
     let burst = || Step::Burst(vec![data(true, false, 0, 0, 10); 2]);
     let steps: Vec<Step> = (0..20).flat_map(|turn| [burst(), Step::Forged(false, turn % 2)]).collect();
