@@ -177,7 +177,7 @@ impl Last {
                 return false;
             }
             sum.add(bytes);
-            if field == 0 || !sum.is_valid() {
+            if !sum.is_valid() {
                 return false;
             }
         }
