@@ -523,6 +523,54 @@ proptest! {
         }
     }
 
+    /// The same of datagrams that follow each other, each in its own way right or wrong.
+    #[test]
+    fn a_burst_of_datagrams_parses_as_they_do_one_by_one(
+        six in any::<bool>(),
+        datagrams in prop::collection::vec((0usize..10, 0usize..5, 1u16..3, 0i32..3), 2..10),
+        transit in any::<bool>(),
+        partial_checksums in any::<bool>(),
+    ) {
+        let policy = Policy { forwarding: transit, partial_checksums, ..policy() };
+        let (src, dst) = match (six, transit) {
+            (false, false) => V4,
+            (false, true) => (V4.0, "203.0.113.9"),
+            (true, false) => V6,
+            (true, true) => (V6.0, "2001:db8:9::9"),
+        };
+        let (pool, mut last) = (pool(4096), Last::default());
+        for (fault, len, port, off) in datagrams {
+            let dst_port = if fault == 1 { 0 } else { 53 + port };
+            let mut udp = udp_datagram(src, dst, [1000 * port, dst_port], &[7; 9][..len]);
+            let stated = match fault {
+                2 => len as i32 + 7 + off,
+                3 => 6 + off,
+                _ => len as i32 + 8,
+            };
+            udp[4..6].copy_from_slice(&(stated as u16).to_be_bytes());
+            udp[6..8].fill(0);
+            let summed_len = (stated as usize).min(udp.len());
+            let mut sum = Sum::pseudo_header(src.parse().unwrap(), dst.parse().unwrap(), protocol::UDP, stated as u32);
+            let pseudo_header = sum.folded();
+            sum.add(&udp[..summed_len]);
+            let field = match fault {
+                4 => 0,
+                5 => sum.checksum() ^ 0x100,
+                6 => pseudo_header,
+                _ => sum.checksum(),
+            };
+            udp[6..8].copy_from_slice(&field.to_be_bytes());
+            let mut frame = frame(src, dst, protocol::UDP, &udp);
+            match fault {
+                7 => frame.resize(frame.len() + 5, 0),
+                8 => frame.truncate(frame.len() - 1 - len),
+                _ => {}
+            }
+            let packet = Packet::copy_from(&pool, &frame).unwrap();
+            prop_assert_eq!(parse_after(&packet, &policy, &mut last).copied(), parse(&packet, &policy), "{}", fault);
+        }
+    }
+
     /// One flipped bit anywhere behind the Ethernet header of a TCP packet is noticed, unless it is in a field that no
     /// checksum covers (IPv6's traffic class, flow label and hop limit).
     #[test]
