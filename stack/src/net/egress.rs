@@ -12,6 +12,7 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet
 use super::announce::Step;
 use super::fragment::{FragmentIds, Fragments, write_header, write_ipv4};
 use super::host_gate::{HostGate, Sent};
+use super::last_hop::LastHop;
 use super::link::{LastNeighbor, Link};
 use super::neighbor::Due;
 use super::path_mtu::{PathMtu, PathMtus, Witness};
@@ -33,7 +34,7 @@ use crate::time::{Duration, Instant};
 pub(crate) const ETHERNET_HEADER: usize = 14;
 pub(crate) const IPV4_HEADER: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
+pub(super) const TCP_HEADER: usize = 20;
 /// Ethernet, IPv6 and TCP with all its options: these are always in one frame.
 const HEADERS_MAX: usize = ETHERNET_HEADER + IPV6_HEADER + 60;
 /// What every IPv6 link carries (RFC 8200 section 5).
@@ -74,17 +75,6 @@ fn last_byte(addr: IpAddr) -> u8 {
         IpAddr::V4(addr) => addr.octets()[3],
         IpAddr::V6(addr) => addr.octets()[15],
     }
-}
-
-/// The last neighbour asked for on the way to a destination: a burst of segments mostly has few of these.
-#[derive(Clone, Copy, Debug)]
-struct LastHop {
-    src: IpAddr,
-    dst: IpAddr,
-    link: usize,
-    mac: EthernetAddress,
-    generation: u64,
-    until: Instant,
 }
 
 /// How long [`LastHop`] and [`LastNeighbor`] are believed: the neighbour table must hear of use to know when to ask again.
@@ -364,7 +354,10 @@ impl Output {
 
     /// Gives the backlogs to the device; returns whether it took anything.
     pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
-        let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
+        let bytes = |backlog: &PacketBatch| {
+            let (front, back) = backlog.as_slices();
+            front.iter().map(Packet::len).sum::<usize>() + back.iter().map(Packet::len).sum::<usize>()
+        };
         let mut sent = false;
         for (link, Link { backlog, traffic, .. }) in self.links.iter_mut().enumerate() {
             if backlog.is_empty() {
@@ -438,7 +431,8 @@ impl Output {
         let neighbors = &mut self.links[link].neighbors;
         let Some(mac) = neighbors.resolve(now, addr) else { return Ok((link, Err(addr))) };
         let (generation, until) = (neighbors.generation(), now + LAST_HOP_LIFETIME);
-        self.last_hops[place] = Some(LastHop { src, dst, link, mac, generation, until });
+        let ours = self.links[link].mac;
+        self.last_hops[place] = Some(LastHop::new((src, dst), (link, ours), mac, (generation, until)));
         Ok((link, Ok(mac)))
     }
 
@@ -569,6 +563,9 @@ impl tcp::Egress for Output {
     }
 
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        if let Some(sent) = self.send_short(now, segment) {
+            return Ok(sent);
+        }
         let (payload_len, mss) = (segment.len(), segment.mss);
         let (link, hop) = self.tcp_hop(now, segment.src.ip(), segment.dst.ip())?;
         let mtu = self.links[link].mtu;
@@ -598,10 +595,31 @@ impl tcp::Egress for Output {
 }
 
 impl Output {
+    /// The short way of a segment that is not to be cut, no rule looks at, and whose hop is remembered; `None`: it goes the
+    /// general way, which comes to the same frame.
+    #[inline]
+    fn send_short(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Option<usize> {
+        let (src, dst, payload_len) = (segment.src.ip(), segment.dst.ip(), segment.len());
+        let hop = self.last_hops[usize::from(last_byte(dst)) % LAST_HOPS].as_ref()?;
+        let link = self.links.get_mut(hop.link)?;
+        let is_short = self.gate.is_none()
+            && hop.dst == dst
+            && hop.src == src
+            && hop.generation == link.neighbors.generation()
+            && now < hop.until
+            && payload_len <= segment.mss
+            && IPV4_HEADER + TCP_HEADER + segment.options.len() + payload_len <= link.mtu
+            && link.has_room();
+        if !is_short || spare_frames(&self.pool) == 0 {
+            return None;
+        }
+        link.backlog.push_back(hop.write(&self.pool, segment)?);
+        Some(payload_len)
+    }
+
     /// Frames that TCP's payload may have.
     fn spare_frames(&self) -> usize {
-        let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
-        self.pool.free_frames().saturating_sub(reserve) as usize
+        spare_frames(&self.pool)
     }
 
     /// Writes a segment into frames for its next hop; returns how much of the payload.
@@ -649,6 +667,12 @@ impl Output {
         }
         Ok(payload_len.min(made * mss))
     }
+}
+
+/// See [`Output::spare_frames`].
+fn spare_frames(pool: &PacketPool) -> usize {
+    let reserve = limits::TX_RESERVE_FRAMES.min(pool.layout().frames / 8);
+    pool.free_frames().saturating_sub(reserve) as usize
 }
 
 /// Where the TCP header of a segment begins.

@@ -59,12 +59,15 @@ pub struct Tcp {
     pub(super) buffered_bytes: usize,
     /// Connections that are over and whose handle is still held.
     pub(super) ended: usize,
-    /// Every segment goes the general way: what the fast one is compared with.
+    /// Every segment goes the general way, in and out: what the short ones are compared with.
     #[cfg(test)]
     pub(super) general_only: bool,
     /// Segments that went the fast way.
     #[cfg(test)]
     pub(super) expected_segments: u64,
+    /// Segments that went the short way out.
+    #[cfg(test)]
+    pub(super) short_segments: u64,
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Fresh>>,
 }
@@ -265,6 +268,8 @@ impl Tcp {
             general_only: false,
             #[cfg(test)]
             expected_segments: 0,
+            #[cfg(test)]
+            short_segments: 0,
             calls_counters: None,
             config,
         }
@@ -490,8 +495,24 @@ impl Tcp {
     /// Lets time pass: fires what is due at `now`.
     pub fn poll_timers(&mut self, now: Instant, counters: &mut Counters) {
         self.hand_over_counters(counters);
+        self.wheel.advance(now, &mut self.fired);
+        if !self.fired.is_empty() {
+            self.fire(now, counters);
+        }
+        if self.tables.syn_queue.entries.len() > 0 {
+            self.expire_half_open(now, counters);
+        }
+        while let Some(index) = self.tables.time_waits.oldest() {
+            if self.tables.time_waits.next_expiry().is_none_or(|expires| expires > now) {
+                break;
+            }
+            self.end_time_wait(index);
+        }
+    }
+
+    /// Acts on the connections whose timer fired.
+    fn fire(&mut self, now: Instant, counters: &mut Counters) {
         let mut fired = core::mem::take(&mut self.fired);
-        self.wheel.advance(now, &mut fired);
         for index in fired.drain(..) {
             if let Some(connection) = self.tables.connections.get_mut(index) {
                 connection.timers.armed = None;
@@ -503,18 +524,15 @@ impl Tcp {
             }
         }
         self.fired = fired;
+    }
+
+    fn expire_half_open(&mut self, now: Instant, counters: &mut Counters) {
         while let Some(expired) = self.tables.syn_queue.pop_expired(now, &self.config) {
             counters.tcp_timeouts += 1;
             if let Err(index) = expired {
                 counters.tcp_attempt_fails += 1;
                 self.forget_half_open(index, true);
             }
-        }
-        while let Some(index) = self.tables.time_waits.oldest() {
-            if self.tables.time_waits.next_expiry().is_none_or(|expires| expires > now) {
-                break;
-            }
-            self.end_time_wait(index);
         }
     }
 

@@ -50,6 +50,7 @@ mod scoreboard;
 mod segment_size;
 pub mod send_queue;
 pub mod seq;
+mod short_send;
 mod state;
 mod syn_cookie;
 mod syn_queue;
