@@ -539,9 +539,12 @@ impl Connection {
     /// As [`Connection::owes_window_update`], for a read of `len` bytes. Where the window could have been as wide before, it
     /// is the peer's first window that was narrow (SYNs have no scale), and the next ACK is early enough.
     pub(super) fn owes_window_update_for(&self, len: usize) -> bool {
+        if !self.owes_window_update() {
+            return false;
+        }
         let before = self.options.clamped(self.receive.space(self.receive_cap()).saturating_sub(len));
         let current = self.rcv_wnd() as usize;
-        self.owes_window_update() && (current == 0 || before / 2 <= current)
+        current == 0 || before / 2 <= current
     }
 
     // ---- timestamps

@@ -153,7 +153,7 @@ impl Connection {
         if !(is_first || fits) || !(self.loss.resend_now || self.congestion_allows(lost.len)) {
             return None;
         }
-        Some(self.sent_again(lost, Why::Again))
+        Some(self.sent_again(&lost, Why::Again))
     }
 
     /// A new segment that the congestion window does not allow, else the last one again (RFC 8985 section 7.3).
@@ -164,7 +164,7 @@ impl Connection {
             let fin = len == unsent && self.fin_queued && room > len;
             return Some(self.data(self.snd_nxt, len, fin, Why::Tail));
         }
-        self.sent.last().map(|last| self.sent_again(last, Why::Tail))
+        self.sent.last().map(|last| self.sent_again(&last, Why::Tail))
     }
 
     /// What goes out when `sent` is sent again.
