@@ -503,6 +503,7 @@ impl Shard {
         Ok(id)
     }
 
+    #[inline]
     fn poll_timers(&mut self, now: Instant) {
         self.expire_fragments(now);
         self.poll_dhcp(now);

@@ -5,7 +5,7 @@
 //! are cut into frames by [`crate::offload::gso`]. One that is not to be cut is written straight into its frame. What smoltcp and ICMP send comes as whole IP packets and is cut into
 //! fragments where it is too long (see [`super::fragment`]).
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
 
@@ -354,18 +354,14 @@ impl Output {
 
     /// Gives the backlogs to the device; returns whether it took anything.
     pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
-        let bytes = |backlog: &PacketBatch| {
-            let (front, back) = backlog.as_slices();
-            front.iter().map(Packet::len).sum::<usize>() + back.iter().map(Packet::len).sum::<usize>()
-        };
         let mut sent = false;
         for (link, Link { backlog, traffic, .. }) in self.links.iter_mut().enumerate() {
             if backlog.is_empty() {
                 continue;
             }
-            let before = bytes(backlog);
+            let before = bytes_in(backlog);
             let packets = device.transmit_on(link, backlog);
-            let left = if backlog.is_empty() { 0 } else { bytes(backlog) };
+            let left = if backlog.is_empty() { 0 } else { bytes_in(backlog) };
             let sent_bytes = (before - left) as u64;
             traffic.tx_packets += packets as u64;
             traffic.tx_bytes += sent_bytes;
@@ -493,7 +489,7 @@ fn write_headers(headers: &mut [u8], segment: &SegmentOut<'_>, payload_len: usiz
 
 /// A whole TCP segment in an IPv4 packet in an Ethernet frame: as [`write_headers`] and a checksum afterwards do it, but what is
 /// written is summed on the way. `None`: `frame` has not exactly its length.
-fn write_ipv4_segment(
+pub(super) fn write_ipv4_segment(
     frame: &mut [u8],
     segment: &SegmentOut<'_>,
     (src, dst): (Ipv4Addr, Ipv4Addr),
@@ -599,12 +595,17 @@ impl Output {
     /// general way, which comes to the same frame.
     #[inline]
     fn send_short(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Option<usize> {
-        let (src, dst, payload_len) = (segment.src.ip(), segment.dst.ip(), segment.len());
-        let hop = self.last_hops[usize::from(last_byte(dst)) % LAST_HOPS].as_ref()?;
+        let (SocketAddr::V4(src), SocketAddr::V4(dst)) = (&segment.src, &segment.dst) else { return None };
+        let payload = match segment.payload {
+            [] => &[],
+            [piece] => *piece,
+            _ => return None,
+        };
+        let payload_len = payload.len();
+        let hop = self.last_hops[usize::from(dst.ip().octets()[3]) % LAST_HOPS].as_ref()?;
         let link = self.links.get_mut(hop.link)?;
         let is_short = self.gate.is_none()
-            && hop.dst == dst
-            && hop.src == src
+            && hop.is_between(*src.ip(), *dst.ip())
             && hop.generation == link.neighbors.generation()
             && now < hop.until
             && payload_len <= segment.mss
@@ -613,7 +614,7 @@ impl Output {
         if !is_short || spare_frames(&self.pool) == 0 {
             return None;
         }
-        link.backlog.push_back(hop.write(&self.pool, segment)?);
+        link.backlog.push_back(hop.write(&self.pool, segment, (src.port(), dst.port()), payload)?);
         Some(payload_len)
     }
 
@@ -667,6 +668,16 @@ impl Output {
         }
         Ok(payload_len.min(made * mss))
     }
+}
+
+/// Bytes of all packets.
+#[inline]
+fn bytes_in(backlog: &PacketBatch) -> usize {
+    let (front, back) = backlog.as_slices();
+    let mut bytes = 0;
+    front.iter().for_each(|packet| bytes += packet.len());
+    back.iter().for_each(|packet| bytes += packet.len());
+    bytes
 }
 
 /// See [`Output::spare_frames`].

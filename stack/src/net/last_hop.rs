@@ -4,7 +4,7 @@
 //! What is remembered are addresses, nothing that a segment or socket chooses: Diffserv and ECN bits, hop limit, ports and all of
 //! TCP are the segment's own. [`super::egress`] forgets a hop when routes change, and does not believe it when neighbours did.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::wire::EthernetAddress;
 
@@ -37,6 +37,8 @@ pub(super) struct LastHop {
 /// What all TCP packets to a destination share.
 #[derive(Clone, Copy, Debug)]
 struct Template {
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
     /// Ethernet's and IPv4's header, the latter with neither length nor type of service, time to live and checksum.
     lower: [u8; LOWER_HEADERS],
     /// Sum of the words of the IPv4 header above.
@@ -57,18 +59,26 @@ impl LastHop {
         Self { src, dst, link, mac, generation, until, template }
     }
 
-    /// A segment whose payload is one piece or none and is not to be cut, in a frame; `None`: no frame is free, it does not fit
-    /// one, or this is not for it.
+    /// Whether it is on the way between these.
     #[inline]
-    pub(super) fn write(&self, pool: &PacketPool, segment: &SegmentOut<'_>) -> Option<Packet> {
+    pub(super) fn is_between(&self, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+        self.template.as_ref().is_some_and(|template| template.src == src && template.dst == dst)
+    }
+
+    /// A segment with these ports and all of its payload, not to be cut, in a frame; `None`: no frame is free, or it does not fit
+    /// one, or is IPv6's.
+    #[inline]
+    pub(super) fn write(
+        &self,
+        pool: &PacketPool,
+        segment: &SegmentOut<'_>,
+        ports: (u16, u16),
+        payload: &[u8],
+    ) -> Option<Packet> {
         let template = self.template.as_ref()?;
-        let payload = match segment.payload {
-            [] => &[],
-            [piece] => *piece,
-            _ => return None,
-        };
         let mut packet = Packet::alloc(pool)?;
-        template.write(packet.append(HEADERS + segment.options.len() + payload.len())?, segment, payload)?;
+        let frame = packet.append(HEADERS + segment.options.len() + payload.len())?;
+        template.write(frame, segment, ports, payload)?;
         Some(packet)
     }
 }
@@ -86,13 +96,20 @@ impl Template {
         ip[10..12].fill(0);
         let words = ip.as_chunks::<2>().0.iter();
         let lower_sum = words.map(|word| u32::from(u16::from_be_bytes(*word))).sum();
-        Some(Self { lower, lower_sum, pseudo: Sum::pseudo_header(src, dst, protocol::TCP, 0) })
+        let pseudo = Sum::pseudo_header(src, dst, protocol::TCP, 0);
+        Some(Self { src: src_v4, dst: dst_v4, lower, lower_sum, pseudo })
     }
 
     /// Writes the whole frame, which has exactly the length of it, and sums on the way; `None`: it has not.
     /// RFC 9293 section 3.1, MUST-2.
     #[inline]
-    fn write(&self, frame: &mut [u8], segment: &SegmentOut<'_>, payload: &[u8]) -> Option<()> {
+    fn write(
+        &self,
+        frame: &mut [u8],
+        segment: &SegmentOut<'_>,
+        (src_port, dst_port): (u16, u16),
+        payload: &[u8],
+    ) -> Option<()> {
         let ip_len = frame.len() - ETHERNET_HEADER;
         let (headers, rest) = frame.split_first_chunk_mut::<HEADERS>()?;
         let (lower, tcp) = headers.split_first_chunk_mut::<LOWER_HEADERS>()?;
@@ -112,7 +129,7 @@ impl Template {
         options.copy_from_slice(segment.options);
         let offset = ((TCP_HEADER + segment.options.len()) / 4) as u32;
         let words = [
-            u32::from(segment.src.port()) << 16 | u32::from(segment.dst.port()),
+            u32::from(src_port) << 16 | u32::from(dst_port),
             segment.seq.0,
             segment.ack.0,
             offset << 28 | u32::from(segment.flags & 0x0fff) << 16 | u32::from(segment.window),
@@ -133,5 +150,102 @@ impl Template {
         sum.copy_and_add(room, payload);
         tcp[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{Ipv4Addr, SocketAddr};
+
+    use proptest::prelude::*;
+
+    use super::super::egress::write_ipv4_segment;
+    use super::*;
+    use crate::packet::PoolLayout;
+    use crate::tcp::IpFields;
+    use crate::tcp::seq::SeqNumber;
+
+    fn addr() -> impl Strategy<Value = SocketAddr> {
+        (any::<Ipv4Addr>(), any::<u16>()).prop_map(|(ip, port)| (ip, port).into())
+    }
+
+    proptest! {
+        /// Whatever a segment and its socket choose, the frame is the one that is written field by field.
+        #[test]
+        fn a_frame_from_the_template_is_the_general_one(
+            (src, dst, macs) in (addr(), addr(), any::<([u8; 6], [u8; 6])>()),
+            (seq, ack, flags, window, urgent) in any::<(u32, u32, u16, u16, u16)>(),
+            (tos, hop_limit, ecn) in (any::<u8>(), any::<u8>(), 0u8..4),
+            options in prop::collection::vec(any::<[u8; 4]>(), 0..=10),
+            payload in prop::collection::vec(any::<u8>(), 0..1500),
+        ) {
+            let pool = PacketPool::heap(PoolLayout { frames: 2, frame_size: 2048, headroom: 128 });
+            let (ours, theirs) = (EthernetAddress(macs.0), EthernetAddress(macs.1));
+            let (options, pieces) = (options.concat(), [&payload[..]]);
+            let segment = SegmentOut {
+                src,
+                dst,
+                seq: SeqNumber(seq),
+                ack: SeqNumber(ack),
+                flags,
+                first_flags: 0,
+                window,
+                urgent,
+                options: &options,
+                payload: if payload.is_empty() { &[] } else { &pieces },
+                mss: 1460,
+                ecn,
+                ip: IpFields { tos, hop_limit },
+            };
+            let (IpAddr::V4(from), IpAddr::V4(to)) = (src.ip(), dst.ip()) else { unreachable!("as made above") };
+            let hop = LastHop::new((from.into(), to.into()), (0, ours), theirs, (0, Instant::ZERO));
+            let ports = (src.port(), dst.port());
+            let short = hop.write(&pool, &segment, ports, &payload).expect("it fits a frame");
+            let mut general = Packet::alloc(&pool).expect("a frame is free");
+            let frame = general.append(HEADERS + options.len() + payload.len()).expect("it fits a frame");
+            write_ipv4_segment(frame, &segment, (from, to), (ours, theirs)).expect("it has its length");
+            prop_assert_eq!(short.head(), general.head());
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_ipv4_frame_is_left_to_the_general_way() {
+        let pool = PacketPool::heap(PoolLayout { frames: 1, frame_size: 512, headroom: 128 });
+        let mac = EthernetAddress([2; 6]);
+        let write = |[src, dst]: [SocketAddr; 2], payload: &[u8]| {
+            let pieces = [payload];
+            let segment = SegmentOut {
+                src,
+                dst,
+                seq: SeqNumber(1),
+                ack: SeqNumber(2),
+                flags: 16,
+                first_flags: 0,
+                window: 3,
+                urgent: 0,
+                options: &[],
+                payload: &pieces,
+                mss: 1460,
+                ecn: 0,
+                ip: IpFields::default(),
+            };
+            let hop = LastHop::new((src.ip(), dst.ip()), (0, mac), mac, (0, Instant::ZERO));
+            hop.write(&pool, &segment, (src.port(), dst.port()), payload).is_some()
+        };
+        let v4 = ["10.0.0.1:1", "10.0.0.2:2"].map(|text| text.parse().expect("an address"));
+        let v6 = ["[fd00::1]:1", "[fd00::2]:2"].map(|text| text.parse().expect("an address"));
+        assert!(write(v4, b"one"));
+        assert!(!write(v4, &[0; 400]), "too long");
+        assert!(!write(v6, b"one"));
+        assert_eq!(pool.free_frames(), 1, "frames went back");
+    }
+
+    #[test]
+    fn a_hop_is_between_its_two_addresses_in_their_order() {
+        let (one, other) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 1, 1));
+        let mac = EthernetAddress([2; 6]);
+        let hop = LastHop::new((one.into(), other.into()), (0, mac), mac, (0, Instant::ZERO));
+        assert!(hop.is_between(one, other));
+        assert!(!hop.is_between(other, one) && !hop.is_between(one, one) && !hop.is_between(other, other));
     }
 }

@@ -19,6 +19,7 @@ mod chronograph;
 mod config;
 pub mod congestion;
 mod connection;
+mod deadlines;
 pub mod delivery_rate;
 mod ecn;
 mod engine;

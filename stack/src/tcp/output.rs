@@ -330,14 +330,21 @@ impl Connection {
     /// Notes, when a turn ends, whether the congestion window is used: its growth is earned then. In slow start half of
     /// it is enough, as in Linux.
     pub(super) fn note_limit(&mut self) {
-        let (mss, cwnd, in_flight) = (u32::from(self.mss), self.cwnd(), self.in_flight());
+        let all_sent = self.unsent() == 0 && self.sent.next_lost().is_none();
+        self.note_limit_of(self.in_flight(), all_sent);
+    }
+
+    /// As [`Connection::note_limit`], with so many bytes in flight. `all_sent`: nothing waits to be sent, or sent again.
+    #[inline]
+    pub(super) fn note_limit_of(&mut self, in_flight: u32, all_sent: bool) {
+        let (mss, cwnd) = (u32::from(self.mss), self.cwnd());
         if in_flight > self.flight_most || self.flight_most_until.le(self.snd_una) {
             (self.flight_most, self.flight_most_until) = (in_flight, self.snd_nxt);
         }
         if self.timers.pace.is_some() {
             return;
         }
-        if self.unsent() == 0 && in_flight < cwnd && self.sent.next_lost().is_none() {
+        if all_sent && in_flight < cwnd {
             self.rate.mark_app_limited(in_flight);
         }
         let used =

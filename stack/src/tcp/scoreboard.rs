@@ -242,6 +242,16 @@ impl Scoreboard {
         }));
     }
 
+    /// As [`Scoreboard::push_run`], for a segment before which everything is acknowledged.
+    #[inline]
+    pub(super) fn push_first(&mut self, start: u64, len: u32, now: Instant, snapshot: Snapshot) {
+        if self.trouble.is_some() || !self.segments.begin_alone(len, now, &snapshot) {
+            return self.push_run(start, len, len, 1, now, snapshot);
+        }
+        self.settled = start;
+        self.outstanding += len;
+    }
+
     /// The segment that ends at `end` went out again.
     pub(super) fn note_resent(&mut self, end: u64, now: Instant, snapshot: Snapshot) {
         self.segments.spread(self.settled);

@@ -96,6 +96,7 @@ impl SendQueue {
         let mut rest = &bytes[..accepted];
         while !rest.is_empty() {
             let last = match &mut self.blocks {
+                Blocks::One(copy) if copy.capacity() == 0 => None,
                 Blocks::One(copy) => Some(copy),
                 Blocks::Many(blocks) => blocks.back_mut().and_then(|block| block.data.copy_mut()),
             };
@@ -205,12 +206,19 @@ impl SendQueue {
 
     /// Drops the first `len` bytes (all when there are fewer) and frees the blocks that held nothing else. O(1) for
     /// each block freed.
+    #[inline]
     pub fn acknowledge(&mut self, len: usize) {
         self.start = self.start.saturating_add(len as u64).min(self.end);
         if self.is_empty() {
             self.clear();
             return;
         }
+        if let Blocks::Many(_) = self.blocks {
+            self.free_acknowledged();
+        }
+    }
+
+    fn free_acknowledged(&mut self) {
         let Blocks::Many(blocks) = &mut self.blocks else { return };
         while let Some(block) = blocks.front().filter(|block| block.end() <= self.start) {
             self.kept -= block.data.kept();
@@ -223,15 +231,19 @@ impl SendQueue {
     }
 
     /// Drops everything and frees the memory.
+    #[inline]
     pub fn clear(&mut self) {
-        match core::mem::take(self).blocks {
-            Blocks::One(copy) => give_back(copy),
-            Blocks::Many(mut blocks) => {
-                while let Some(block) = blocks.pop_front() {
-                    block.data.give_back();
-                }
-                let _ = BOOKS.try_with(|books| books.give(blocks));
-            }
+        match &mut self.blocks {
+            Blocks::One(copy) => give_back(core::mem::take(copy)),
+            Blocks::Many(_) => self.clear_many(),
+        }
+        (self.start, self.end, self.kept, self.excess, self.copied) = (0, 0, 0, 0, 0);
+    }
+
+    fn clear_many(&mut self) {
+        if let Blocks::Many(mut blocks) = core::mem::take(&mut self.blocks) {
+            blocks.drain(..).for_each(|block| block.data.give_back());
+            let _ = BOOKS.try_with(|books| books.give(blocks));
         }
     }
 
@@ -347,7 +359,11 @@ impl Data {
     }
 }
 
+#[inline]
 fn give_back(mut copy: Vec<u8>) {
+    if copy.capacity() == 0 {
+        return;
+    }
     copy.clear();
     let _ = BLOCKS.try_with(|blocks| blocks.give(copy));
 }

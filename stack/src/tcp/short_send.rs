@@ -69,7 +69,7 @@ impl Connection {
         out.counters.tcp_bytes_tx += u64::from(len);
         let snapshot = self.rate.on_send(now, 0);
         self.progress_at = now;
-        self.sent.push_run(self.una_offset, len, len, 1, now, snapshot);
+        self.sent.push_first(self.una_offset, len, now, snapshot);
         self.snd_nxt += len;
         self.override_due = false;
         self.timers.probe = None;
@@ -77,9 +77,10 @@ impl Connection {
         self.last_sent_at = now;
         self.note_answer(now);
         if self.timers.retransmit.is_none() {
-            self.restart_retransmit_timer(now);
+            // Whether it counts from the first segment's sending (RFC 7765) or from now is the same.
+            self.set_retransmit_timer(now, now.plus_micros(self.rtt.rto_us()));
         }
-        self.note_limit();
+        self.note_limit_of(len, true);
         Ok(())
     }
 

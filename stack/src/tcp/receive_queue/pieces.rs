@@ -168,6 +168,12 @@ impl Pieces {
     /// Gives back places that are not needed.
     #[inline]
     pub(super) fn trim(&mut self) {
+        if let Self::Many(_) = self {
+            self.trim_many();
+        }
+    }
+
+    fn trim_many(&mut self) {
         let Self::Many(pieces) = self else { return };
         let (len, capacity) = (pieces.len(), pieces.capacity());
         if len > 0 && len >= capacity / 4 || capacity == 0 {

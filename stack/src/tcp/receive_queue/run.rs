@@ -250,7 +250,7 @@ impl Run {
     /// Gives up to `max` bytes at the front to `take`, piece by piece, and drops them; returns how many there were.
     pub(super) fn read_with(&mut self, max: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
-        while taken < max {
+        while taken < max && self.len > 0 {
             let Some(piece) = self.pieces.front_mut() else { break };
             let len = piece.len().min(max - taken);
             take(&piece.bytes()[..len]);
@@ -262,7 +262,9 @@ impl Run {
                 self.book_out(&piece);
             }
         }
-        self.trim();
+        if taken > 0 {
+            self.trim();
+        }
         taken
     }
 

@@ -33,9 +33,10 @@ pub(super) struct Lone {
 }
 
 impl Lone {
-    fn new(sent: &Sent) -> Option<Self> {
-        let (delivered, lost) = sent.snapshot.of_flight_begun(sent.sent_at)?;
-        Some(Self { sent_at: sent.sent_at, delivered, lost, len: sent.len })
+    #[inline]
+    fn new(len: u32, sent_at: Instant, snapshot: &Snapshot) -> Option<Self> {
+        let (delivered, lost) = snapshot.of_flight_begun(sent_at)?;
+        Some(Self { sent_at, delivered, lost, len })
     }
 
     fn at(self, start: u64) -> Sent {
@@ -88,12 +89,21 @@ impl Segments {
     /// `sent` is the first.
     #[inline]
     pub(super) fn begin(&mut self, sent: Sent) {
-        match Lone::new(&sent) {
-            Some(lone) if matches!(self, Self::None) => *self = Self::Lone(lone),
-            _ => {
-                self.make_room(sent.start, 1);
-                self.push_back(sent);
+        if !self.begin_alone(sent.len, sent.sent_at, &sent.snapshot) {
+            self.make_room(sent.start, 1);
+            self.push_back(sent);
+        }
+    }
+
+    /// Takes in a segment alone; `false`: there are others, or it is none of those that can be kept so.
+    #[inline]
+    pub(super) fn begin_alone(&mut self, len: u32, sent_at: Instant, snapshot: &Snapshot) -> bool {
+        match Lone::new(len, sent_at, snapshot) {
+            Some(lone) if matches!(self, Self::None) => {
+                *self = Self::Lone(lone);
+                true
             }
+            _ => false,
         }
     }
 

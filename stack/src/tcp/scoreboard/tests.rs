@@ -65,7 +65,7 @@ proptest! {
                     board.detect(now, newest, &patience, |_| ());
                 }
                 Step::Resend => {
-                    if let Some(end) = board.next_lost().map(Sent::end) {
+                    if let Some(end) = board.next_lost().map(|lost| lost.end()) {
                         board.note_resent(end, now, Snapshot::default());
                     }
                 }
