@@ -41,7 +41,10 @@ proptest! {
             let now = Instant::from_millis(1000 + i as u64);
             match step {
                 Step::Push(len) => {
-                    board.push(nxt, len, now, Snapshot::default());
+                    // Of a flight that begins, every other time.
+                    let snapshot = Snapshot::at_flight_begin(now, nxt, len);
+                    let snapshot = if len % 2 == 0 { snapshot } else { Snapshot::default() };
+                    board.push(nxt, len, now, snapshot);
                     nxt += u64::from(len);
                 }
                 Step::Acknowledge(len) => {

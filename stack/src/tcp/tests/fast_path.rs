@@ -22,6 +22,14 @@ enum Step {
     Transmit,
     /// The application corks the connection, or lets go.
     Cork(bool),
+    /// More follows what is written next, or not.
+    More(bool),
+    /// What was written is urgent.
+    Urgent,
+    /// What was written ends a record.
+    EndRecord,
+    /// Nothing more is written.
+    Shutdown,
 }
 
 /// What the peer sends, in terms of what it should.
@@ -85,7 +93,22 @@ fn step() -> impl Strategy<Value = Step> {
         5 => prop_oneof![6 => Just(20_000usize), 1 => 1..300usize].prop_map(Step::Read),
         4 => Just(Step::Transmit),
         1 => any::<bool>().prop_map(Step::Cork),
+        1 => any::<bool>().prop_map(Step::More),
+        1 => prop_oneof![10 => Just(Step::Urgent), 10 => Just(Step::EndRecord), 1 => Just(Step::Shutdown)],
     ]
+}
+
+/// As [`Harness::accept_with`], where the SYN asks for classic ECN.
+fn accept_with_ecn(t: &mut Harness, options: SocketOptions, syn: Seg) -> ConnId {
+    let listener = t.tcp.listen(t.local, 16, options).expect("the port is free");
+    let ts = syn.options.timestamps;
+    t.inject(syn);
+    let answer = t.expect(syn_ack().with(Flags::ECE));
+    let mut ack = seg();
+    ack.options.timestamps =
+        ts.zip(answer.options.timestamps).map(|(ts, answer)| Timestamps { val: ts.val, ecr: answer.val });
+    t.inject(ack);
+    t.accept(listener).expect("it is established").0
 }
 
 /// An engine with one connection and a peer that keeps count.
@@ -106,7 +129,11 @@ impl Side {
         let mut t = Harness::with(config);
         t.tcp.general_only = general_only;
         let timestamps = syn.options.timestamps.is_some();
-        let id = t.accept_with(options, syn);
+        let id = if syn.flags.contains(Flags::ECE) {
+            accept_with_ecn(&mut t, options, syn)
+        } else {
+            t.accept_with(options, syn)
+        };
         Self { t, id, timestamps, snd_nxt: 1, rcv_nxt: 1, clock: 1000, echo: 0 }
     }
 
@@ -125,6 +152,18 @@ impl Side {
                 let _ = self.t.tcp.poll_recv(self.t.now, self.id, &mut bytes, Waker::noop());
             }
             Step::Transmit => self.t.transmit(),
+            Step::More(more) => {
+                let _ = self.t.tcp.set_more(self.t.now, self.id, *more);
+            }
+            Step::Urgent => {
+                let _ = self.t.tcp.mark_urgent(self.t.now, self.id);
+            }
+            Step::EndRecord => {
+                let _ = self.t.tcp.end_record(self.t.now, self.id);
+            }
+            Step::Shutdown => {
+                let _ = self.t.tcp.shutdown(self.t.now, self.id, Shutdown::Write);
+            }
             Step::Cork(cork) => {
                 if let Ok(mut options) = self.t.tcp.options(self.id) {
                     options.cork = *cork;
@@ -259,6 +298,7 @@ proptest! {
     fn both_paths_come_to_the_same(
         steps in prop::collection::vec(step(), 1..120),
         shape in any::<(bool, bool, bool)>(),
+        ecn in prop::bool::weighted(0.1),
         bits in any::<(u8, u8)>(),
     ) {
         let mut syn = syn().mss(1400);
@@ -270,6 +310,9 @@ proptest! {
         }
         if shape.2 {
             syn = syn.wscale(3);
+        }
+        if ecn {
+            syn = syn.with(Flags::ECE | Flags::CWR);
         }
         both(&steps, &syn, &options(bits.0), &config(bits.1))?;
     }
