@@ -614,7 +614,13 @@ impl Output {
         if !is_short || spare_frames(&self.pool) == 0 {
             return None;
         }
-        link.backlog.push_back(hop.write(&self.pool, segment, (src.port(), dst.port()), payload)?);
+        // Written where it waits.
+        link.backlog.push_back(Packet::alloc(&self.pool)?);
+        let packet = link.backlog.back_mut()?;
+        if hop.write(packet, segment, (src.port(), dst.port()), payload).is_none() {
+            link.backlog.pop_back();
+            return None;
+        }
         Some(payload_len)
     }
 

@@ -10,8 +10,8 @@ use smoltcp::wire::EthernetAddress;
 
 use super::egress::{ETHERNET_HEADER, IPV4_HEADER, TCP_HEADER};
 use super::fragment::write_ipv4;
+use crate::packet::Packet;
 use crate::packet::checksum::Sum;
-use crate::packet::{Packet, PacketPool};
 use crate::parse::protocol;
 use crate::tcp::SegmentOut;
 use crate::time::Instant;
@@ -65,21 +65,19 @@ impl LastHop {
         self.template.as_ref().is_some_and(|template| template.src == src && template.dst == dst)
     }
 
-    /// A segment with these ports and all of its payload, not to be cut, in a frame; `None`: no frame is free, or it does not fit
-    /// one, or is IPv6's.
+    /// Writes a segment with these ports and all of its payload, not to be cut, into an empty packet; `None`: it does not fit the
+    /// frame, or is IPv6's.
     #[inline]
     pub(super) fn write(
         &self,
-        pool: &PacketPool,
+        packet: &mut Packet,
         segment: &SegmentOut<'_>,
         ports: (u16, u16),
         payload: &[u8],
-    ) -> Option<Packet> {
+    ) -> Option<()> {
         let template = self.template.as_ref()?;
-        let mut packet = Packet::alloc(pool)?;
         let frame = packet.append(HEADERS + segment.options.len() + payload.len())?;
-        template.write(frame, segment, ports, payload)?;
-        Some(packet)
+        template.write(frame, segment, ports, payload)
     }
 }
 
@@ -161,7 +159,7 @@ mod tests {
 
     use super::super::egress::write_ipv4_segment;
     use super::*;
-    use crate::packet::PoolLayout;
+    use crate::packet::{PacketPool, PoolLayout};
     use crate::tcp::IpFields;
     use crate::tcp::seq::SeqNumber;
 
@@ -200,7 +198,8 @@ mod tests {
             let (IpAddr::V4(from), IpAddr::V4(to)) = (src.ip(), dst.ip()) else { unreachable!("as made above") };
             let hop = LastHop::new((from.into(), to.into()), (0, ours), theirs, (0, Instant::ZERO));
             let ports = (src.port(), dst.port());
-            let short = hop.write(&pool, &segment, ports, &payload).expect("it fits a frame");
+            let mut short = Packet::alloc(&pool).expect("a frame is free");
+            hop.write(&mut short, &segment, ports, &payload).expect("it fits a frame");
             let mut general = Packet::alloc(&pool).expect("a frame is free");
             let frame = general.append(HEADERS + options.len() + payload.len()).expect("it fits a frame");
             write_ipv4_segment(frame, &segment, (from, to), (ours, theirs)).expect("it has its length");
@@ -230,14 +229,43 @@ mod tests {
                 ip: IpFields::default(),
             };
             let hop = LastHop::new((src.ip(), dst.ip()), (0, mac), mac, (0, Instant::ZERO));
-            hop.write(&pool, &segment, (src.port(), dst.port()), payload).is_some()
+            let mut packet = Packet::alloc(&pool).expect("a frame is free");
+            hop.write(&mut packet, &segment, (src.port(), dst.port()), payload).is_some()
         };
         let v4 = ["10.0.0.1:1", "10.0.0.2:2"].map(|text| text.parse().expect("an address"));
         let v6 = ["[fd00::1]:1", "[fd00::2]:2"].map(|text| text.parse().expect("an address"));
         assert!(write(v4, b"one"));
         assert!(!write(v4, &[0; 400]), "too long");
         assert!(!write(v6, b"one"));
-        assert_eq!(pool.free_frames(), 1, "frames went back");
+    }
+
+    #[test]
+    fn every_carry_of_the_ip_header_s_sum_is_folded() {
+        let mac = EthernetAddress([2; 6]);
+        let dst = Ipv4Addr::new(255, 255, 255, 254);
+        for low in 0..=u16::MAX {
+            let src = Ipv4Addr::from_bits(0xffff_0000 | u32::from(low));
+            let segment = SegmentOut {
+                src: (src, 1).into(),
+                dst: (dst, 2).into(),
+                seq: SeqNumber(1),
+                ack: SeqNumber(2),
+                flags: 16,
+                first_flags: 0,
+                window: 3,
+                urgent: 0,
+                options: &[],
+                payload: &[],
+                mss: 1460,
+                ecn: 0,
+                ip: IpFields::default(),
+            };
+            let template = Template::new(src.into(), dst.into(), mac, mac).expect("IPv4");
+            let (mut short, mut general) = ([0; HEADERS], [0; HEADERS]);
+            template.write(&mut short, &segment, (1, 2), &[]).expect("it has its length");
+            write_ipv4_segment(&mut general, &segment, (src, dst), (mac, mac)).expect("it has its length");
+            assert_eq!(short, general, "{src}");
+        }
     }
 
     #[test]

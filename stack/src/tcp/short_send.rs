@@ -5,8 +5,6 @@
 //! It leaves a connection as `plan`, `send_next` and `note_limit` in `output` would, to the last bit: `tests/fast_path.rs` compares
 //! the two. What is not that simple goes their way. Who changes a step there changes it here.
 
-use core::net::SocketAddr;
-
 use super::congestion::CongestionControl;
 use super::connection::{Cold, Connection};
 use super::header::Flags;
@@ -27,7 +25,6 @@ impl Connection {
             | self.probe_due
             | self.keepalive_due
             | self.loss.probe_tail
-            | self.fin_queued
             | self.more
             | self.paces_windows;
         let is_short = len > 0
@@ -93,17 +90,17 @@ impl Connection {
         options: &[u8],
         out: &mut Output<'_>,
     ) -> Result<(), EgressError> {
-        let (src, dst): (SocketAddr, SocketAddr) = (self.key.local(), self.key.remote());
-        let (seq, ack, ip) = (self.snd_nxt, self.rcv_nxt(), self.options.ip);
+        let Self { key, receive, .. } = &*self;
+        let (seq, ip) = (self.snd_nxt, self.options.ip);
         let egress = &mut *out.egress;
         let sent = self.send.pieces(0, len as usize, |payload| {
             egress.send(
                 out.now,
                 &SegmentOut {
-                    src,
-                    dst,
+                    src: key.local(),
+                    dst: key.remote(),
                     seq,
-                    ack,
+                    ack: receive.rcv_nxt(),
                     flags: (Flags::ACK | Flags::PSH).0,
                     first_flags: 0,
                     window,

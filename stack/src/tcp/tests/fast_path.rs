@@ -17,6 +17,8 @@ enum Step {
     Segment(Peer),
     /// Microseconds pass.
     Advance(u64),
+    /// The same, but what is due then has not been sent yet.
+    Wait(u64),
     Write(usize),
     Read(usize),
     Transmit,
@@ -56,8 +58,9 @@ enum Stamp {
 }
 
 fn peer() -> impl Strategy<Value = Peer> {
-    let seq_off = prop_oneof![40 => Just(0), 1 => -2000..2000i32, 1 => Just(-1), 1 => Just(1)];
-    let len = prop_oneof![4 => Just(0usize), 6 => 1..200usize, 2 => 400..700usize, 1 => 700..1400usize];
+    let seq_off =
+        prop_oneof![40 => Just(0), 1 => -2000..2000i32, 1 => Just(-1), 1 => Just(1), 2 => Just(100)];
+    let len = prop_oneof![4 => Just(0usize), 6 => 1..200usize, 2 => 400..700usize, 1 => 700..1400usize, 3 => Just(100usize)];
     let ack_off = prop_oneof![30 => Just(0), 2 => 0..2000i32, 1 => -3..0i32];
     let window = prop_oneof![20 => Just(u16::MAX), 2 => 1..2000u16, 1 => Just(0)];
     let flags = prop_oneof![
@@ -85,10 +88,11 @@ fn peer() -> impl Strategy<Value = Peer> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let time = prop_oneof![8 => 0..3_000u64, 4 => 0..60_000u64, 1 => 0..3_000_000u64];
+    let time = || prop_oneof![8 => 0..3_000u64, 4 => 0..60_000u64, 1 => 0..3_000_000u64];
     prop_oneof![
         12 => peer().prop_map(Step::Segment),
-        4 => time.prop_map(Step::Advance),
+        4 => time().prop_map(Step::Advance),
+        2 => time().prop_map(Step::Wait),
         5 => prop_oneof![6 => 1..300usize, 1 => 300..9000usize].prop_map(Step::Write),
         5 => prop_oneof![6 => Just(20_000usize), 1 => 1..300usize].prop_map(Step::Read),
         4 => Just(Step::Transmit),
@@ -143,6 +147,11 @@ impl Side {
             Step::Advance(micros) => {
                 self.clock += (micros / 1000) as u32;
                 self.t.advance(Duration::from_micros(*micros));
+            }
+            Step::Wait(micros) => {
+                self.clock += (micros / 1000) as u32;
+                self.t.now += Duration::from_micros(*micros);
+                self.t.tcp.poll_timers(self.t.now, &mut self.t.counters);
             }
             Step::Write(len) => {
                 let _ = self.t.tcp.poll_send(self.t.now, self.id, &vec![7; *len], Waker::noop());
@@ -282,7 +291,8 @@ fn options(bits: u8) -> SocketOptions {
         quickack: bits & 2 != 0,
         keepalive: bits & 4 != 0,
         receive_buffer_bytes: if bits & 8 != 0 { 4096 } else { 256 << 10 },
-        user_timeout: (bits & 16 != 0).then_some(Duration::from_secs(30)),
+        // Shorter than a retransmission timeout may be.
+        user_timeout: (bits & 16 != 0).then_some(Duration::from_millis(250)),
         congestion: match bits >> 5 & 3 {
             0 => congestion::Algorithm::NewReno,
             1 => congestion::Algorithm::Bbr,
