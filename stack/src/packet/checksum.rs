@@ -169,7 +169,6 @@ fn copy_and_sum_bytes(dst: &mut [u8], src: &[u8]) -> u64 {
 
 /// For what is too short for wider registers to pay.
 #[cfg(target_arch = "x86_64")]
-#[inline]
 fn short_copy_and_sum(dst: &mut [u8], src: &[u8]) -> u64 {
     let (to, to_rest) = dst.as_chunks_mut::<32>();
     let (from, rest) = src.as_chunks::<32>();
