@@ -213,6 +213,7 @@ counters! {
 
 impl Counters {
     /// Moves what `other` has counted here. Costs little when that is nothing, or packets sent.
+    #[inline]
     pub(crate) fn take_over(&mut self, other: &mut Fresh) {
         self.tx_packets += core::mem::take(&mut other.counters.tx_packets);
         self.tx_bytes += core::mem::take(&mut other.counters.tx_bytes);

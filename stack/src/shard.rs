@@ -249,37 +249,45 @@ impl Shard {
     /// before acknowledgments are sent, so that these ride on the answers.
     pub fn poll_receive(&mut self, now: Instant, device: &mut dyn Device) -> bool {
         self.polled_at = now;
-        let mut busy = self.take_messages(now, limits::SHARD_MESSAGES_PER_POLL);
+        let mut busy = !self.links.is_alone() && self.take_messages(now, limits::SHARD_MESSAGES_PER_POLL);
 
         // A burst in. Each packet: parse -> tunnel -> steer -> GRO -> filter/conntrack/NAT -> local or forward. Tunnels,
         // steering by hash, filters and forwarding have their places in `receive`, in this order.
-        let mut rx = core::mem::take(&mut self.rx);
         for link in 0..self.policies.len() {
             self.rx_link = link;
             self.last_parsed.forget();
-            busy |= device.receive_on(link, &mut rx, limits::BURST_PACKETS) > 0;
-            let packets = rx.len() as u64;
-            let mut bytes = 0;
-            for packet in &rx {
-                bytes += packet.len();
-                // The headers of all are on their way from memory while the first ones are read.
-                let head = packet.head();
-                prefetch(&head[..head.len().min(limits::PREFETCHED_HEADERS)]);
+            if device.receive_on(link, &mut self.rx, limits::BURST_PACKETS) == 0 && self.rx.is_empty() {
+                continue;
             }
-            self.counters.rx_packets += packets;
-            self.counters.rx_bytes += bytes as u64;
-            let traffic = &mut self.output.links[link].traffic;
-            traffic.rx_packets += packets;
-            traffic.rx_bytes += bytes as u64;
+            busy = true;
+            let packets = self.rx.len() as u64;
+            if packets > 1 {
+                // The headers of all are on their way from memory while the first ones are read.
+                for packet in &self.rx {
+                    let head = packet.head();
+                    prefetch(&head[..head.len().min(limits::PREFETCHED_HEADERS)]);
+                }
+            }
             if packets > 0 && self.count > 1 && self.config.forward.is_some() {
                 // Whose the flows are that these packets answer may have been told since the turn began.
                 self.take_messages(now, self.links.waiting());
                 self.rx_link = link;
             }
             // One packet alone has nothing to be merged with.
-            let merging = self.gro.is_some() && rx.len() > 1;
-            while let Some(packet) = rx.pop_front() {
+            let merging = self.gro.is_some() && packets > 1;
+            let mut bytes = 0;
+            while let Some(packet) = self.rx.pop_front() {
+                bytes += packet.len() as u64;
                 self.receive(now, packet, merging);
+            }
+            self.counters.rx_packets += packets;
+            self.counters.rx_bytes += bytes;
+            let traffic = &mut self.output.links[link].traffic;
+            traffic.rx_packets += packets;
+            traffic.rx_bytes += bytes;
+            if !merging {
+                // Nothing waits to be merged.
+                continue;
             }
             if let Some(gro) = &mut self.gro {
                 self.tcp.look_ahead(gro.hashes());
@@ -289,7 +297,6 @@ impl Shard {
                 self.dispatch(now, packet, None);
             }
         }
-        self.rx = rx;
 
         self.poll_timers(now);
         busy
@@ -310,8 +317,10 @@ impl Shard {
                 self.tell_others(&Message::FastOpen(news));
             }
         }
-        self.ask_neighbors(now);
-        self.output.announce_addresses(now);
+        if self.output.links.iter().any(|link| link.is_due(now)) {
+            self.ask_neighbors(now);
+            self.output.announce_addresses(now);
+        }
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
         self.tell_homes();
@@ -505,6 +514,7 @@ impl Shard {
         Ok(id)
     }
 
+    #[inline]
     fn poll_timers(&mut self, now: Instant) {
         self.expire_fragments(now);
         self.poll_dhcp(now);

@@ -87,8 +87,13 @@ impl<B: Buffer> Shelf<B> {
     }
 
     /// As [`Shelf::take`], with room for `capacity` elements and no more; only sizes that are not rounded up are spared.
+    #[inline]
     pub(crate) fn take_exact(&self, capacity: usize) -> B {
-        if round_up(capacity).1 == capacity { self.take(capacity) } else { B::with_capacity(capacity) }
+        if capacity.is_power_of_two() || round_up(capacity).1 == capacity {
+            self.take(capacity)
+        } else {
+            B::with_capacity(capacity)
+        }
     }
 
     /// Gives back a buffer, which must be empty.
@@ -113,7 +118,8 @@ impl<T> Shelf<VecDeque<T>> {
     pub(crate) fn resize(&self, deque: &mut VecDeque<T>, capacity: usize) {
         // Nearly always there is nothing to move: a queue that was empty begins.
         if deque.capacity() == 0 {
-            *deque = self.take(capacity);
+            // Without memory there is nothing to drop.
+            core::mem::forget(core::mem::replace(deque, self.take(capacity)));
         } else {
             self.exchange(deque, capacity);
         }
@@ -155,6 +161,10 @@ pub(crate) fn rounded(capacity: usize) -> usize {
 fn round_up(capacity: usize) -> (usize, usize) {
     if capacity < 16 {
         return (capacity, capacity);
+    }
+    if capacity.is_power_of_two() {
+        // As below.
+        return (16 + 8 * (capacity.trailing_zeros() as usize - 4), capacity);
     }
     let step_bits = capacity.ilog2() - 3;
     let size = capacity.div_ceil(1 << step_bits) << step_bits;

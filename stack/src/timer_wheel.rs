@@ -41,6 +41,8 @@ pub struct TimerWheel<K> {
     len: usize,
     /// Ticks before this one have been dealt with; no timer lies before it.
     tick: u64,
+    /// Before this tick there is nothing to do, neither to fire nor to move nor to give back.
+    idle_until: u64,
     generation: u32,
     /// The slot whose timers are being moved to finer levels; it may be empty.
     cascading: Option<u16>,
@@ -77,6 +79,7 @@ impl<K: Copy> TimerWheel<K> {
             free: NIL,
             len: 0,
             tick: now.as_nanos() / TICK_NANOS,
+            idle_until: u64::MAX,
             generation: 0,
             cascading: None,
             occupied: [0; LEVELS],
@@ -132,8 +135,17 @@ impl<K: Copy> TimerWheel<K> {
     /// exact time, then in an order that depends only on the calls made. A `now` before an earlier one fires nothing new.
     /// When more than [`TIMER_CASCADE`] timers are met at once, some that are due may be left for the next call, and
     /// [`TimerWheel::next_deadline`] is not after `now`.
+    #[inline]
     pub fn advance(&mut self, now: Instant, fired: &mut Vec<K>) {
         let now = now.as_nanos() / TICK_NANOS;
+        if now < self.idle_until {
+            self.tick = self.tick.max(now);
+        } else {
+            self.advance_to(now, fired);
+        }
+    }
+
+    fn advance_to(&mut self, now: u64, fired: &mut Vec<K>) {
         let mut budget = TIMER_CASCADE;
         while self.cascade(&mut budget) {
             let Some((level, slot, tick)) = self.next_slot().filter(|(.., tick)| *tick <= now) else {
@@ -148,7 +160,8 @@ impl<K: Copy> TimerWheel<K> {
                 self.cascading = Some((level * SLOTS + slot) as u16);
             }
         }
-        self.shrink();
+        let done = self.shrink() && self.cascading.is_none();
+        self.idle_until = if done { self.next_slot().map_or(u64::MAX, |(.., tick)| tick) } else { 0 };
     }
 
     /// A time not later than the earliest timer, and later than the last `advance` unless one is due: call `advance`
@@ -242,6 +255,8 @@ impl<K: Copy> TimerWheel<K> {
             None => self.slots[level * SLOTS + slot].head = index,
         }
         self.occupied[level] |= 1 << slot;
+        let shift = DIGIT_BITS * level as u32;
+        self.idle_until = self.idle_until.min(at >> shift << shift);
         let entry = &mut self.entries[index as usize];
         (entry.prev, entry.next, entry.slot) = (tail, NIL, (level * SLOTS + slot) as u16);
     }
@@ -278,6 +293,8 @@ impl<K: Copy> TimerWheel<K> {
     /// Puts an entry that is in no slot on the free list.
     fn release(&mut self, index: u32) {
         self.len -= 1;
+        // The slab may shrink.
+        self.idle_until = 0;
         if let Some(first) = self.entries.get_mut(self.free as usize) {
             first.prev = index;
         }
@@ -298,8 +315,9 @@ impl<K: Copy> TimerWheel<K> {
     }
 
     /// Gives memory back after a peak, a portion a call: free entries at the slab's end go, and the slab shrinks when it
-    /// is three quarters empty. Entries in use do not move, so one timer at the end keeps the slab long.
-    fn shrink(&mut self) {
+    /// is three quarters empty. Entries in use do not move, so one timer at the end keeps the slab long. Whether it was the last
+    /// portion.
+    fn shrink(&mut self) -> bool {
         for _ in 0..TIMER_CASCADE {
             if self.entries.last().is_none_or(|entry| entry.slot != FREE) {
                 break;
@@ -313,6 +331,7 @@ impl<K: Copy> TimerWheel<K> {
         if self.firing.capacity() > 64 {
             self.firing = Vec::new();
         }
+        self.entries.last().is_none_or(|entry| entry.slot != FREE)
     }
 }
 

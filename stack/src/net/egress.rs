@@ -5,13 +5,14 @@
 //! are cut into frames by [`crate::offload::gso`]. One that is not to be cut is written straight into its frame. What smoltcp and ICMP send comes as whole IP packets and is cut into
 //! fragments where it is too long (see [`super::fragment`]).
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
 
 use super::announce::Step;
 use super::fragment::{FragmentIds, Fragments, write_header, write_ipv4};
 use super::host_gate::{HostGate, Sent};
+use super::last_hop::LastHop;
 use super::link::{LastNeighbor, Link};
 use super::neighbor::Due;
 use super::path_mtu::{PathMtu, PathMtus, Witness};
@@ -33,7 +34,7 @@ use crate::time::{Duration, Instant};
 pub(crate) const ETHERNET_HEADER: usize = 14;
 pub(crate) const IPV4_HEADER: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
+pub(super) const TCP_HEADER: usize = 20;
 /// Ethernet, IPv6 and TCP with all its options: these are always in one frame.
 const HEADERS_MAX: usize = ETHERNET_HEADER + IPV6_HEADER + 60;
 /// What every IPv6 link carries (RFC 8200 section 5).
@@ -74,17 +75,6 @@ fn last_byte(addr: IpAddr) -> u8 {
         IpAddr::V4(addr) => addr.octets()[3],
         IpAddr::V6(addr) => addr.octets()[15],
     }
-}
-
-/// The last neighbour asked for on the way to a destination: a burst of segments mostly has few of these.
-#[derive(Clone, Copy, Debug)]
-struct LastHop {
-    src: IpAddr,
-    dst: IpAddr,
-    link: usize,
-    mac: EthernetAddress,
-    generation: u64,
-    until: Instant,
 }
 
 /// How long [`LastHop`] and [`LastNeighbor`] are believed: the neighbour table must hear of use to know when to ask again.
@@ -364,15 +354,14 @@ impl Output {
 
     /// Gives the backlogs to the device; returns whether it took anything.
     pub(crate) fn flush(&mut self, device: &mut dyn Device) -> bool {
-        let bytes = |backlog: &PacketBatch| backlog.iter().map(Packet::len).sum::<usize>();
         let mut sent = false;
         for (link, Link { backlog, traffic, .. }) in self.links.iter_mut().enumerate() {
             if backlog.is_empty() {
                 continue;
             }
-            let before = bytes(backlog);
+            let before = bytes_in(backlog);
             let packets = device.transmit_on(link, backlog);
-            let left = if backlog.is_empty() { 0 } else { bytes(backlog) };
+            let left = if backlog.is_empty() { 0 } else { bytes_in(backlog) };
             let sent_bytes = (before - left) as u64;
             traffic.tx_packets += packets as u64;
             traffic.tx_bytes += sent_bytes;
@@ -438,7 +427,8 @@ impl Output {
         let neighbors = &mut self.links[link].neighbors;
         let Some(mac) = neighbors.resolve(now, addr) else { return Ok((link, Err(addr))) };
         let (generation, until) = (neighbors.generation(), now + LAST_HOP_LIFETIME);
-        self.last_hops[place] = Some(LastHop { src, dst, link, mac, generation, until });
+        let ours = self.links[link].mac;
+        self.last_hops[place] = Some(LastHop::new((src, dst), (link, ours), mac, (generation, until)));
         Ok((link, Ok(mac)))
     }
 
@@ -499,7 +489,7 @@ fn write_headers(headers: &mut [u8], segment: &SegmentOut<'_>, payload_len: usiz
 
 /// A whole TCP segment in an IPv4 packet in an Ethernet frame: as [`write_headers`] and a checksum afterwards do it, but what is
 /// written is summed on the way. `None`: `frame` has not exactly its length.
-fn write_ipv4_segment(
+pub(super) fn write_ipv4_segment(
     frame: &mut [u8],
     segment: &SegmentOut<'_>,
     (src, dst): (Ipv4Addr, Ipv4Addr),
@@ -569,6 +559,9 @@ impl tcp::Egress for Output {
     }
 
     fn send(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Result<usize, EgressError> {
+        if let Some(sent) = self.send_short(now, segment) {
+            return Ok(sent);
+        }
         let (payload_len, mss) = (segment.len(), segment.mss);
         let (link, hop) = self.tcp_hop(now, segment.src.ip(), segment.dst.ip())?;
         let mtu = self.links[link].mtu;
@@ -598,10 +591,42 @@ impl tcp::Egress for Output {
 }
 
 impl Output {
+    /// The short way of a segment that is not to be cut, no rule looks at, and whose hop is remembered; `None`: it goes the
+    /// general way, which comes to the same frame.
+    #[inline]
+    fn send_short(&mut self, now: Instant, segment: &SegmentOut<'_>) -> Option<usize> {
+        let (SocketAddr::V4(src), SocketAddr::V4(dst)) = (&segment.src, &segment.dst) else { return None };
+        let payload = match segment.payload {
+            [] => &[],
+            [piece] => *piece,
+            _ => return None,
+        };
+        let payload_len = payload.len();
+        let hop = self.last_hops[usize::from(dst.ip().octets()[3]) % LAST_HOPS].as_ref()?;
+        let link = self.links.get_mut(hop.link)?;
+        let is_short = self.gate.is_none()
+            && hop.is_between(*src.ip(), *dst.ip())
+            && hop.generation == link.neighbors.generation()
+            && now < hop.until
+            && payload_len <= segment.mss
+            && IPV4_HEADER + TCP_HEADER + segment.options.len() + payload_len <= link.mtu
+            && link.has_room();
+        if !is_short || spare_frames(&self.pool) == 0 {
+            return None;
+        }
+        // Written where it waits.
+        link.backlog.push_back(Packet::alloc(&self.pool)?);
+        let packet = link.backlog.back_mut()?;
+        if hop.write(packet, segment, (src.port(), dst.port()), payload).is_none() {
+            link.backlog.pop_back();
+            return None;
+        }
+        Some(payload_len)
+    }
+
     /// Frames that TCP's payload may have.
     fn spare_frames(&self) -> usize {
-        let reserve = limits::TX_RESERVE_FRAMES.min(self.pool.layout().frames / 8);
-        self.pool.free_frames().saturating_sub(reserve) as usize
+        spare_frames(&self.pool)
     }
 
     /// Writes a segment into frames for its next hop; returns how much of the payload.
@@ -649,6 +674,22 @@ impl Output {
         }
         Ok(payload_len.min(made * mss))
     }
+}
+
+/// Bytes of all packets.
+#[inline]
+fn bytes_in(backlog: &PacketBatch) -> usize {
+    let (front, back) = backlog.as_slices();
+    let mut bytes = 0;
+    front.iter().for_each(|packet| bytes += packet.len());
+    back.iter().for_each(|packet| bytes += packet.len());
+    bytes
+}
+
+/// See [`Output::spare_frames`].
+fn spare_frames(pool: &PacketPool) -> usize {
+    let reserve = limits::TX_RESERVE_FRAMES.min(pool.layout().frames / 8);
+    pool.free_frames().saturating_sub(reserve) as usize
 }
 
 /// Where the TCP header of a segment begins.

@@ -130,11 +130,15 @@ impl Iface {
     }
 
     /// Sends what sockets hold, as far as the backlog has room.
+    #[inline]
     pub(crate) fn poll(&mut self, now: Instant, output: &mut Output) {
         let due = self.dirty || self.deadline.is_some_and(|at| at <= now);
-        if !due {
-            return;
+        if due {
+            self.poll_sockets(now, output);
         }
+    }
+
+    fn poll_sockets(&mut self, now: Instant, output: &mut Output) {
         self.dirty = false;
         let mut dns_sent = Vec::new();
         let chosen: Vec<_> = self.udp.iter().filter_map(|(_, entry)| entry.chosen()).collect();

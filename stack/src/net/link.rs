@@ -72,6 +72,13 @@ impl Link {
         }
     }
 
+    /// Whether a neighbour is to be asked for or given up, or an address to be spoken of.
+    #[inline]
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        due(self.neighbors.next_deadline()) || due(self.announcer.next_deadline())
+    }
+
     /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.
     pub(crate) fn has_room(&self) -> bool {
         self.backlog.len() < limits::TX_BACKLOG_PACKETS

@@ -19,6 +19,7 @@ pub(crate) mod host_gate;
 pub(crate) mod icmp;
 pub(crate) mod iface;
 pub(crate) mod keyed;
+mod last_hop;
 pub(crate) mod link;
 pub(crate) mod ndp;
 pub(crate) mod neighbor;

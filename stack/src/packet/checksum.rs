@@ -152,7 +152,10 @@ fn sum_bytes(bytes: &[u8]) -> u64 {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn copy_and_sum_bytes(dst: &mut [u8], src: &[u8]) -> u64 {
-    if src.len() < AVX2_MIN || !is_x86_feature_detected!("avx2") {
+    if src.len() < AVX2_MIN {
+        return short_copy_and_sum(dst, src);
+    }
+    if !is_x86_feature_detected!("avx2") {
         return portable_copy_and_sum(dst, src);
     }
     // SAFETY: the CPU has AVX2.
@@ -162,6 +165,27 @@ fn copy_and_sum_bytes(dst: &mut [u8], src: &[u8]) -> u64 {
 #[cfg(not(target_arch = "x86_64"))]
 fn copy_and_sum_bytes(dst: &mut [u8], src: &[u8]) -> u64 {
     portable_copy_and_sum(dst, src)
+}
+
+/// For what is too short for wider registers to pay.
+#[cfg(target_arch = "x86_64")]
+fn short_copy_and_sum(dst: &mut [u8], src: &[u8]) -> u64 {
+    let (to, to_rest) = dst.as_chunks_mut::<32>();
+    let (from, rest) = src.as_chunks::<32>();
+    let mut total = 0u128;
+    for (to, from) in to.iter_mut().zip(from) {
+        let (to, from) = (to.as_chunks_mut::<8>().0, from.as_chunks::<8>().0);
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = *from;
+            total += u128::from(u64::from_ne_bytes(*from));
+        }
+    }
+    let total = add_around(total as u64, (total >> 64) as u64);
+    if rest.is_empty() {
+        return total;
+    }
+    to_rest.copy_from_slice(rest);
+    add_around(total, portable_sum(rest))
 }
 
 fn portable_copy_and_sum(dst: &mut [u8], src: &[u8]) -> u64 {

@@ -387,6 +387,7 @@ impl Connection {
     }
 
     /// The application has read `len` bytes; whether the peer is to hear of it now. Nothing else follows but that they are gone.
+    #[inline]
     fn after_read(&mut self, len: usize, now: Instant, pressure: bool) -> bool {
         self.tune_receive_buffer(len, now, pressure);
         if self.cold().is_some() {

@@ -508,10 +508,16 @@ impl Connection {
     /// queue has room for that (see `Connection::insert_cap`).
     /// RFC 9293 section 3.8.6.2.2, MUST-39; RFC 9293 section 3.8.6.1, MAY-8; RFC 7323 section 2.4.
     pub(super) fn select_window(&self, pressure: bool) -> u16 {
-        let cap = if pressure { pressure_cap(self.receive_cap()) } else { self.receive_cap() };
+        let cap = self.receive_cap();
+        let most = ReceiveQueue::window_max(cap);
+        let space = if pressure {
+            self.receive.space(pressure_cap(cap))
+        } else {
+            most.saturating_sub(self.receive.readable())
+        };
         let current = self.rcv_wnd();
-        let free = self.options.clamped(self.receive.space(cap)).min(65_535 << self.rcv_wscale) as u32;
-        let step = u32::from(self.mss).min(ReceiveQueue::window_max(self.receive_cap()) as u32 / 2);
+        let free = self.options.clamped(space).min(65_535 << self.rcv_wscale) as u32;
+        let step = u32::from(self.mss).min(most as u32 / 2);
         let kept = current.div_ceil(1 << self.rcv_wscale);
         let window = if free >= current + step { kept.max(free >> self.rcv_wscale) } else { kept };
         window.min(65_535) as u16
@@ -519,7 +525,8 @@ impl Connection {
 
     /// Bound for the receive queue: a sixteenth above the one that windows come from, for edges that were rounded up.
     pub(super) fn insert_cap(&self, pressure: bool) -> usize {
-        let cap = self.receive_cap() + self.receive_cap() / 16;
+        let cap = self.receive_cap();
+        let cap = cap + cap / 16;
         if pressure { pressure_cap(cap) } else { cap }
     }
 
@@ -539,9 +546,12 @@ impl Connection {
     /// As [`Connection::owes_window_update`], for a read of `len` bytes. Where the window could have been as wide before, it
     /// is the peer's first window that was narrow (SYNs have no scale), and the next ACK is early enough.
     pub(super) fn owes_window_update_for(&self, len: usize) -> bool {
+        if !self.owes_window_update() {
+            return false;
+        }
         let before = self.options.clamped(self.receive.space(self.receive_cap()).saturating_sub(len));
         let current = self.rcv_wnd() as usize;
-        self.owes_window_update() && (current == 0 || before / 2 <= current)
+        current == 0 || before / 2 <= current
     }
 
     // ---- timestamps

@@ -50,6 +50,19 @@ impl Snapshot {
         self.in_flight
     }
 
+    /// Bytes delivered (with [`APP_LIMITED`]) and lost, if `sent_at` is when the flight began and nothing was in flight.
+    #[inline]
+    pub(super) fn of_flight_begun(&self, sent_at: Instant) -> Option<(u64, u32)> {
+        let began = self.in_flight == 0 && self.delivered_at == sent_at && self.first_sent_at == sent_at;
+        began.then_some((self.delivered, self.lost))
+    }
+
+    /// The snapshot of which [`Snapshot::of_flight_begun`] told.
+    #[inline]
+    pub(super) const fn at_flight_begin(sent_at: Instant, delivered: u64, lost: u32) -> Self {
+        Self { delivered, delivered_at: sent_at, first_sent_at: sent_at, in_flight: 0, lost }
+    }
+
     /// That of a segment sent at the same time, `bytes` behind this one.
     #[must_use]
     pub(super) const fn behind(self, bytes: u32) -> Self {

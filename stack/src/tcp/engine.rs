@@ -50,8 +50,8 @@ pub struct Tcp {
     pub(super) ready: List,
     /// Those to which something happened since `transmit` last saw them.
     pub(super) touched: List,
-    wheel: TimerWheel<u32>,
-    fired: Vec<u32>,
+    pub(super) wheel: TimerWheel<u32>,
+    pub(super) fired: Vec<u32>,
     /// The connections of the burst's segments, or none; and how many of these have come.
     coming: Vec<u32>,
     came: usize,
@@ -59,12 +59,15 @@ pub struct Tcp {
     pub(super) buffered_bytes: usize,
     /// Connections that are over and whose handle is still held.
     pub(super) ended: usize,
-    /// Every segment goes the general way: what the fast one is compared with.
+    /// Every segment goes the general way, in and out: what the short ones are compared with.
     #[cfg(test)]
     pub(super) general_only: bool,
     /// Segments that went the fast way.
     #[cfg(test)]
     pub(super) expected_segments: u64,
+    /// Segments that went the short way out.
+    #[cfg(test)]
+    pub(super) short_segments: u64,
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Fresh>>,
 }
@@ -265,6 +268,8 @@ impl Tcp {
             general_only: false,
             #[cfg(test)]
             expected_segments: 0,
+            #[cfg(test)]
+            short_segments: 0,
             calls_counters: None,
             config,
         }
@@ -487,37 +492,6 @@ impl Tcp {
         path_mtu.map_or(IcmpVerdict::Taken, IcmpVerdict::PathMtu)
     }
 
-    /// Lets time pass: fires what is due at `now`.
-    pub fn poll_timers(&mut self, now: Instant, counters: &mut Counters) {
-        self.hand_over_counters(counters);
-        let mut fired = core::mem::take(&mut self.fired);
-        self.wheel.advance(now, &mut fired);
-        for index in fired.drain(..) {
-            if let Some(connection) = self.tables.connections.get_mut(index) {
-                connection.timers.armed = None;
-                if connection.listed == Listed::Touched {
-                    // What arrived just now may have stopped them.
-                    connection.refresh_timers(now, false);
-                }
-                self.with_connection(now, index, counters, Connection::fire_timers);
-            }
-        }
-        self.fired = fired;
-        while let Some(expired) = self.tables.syn_queue.pop_expired(now, &self.config) {
-            counters.tcp_timeouts += 1;
-            if let Err(index) = expired {
-                counters.tcp_attempt_fails += 1;
-                self.forget_half_open(index, true);
-            }
-        }
-        while let Some(index) = self.tables.time_waits.oldest() {
-            if self.tables.time_waits.next_expiry().is_none_or(|expires| expires > now) {
-                break;
-            }
-            self.end_time_wait(index);
-        }
-    }
-
     /// What user calls counted.
     pub(super) fn hand_over_counters(&mut self, counters: &mut Counters) {
         if let Some(counted) = self.calls_counters.as_deref_mut() {
@@ -528,25 +502,6 @@ impl Tcp {
     pub(super) fn end_time_wait(&mut self, index: u32) {
         self.tables.detach(Kind::TimeWait(index));
         self.tables.time_waits.remove(index);
-    }
-
-    /// When [`Tcp::poll_timers`] is next needed; `None`: never. A time that is past, when segments wait for
-    /// [`Tcp::transmit`]: should the egress be full, the shard waits for room there instead.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.replies.is_empty()
-            || !self.ready.is_empty()
-            || !self.touched.is_empty()
-            || self.tables.syn_queue.next_pending().is_some()
-        {
-            return Some(Instant::ZERO);
-        }
-        let deadlines = [
-            self.wheel.next_deadline(),
-            self.tables.syn_queue.next_expiry(),
-            self.tables.time_waits.next_expiry(),
-        ];
-        deadlines.into_iter().flatten().min()
     }
 }
 

@@ -14,7 +14,7 @@ use super::seq::SeqNumber;
 use super::{Egress, EgressError, SegmentOut, State, TcpError};
 use crate::counters::Counters;
 use crate::offload::gso;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 /// What is to be sent next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,7 +153,7 @@ impl Connection {
         if !(is_first || fits) || !(self.loss.resend_now || self.congestion_allows(lost.len)) {
             return None;
         }
-        Some(self.sent_again(lost, Why::Again))
+        Some(self.sent_again(&lost, Why::Again))
     }
 
     /// A new segment that the congestion window does not allow, else the last one again (RFC 8985 section 7.3).
@@ -164,7 +164,7 @@ impl Connection {
             let fin = len == unsent && self.fin_queued && room > len;
             return Some(self.data(self.snd_nxt, len, fin, Why::Tail));
         }
-        self.sent.last().map(|last| self.sent_again(last, Why::Tail))
+        self.sent.last().map(|last| self.sent_again(&last, Why::Tail))
     }
 
     /// What goes out when `sent` is sent again.
@@ -330,14 +330,21 @@ impl Connection {
     /// Notes, when a turn ends, whether the congestion window is used: its growth is earned then. In slow start half of
     /// it is enough, as in Linux.
     pub(super) fn note_limit(&mut self) {
-        let (mss, cwnd, in_flight) = (u32::from(self.mss), self.cwnd(), self.in_flight());
+        let all_sent = self.unsent() == 0 && self.sent.next_lost().is_none();
+        self.note_limit_of(self.in_flight(), all_sent);
+    }
+
+    /// As [`Connection::note_limit`], with so many bytes in flight. `all_sent`: nothing waits to be sent, or sent again.
+    #[inline]
+    pub(super) fn note_limit_of(&mut self, in_flight: u32, all_sent: bool) {
+        let (mss, cwnd) = (u32::from(self.mss), self.cwnd());
         if in_flight > self.flight_most || self.flight_most_until.le(self.snd_una) {
             (self.flight_most, self.flight_most_until) = (in_flight, self.snd_nxt);
         }
         if self.timers.pace.is_some() {
             return;
         }
-        if self.unsent() == 0 && in_flight < cwnd && self.sent.next_lost().is_none() {
+        if all_sent && in_flight < cwnd {
             self.rate.mark_app_limited(in_flight);
         }
         let used =
@@ -528,12 +535,19 @@ impl Connection {
         self.note_flight(len);
         self.pace(out.now, len, data.mss, segments);
         self.last_sent_at = out.now;
-        if data.len > 0 && out.now - self.last_data_at < Duration::from_millis(u64::from(self.ato_ms)) {
-            // An answer to what came just now: the next ACKs can ride on answers, too.
-            self.pingpong = true;
+        if data.len > 0 {
+            self.note_answer(out.now);
         }
         if self.timers.retransmit.is_none() {
             self.restart_retransmit_timer(out.now);
+        }
+    }
+
+    /// Data goes out. As an answer to what came just now: the next ACKs can ride on answers, too.
+    #[inline]
+    pub(super) fn note_answer(&mut self, now: Instant) {
+        if now.micros_since(self.last_data_at) < u64::from(self.ato_ms) * 1000 {
+            self.pingpong = true;
         }
     }
 
@@ -602,6 +616,11 @@ impl Connection {
 
     /// A segment with RCV.NXT and this window went out.
     fn note_acknowledged(&mut self, window: u16, options: &Written, counters: &mut Counters) {
+        self.note_duplicate_told(options, counters);
+        self.note_ack_sent(window);
+    }
+
+    fn note_duplicate_told(&mut self, options: &Written, counters: &mut Counters) {
         let duplicate = self.cold().and_then(|cold| cold.duplicate_block);
         if duplicate.is_some() && options.first_block == duplicate {
             self.cold_mut().duplicate_block = None;
@@ -610,6 +629,11 @@ impl Connection {
                 self.ecn.note_duplicate_told(start);
             }
         }
+    }
+
+    /// RCV.NXT and this window were sent.
+    #[inline]
+    pub(super) fn note_ack_sent(&mut self, window: u16) {
         let rcv_nxt = self.rcv_nxt();
         self.rcv_edge = self.rcv_edge.max(rcv_nxt + (u32::from(window) << self.rcv_wscale));
         if self.last_ack_sent != rcv_nxt {
@@ -674,13 +698,20 @@ impl Connection {
                 }
                 Ok(sent)
             }
+            Err(error) => self.take_refusal(error, len),
+        }
+    }
+
+    /// The egress did not take a segment of `len` bytes: how many count as sent all the same.
+    pub(super) fn take_refusal(&mut self, error: EgressError, len: usize) -> Result<usize, EgressError> {
+        match error {
             // As if the network had lost it: the timers go on, and the reason is remembered.
-            Err(EgressError::NoRoute) => {
+            EgressError::NoRoute => {
                 self.cold_mut().soft_error = Some(TcpError::NetworkUnreachable);
                 Ok(len)
             }
-            Err(EgressError::TooBig { mtu }) if !self.lower_mtu(mtu) => Ok(len),
-            Err(error) => Err(error),
+            EgressError::TooBig { mtu } if !self.lower_mtu(mtu) => Ok(len),
+            error => Err(error),
         }
     }
 }

@@ -204,7 +204,7 @@ impl Connection {
     /// Whether all that is lost is the probe.
     pub(super) fn has_lost_only_the_probe(&self) -> bool {
         let probe = self.mtu_search().and_then(|search| search.probe_end);
-        let lost = self.sent.next_lost().map(super::scoreboard::Sent::end);
+        let lost = self.sent.next_lost().map(|lost| lost.end());
         self.sent.lost().segments == 1 && probe.is_some() && lost == probe.map(NonZeroU64::get)
     }
 

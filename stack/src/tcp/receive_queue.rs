@@ -7,6 +7,7 @@
 //! Reassembly: RFC 9293 section 3.10.7.4; reports: RFC 2018 section 4 and RFC 2883.
 
 mod block;
+mod pieces;
 mod run;
 
 use std::collections::BTreeMap;

@@ -416,7 +416,7 @@ impl Connection {
         let in_flight = self.outstanding();
         if self.sack_enabled && !reneged {
             let patience = self.rack_patience().since_sent;
-            let first_end = self.sent.first().map(Sent::end);
+            let first_end = self.sent.first().map(|first| first.end());
             let now = cx.now;
             self.lose(now, |board, each| {
                 let late = |sent: &Sent| Some(sent.end()) == first_end || sent.sent_at + patience <= now;

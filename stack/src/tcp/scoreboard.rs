@@ -5,20 +5,17 @@
 //! and no others, apart from a logarithm: an ACK that repeats its SACK blocks costs nothing, and what needs all segments
 //! happens once a retransmission timeout or a change of MTU.
 
+mod segments;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use self::segments::Segments;
 use super::delivery_rate::Snapshot;
 use super::rack::Patience;
-use crate::packet::prefetch;
-use crate::spares::Shelf;
 use crate::time::{Duration, Instant};
 
 /// What tells the order of what was sent at one instant.
 const TICK: Duration = Duration::from_nanos(1);
-
-thread_local! {
-    static BOOKS: Shelf<VecDeque<Sent>> = const { Shelf::new() };
-}
 
 /// A segment that was sent and is not acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -93,9 +90,10 @@ pub(super) struct Detected {
 #[derive(Debug, Default)]
 pub(super) struct Scoreboard {
     /// In the order of the stream, without gaps.
-    segments: VecDeque<Sent>,
+    segments: Segments,
     outstanding: u32,
-    /// Below this offset every segment was SACKed, lost or sent again: the first place to look for losses.
+    /// Below this offset every segment was SACKed, lost or sent again: the first place to look for losses. Where a lone segment
+    /// begins.
     settled: u64,
     /// SACKed segments; without SACK, what duplicate ACKs stand for.
     sacked: Tally,
@@ -149,29 +147,37 @@ impl Scoreboard {
                 + trouble.due.len() * 16
                 + trouble.resent.capacity() * 16
         });
-        self.segments.capacity() * size_of::<Sent>() + trouble
+        self.segments.memory() + trouble
     }
 
     /// Begins to load the first segment into the cache.
     pub(super) fn prefetch(&self) {
-        self.segments.front().into_iter().for_each(prefetch);
+        self.segments.prefetch();
     }
 
-    pub(super) fn first(&self) -> Option<&Sent> {
-        self.segments.front()
+    pub(super) fn first(&self) -> Option<Sent> {
+        self.lone().or_else(|| self.segments.front().copied())
     }
 
-    pub(super) fn last(&self) -> Option<&Sent> {
-        self.segments.back()
+    pub(super) fn last(&self) -> Option<Sent> {
+        self.lone().or_else(|| self.segments.back().copied())
+    }
+
+    #[inline]
+    fn lone(&self) -> Option<Sent> {
+        self.segments.lone(self.settled)
     }
 
     /// The segment that ends at `end`.
-    pub(super) fn find(&self, end: u64) -> Option<&Sent> {
-        self.index(end).map(|index| &self.segments[index])
+    pub(super) fn find(&self, end: u64) -> Option<Sent> {
+        match self.lone() {
+            Some(lone) => Some(lone).filter(|lone| lone.end() == end),
+            None => self.index(end).map(|index| self.segments[index]),
+        }
     }
 
     /// The first lost segment that was not sent again.
-    pub(super) fn next_lost(&self) -> Option<&Sent> {
+    pub(super) fn next_lost(&self) -> Option<Sent> {
         let end = self.trouble.as_ref()?.due.first()?;
         self.find(*end)
     }
@@ -208,7 +214,6 @@ impl Scoreboard {
             self.settled = start;
         }
         self.outstanding += len;
-        BOOKS.with(|books| books.make_room(&mut self.segments, count as usize));
         let whole = Sent {
             start,
             sent_at: now,
@@ -219,9 +224,12 @@ impl Scoreboard {
             resent: false,
             ever_resent: false,
         };
+        if count == 1 && self.segments.is_empty() {
+            return self.segments.begin(whole);
+        }
+        self.segments.make_room(self.settled, count as usize);
         if count == 1 {
-            self.segments.push_back(whole);
-            return;
+            return self.segments.push_back(whole);
         }
         self.segments.extend((0..count).map(|index| {
             let before = index * each;
@@ -234,8 +242,19 @@ impl Scoreboard {
         }));
     }
 
+    /// As [`Scoreboard::push_run`], for a segment before which everything is acknowledged.
+    #[inline]
+    pub(super) fn push_first(&mut self, start: u64, len: u32, now: Instant, snapshot: Snapshot) {
+        if self.trouble.is_some() || !self.segments.begin_alone(len, now, &snapshot) {
+            return self.push_run(start, len, len, 1, now, snapshot);
+        }
+        self.settled = start;
+        self.outstanding += len;
+    }
+
     /// The segment that ends at `end` went out again.
     pub(super) fn note_resent(&mut self, end: u64, now: Instant, snapshot: Snapshot) {
+        self.segments.spread(self.settled);
         let Some(index) = self.index(end) else { return };
         // By the clock it may have gone at one instant with new data that went before it. Taken for sent before that, as ties go
         // (RFC 8985 section 6.2), it would be lost as soon as that arrives.
@@ -264,6 +283,7 @@ impl Scoreboard {
     /// Joins the first segment with those that follow it as long as all are lost and not yet sent again and they make at
     /// most `len_max` bytes together: many small segments are sent again as few. Returns the length of the first then.
     pub(super) fn join_first(&mut self, len_max: u32) -> u32 {
+        self.segments.spread(self.settled);
         while let [Some(first), Some(second)] = [self.segments.front(), self.segments.get(1)] {
             let joinable = |sent: &Sent| sent.lost && !sent.resent && !sent.sacked;
             if !joinable(first) || !joinable(second) || first.len + second.len > len_max {
@@ -288,6 +308,7 @@ impl Scoreboard {
     /// Cuts every segment longer than `len_max`, which must not be 0, and marks what is not SACKed of it as lost: it did not
     /// fit the path. O(n).
     pub(super) fn cut(&mut self, len_max: u32) {
+        self.segments.spread(self.settled);
         let mut whole = core::mem::take(&mut self.segments);
         let mut trouble = self.trouble.take().unwrap_or_default();
         (self.sacked, self.lost, self.resent) = if trouble.sacked.is_empty() && self.sacked.segments > 0 {
@@ -328,13 +349,20 @@ impl Scoreboard {
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
         let marked = self.sacked.segments | self.lost.segments | self.resent.segments;
-        self.trouble.is_none() && marked == 0 && !self.segments.iter().any(|sent| sent.ever_resent)
+        let is_once = || match &self.segments {
+            Segments::None | Segments::Lone(_) => true,
+            Segments::Many(segments) => !segments.iter().any(|sent| sent.ever_resent),
+        };
+        self.trouble.is_none() && marked == 0 && is_once()
     }
 
     /// Everything is acknowledged, up to `una`, and nothing was known of any of it ([`Scoreboard::is_plain`]).
     #[inline]
-    pub(super) fn acknowledge_all(&mut self, una: u64, each: impl FnMut(&Sent)) {
-        self.segments.iter().for_each(each);
+    pub(super) fn acknowledge_all(&mut self, una: u64, mut each: impl FnMut(&Sent)) {
+        match self.lone() {
+            Some(lone) => each(&lone),
+            None => self.segments.iter().for_each(each),
+        }
         self.clear();
         self.settled = una;
     }
@@ -342,6 +370,18 @@ impl Scoreboard {
     /// Everything before `una` is acknowledged. `each` sees the segments that are gone, and with `false` the one of which
     /// a part is: its length is then that part's.
     pub(super) fn acknowledge(&mut self, una: u64, mut each: impl FnMut(&Sent, bool)) {
+        if let Some(lone) = self.lone() {
+            if lone.start >= una {
+                return;
+            }
+            if lone.end() <= una {
+                each(&lone, true);
+                self.clear();
+                self.settled = una;
+                return;
+            }
+            self.segments.spread(self.settled);
+        }
         while let Some(sent) = self.segments.front().copied() {
             if sent.start >= una {
                 break;
@@ -368,6 +408,7 @@ impl Scoreboard {
     /// The peer says at `now` that it has the bytes from `start` to `end`. `each` sees the segments that lie in there and were not yet SACKed, as
     /// they were before.
     pub(super) fn sack(&mut self, now: Instant, start: u64, end: u64, mut each: impl FnMut(&Sent)) {
+        self.segments.spread(self.settled);
         let first = self.segments.partition_point(|sent| sent.start < start);
         let behind = self.segments.partition_point(|sent| sent.end() <= end);
         if first >= behind {
@@ -441,6 +482,7 @@ impl Scoreboard {
         patience: &Patience,
         mut each: impl FnMut(&Sent),
     ) -> Detected {
+        self.segments.spread(self.settled);
         let mut found = Detected::default();
         let mut is_over = |deadline: Instant| {
             if deadline <= now {
@@ -490,7 +532,7 @@ impl Scoreboard {
 
     /// Marks the first segment as lost, if it is not. Bytes newly lost.
     pub(super) fn mark_first_lost(&mut self, mut each: impl FnMut(&Sent)) -> u32 {
-        self.first().map(Sent::end).map_or(0, |end| self.mark_lost(end, &mut each))
+        self.first().map_or(0, |first| self.mark_lost(first.end(), &mut each))
     }
 
     /// Marks as lost all that is not SACKed and for which `is_lost` holds, also what was sent again. Bytes newly lost. O(n).
@@ -499,6 +541,7 @@ impl Scoreboard {
         is_lost: impl Fn(&Sent) -> bool,
         mut each: impl FnMut(&Sent),
     ) -> u32 {
+        self.segments.spread(self.settled);
         let ends: Vec<u64> =
             self.segments.iter().filter(|sent| !sent.sacked && is_lost(sent)).map(Sent::end).collect();
         ends.into_iter().map(|end| self.mark_lost(end, &mut each)).sum()
@@ -506,6 +549,7 @@ impl Scoreboard {
 
     /// Takes back that segments were lost: they only came late. O(n).
     pub(super) fn unmark_lost(&mut self) {
+        self.segments.spread(self.settled);
         self.segments.iter_mut().for_each(|sent| (sent.lost, sent.resent) = (false, false));
         (self.lost, self.resent) = Default::default();
         if let Some(trouble) = &mut self.trouble {
@@ -516,6 +560,7 @@ impl Scoreboard {
 
     /// Forgets all SACKs: the peer gave up what it had reported (RFC 2018 section 8). O(n).
     pub(super) fn forget_sacks(&mut self) {
+        self.segments.spread(self.settled);
         self.segments.iter_mut().for_each(|sent| sent.sacked = false);
         self.sacked = Tally::default();
         if let Some(trouble) = &mut self.trouble {
@@ -526,9 +571,11 @@ impl Scoreboard {
 
     /// Everything outstanding is void: nothing was sent.
     pub(super) fn clear(&mut self) {
-        let mut segments = core::mem::take(self).segments;
-        segments.clear();
-        let _ = BOOKS.try_with(|books| books.give(segments));
+        self.segments.clear();
+        self.outstanding = 0;
+        self.settled = 0;
+        (self.sacked, self.lost, self.resent) = Default::default();
+        self.trouble = None;
     }
 
     // ---- helpers
@@ -562,6 +609,7 @@ impl Scoreboard {
 
     /// Marks one segment as lost, or its retransmission, and shows it to `each` if it was not. Bytes newly lost.
     fn mark_lost(&mut self, end: u64, each: &mut impl FnMut(&Sent)) -> u32 {
+        self.segments.spread(self.settled);
         let Some(index) = self.index(end) else { return 0 };
         let sent = &mut self.segments[index];
         if sent.sacked || (sent.lost && !sent.resent) {
@@ -603,7 +651,7 @@ impl Scoreboard {
             self.settled = una;
             return;
         }
-        let _ = BOOKS.try_with(|books| books.trim(&mut self.segments));
+        self.segments.trim();
         let Some(trouble) = &mut self.trouble else { return };
         while let Some(run) = trouble.sacked.first_entry().filter(|run| run.get().end <= una) {
             run.remove();
@@ -642,8 +690,12 @@ impl Scoreboard {
     /// Everything adds up: figures, queues and marks; the segments cover `una` to `nxt`.
     #[track_caller]
     pub(super) fn check(&self, una: u64, nxt: u64, with_sack: bool) {
+        let all: Vec<Sent> = match self.lone() {
+            Some(lone) => vec![lone],
+            None => self.segments.iter().copied().collect(),
+        };
         let tally = |which: fn(&Sent) -> bool| {
-            let chosen = self.segments.iter().filter(|sent| which(sent));
+            let chosen = all.iter().filter(|sent| which(sent));
             chosen.fold(Tally::default(), |sum, sent| Tally {
                 bytes: sum.bytes + sent.len,
                 segments: sum.segments + 1,
@@ -655,7 +707,7 @@ impl Scoreboard {
         }
         assert_eq!((tally(|sent| sent.lost), tally(|sent| sent.resent)), (self.lost, self.resent));
         let mut at = una;
-        for sent in &self.segments {
+        for sent in &all {
             assert_eq!(sent.start, at);
             assert!(sent.len > 0 && !(sent.sacked && sent.lost) && (sent.lost || !sent.resent));
             at = sent.end();
@@ -664,10 +716,9 @@ impl Scoreboard {
         let Some(trouble) = &self.trouble else {
             return assert_eq!((tally(|sent| sent.sacked), self.lost), Default::default());
         };
-        let due: Vec<u64> =
-            self.segments.iter().filter(|sent| sent.lost && !sent.resent).map(Sent::end).collect();
+        let due: Vec<u64> = all.iter().filter(|sent| sent.lost && !sent.resent).map(Sent::end).collect();
         assert_eq!(trouble.due.iter().copied().collect::<Vec<_>>(), due);
-        for sent in &self.segments {
+        for sent in &all {
             let run = trouble.sacked.range(..=sent.start).next_back();
             assert_eq!(
                 run.is_some_and(|(_, run)| run.end >= sent.end()),
@@ -685,106 +736,4 @@ impl Scoreboard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Push(u32),
-        Acknowledge(u32),
-        Sack(u32, u32),
-        Detect(u32),
-        Resend,
-        Timeout,
-        Undo,
-        Renege,
-        Cut(u32),
-        Join(u32),
-    }
-
-    fn any_step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            8 => (1u32..1500).prop_map(Step::Push),
-            4 => (0u32..5000).prop_map(Step::Acknowledge),
-            8 => (0u32..20_000, 1u32..6000).prop_map(|(from, len)| Step::Sack(from, len)),
-            4 => (0u32..40).prop_map(Step::Detect),
-            8 => Just(Step::Resend),
-            1 => Just(Step::Timeout),
-            1 => Just(Step::Undo),
-            1 => Just(Step::Renege),
-            1 => (50u32..1000).prop_map(Step::Cut),
-            1 => (100u32..3000).prop_map(Step::Join),
-        ]
-    }
-
-    proptest! {
-        /// Whatever happens in whatever order, the figures are those of the segments, and each byte is reported
-        /// delivered once.
-        #[test]
-        fn everything_always_adds_up(steps in prop::collection::vec(any_step(), 1..120)) {
-            let mut board = Scoreboard::default();
-            let (mut una, mut nxt, mut delivered, mut taken_back) = (1u64, 1u64, 0u64, 0u64);
-            for (i, step) in steps.into_iter().enumerate() {
-                let now = Instant::from_millis(1000 + i as u64);
-                match step {
-                    Step::Push(len) => {
-                        board.push(nxt, len, now, Snapshot::default());
-                        nxt += u64::from(len);
-                    }
-                    Step::Acknowledge(len) => {
-                        una = nxt.min(una + u64::from(len));
-                        board.acknowledge(una, |sent, _| {
-                            delivered += if sent.sacked { 0 } else { u64::from(sent.len) };
-                        });
-                    }
-                    Step::Sack(from, len) => {
-                        let start = una + u64::from(from);
-                        let end = nxt.min(start + u64::from(len));
-                        if start < end {
-                            board.sack(now, start, end, |sent| delivered += u64::from(sent.len));
-                        }
-                    }
-                    Step::Detect(patience) => {
-                        let newest = board.last().map_or((now, nxt), |last| (last.sent_at, last.end()));
-                        let since_sent = Duration::from_millis(patience.into());
-                        let since_predecessor = since_sent / 4;
-                        let patience = Patience { since_sent, since_predecessor, una_at: now };
-                        board.detect(now, newest, &patience, |_| ());
-                    }
-                    Step::Resend => {
-                        if let Some(end) = board.next_lost().map(Sent::end) {
-                            board.note_resent(end, now, Snapshot::default());
-                        }
-                    }
-                    Step::Timeout => drop(board.mark_lost_where(|_| true, |_| ())),
-                    Step::Undo => board.unmark_lost(),
-                    Step::Renege => {
-                        taken_back += u64::from(board.sacked().bytes);
-                        board.forget_sacks();
-                    }
-                    Step::Cut(len) => board.cut(len),
-                    Step::Join(len) => drop(board.join_first(len)),
-                }
-                board.check(una, nxt, true);
-                prop_assert!(u64::from(board.in_flight()) <= nxt - una);
-            }
-            prop_assert_eq!(delivered - taken_back, una - 1 + u64::from(board.sacked().bytes));
-        }
-    }
-
-    #[test]
-    fn blocks_that_come_again_are_no_news() {
-        let mut board = Scoreboard::default();
-        (0..1000).for_each(|n| board.push(1 + 100 * n, 100, Instant::ZERO, Snapshot::default()));
-        let mut count = 0;
-        for _ in 0..3 {
-            board.sack(Instant::ZERO, 101, 50_001, |_| count += 1);
-            board.sack(Instant::ZERO, 60_001, 60_151, |_| count += 1);
-        }
-        assert_eq!((count, board.sacked().segments), (500, 500));
-        board.sack(Instant::ZERO, 60_001, 60_201, |_| count += 1);
-        assert_eq!(count, 501);
-        board.check(1, 100_001, true);
-    }
-}
+mod tests;

@@ -40,8 +40,7 @@ const PIECES_MAX: usize = 2 * BLOCK_MAX / CHUNK_KEPT_MIN + 5;
 /// The send buffer of one connection.
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    /// In stream order; of those that are copies, only one in front of a kept one or at the end has room.
-    blocks: VecDeque<Block>,
+    blocks: Blocks,
     /// Bytes acknowledged since the queue was last empty: the offset of the queue's first byte.
     start: u64,
     /// `start` + bytes queued.
@@ -52,6 +51,21 @@ pub struct SendQueue {
     excess: u32,
     /// Bytes copied since the last block that was not.
     copied: u32,
+}
+
+/// What the queue's bytes lie in. A message that waits for its acknowledgment needs no book of blocks.
+#[derive(Debug)]
+enum Blocks {
+    /// A copy, which ends where the queue does, or without any capacity none.
+    One(Vec<u8>),
+    /// In stream order; of those that are copies, only one in front of a kept one or at the end has room.
+    Many(VecDeque<Block>),
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self::One(Vec::new())
+    }
 }
 
 #[derive(Debug)]
@@ -81,7 +95,12 @@ impl SendQueue {
         let accepted = bytes.len().min(self.room(cap_bytes));
         let mut rest = &bytes[..accepted];
         while !rest.is_empty() {
-            let Some(copied) = self.blocks.back_mut().and_then(|block| block.data.append(rest)) else {
+            let last = match &mut self.blocks {
+                Blocks::One(copy) if copy.capacity() == 0 => None,
+                Blocks::One(copy) => Some(copy),
+                Blocks::Many(blocks) => blocks.back_mut().and_then(|block| block.data.copy_mut()),
+            };
+            let Some(copied) = last.and_then(|copy| append(copy, rest)) else {
                 self.begin_block(rest.len());
                 continue;
             };
@@ -141,16 +160,24 @@ impl SendQueue {
     pub fn pieces<R>(&self, offset: usize, len: usize, f: impl FnOnce(&[&[u8]]) -> R) -> R {
         let from = self.start.saturating_add(offset as u64).min(self.end);
         let until = from.saturating_add(len as u64).min(self.end);
-        let is_in_front = self.blocks.front().is_some_and(|block| from < block.end());
-        let first = if is_in_front { 0 } else { self.blocks.partition_point(|block| block.end() <= from) };
-        if let Some(block) = self.blocks.get(first)
+        let blocks = match &self.blocks {
+            Blocks::One(copy) => {
+                let before_end = |offset: u64| copy.len() - (self.end - offset) as usize;
+                let bytes = &copy[before_end(from)..before_end(until)];
+                return if bytes.is_empty() { f(&[]) } else { f(&[bytes]) };
+            }
+            Blocks::Many(blocks) => blocks,
+        };
+        let is_in_front = blocks.front().is_some_and(|block| from < block.end());
+        let first = if is_in_front { 0 } else { blocks.partition_point(|block| block.end() <= from) };
+        if let Some(block) = blocks.get(first)
             && from < until
             && until <= block.end()
         {
             let (start, end) = ((from - block.start) as usize, (until - block.start) as usize);
             return f(&[&block.data.bytes()[start..end]]);
         }
-        let blocks = self.blocks.range(first..).take_while(|block| from < until && block.start < until);
+        let blocks = blocks.range(first..).take_while(|block| from < until && block.start < until);
         let runs = blocks.map(|block| {
             let skip = from.saturating_sub(block.start) as usize;
             let end = (until.min(block.end()) - block.start) as usize;
@@ -179,41 +206,63 @@ impl SendQueue {
 
     /// Drops the first `len` bytes (all when there are fewer) and frees the blocks that held nothing else. O(1) for
     /// each block freed.
+    #[inline]
     pub fn acknowledge(&mut self, len: usize) {
         self.start = self.start.saturating_add(len as u64).min(self.end);
         if self.is_empty() {
             self.clear();
             return;
         }
-        while let Some(block) = self.blocks.front().filter(|block| block.end() <= self.start) {
+        if let Blocks::Many(_) = self.blocks {
+            self.free_acknowledged();
+        }
+    }
+
+    fn free_acknowledged(&mut self) {
+        let Blocks::Many(blocks) = &mut self.blocks else { return };
+        while let Some(block) = blocks.front().filter(|block| block.end() <= self.start) {
             self.kept -= block.data.kept();
             self.excess -= block.data.excess() as u32;
-            if let Some(block) = self.blocks.pop_front() {
+            if let Some(block) = blocks.pop_front() {
                 block.data.give_back();
             }
         }
-        let _ = BOOKS.try_with(|books| books.trim(&mut self.blocks));
+        let _ = BOOKS.try_with(|books| books.trim(blocks));
     }
 
     /// Drops everything and frees the memory.
+    #[inline]
     pub fn clear(&mut self) {
-        while let Some(block) = self.blocks.pop_front() {
-            block.data.give_back();
+        match &mut self.blocks {
+            Blocks::One(copy) => give_back(core::mem::take(copy)),
+            Blocks::Many(_) => self.clear_many(),
         }
-        let blocks = core::mem::take(self).blocks;
-        let _ = BOOKS.try_with(|books| books.give(blocks));
+        (self.start, self.end, self.kept, self.excess, self.copied) = (0, 0, 0, 0, 0);
+    }
+
+    fn clear_many(&mut self) {
+        if let Blocks::Many(mut blocks) = core::mem::take(&mut self.blocks) {
+            blocks.drain(..).for_each(|block| block.data.give_back());
+            let _ = BOOKS.try_with(|books| books.give(blocks));
+        }
     }
 
     /// Memory that the queue keeps, in bytes: up to a block of acknowledged bytes at its front, and the unused room of
     /// copies, come on top of what is queued; a chunk's frame or block counts whole.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.kept + self.blocks.capacity() * size_of::<Block>()
+        match &self.blocks {
+            Blocks::One(_) => self.kept,
+            Blocks::Many(blocks) => self.kept + blocks.capacity() * size_of::<Block>(),
+        }
     }
 
-    /// Begins to load the first block's entry into the cache.
+    /// Begins to load the first block, or its entry, into the cache.
     pub(super) fn prefetch(&self) {
-        self.blocks.front().into_iter().for_each(prefetch);
+        match &self.blocks {
+            Blocks::One(copy) => copy.first().into_iter().for_each(prefetch),
+            Blocks::Many(blocks) => blocks.front().into_iter().for_each(prefetch),
+        }
     }
 
     /// Bytes that may still be queued.
@@ -227,7 +276,14 @@ impl SendQueue {
         let is_message = self.is_empty() && wanted >= MESSAGE_MIN;
         let least = if is_message { BLOCK_MIN.min(2 * wanted) } else { BLOCK_MIN };
         let size = in_a_row.max(wanted).clamp(least, BLOCK_MAX).next_power_of_two();
-        self.add(Data::Copy(BLOCKS.with(|blocks| blocks.take(size))));
+        let copy = BLOCKS.with(|blocks| blocks.take(size));
+        match &mut self.blocks {
+            Blocks::One(none) if none.capacity() == 0 => {
+                self.kept = copy.capacity();
+                *none = copy;
+            }
+            _ => self.add(Data::Copy(copy)),
+        }
     }
 
     /// Adds a block that is not a copy.
@@ -240,8 +296,19 @@ impl SendQueue {
 
     fn add(&mut self, data: Data) {
         self.kept += data.kept();
-        BOOKS.with(|books| books.make_room(&mut self.blocks, 1));
-        self.blocks.push_back(Block { start: self.end, data });
+        if let Blocks::One(copy) = &mut self.blocks {
+            let copy = core::mem::take(copy);
+            let mut blocks = VecDeque::new();
+            if copy.capacity() > 0 {
+                BOOKS.with(|books| books.make_room(&mut blocks, 2));
+                blocks.push_back(Block { start: self.end - copy.len() as u64, data: Data::Copy(copy) });
+            }
+            self.blocks = Blocks::Many(blocks);
+        }
+        if let Blocks::Many(blocks) = &mut self.blocks {
+            BOOKS.with(|books| books.make_room(blocks, 1));
+            blocks.push_back(Block { start: self.end, data });
+        }
     }
 }
 
@@ -278,19 +345,35 @@ impl Data {
     }
 
     fn give_back(self) {
-        if let Self::Copy(mut bytes) = self {
-            bytes.clear();
-            let _ = BLOCKS.try_with(|blocks| blocks.give(bytes));
+        if let Self::Copy(bytes) = self {
+            give_back(bytes);
         }
     }
 
-    /// Copies the front of `bytes` to the room behind a copy; `None` when there is none.
-    fn append(&mut self, bytes: &[u8]) -> Option<usize> {
-        let Self::Copy(copy) = self else { return None };
-        let len = (copy.capacity() - copy.len()).min(bytes.len());
-        copy.extend_from_slice(&bytes[..len]);
-        (len > 0).then_some(len)
+    /// A copy, to append to.
+    fn copy_mut(&mut self) -> Option<&mut Vec<u8>> {
+        match self {
+            Self::Copy(copy) => Some(copy),
+            Self::Bytes(_) | Self::Chunk(_) => None,
+        }
     }
+}
+
+#[inline]
+fn give_back(mut copy: Vec<u8>) {
+    if copy.capacity() == 0 {
+        return;
+    }
+    copy.clear();
+    let _ = BLOCKS.try_with(|blocks| blocks.give(copy));
+}
+
+/// Copies the front of `bytes` to the room behind a copy; `None` when there is none.
+#[inline]
+fn append(copy: &mut Vec<u8>, bytes: &[u8]) -> Option<usize> {
+    let len = (copy.capacity() - copy.len()).min(bytes.len());
+    copy.extend_from_slice(&bytes[..len]);
+    (len > 0).then_some(len)
 }
 
 /// Writes the runs to `pieces` and returns how many there are; `None`: more than fit.
@@ -311,6 +394,26 @@ mod tests {
 
     fn bytes(queue: &SendQueue, offset: usize, len: usize) -> Vec<u8> {
         queue.pieces(offset, len, |pieces| pieces.concat())
+    }
+
+    /// Of each block: what kind it is, its bytes, what it keeps and what of that beyond them, and its first byte's offset.
+    fn blocks(queue: &SendQueue) -> Vec<(&'static str, usize, usize, usize, u64)> {
+        let of = |block: &Block| {
+            let kind = match block.data {
+                Data::Copy(_) => "copy",
+                Data::Bytes(_) => "bytes",
+                Data::Chunk(Chunk::Frame(_)) => "frame",
+                Data::Chunk(Chunk::Heap(..)) => "heap",
+            };
+            (kind, block.data.bytes().len(), block.data.kept(), block.data.excess(), block.start)
+        };
+        match &queue.blocks {
+            Blocks::One(copy) if copy.capacity() == 0 => Vec::new(),
+            Blocks::One(copy) => {
+                vec![("copy", copy.len(), copy.capacity(), 0, queue.end - copy.len() as u64)]
+            }
+            Blocks::Many(blocks) => blocks.iter().map(of).collect(),
+        }
     }
 
     fn pool() -> PacketPool {
@@ -347,7 +450,7 @@ mod tests {
     fn small_writes_share_a_block() {
         let mut queue = SendQueue::new();
         (0..1000u32).for_each(|i| assert_eq!(queue.push(&[i as u8], 4096), 1));
-        assert_eq!(queue.blocks.len(), 1);
+        assert_eq!(blocks(&queue).len(), 1);
         assert!(queue.memory() < 1500, "{}", queue.memory());
         assert_eq!(queue.pieces(3, 500, |pieces| pieces.len()), 1);
     }
@@ -584,23 +687,22 @@ mod tests {
                     written = written.wrapping_add(taken as u32);
                 }
                 prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
-                prop_assert_eq!(queue.kept, queue.blocks.iter().map(|block| block.data.kept()).sum::<usize>());
-                prop_assert_eq!(queue.excess as usize, queue.blocks.iter().map(|block| block.data.excess()).sum::<usize>());
-                let copies = queue.blocks.iter().filter(|block| matches!(block.data, Data::Copy(_)));
-                let copied: usize = copies.clone().map(|block| block.data.bytes().len()).sum();
-                let kept_blocks = queue.blocks.len() - copies.count();
-                let chunks = queue.blocks.iter().filter(|block| matches!(block.data, Data::Chunk(_)));
-                let chunked: usize = chunks.map(|block| block.data.kept()).sum();
+                let blocks = blocks(&queue);
+                prop_assert_eq!(queue.kept, blocks.iter().map(|block| block.2).sum::<usize>());
+                prop_assert_eq!(queue.excess as usize, blocks.iter().map(|block| block.3).sum::<usize>());
+                let copied: usize = blocks.iter().filter(|block| block.0 == "copy").map(|block| block.1).sum();
+                let kept_blocks = blocks.iter().filter(|block| block.0 != "copy").count();
+                let is_chunk = |kind: &str| kind == "frame" || kind == "heap";
+                let chunked: usize = blocks.iter().filter(|block| is_chunk(block.0)).map(|block| block.2).sum();
                 prop_assert!(chunked <= cap / 2);
                 // A copy's unused room is at most what was copied in a row before it, or the smallest block; and of the first
                 // block what was acknowledged is still there.
-                let behind = queue.blocks.front().map_or(0, |first| (queue.start - first.start) as usize);
+                let behind = blocks.first().map_or(0, |first| (queue.start - first.4) as usize);
                 let bound = model.len() + behind + queue.excess as usize + copied + 2 * BLOCK_MAX + (kept_blocks + 4) * 2 * BLOCK_MIN;
                 prop_assert!(queue.memory() <= bound, "{} > {bound}", queue.memory());
                 prop_assert!(!model.is_empty() || queue.memory() == 0);
-                prop_assert_eq!(pool.shared_frames() as usize, queue.blocks.iter().filter(|block| {
-                    matches!(block.data, Data::Chunk(Chunk::Frame(_)))
-                }).count());
+                let frames = blocks.iter().filter(|block| block.0 == "frame").count();
+                prop_assert_eq!(pool.shared_frames() as usize, frames);
             }
         }
 

@@ -89,6 +89,7 @@ impl Connection {
     /// Sets the timers that the state asks for and stops those it does not. Called after everything that may change it.
     /// `sends`: data is known to go next, so that nothing is held back.
     /// RFC 8985 section 8.
+    #[inline]
     pub(super) fn refresh_timers(&mut self, now: Instant, sends: bool) {
         if self.state.is_over() {
             return;
@@ -126,7 +127,12 @@ impl Connection {
             self.timers.retransmit = None;
             return;
         };
-        // The user timeout is met to the millisecond.
+        self.set_retransmit_timer(now, deadline);
+    }
+
+    /// Sets the timer to `deadline`, or to the end of the user timeout: that is met to the millisecond.
+    #[inline]
+    pub(super) fn set_retransmit_timer(&mut self, now: Instant, deadline: Instant) {
         let limit = self.options.user_timeout.map(|limit| (self.progress_at + limit).max(now));
         self.timers.retransmit = Some(limit.map_or(deadline, |limit| deadline.min(limit)));
     }

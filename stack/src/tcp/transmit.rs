@@ -165,6 +165,8 @@ impl Tcp {
         counters: &mut Counters,
     ) -> Turn {
         let pressure = self.is_under_pressure();
+        #[cfg(test)]
+        let general_only = self.general_only;
         let Some(connection) = self.tables.connections.get_mut(index) else { return Turn::Idle };
         if connection.cold().is_some() {
             connection.forget_old_mtu(now);
@@ -186,6 +188,21 @@ impl Tcp {
             bytes_left: limits::TCP_BYTES_PER_TURN,
         };
         let mut sends = connection.listed == Listed::Ready;
+        let short = connection.short_unsent();
+        #[cfg(test)]
+        let short = short.filter(|_| !general_only);
+        if let Some(len) = short {
+            out.segments_left -= 1;
+            match connection.send_short(len, &mut out) {
+                Ok(()) => {
+                    #[cfg(test)]
+                    (self.short_segments += 1);
+                    return Turn::Idle;
+                }
+                Err(EgressError::Full) => return Turn::Full,
+                Err(_) => sends = true,
+            }
+        }
         while out.segments_left > 0 && out.bytes_left >= usize::from(connection.mss) {
             let Some(plan) = connection.plan() else {
                 if sends {

@@ -95,10 +95,15 @@ proptest! {
         let (mut output, mut sink) = bench(layout, 12_000);
         let slices: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
         let options: &[u8] = if options { &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2] } else { &[] };
-        output.send(Instant::ZERO, &segment(six, options, &slices)).unwrap();
+        // The second time the hop is remembered.
+        let (mut frame, mut again) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            output.send(Instant::ZERO, &segment(six, options, &slices)).unwrap();
+        }
         output.flush(&mut sink);
-        let mut frame = Vec::new();
         sink.sent[0].copy_to(&mut frame);
+        sink.sent[1].copy_to(&mut again);
+        prop_assert_eq!(&again, &frame);
         let ethernet = EthernetFrame::new_checked(&frame[..]).unwrap();
         prop_assert_eq!((ethernet.src_addr(), ethernet.dst_addr()), (US, THEM));
         let checksums = ChecksumCapabilities::default();
@@ -247,6 +252,20 @@ fn a_segment_waits_for_its_neighbor_and_follows_it_when_it_moves() {
         assert_eq!(sink.sent.last().unwrap().head()[..6], mac.0);
     }
     assert_eq!(sink.sent.len(), 3);
+}
+
+#[test]
+fn a_neighbor_in_use_is_asked_again_when_its_time_is_over() {
+    let (mut output, mut sink) = bench(LAYOUT, 1500);
+    let (mut now, mut asked) = (Instant::ZERO, 0);
+    let end = now + limits::NEIGHBOR_LIFETIME + limits::NEIGHBOR_DELAY + Duration::from_secs(2);
+    while now < end {
+        output.send(now, &segment(false, &[], &[b"data"])).unwrap();
+        output.poll_neighbors(now, &mut Vec::new());
+        asked += flushed(&mut output, &mut sink).iter().filter(|frame| frame[12..14] == [8, 6]).count();
+        now += Duration::from_millis(50);
+    }
+    assert!(asked > 0, "TCP's use of it must reach the neighbour table");
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Deref for Block {
 }
 
 impl Drop for Block {
+    #[inline]
     fn drop(&mut self) {
         if let Some(block) = self.0.take().filter(|block| Rc::strong_count(block) == 1) {
             let _ = SPARES.try_with(|spares| spares.give(block));

@@ -1,18 +1,15 @@
 //! A run of consecutive received bytes: frames as they came, and heap blocks that gather what was copied. Every byte of
 //! memory behind a run is counted, so that the queue can keep a peer within its bound.
 
+use core::num::NonZeroU32;
 use core::ops::Range;
-use std::collections::VecDeque;
 
 use super::super::Chunk;
 use super::block::Block;
+use super::pieces::Pieces;
 use crate::limits;
 use crate::packet::PacketSlice;
-use crate::spares::{Shelf, rounded};
-
-thread_local! {
-    static BOOKS: Shelf<VecDeque<Piece>> = const { Shelf::new() };
-}
+use crate::spares::rounded;
 
 /// Smallest heap block: what a lone byte costs.
 const BLOCK_MIN: usize = 64;
@@ -55,39 +52,47 @@ impl Data<'_> {
 
 /// One frame's or block's share of a run; never empty.
 #[derive(Debug)]
-enum Piece {
+pub(super) enum Piece {
     Frame(PacketSlice),
     Heap(Heap),
 }
 
 /// The bytes `start..end` of a block. The block has no other owner while it is in a run.
 #[derive(Debug)]
-struct Heap {
+pub(super) struct Heap {
     block: Block,
     start: u32,
-    end: u32,
+    /// One more than the end: so a piece takes no more room than this.
+    end_after: NonZeroU32,
 }
 
 impl Heap {
     /// A block of `size` bytes, at least as many as there are in `bytes`, that begins with them.
     fn new(bytes: &[u8], size: usize) -> Self {
-        Self { block: Block::new(bytes, size), start: 0, end: bytes.len() as u32 }
+        let end_after = NonZeroU32::MIN.saturating_add(bytes.len() as u32);
+        Self { block: Block::new(bytes, size), start: 0, end_after }
+    }
+
+    #[inline]
+    fn end(&self) -> u32 {
+        self.end_after.get() - 1
     }
 
     fn bytes(&self) -> &[u8] {
-        &self.block[self.start as usize..self.end as usize]
+        &self.block[self.start as usize..self.end() as usize]
     }
 
     /// Unused bytes behind the used ones.
     fn room(&self) -> usize {
-        self.block.len() - self.end as usize
+        self.block.len() - self.end() as usize
     }
 
     /// Appends as much of `bytes` as there is room for and returns the rest.
     fn fill<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let (now, later) = bytes.split_at(self.room().min(bytes.len()));
-        self.block.own()[self.end as usize..][..now.len()].copy_from_slice(now);
-        self.end += now.len() as u32;
+        let end = self.end() as usize;
+        self.block.own()[end..][..now.len()].copy_from_slice(now);
+        self.end_after = self.end_after.saturating_add(now.len() as u32);
         later
     }
 }
@@ -103,7 +108,7 @@ impl Piece {
     fn len(&self) -> usize {
         match self {
             Self::Frame(slice) => slice.len(),
-            Self::Heap(heap) => (heap.end - heap.start) as usize,
+            Self::Heap(heap) => (heap.end() - heap.start) as usize,
         }
     }
 
@@ -126,20 +131,11 @@ impl Piece {
 /// How many places for frames that are expected are made at a time, at most.
 const PLACES_AT_A_TIME: usize = limits::BURST_PACKETS;
 
-/// Makes sure that `more` pieces fit. Grows by less than a quarter instead of to the double, so that the deque's growth
-/// cannot burst the queue's bound.
-fn make_places(pieces: &mut VecDeque<Piece>, more: usize) {
-    let needed = pieces.len() + more;
-    if needed > pieces.capacity() {
-        BOOKS.with(|books| books.resize(pieces, needed + (needed / 16).max(3)));
-    }
-}
-
 /// Consecutive bytes in pieces. Of two heap pieces side by side, the first has at most an eighth of its block unused,
 /// or both together are longer than a block.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    pieces: VecDeque<Piece>,
+    pieces: Pieces,
     /// Bytes in all pieces.
     len: u32,
     /// Sum of the pieces' costs.
@@ -182,28 +178,27 @@ impl Run {
                 self.seal_tail();
                 is_sealed = true;
             }
-            if self.pieces.len() == self.pieces.capacity() {
+            // True of one piece, too.
+            if self.pieces.len() >= self.pieces.capacity() {
                 let more = slices.size_hint().1.unwrap_or(0);
-                make_places(&mut self.pieces, 1 + more.min(PLACES_AT_A_TIME));
+                self.pieces.with_places(1 + more.min(PLACES_AT_A_TIME));
             }
+            let Pieces::Many(pieces) = &mut self.pieces else { return Some(slice) };
             // Never; but where it is known that there is room, the piece is written where it belongs and not moved there.
-            if self.pieces.len() == self.pieces.capacity() {
+            if pieces.len() == pieces.capacity() {
                 return Some(slice);
             }
             self.len += slice.len() as u32;
             self.cost += slice.frame_bytes() as u32;
-            self.pieces.push_back(Piece::Frame(slice));
+            pieces.push_back(Piece::Frame(slice));
         }
         None
     }
 
     /// Gives back places that are not needed.
+    #[inline]
     pub(super) fn trim(&mut self) {
-        let (len, capacity) = (self.pieces.len(), self.pieces.capacity());
-        if len > 0 && len >= capacity / 4 || capacity == 0 {
-            return;
-        }
-        let _ = BOOKS.try_with(|books| books.trim(&mut self.pieces));
+        self.pieces.trim();
     }
 
     /// Appends data by copying it, first into what is free of the last block, then into blocks of at most `block_max`
@@ -228,16 +223,7 @@ impl Run {
     pub(super) fn append(&mut self, mut other: Self, block_max: usize) {
         self.join(&mut other, block_max);
         let (len, cost) = (self.len + other.len, self.cost + other.cost);
-        if self.pieces.len() < other.pieces.len() {
-            make_places(&mut other.pieces, self.pieces.len());
-            while let Some(piece) = self.pieces.pop_back() {
-                other.pieces.push_front(piece);
-            }
-            self.pieces = other.pieces;
-        } else {
-            make_places(&mut self.pieces, other.pieces.len());
-            self.pieces.append(&mut other.pieces);
-        }
+        self.pieces.append(other.pieces);
         (self.len, self.cost) = (len, cost);
     }
 
@@ -247,7 +233,10 @@ impl Run {
         self.forget(&piece);
         Some(match piece {
             Piece::Frame(slice) => Chunk::Frame(slice),
-            Piece::Heap(Heap { block, start, end }) => Chunk::Heap(block, start as usize..end as usize),
+            Piece::Heap(heap) => {
+                let range = heap.start as usize..heap.end() as usize;
+                Chunk::Heap(heap.block, range)
+            }
         })
     }
 
@@ -261,7 +250,7 @@ impl Run {
     /// Gives up to `max` bytes at the front to `take`, piece by piece, and drops them; returns how many there were.
     pub(super) fn read_with(&mut self, max: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
-        while taken < max {
+        while taken < max && self.len > 0 {
             let Some(piece) = self.pieces.front_mut() else { break };
             let len = piece.len().min(max - taken);
             take(&piece.bytes()[..len]);
@@ -273,14 +262,16 @@ impl Run {
                 self.book_out(&piece);
             }
         }
-        self.trim();
+        if taken > 0 {
+            self.trim();
+        }
         taken
     }
 
     /// Copies the front into `out` and keeps it; returns how many bytes there were.
     pub(super) fn peek(&self, out: &mut [u8]) -> usize {
         let mut copied = 0;
-        for piece in &self.pieces {
+        for piece in self.pieces.iter() {
             let len = piece.len().min(out.len() - copied);
             out[copied..][..len].copy_from_slice(&piece.bytes()[..len]);
             copied += len;
@@ -293,7 +284,7 @@ impl Run {
 
     /// Copies what is in frames to blocks of its own length, and so frees the frames.
     pub(super) fn release_frames(&mut self) {
-        for piece in &mut self.pieces {
+        for piece in self.pieces.iter_mut() {
             if let Piece::Frame(slice) = piece {
                 self.cost -= slice.frame_bytes() as u32;
                 *piece = Piece::Heap(Heap::new(slice, slice.len()));
@@ -310,9 +301,9 @@ impl Run {
 
     /// Copies everything into full blocks. O(n).
     pub(super) fn compact(&mut self, block_max: usize) {
-        let old = core::mem::take(self);
+        let mut old = core::mem::take(self);
         let mut left = old.len();
-        for piece in old.pieces {
+        while let Some(piece) = old.pieces.pop_front() {
             let mut rest = piece.bytes();
             while !rest.is_empty() {
                 let now = match self.pieces.back_mut() {
@@ -336,7 +327,6 @@ impl Run {
     fn push(&mut self, piece: Piece) {
         self.len += piece.len() as u32;
         self.cost += piece.cost() as u32;
-        make_places(&mut self.pieces, 1);
         self.pieces.push_back(piece);
     }
 
@@ -414,7 +404,7 @@ impl Run {
         assert_eq!(self.len(), self.pieces.iter().map(Piece::len).sum::<usize>());
         assert_eq!(self.cost as usize, self.pieces.iter().map(Piece::cost).sum::<usize>());
         assert!(self.pieces.iter().all(|piece| piece.len() > 0));
-        assert!(self.pieces.len() >= self.pieces.capacity() / 4);
+        assert!(self.pieces.len() >= self.pieces.capacity() / 4, "places for nothing");
         let books = self.pieces.capacity() * size_of::<Piece>();
         assert_eq!(self.memory(), books + self.pieces.iter().map(Piece::cost).sum::<usize>());
         assert!(!self.pieces.is_empty() || self.memory() == 0);

@@ -1,5 +1,5 @@
-//! The fast path against the general one: two engines get the same segments, calls and time, one of them walks the steps of
-//! RFC 9293 for every segment. Whatever can be seen of them must be the same, every field of the connection included.
+//! The short ways in and out against the general ones: two engines get the same segments, calls and time, one of them walks the
+//! steps of RFC 9293 for every segment, and looks at all that could hold a segment back before it sends one. Whatever can be seen of them must be the same, every field of the connection included.
 
 use core::task::Waker;
 
@@ -17,11 +17,21 @@ enum Step {
     Segment(Peer),
     /// Microseconds pass.
     Advance(u64),
+    /// The same, but what is due then has not been sent yet.
+    Wait(u64),
     Write(usize),
     Read(usize),
     Transmit,
     /// The application corks the connection, or lets go.
     Cork(bool),
+    /// More follows what is written next, or not.
+    More(bool),
+    /// What was written is urgent.
+    Urgent,
+    /// What was written ends a record.
+    EndRecord,
+    /// Nothing more is written.
+    Shutdown,
 }
 
 /// What the peer sends, in terms of what it should.
@@ -48,8 +58,9 @@ enum Stamp {
 }
 
 fn peer() -> impl Strategy<Value = Peer> {
-    let seq_off = prop_oneof![40 => Just(0), 1 => -2000..2000i32, 1 => Just(-1), 1 => Just(1)];
-    let len = prop_oneof![4 => Just(0usize), 6 => 1..200usize, 2 => 400..700usize, 1 => 700..1400usize];
+    let seq_off =
+        prop_oneof![40 => Just(0), 1 => -2000..2000i32, 1 => Just(-1), 1 => Just(1), 2 => Just(100)];
+    let len = prop_oneof![4 => Just(0usize), 6 => 1..200usize, 2 => 400..700usize, 1 => 700..1400usize, 3 => Just(100usize)];
     let ack_off = prop_oneof![30 => Just(0), 2 => 0..2000i32, 1 => -3..0i32];
     let window = prop_oneof![20 => Just(u16::MAX), 2 => 1..2000u16, 1 => Just(0)];
     let flags = prop_oneof![
@@ -77,15 +88,31 @@ fn peer() -> impl Strategy<Value = Peer> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let time = prop_oneof![8 => 0..3_000u64, 4 => 0..60_000u64, 1 => 0..3_000_000u64];
+    let time = || prop_oneof![8 => 0..3_000u64, 4 => 0..60_000u64, 1 => 0..3_000_000u64];
     prop_oneof![
         12 => peer().prop_map(Step::Segment),
-        4 => time.prop_map(Step::Advance),
+        4 => time().prop_map(Step::Advance),
+        2 => time().prop_map(Step::Wait),
         5 => prop_oneof![6 => 1..300usize, 1 => 300..9000usize].prop_map(Step::Write),
         5 => prop_oneof![6 => Just(20_000usize), 1 => 1..300usize].prop_map(Step::Read),
         4 => Just(Step::Transmit),
         1 => any::<bool>().prop_map(Step::Cork),
+        1 => any::<bool>().prop_map(Step::More),
+        1 => prop_oneof![10 => Just(Step::Urgent), 10 => Just(Step::EndRecord), 1 => Just(Step::Shutdown)],
     ]
+}
+
+/// As [`Harness::accept_with`], where the SYN asks for classic ECN.
+fn accept_with_ecn(t: &mut Harness, options: SocketOptions, syn: Seg) -> ConnId {
+    let listener = t.tcp.listen(t.local, 16, options).expect("the port is free");
+    let ts = syn.options.timestamps;
+    t.inject(syn);
+    let answer = t.expect(syn_ack().with(Flags::ECE));
+    let mut ack = seg();
+    ack.options.timestamps =
+        ts.zip(answer.options.timestamps).map(|(ts, answer)| Timestamps { val: ts.val, ecr: answer.val });
+    t.inject(ack);
+    t.accept(listener).expect("it is established").0
 }
 
 /// An engine with one connection and a peer that keeps count.
@@ -106,7 +133,11 @@ impl Side {
         let mut t = Harness::with(config);
         t.tcp.general_only = general_only;
         let timestamps = syn.options.timestamps.is_some();
-        let id = t.accept_with(options, syn);
+        let id = if syn.flags.contains(Flags::ECE) {
+            accept_with_ecn(&mut t, options, syn)
+        } else {
+            t.accept_with(options, syn)
+        };
         Self { t, id, timestamps, snd_nxt: 1, rcv_nxt: 1, clock: 1000, echo: 0 }
     }
 
@@ -117,6 +148,11 @@ impl Side {
                 self.clock += (micros / 1000) as u32;
                 self.t.advance(Duration::from_micros(*micros));
             }
+            Step::Wait(micros) => {
+                self.clock += (micros / 1000) as u32;
+                self.t.now += Duration::from_micros(*micros);
+                self.t.tcp.poll_timers(self.t.now, &mut self.t.counters);
+            }
             Step::Write(len) => {
                 let _ = self.t.tcp.poll_send(self.t.now, self.id, &vec![7; *len], Waker::noop());
             }
@@ -125,6 +161,18 @@ impl Side {
                 let _ = self.t.tcp.poll_recv(self.t.now, self.id, &mut bytes, Waker::noop());
             }
             Step::Transmit => self.t.transmit(),
+            Step::More(more) => {
+                let _ = self.t.tcp.set_more(self.t.now, self.id, *more);
+            }
+            Step::Urgent => {
+                let _ = self.t.tcp.mark_urgent(self.t.now, self.id);
+            }
+            Step::EndRecord => {
+                let _ = self.t.tcp.end_record(self.t.now, self.id);
+            }
+            Step::Shutdown => {
+                let _ = self.t.tcp.shutdown(self.t.now, self.id, Shutdown::Write);
+            }
             Step::Cork(cork) => {
                 if let Ok(mut options) = self.t.tcp.options(self.id) {
                     options.cork = *cork;
@@ -194,7 +242,7 @@ fn both(
     syn: &Seg,
     options: &SocketOptions,
     config: &TcpConfig,
-) -> Result<u64, TestCaseError> {
+) -> Result<Short, TestCaseError> {
     let side = |general| Side::new(general, syn.clone(), options.clone(), config.clone());
     let (mut fast, mut general) = (side(false), side(true));
     for (at, step) in steps.iter().enumerate() {
@@ -217,7 +265,13 @@ fn both(
         fast.follow();
         general.follow();
     }
-    Ok(fast.t.tcp.expected_segments)
+    Ok(Short { received: fast.t.tcp.expected_segments, sent: fast.t.tcp.short_segments })
+}
+
+/// Segments that went the short ways.
+struct Short {
+    received: u64,
+    sent: u64,
 }
 
 fn config(bits: u8) -> TcpConfig {
@@ -237,7 +291,8 @@ fn options(bits: u8) -> SocketOptions {
         quickack: bits & 2 != 0,
         keepalive: bits & 4 != 0,
         receive_buffer_bytes: if bits & 8 != 0 { 4096 } else { 256 << 10 },
-        user_timeout: (bits & 16 != 0).then_some(Duration::from_secs(30)),
+        // Shorter than a retransmission timeout may be.
+        user_timeout: (bits & 16 != 0).then_some(Duration::from_millis(250)),
         congestion: match bits >> 5 & 3 {
             0 => congestion::Algorithm::NewReno,
             1 => congestion::Algorithm::Bbr,
@@ -253,6 +308,7 @@ proptest! {
     fn both_paths_come_to_the_same(
         steps in prop::collection::vec(step(), 1..120),
         shape in any::<(bool, bool, bool)>(),
+        ecn in prop::bool::weighted(0.1),
         bits in any::<(u8, u8)>(),
     ) {
         let mut syn = syn().mss(1400);
@@ -264,6 +320,9 @@ proptest! {
         }
         if shape.2 {
             syn = syn.wscale(3);
+        }
+        if ecn {
+            syn = syn.with(Flags::ECE | Flags::CWR);
         }
         both(&steps, &syn, &options(bits.0), &config(bits.1))?;
     }
@@ -300,7 +359,10 @@ proptest! {
         }).collect();
         let syn = syn().mss(1400).sack_ok().wscale(7);
         let syn = if timestamps { syn.ts(1000, 0) } else { syn };
-        let expected = both(&steps, &syn, &options(bits.0 | 1), &config(bits.1))?;
-        prop_assert!(expected > 0, "the fast path was never taken");
+        let (options, config) = (options(bits.0 | 1), config(bits.1));
+        let paced = config.pacing || options.congestion == congestion::Algorithm::Bbr;
+        let short = both(&steps, &syn, &options, &config)?;
+        prop_assert!(short.received > 0, "the fast path was never taken");
+        prop_assert!(paced || short.sent > 0, "the short way out was never taken");
     }
 }
