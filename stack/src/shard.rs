@@ -276,7 +276,7 @@ impl Shard {
             }
             while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
                 self.tcp.step_ahead();
-                self.dispatch(now, packet, None);
+                self.dispatch_merged(now, packet);
             }
         }
         self.rx = rx;

@@ -19,6 +19,7 @@ mod chronograph;
 mod config;
 pub mod congestion;
 mod connection;
+mod connections;
 pub mod delivery_rate;
 mod ecn;
 mod engine;
@@ -32,6 +33,7 @@ pub mod isn;
 mod keepalive;
 mod listed;
 mod listener;
+mod look_ahead;
 mod open;
 pub mod options;
 mod output;
@@ -63,6 +65,7 @@ mod time_wait;
 mod timers;
 mod transmit;
 mod tuning;
+mod tuple_index;
 
 use core::net::{IpAddr, SocketAddr};
 

@@ -5,6 +5,7 @@ use core::task::Waker;
 
 use proptest::prelude::*;
 
+use super::super::connection::Connection;
 use super::super::header::Flags;
 use super::super::options::Timestamps;
 use super::super::testing::*;
@@ -35,7 +36,8 @@ struct Peer {
     window: u16,
     flags: Flags,
     timestamps: Stamp,
-    sack: Option<(u32, u32)>,
+    /// Where a block begins, from what is acknowledged on, and its length; before that it is a D-SACK.
+    sack: Option<(i32, u32)>,
     /// Several in one burst, before anything is sent.
     copies: u8,
 }
@@ -60,7 +62,7 @@ fn peer() -> impl Strategy<Value = Peer> {
         1 => (0u16..512).prop_map(|bits| Flags(bits) | Flags::ACK),
     ];
     let timestamps = prop_oneof![40 => Just(Stamp::Good), 1 => Just(Stamp::Old), 1 => Just(Stamp::Absent)];
-    let sack = prop_oneof![30 => Just(None), 1 => (0..3000u32, 1..1500u32).prop_map(Some)];
+    let sack = prop_oneof![30 => Just(None), 1 => (-1500..3000i32, 1..1500u32).prop_map(Some), 1 => (1..1500i32).prop_map(|len| Some((-len, len as u32)))];
     let copies = prop_oneof![30 => Just(1), 1 => Just(2)];
     (seq_off, len, ack_off, window, flags, timestamps, sack, copies).prop_map(
         |(seq_off, len, ack_off, window, flags, timestamps, sack, copies)| Peer {
@@ -146,7 +148,7 @@ impl Side {
             segment.options.timestamps = Some(Timestamps { val, ecr: self.echo });
         }
         if let Some((from, len)) = peer.sack {
-            let from = ack.wrapping_add(from);
+            let from = ack.wrapping_add_signed(from);
             segment = segment.sack(&[(from, from.wrapping_add(len))]);
         }
         self.t.receive(&segment);
@@ -175,9 +177,15 @@ impl Side {
         self.t.wire.sent.clear();
     }
 
-    /// Everything but what lies in the receive queue, and that.
-    fn seen(&self) -> (String, Vec<u8>) {
+    /// Everything but what lies in the receive queue, and that. A prediction is no state: one may be known on one side and not on
+    /// the other, but it must be true.
+    fn seen(&mut self) -> (String, Vec<u8>) {
+        let connection = self.t.tcp.tables.connections.get_predicting(self.id.index);
+        let prediction = connection.and_then(|connection| connection.prediction.take());
         let connection = self.t.tcp.tables.connections.get(self.id.index);
+        if prediction.is_some() {
+            assert_eq!(connection.and_then(Connection::foresee), prediction);
+        }
         let readable = connection.map_or(0, |connection| connection.receive.readable());
         let mut bytes = vec![0; readable];
         connection
@@ -185,8 +193,19 @@ impl Side {
             .for_each(|connection| assert_eq!(connection.receive.peek(&mut bytes), readable));
         let next = self.t.tcp.next_deadline();
         let (census, frames) = (self.t.tcp.census(), self.t.pool.free_frames());
-        (format!("{connection:?} {:?} {next:?} {census:?} {frames}", self.t.counters), bytes)
+        let text = format!("{connection:?} {:?} {next:?} {census:?} {frames}", self.t.counters);
+        if let Some(connection) = self.t.tcp.tables.connections.get_predicting(self.id.index) {
+            connection.prediction = prediction;
+        }
+        (text, bytes)
     }
+}
+
+/// How many segments went the fast way, and as many of them as were predicted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Went {
+    fast: u64,
+    predicted: u64,
 }
 
 fn both(
@@ -194,7 +213,7 @@ fn both(
     syn: &Seg,
     options: &SocketOptions,
     config: &TcpConfig,
-) -> Result<u64, TestCaseError> {
+) -> Result<Went, TestCaseError> {
     let side = |general| Side::new(general, syn.clone(), options.clone(), config.clone());
     let (mut fast, mut general) = (side(false), side(true));
     for (at, step) in steps.iter().enumerate() {
@@ -217,7 +236,8 @@ fn both(
         fast.follow();
         general.follow();
     }
-    Ok(fast.t.tcp.expected_segments)
+    prop_assert_eq!(general.t.tcp.expected_segments, 0);
+    Ok(Went { fast: fast.t.tcp.expected_segments, predicted: fast.t.tcp.predicted_segments })
 }
 
 fn config(bits: u8) -> TcpConfig {
@@ -300,7 +320,39 @@ proptest! {
         }).collect();
         let syn = syn().mss(1400).sack_ok().wscale(7);
         let syn = if timestamps { syn.ts(1000, 0) } else { syn };
-        let expected = both(&steps, &syn, &options(bits.0 | 1), &config(bits.1))?;
-        prop_assert!(expected > 0, "the fast path was never taken");
+        let went = both(&steps, &syn, &options(bits.0 | 1), &config(bits.1))?;
+        prop_assert!(went.fast > 0, "the fast path was never taken");
+    }
+
+    /// The same for a connection that is mostly idle: what comes brings nothing and was predicted, until something else happens.
+    #[test]
+    fn both_paths_come_to_the_same_for_segments_without_news(
+        pauses in prop::collection::vec((0..400_000_000u64, 1..4usize, prop::option::weighted(0.3, step())), 1..40),
+        timestamps: bool,
+        bits in any::<(u8, u8)>(),
+    ) {
+        let nothing = Peer {
+            seq_off: 0,
+            len: 0,
+            ack_off: 0,
+            window: u16::MAX,
+            flags: Flags::ACK,
+            timestamps: Stamp::Good,
+            sack: None,
+            copies: 1,
+        };
+        // After the first one the second is known.
+        let mut steps = vec![Step::Segment(nothing.clone()), Step::Segment(nothing.clone()), Step::Transmit];
+        for (micros, segments, other) in pauses {
+            steps.extend((0..segments).map(|at| {
+                Step::Segment(Peer { window: u16::MAX - at as u16, ..nothing.clone() })
+            }));
+            steps.push(Step::Advance(micros));
+            steps.extend(other);
+        }
+        let syn = syn().mss(1400).sack_ok().wscale(7);
+        let syn = if timestamps { syn.ts(1000, 0) } else { syn };
+        let went = both(&steps, &syn, &options(bits.0), &config(bits.1))?;
+        prop_assert!(went.predicted > 0, "nothing was predicted");
     }
 }
