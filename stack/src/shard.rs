@@ -47,7 +47,7 @@ use crate::net::route::{Routes, link_local};
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::net::way::RecentWays;
 use crate::offload::gro::Gro;
-use crate::packet::{PacketBatch, PacketPool, prefetch};
+use crate::packet::{PacketBatch, PacketPool, prefetch_front};
 use crate::parse::{self, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
@@ -264,8 +264,7 @@ impl Shard {
             if packets > 1 {
                 // The headers of all are on their way from memory while the first ones are read.
                 for packet in &self.rx {
-                    let head = packet.head();
-                    prefetch(&head[..head.len().min(limits::PREFETCHED_HEADERS)]);
+                    prefetch_front(packet.head(), limits::PREFETCHED_HEADERS);
                 }
             }
             if packets > 0 && self.count > 1 && self.config.forward.is_some() {
@@ -294,7 +293,7 @@ impl Shard {
             }
             while let Some(packet) = self.gro.as_mut().and_then(Gro::pop) {
                 self.tcp.step_ahead();
-                self.dispatch(now, packet, None);
+                self.dispatch_merged(now, packet);
             }
         }
 

@@ -16,6 +16,8 @@ use crate::counters::Counters;
 use crate::limits;
 use crate::packet::Packet;
 use crate::parse::{Kind, Parsed};
+use crate::tcp::header::HEADER_LEN;
+use crate::tcp::options::Timestamps;
 
 /// Merges the TCP segments of a burst. Keeps its buffers from burst to burst.
 #[derive(Debug, Default)]
@@ -136,9 +138,13 @@ impl Gro {
         self.packets.push_back(packet);
     }
 
-    /// The flow hashes of the burst's packets, as they will be given out.
-    pub fn hashes(&self) -> impl Iterator<Item = u32> {
-        self.packets.iter().map(|packet| packet.parsed.hash)
+    /// The flow hashes of the burst's packets, as they will be given out, and whether more comes with each than a TCP header with
+    /// timestamps.
+    pub fn hashes(&self) -> impl Iterator<Item = (u32, bool)> {
+        self.packets.iter().map(|Packet { parsed, .. }| {
+            let bytes = (parsed.end as usize).saturating_sub(usize::from(parsed.l4));
+            (parsed.hash, bytes > HEADER_LEN + Timestamps::ALONE_LEN)
+        })
     }
 
     /// The burst's packets in order. What they hold is theirs; the next burst begins anew.

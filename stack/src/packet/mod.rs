@@ -5,15 +5,17 @@
 
 mod chain;
 pub mod checksum;
+mod huge;
 #[allow(clippy::module_inception)]
 mod packet;
 mod pool;
 mod prefetch;
 mod writer;
 
+pub(crate) use huge::advise_huge_pages;
 pub use packet::{Packet, PacketSlice};
 pub use pool::{Frame, FrameRef, PacketPool, PoolLayout, PoolUse, Region, Ring};
-pub(crate) use prefetch::prefetch;
+pub(crate) use prefetch::{prefetch, prefetch_front, prefetch_part};
 pub(crate) use writer::Writer;
 
 /// A burst of packets between a driver and the shard; never longer than [`crate::limits::BURST_PACKETS`].

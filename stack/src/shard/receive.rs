@@ -78,6 +78,17 @@ impl Shard {
         }
     }
 
+    /// As `dispatch`, for what waited for GRO.
+    // Inlined, as all on the way to TCP is, so that the packet, which is large, is not moved at every step.
+    #[inline(always)]
+    pub(super) fn dispatch_merged(&mut self, now: Instant, packet: Packet) {
+        if self.config.forward.is_some() || packet.parsed.kind != Kind::Tcp {
+            return self.dispatch(now, packet, None);
+        }
+        self.see_neighbor(now, &packet);
+        self.tcp_segment(now, Visit::start(self.index), packet);
+    }
+
     /// Local delivery.
     #[inline]
     pub(super) fn deliver(&mut self, now: Instant, packet: Packet, reassembled: bool) {
@@ -177,16 +188,25 @@ impl Shard {
         Some(again)
     }
 
-    #[inline]
+    #[inline(always)]
     fn tcp_segment(&mut self, now: Instant, visit: Visit, packet: Packet) {
-        if self.output.gate.is_some()
-            && self.tcp.takes(&packet)
-            && self.gate_asks_for(&packet)
-            && !self.admits(now, &packet)
-        {
+        if self.output.gate.is_some() && !self.gate_lets_in(now, &packet) {
             return;
         }
         match self.tcp.receive(now, packet, &mut self.counters) {
+            Received::Done => {}
+            left => self.tcp_left(now, visit, left),
+        }
+    }
+
+    /// Whether the rules let in a packet for TCP, where it is for one of ours; others meet them later.
+    fn gate_lets_in(&mut self, now: Instant, packet: &Packet) -> bool {
+        !self.tcp.takes(packet) || !self.gate_asks_for(packet) || self.admits(now, packet)
+    }
+
+    /// What TCP gave back.
+    fn tcp_left(&mut self, now: Instant, visit: Visit, left: Received) {
+        match left {
             Received::Done => {}
             Received::Merged(packet) => {
                 packet.into_packets().for_each(|packet| self.tcp_segment(now, visit, packet));

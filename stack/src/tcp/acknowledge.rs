@@ -128,6 +128,7 @@ impl Connection {
         self.note_send_window(segment.seq, segment.ack, self.window_in(segment));
     }
 
+    #[inline]
     fn note_send_window(&mut self, seq: SeqNumber, ack: SeqNumber, window: u32) {
         self.snd_wnd = window;
         self.snd_wnd_max = self.snd_wnd_max.max(window);
@@ -143,6 +144,7 @@ impl Connection {
     /// Updates the send window unless the segment is older than the last that did. One that acknowledges something new is
     /// not, even if it is a retransmission with a lower sequence number (RFC 9293 section 3.8.6's refinement).
     /// RFC 9293 section 3.8.6, MUST-1, REC-1, MUST-34; RFC 7323 section 2.4.
+    #[inline]
     pub(super) fn update_send_window(&mut self, seq: SeqNumber, ack: SeqNumber, window: u32) {
         if ack.lt(self.snd_una) {
             return;

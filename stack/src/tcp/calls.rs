@@ -339,7 +339,7 @@ impl Tcp {
 
 impl Tcp {
     pub(super) fn get(&self, id: ConnId) -> Result<&Connection, TcpError> {
-        let connection = self.tables.connections.get_exact(id.index, id.generation).map(|boxed| &**boxed);
+        let connection = self.tables.connections.get_exact(id.index, id.generation);
         connection.filter(|connection| !connection.orphan).ok_or(TcpError::NotConnected)
     }
 

@@ -13,6 +13,7 @@ use super::congestion::pacing::Pacer;
 use super::congestion::{Congestion, CongestionControl};
 use super::delivery_rate::DeliveryRate;
 use super::ecn::{self, Ecn};
+use super::fast_path::Prediction;
 use super::fastopen::FastOpen;
 use super::header::Flags;
 use super::info::{Statistics, Troubles};
@@ -53,43 +54,100 @@ pub(super) struct Context<'a> {
 }
 
 /// One connection. Sequence numbers satisfy `snd_una <= snd_nxt` and `rcv_nxt <= rcv_edge`.
+///
+/// What comes first is all that a segment without news reads and writes ([`Prediction`]): with its place's own 12 bytes in
+/// front ([`Connections`](super::connections::Connections)) two cache lines. The others follow without gaps between them.
 #[cfg_attr(test, derive(Debug))]
+#[repr(C)]
 pub(super) struct Connection {
+    // A segment without news.
     pub(super) key: TupleKey,
+    /// Next sequence number never sent: RFC 9293's SND.NXT.
+    pub(super) snd_nxt: SeqNumber,
+    /// Oldest unacknowledged sequence number.
+    pub(super) snd_una: SeqNumber,
+    pub(super) snd_wl1: SeqNumber,
+    pub(super) snd_wl2: SeqNumber,
+    pub(super) snd_wnd: u32,
+    /// Largest window the peer announced.
+    pub(super) snd_wnd_max: u32,
+    pub(super) last_ack_sent: SeqNumber,
+    pub(super) ts_recent: u32,
+    /// Second in which `ts_recent` was set.
+    pub(super) ts_recent_at_s: u32,
+    pub(super) last_heard: Instant,
+    /// What a segment without news is, as long as nothing else happens; `None`: not known.
+    pub(super) prediction: Option<Prediction>,
     pub(super) state: State,
     /// The tables still lead segments here; otherwise only the application's handle does.
     pub(super) attached: bool,
     /// The application let go.
     pub(super) orphan: bool,
     pub(super) listed: Listed,
+    pub(super) ts_enabled: bool,
+    pub(super) snd_wscale: u8,
+    pub(super) keepalive_probes: u8,
+    /// The application closed the write side: a FIN follows the queue.
+    pub(super) fin_queued: bool,
+    /// Its first is the count of segments in.
+    pub(super) statistics: Statistics,
+
+    // What else a segment reads first.
+    cold: Option<Box<Cold>>,
+    pub(super) ecn: Ecn,
+    pub(super) receive: ReceiveQueue,
+    pub(super) sent: Scoreboard,
+    pub(super) rack: Rack,
+    pub(super) loss: LossRecovery,
+    pub(super) rate: DeliveryRate,
+    pub(super) send: SendQueue,
+
+    // The application and the engine.
+    pub(super) options: Rc<SocketOptions>,
+    pub(super) recv_waker: Option<Waker>,
+    pub(super) send_waker: Option<Waker>,
+    pub(super) timers: Timers,
+    /// Memory of the buffers as the engine last counted it.
+    pub(super) buffered: usize,
+    pub(super) last_data_at: Instant,
+
+    // Send side and loss recovery.
+    /// `snd_una` as an offset that does not wrap: ISS is 0.
+    pub(super) una_offset: u64,
+    /// A round trip is over when this offset is acknowledged: then the next is measured for SRTT.
+    pub(super) round_end: u64,
+    pub(super) last_sent_at: Instant,
+    /// When acknowledgment last made progress, or waiting for it began.
+    pub(super) progress_at: Instant,
+    /// When our SYN was sent, if it was sent once only.
+    pub(super) syn_sent_at: Option<Instant>,
+    pub(super) congestion: Congestion,
+    pub(super) pacer: Pacer,
+    pub(super) chronograph: Chronograph,
+    pub(super) rtt: RttEstimator,
+    pub(super) iss: SeqNumber,
+    /// End of the last segment sent that was not full (Minshall's rule, RFC 9293 appendix A.3).
+    pub(super) snd_sml: SeqNumber,
+    pub(super) ts_offset: u32,
+    /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
+    pub(super) cwnd_limited: SeqNumber,
+    /// Most bytes in flight at a time of late, and up to where that holds: slow start may double them.
+    pub(super) flight_most: u32,
+    pub(super) flight_most_until: SeqNumber,
+    /// When the retransmission timer last fired, by a clock of milliseconds that wraps ([`timestamp`]), or long ago: older
+    /// echoes say nothing about what was sent since.
+    pub(super) timed_out_ms: u32,
+
+    // Receive side.
+    pub(super) irs: SeqNumber,
+    /// Right edge of the window announced: RCV.NXT + RCV.WND.
+    pub(super) rcv_edge: SeqNumber,
+    /// A FIN that waits behind a gap.
+    pub(super) peer_fin: Option<SeqNumber>,
     /// One more than the place of the listener in whose accept queue it waits.
     pub(super) listener: Option<NonZeroU32>,
 
-    // Send side.
-    pub(super) iss: SeqNumber,
-    /// Oldest unacknowledged sequence number.
-    pub(super) snd_una: SeqNumber,
-    /// Next sequence number never sent: RFC 9293's SND.NXT.
-    pub(super) snd_nxt: SeqNumber,
-    /// `snd_una` as an offset that does not wrap: ISS is 0.
-    pub(super) una_offset: u64,
-    pub(super) snd_wl1: SeqNumber,
-    pub(super) snd_wl2: SeqNumber,
-    /// End of the last segment sent that was not full (Minshall's rule, RFC 9293 appendix A.3).
-    pub(super) snd_sml: SeqNumber,
-    pub(super) snd_wnd: u32,
-    /// Largest window the peer announced.
-    pub(super) snd_wnd_max: u32,
-    pub(super) send: SendQueue,
-    syn_acknowledged: bool,
-    /// The application closed the write side: a FIN follows the queue.
-    pub(super) fin_queued: bool,
-    /// More is to follow the last write: its end is held back like a corked one, and not pushed.
-    pub(super) more: bool,
-    /// An ACK came since: Nagle's rule alone holds that end back, as in Linux.
-    pub(super) more_acked: bool,
-    /// The FIN is part of what was sent.
-    pub(super) fin_sent: bool,
+    // Sizes and delays.
     /// Effective send MSS: payload bytes in a full segment (RFC 9293 section 3.7.1).
     pub(super) mss: u16,
     pub(super) peer_mss: u16,
@@ -97,70 +155,38 @@ pub(super) struct Connection {
     pub(super) our_mss: u16,
     /// MTU towards the peer; 0 until the egress was asked.
     pub(super) mtu: u16,
-    pub(super) snd_wscale: u8,
+    /// Delay of ACKs, adapted as in Linux; 0 before any data.
+    pub(super) ato_ms: u16,
+    /// Largest segment received.
+    pub(super) rcv_mss: u16,
+
+    // Flags and small counts: the send side's first.
+    syn_acknowledged: bool,
+    /// More is to follow the last write: its end is held back like a corked one, and not pushed.
+    pub(super) more: bool,
+    /// An ACK came since: Nagle's rule alone holds that end back, as in Linux.
+    pub(super) more_acked: bool,
+    /// The FIN is part of what was sent.
+    pub(super) fin_sent: bool,
     pub(super) rcv_wscale: u8,
     /// Window scaling is offered or agreed on; a shift of 0 is one too (RFC 7323 section 2.2).
     pub(super) wscale_enabled: bool,
-    pub(super) ts_enabled: bool,
-    pub(super) ts_offset: u32,
     pub(super) syn_due: bool,
     pub(super) probe_due: bool,
     pub(super) keepalive_due: bool,
     /// The override timeout of RFC 9293 section 3.8.6.2.1 (4), or cork's, has passed.
     pub(super) override_due: bool,
-
-    // Loss recovery.
-    pub(super) congestion: Congestion,
-    pub(super) rtt: RttEstimator,
-    pub(super) rate: DeliveryRate,
-    pub(super) pacer: Pacer,
     /// Windows are paced, whatever the congestion control.
     pub(super) paces_windows: bool,
     /// Both ends understand SACK (RFC 2018).
     pub(super) sack_enabled: bool,
-    pub(super) sent: Scoreboard,
-    pub(super) rack: Rack,
-    pub(super) loss: LossRecovery,
-    pub(super) ecn: Ecn,
-    /// Up to here, growth of cwnd is earned: cwnd limited what was sent.
-    pub(super) cwnd_limited: SeqNumber,
-    /// Most bytes in flight at a time of late, and up to where that holds: slow start may double them.
-    pub(super) flight_most: u32,
-    pub(super) flight_most_until: SeqNumber,
     /// Retransmission timeouts since the last progress; while the window is closed, probes since the last answer.
     pub(super) retransmits: u8,
     /// Probes of a closed window since it closed.
     pub(super) probes: u8,
-    pub(super) keepalive_probes: u8,
-    /// When our SYN was sent, if it was sent once only.
-    pub(super) syn_sent_at: Option<Instant>,
-    /// A round trip is over when this offset is acknowledged: then the next is measured for SRTT.
-    pub(super) round_end: u64,
-    /// When the retransmission timer last fired, by a clock of milliseconds that wraps ([`timestamp`]), or long ago: older
-    /// echoes say nothing about what was sent since.
-    pub(super) timed_out_ms: u32,
-    pub(super) last_sent_at: Instant,
-    /// When acknowledgment last made progress, or waiting for it began.
-    pub(super) progress_at: Instant,
-
-    // Receive side.
-    pub(super) irs: SeqNumber,
-    pub(super) receive: ReceiveQueue,
-    /// Right edge of the window announced: RCV.NXT + RCV.WND.
-    pub(super) rcv_edge: SeqNumber,
-    pub(super) last_ack_sent: SeqNumber,
-    /// A FIN that waits behind a gap.
-    pub(super) peer_fin: Option<SeqNumber>,
     pub(super) fin_received: bool,
     /// The application reads no more.
     pub(super) read_shut: bool,
-    pub(super) ts_recent: u32,
-    /// Second in which `ts_recent` was set.
-    pub(super) ts_recent_at_s: u32,
-    pub(super) last_heard: Instant,
-    pub(super) last_data_at: Instant,
-
-    // Acknowledgments owed.
     /// An ACK is due with the next segment, or by itself.
     pub(super) ack_now: bool,
     /// Duplicate ACKs due, each by itself (RFC 5681 section 3.2: the peer counts them).
@@ -168,22 +194,7 @@ pub(super) struct Connection {
     pub(super) quick_acks: u8,
     /// The application answers what it gets: ACKs ride on the answers.
     pub(super) pingpong: bool,
-    /// Delay of ACKs, adapted as in Linux; 0 before any data.
-    pub(super) ato_ms: u16,
-    /// Largest segment received.
-    pub(super) rcv_mss: u16,
-
-    // The application and the engine.
-    pub(super) options: Rc<SocketOptions>,
-    pub(super) recv_waker: Option<Waker>,
-    pub(super) send_waker: Option<Waker>,
     pub(super) error: Option<TcpError>,
-    pub(super) timers: Timers,
-    /// Memory of the buffers as the engine last counted it.
-    pub(super) buffered: usize,
-    pub(super) statistics: Statistics,
-    pub(super) chronograph: Chronograph,
-    cold: Option<Box<Cold>>,
 }
 
 /// Which of the engine's lists a connection is in, waiting for its turn to send.
@@ -322,6 +333,7 @@ impl Connection {
             orphan: false,
             listed: Listed::Nowhere,
             listener: None,
+            prediction: None,
             iss,
             snd_una: iss,
             snd_nxt: iss,

@@ -187,6 +187,11 @@ impl DeliveryRate {
         }
     }
 
+    /// Whether [`DeliveryRate::pass`] would change anything.
+    pub(super) fn has_to_pass(&self) -> bool {
+        self.app_limited_until != 0 && self.delivered > self.app_limited_until
+    }
+
     /// Ends the processing of one ACK (section 3.3, GenerateRateSample). `None` when nothing was delivered, or over an
     /// interval shorter than `min_rtt`: ACKs that arrive so fast report what was delivered before (section 2.2.4 on ACK
     /// compression), or a retransmission was taken for delivered that was not.

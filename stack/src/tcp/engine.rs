@@ -5,28 +5,30 @@ use core::cell::Cell;
 use core::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
 use super::chronograph::Limit;
 use super::config::{SocketOptions, TcpConfig};
 use super::connection::{Connection, Context, Listed, timestamp};
+use super::connections::Connections;
 use super::fastopen::{ClientCache, CookieMaker, FastOpenNews};
 use super::input::Segment;
 use super::isn::IsnSecret;
 use super::listener::Listeners;
+use super::look_ahead::LookAhead;
 use super::output::Plan;
 use super::ports::EphemeralPorts;
 use super::rate_limit::TokenBucket;
 use super::reply::{Replies, Reply};
 use super::syn_cookie::SynCookies;
 use super::syn_queue::SynQueue;
-use super::table::{List, NIL, Slab, TupleKey};
+use super::table::{List, NIL, TupleKey};
 use super::time_wait::{self, TimeWait, TimeWaits};
+use super::tuple_index::TupleIndex;
 use super::{IcmpError, IcmpErrorKind, IcmpVerdict, Received, State, TcpError};
 use crate::counters::{Counters, DropReason, Fresh};
 use crate::limits;
-use crate::packet::{Packet, prefetch};
+use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -52,9 +54,7 @@ pub struct Tcp {
     pub(super) touched: List,
     pub(super) wheel: TimerWheel<u32>,
     pub(super) fired: Vec<u32>,
-    /// The connections of the burst's segments, or none; and how many of these have come.
-    coming: Vec<u32>,
-    came: usize,
+    pub(super) ahead: LookAhead,
     challenges: TokenBucket,
     pub(super) buffered_bytes: usize,
     /// Connections that are over and whose handle is still held.
@@ -68,16 +68,16 @@ pub struct Tcp {
     /// Segments that went the short way out.
     #[cfg(test)]
     pub(super) short_segments: u64,
+    /// Those of them that were predicted.
+    #[cfg(test)]
+    pub(super) predicted_segments: u64,
     /// What user calls counted, until the next call with the shard's counters.
     pub(super) calls_counters: Option<Box<Fresh>>,
 }
 
-/// How many segments before its own a connection is prefetched: as many as take longer than memory does.
-const PREFETCH_DISTANCE: usize = 4;
-
 /// What a tuple leads to: a kind in the two upper bits, a place below.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place(u32);
+pub(super) struct Place(pub(super) u32);
 
 /// The kinds of places.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,27 +108,16 @@ impl From<Place> for Kind {
     }
 }
 
-/// An entry of the hash table. It keeps its hash, so that the table grows, and a search passes others by, without a look at
-/// their tuples.
-#[derive(Clone, Copy)]
-struct Led {
-    hash: u32,
-    place: Place,
-}
-
-/// A hash as the table wants it: it takes a bucket from the low bits and a tag from the high ones.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
-}
-
 /// All that has a tuple, and the hash table from tuples to it, keyed with a secret so that nobody can aim for collisions.
 pub(super) struct Tables {
-    by_tuple: HashTable<Led>,
+    pub(super) by_tuple: TupleIndex,
     hash_keys: (u64, u64),
     hasher: SipHasher13,
     /// The tuple of the packet received last, and its hash: what becomes of the packet moves its tuple from table to table.
     last: Cell<(TupleKey, u32)>,
-    pub(super) connections: Slab<Box<Connection>>,
+    /// Whose the packet received next is likely to be, or [`NIL`].
+    pub(super) likely: u32,
+    pub(super) connections: Connections,
     pub(super) syn_queue: SynQueue,
     pub(super) time_waits: TimeWaits,
 }
@@ -156,20 +145,25 @@ impl Tables {
         let hash = if parsed.hash == 0 { self.hash(key) } else { parsed.hash };
         debug_assert_eq!(hash, key.hash(&self.hasher), "the parser has other keys");
         self.last.set((*key, hash));
+        if self.likely != NIL
+            && let Some(connection) = self.connections.get(self.likely)
+            && connection.key == *key
+            && connection.attached
+        {
+            debug_assert_eq!(self.find_hashed(key, hash), Some(Kind::Connection(self.likely)));
+            return Some(Kind::Connection(self.likely));
+        }
         self.find_hashed(key, hash)
     }
 
     fn find_hashed(&self, key: &TupleKey, hash: u32) -> Option<Kind> {
-        let is_it = |led: &Led| {
-            led.hash == hash
-                && match led.place.into() {
-                    Kind::Connection(index) => {
-                        self.connections.get(index).is_some_and(|connection| connection.key == *key)
-                    }
-                    _ => self.key_of(led.place).as_ref() == Some(key),
-                }
+        let is_it = |place: u32| match Place(place).into() {
+            Kind::Connection(index) => {
+                self.connections.get(index).is_some_and(|connection| connection.key == *key)
+            }
+            _ => self.key_of(Place(place)).as_ref() == Some(key),
         };
-        self.by_tuple.find(spread(hash), is_it).map(|led| led.place.into())
+        self.by_tuple.find(hash, is_it).map(|place| Place(place).into())
     }
 
     /// Leads the tuple of `kind` to it. Nothing else may have that tuple.
@@ -177,7 +171,7 @@ impl Tables {
         let place = Place::from(kind);
         let Some(key) = self.key_of(place) else { return };
         let hash = self.hash(&key);
-        self.by_tuple.insert_unique(spread(hash), Led { hash, place }, |other| spread(other.hash));
+        self.by_tuple.insert(hash, place.0);
     }
 
     /// Leads the tuple of `from` to `to`, which has the same, instead.
@@ -185,10 +179,8 @@ impl Tables {
         let (from, to) = (Place::from(from), Place::from(to));
         let Some(key) = self.key_of(from) else { return };
         debug_assert_eq!(Some(key), self.key_of(to));
-        let hash = spread(self.hash(&key));
-        if let Some(led) = self.by_tuple.find_mut(hash, |other| other.place == from) {
-            led.place = to;
-        }
+        let hash = self.hash(&key);
+        self.by_tuple.renumber(hash, from.0, to.0);
     }
 
     /// Whether a connection may be opened with this tuple; `reuse`: also in place of a TIME-WAIT entry that allows it.
@@ -208,10 +200,8 @@ impl Tables {
     pub(super) fn detach(&mut self, kind: Kind) {
         let place = Place::from(kind);
         let Some(key) = self.key_of(place) else { return };
-        let hash = spread(self.hash(&key));
-        if let Ok(entry) = self.by_tuple.find_entry(hash, |other| other.place == place) {
-            entry.remove();
-        }
+        let hash = self.hash(&key);
+        self.by_tuple.remove(hash, place.0);
     }
 }
 
@@ -232,11 +222,12 @@ impl Tcp {
             isn: IsnSecret::new(seed).for_shard(shard, shards),
             ports: EphemeralPorts::new(seed, config.ephemeral_ports.clone(), shard, shards),
             tables: Tables {
-                by_tuple: HashTable::new(),
+                by_tuple: TupleIndex::new(),
                 hash_keys,
                 hasher,
                 last: Cell::new((nobody, nobody.hash(&hasher))),
-                connections: Slab::new(),
+                likely: NIL,
+                connections: Connections::new(),
                 syn_queue: SynQueue::new(),
                 time_waits: TimeWaits::new(),
             },
@@ -259,8 +250,7 @@ impl Tcp {
             touched: List::EMPTY,
             wheel: TimerWheel::new(Instant::ZERO),
             fired: Vec::new(),
-            coming: Vec::new(),
-            came: 0,
+            ahead: LookAhead::default(),
             challenges: TokenBucket::new(config.challenge_acks_per_second, config.challenge_acks_per_second),
             buffered_bytes: 0,
             ended: 0,
@@ -270,6 +260,8 @@ impl Tcp {
             expected_segments: 0,
             #[cfg(test)]
             short_segments: 0,
+            #[cfg(test)]
+            predicted_segments: 0,
             calls_counters: None,
             config,
         }
@@ -279,46 +271,6 @@ impl Tcp {
     #[must_use]
     pub fn hash_keys(&self) -> (u64, u64) {
         self.tables.hash_keys
-    }
-
-    /// Says whose the segments of a burst are, by the hashes of their flows in the order in which they will be received, so
-    /// that their connections are in the cache by then: one after the other, each would wait for memory several times. Where
-    /// there are few connections, the cache has them anyway.
-    pub fn look_ahead(&mut self, hashes: impl Iterator<Item = u32>) {
-        self.coming.clear();
-        let Tables { by_tuple, connections, .. } = &self.tables;
-        if connections.len() < limits::TCP_PREFETCH_CONNECTIONS {
-            return;
-        }
-        // One after the other without a word about the outcome in between: so their loads overlap.
-        self.coming.extend(hashes.map(|hash| {
-            let led = by_tuple.find(spread(hash), |led| led.hash == hash);
-            let Some(Kind::Connection(index)) = led.map(|led| led.place.into()) else { return NIL };
-            connections.prefetch(index);
-            index
-        }));
-        (0..PREFETCH_DISTANCE.min(self.coming.len())).for_each(|ahead| self.prefetch(ahead));
-        self.came = 0;
-    }
-
-    /// The next of the segments that [`Tcp::look_ahead`] was told of is about to be received.
-    pub fn step_ahead(&mut self) {
-        if self.came < self.coming.len() {
-            self.prefetch(self.came + PREFETCH_DISTANCE);
-            self.came += 1;
-        }
-    }
-
-    /// Begins to load the connection of the `ahead`th segment, and what is behind one that was begun before.
-    fn prefetch(&self, ahead: usize) {
-        let connection = |ahead: usize| self.tables.connections.get(*self.coming.get(ahead)?);
-        if let Some(connection) = connection(ahead) {
-            prefetch(&**connection);
-        }
-        if let Some(connection) = ahead.checked_sub(PREFETCH_DISTANCE / 2).and_then(connection) {
-            connection.sent.prefetch();
-            connection.send.prefetch();
-        }
     }
 
     /// Takes a received segment. `packet.parsed.kind` is TCP: header and checksum were checked, and the addresses are
@@ -596,6 +548,7 @@ impl Tcp {
                 Some(_) => {}
             }
         }
+        connection.predict();
     }
 
     /// Counts what a connection's buffers take now.
@@ -636,7 +589,7 @@ impl Tcp {
         let gone = |connection: &Connection| {
             connection.state.is_over() && connection.orphan && connection.listener.is_none()
         };
-        if self.tables.connections.get(index).is_some_and(|connection| gone(connection)) {
+        if self.tables.connections.get(index).is_some_and(gone) {
             self.release(index);
         }
     }
@@ -670,17 +623,18 @@ impl Tcp {
 
     /// Frees a retired connection's memory.
     fn release(&mut self, index: u32) {
-        if let Some(connection) = self.tables.connections.remove(index) {
+        if let Some(connection) = self.tables.connections.get(index) {
             debug_assert!(!connection.attached && connection.timers.armed.is_none());
             debug_assert_eq!(connection.listed, Listed::Nowhere);
             self.buffered_bytes -= connection.buffered;
             self.ended -= 1;
+            self.tables.connections.vacate(index);
         }
     }
 
     /// Takes in a connection. `half_open`: the entry that it was, which its tuple leads to until now.
     pub(super) fn insert_connection(&mut self, connection: Connection, half_open: Option<u32>) -> u32 {
-        let index = self.tables.connections.insert(Box::new(connection));
+        let index = self.tables.connections.insert(connection);
         match half_open {
             Some(entry) => self.tables.lead_on(Kind::HalfOpen(entry), Kind::Connection(index)),
             None => self.tables.attach(Kind::Connection(index)),

@@ -4,6 +4,9 @@
 //!
 //! It leaves a connection as the steps of RFC 9293 section 3.10.7.4 in `input` and `acknowledge` would, to the last bit:
 //! `tests/fast_path.rs` compares the two. What it does not expect walks those. Who changes a step there changes it here.
+//!
+//! A segment without payload on a connection that has nothing under way is known beforehand ([`Prediction`]): of many idle
+//! connections, each is touched in few places.
 
 use core::ops::Range;
 
@@ -14,6 +17,7 @@ use super::engine::Tcp;
 use super::header::{Flags, HEADER_LEN};
 use super::options::Timestamps;
 use super::receive_queue::ReceiveQueue;
+use super::rtt::RttEstimator;
 use super::seq::SeqNumber;
 use crate::counters::Counters;
 use crate::packet::Packet;
@@ -22,6 +26,20 @@ use crate::time::Instant;
 /// Bytes 12 and 13 of a header without options that has ACK alone, and of one that has timestamps.
 const PLAIN: u16 = (HEADER_LEN as u16 / 4) << 12 | Flags::ACK.0;
 const WITH_TIMESTAMPS: u16 = ((HEADER_LEN + Timestamps::ALONE_LEN) as u16 / 4) << 12 | Flags::ACK.0;
+
+/// What is known of a segment that brings nothing, neither payload nor an acknowledgment: that a connection is ESTABLISHED with
+/// all in order, nothing outstanding, queued or rare, as long as nobody else looks after it
+/// ([`Connections::get_mut`](super::connections::Connections::get_mut)).
+///
+/// By its alignment the tag of an `Option` of it has more values that it never takes than any other field of a connection, so that
+/// the compiler tells by it, too, whether a place has a connection: nothing else is read for that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(align(8))]
+pub(super) struct Prediction {
+    rcv_nxt: SeqNumber,
+    /// [`RttEstimator::half_window_s`].
+    half_window_s: u32,
+}
 
 /// A segment without anything unusual, its header read.
 struct Plain {
@@ -83,36 +101,105 @@ impl Tcp {
         }
         let Some(segment) = Plain::read(packet) else { return false };
         let pressure = self.is_under_pressure();
-        let Some(connection) = self.tables.connections.get_mut(index) else { return false };
-        if !connection.expects(&segment) {
-            return false;
+        let Some(connection) = self.tables.connections.get_predicting(index) else { return false };
+        if connection.take_predicted(now, &segment) {
+            #[cfg(test)]
+            (self.predicted_segments += 1);
+        } else {
+            if !connection.expects(&segment) {
+                return false;
+            }
+            connection.prediction = None;
+            let mut cx =
+                Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
+            let payload = packet.head().get(segment.payload.clone()).unwrap_or_default();
+            if connection.take_expected(&segment, payload, &mut cx) {
+                self.touch(now, index);
+            } else {
+                connection.predict();
+            }
         }
-        let mut cx = Context { now, config: &self.config, counters, replies: &mut self.replies, pressure };
-        let payload = packet.head().get(segment.payload.clone()).unwrap_or_default();
-        let news = connection.take_expected(&segment, payload, &mut cx);
         counters.tcp_segments_rx += 1;
         #[cfg(test)]
         (self.expected_segments += 1);
-        if news {
-            self.touch(now, index);
-        }
         true
     }
 }
 
 impl Connection {
+    /// Notes what a segment without news will be, if that can be told. Nothing else may happen to the connection after.
+    #[inline]
+    pub(super) fn predict(&mut self) {
+        // Mostly it has just sent something.
+        self.prediction = if self.outstanding() == 0 { self.foresee() } else { None };
+    }
+
+    /// What a segment without news will be, if that can be told.
+    #[inline(never)]
+    pub(super) fn foresee(&self) -> Option<Prediction> {
+        let may_come = self.outstanding() == 0
+            && self.send.is_empty()
+            && self.state == State::Established
+            && self.snd_wnd > 0
+            && self.cold().is_none()
+            && !self.rate.has_to_pass()
+            && self.is_plain();
+        let (rcv_nxt, half_window_s) = (self.rcv_nxt(), self.rtt.half_window_s());
+        may_come.then_some(Prediction { rcv_nxt, half_window_s })
+    }
+
+    /// Takes in a segment without news that was predicted: what `take_expected` would do, and nothing may follow. `false`: it is
+    /// another, and nothing was done.
+    #[inline]
+    fn take_predicted(&mut self, now: Instant, segment: &Plain) -> bool {
+        let Some(Prediction { rcv_nxt, half_window_s }) = self.prediction else { return false };
+        let is_it = segment.seq == rcv_nxt
+            && segment.ack == self.snd_nxt
+            && segment.payload.is_empty()
+            && segment.window > 0
+            && self.has_right_timestamps(segment)
+            && RttEstimator::goes_on(half_window_s, now);
+        if !is_it {
+            return false;
+        }
+        debug_assert!(self.expects(segment) && self.prediction == self.foresee());
+        self.note_segment(now);
+        self.follow_send_window(segment);
+        self.note_timestamps(now, segment);
+        true
+    }
+
+    /// Whether timestamps are there if they must be, and not old.
+    #[inline]
+    fn has_right_timestamps(&self, segment: &Plain) -> bool {
+        match segment.timestamps {
+            Some(timestamps) => self.ts_enabled && !timestamp_before(timestamps.val, self.ts_recent),
+            None => !self.ts_enabled,
+        }
+    }
+
+    #[inline]
+    fn note_segment(&mut self, now: Instant) {
+        self.statistics.segments_in += 1;
+        self.last_heard = now;
+        self.keepalive_probes = 0;
+    }
+
+    #[inline]
+    fn note_timestamps(&mut self, now: Instant, segment: &Plain) {
+        if let Some(timestamps) = segment.timestamps.filter(|_| segment.seq.le(self.last_ack_sent)) {
+            (self.ts_recent, self.ts_recent_at_s) = (timestamps.val, seconds(now));
+        }
+    }
+
     /// Whether the segment comes next and everything is in order.
     #[inline]
     fn expects(&self, segment: &Plain) -> bool {
-        let timestamps = match segment.timestamps {
-            Some(timestamps) => self.ts_enabled && !timestamp_before(timestamps.val, self.ts_recent),
-            None => !self.ts_enabled,
-        };
         let len = segment.payload.len();
         segment.seq == self.rcv_nxt()
             && segment.ack == self.snd_nxt
             && self.state == State::Established
-            && timestamps
+            && self.has_right_timestamps(segment)
             && (len == 0 || len < ReceiveQueue::FRAME_PAYLOAD_MIN && len as u32 <= self.rcv_wnd())
             && segment.window > 0
             && self.snd_wnd > 0
@@ -120,7 +207,7 @@ impl Connection {
     }
 
     /// Whether nothing is under way that an ordinary segment would have to be looked at for.
-    #[inline]
+    #[inline(always)]
     fn is_plain(&self) -> bool {
         let open = !(self.orphan || self.read_shut || self.fin_queued) && self.peer_fin.is_none();
         let quiet = self.duplicate_acks_owed == 0 && !self.receive.has_gap() && self.ecn.is_absent();
@@ -136,9 +223,7 @@ impl Connection {
 
     /// Takes in a segment that is expected; whether anything may follow from it.
     fn take_expected(&mut self, segment: &Plain, payload: &[u8], cx: &mut Context<'_>) -> bool {
-        self.statistics.segments_in += 1;
-        self.last_heard = cx.now;
-        self.keepalive_probes = 0;
+        self.note_segment(cx.now);
         let acknowledges = self.outstanding() > 0;
         if acknowledges {
             self.take_whole_ack(segment, cx);
@@ -147,9 +232,7 @@ impl Connection {
             self.rtt.age_min_rtt(cx.now);
             self.rate.pass();
         }
-        if let Some(timestamps) = segment.timestamps.filter(|_| segment.seq.le(self.last_ack_sent)) {
-            (self.ts_recent, self.ts_recent_at_s) = (timestamps.val, seconds(cx.now));
-        }
+        self.note_timestamps(cx.now, segment);
         if payload.is_empty() {
             // Nothing waits for the window that may have opened, and no clock but the keepalive's runs, which traffic does not
             // move.

@@ -7,9 +7,10 @@ use super::ecn::EcnMode;
 use super::recovery::Recovery;
 use crate::time::{Duration, Instant};
 
-/// Counts of one connection.
+/// Counts of one connection, the one of all segments that arrive first.
 #[derive(Default)]
 #[cfg_attr(test, derive(Debug))]
+#[repr(C)]
 pub(super) struct Statistics {
     pub(super) segments_in: u32,
     pub(super) segments_out: u32,

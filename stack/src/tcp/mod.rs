@@ -19,6 +19,7 @@ mod chronograph;
 mod config;
 pub mod congestion;
 mod connection;
+mod connections;
 mod deadlines;
 pub mod delivery_rate;
 mod ecn;
@@ -33,6 +34,7 @@ pub mod isn;
 mod keepalive;
 mod listed;
 mod listener;
+mod look_ahead;
 mod open;
 pub mod options;
 mod output;
@@ -65,6 +67,7 @@ mod time_wait;
 mod timers;
 mod transmit;
 mod tuning;
+mod tuple_index;
 
 use core::net::{IpAddr, SocketAddr};
 

@@ -99,15 +99,25 @@ impl RttEstimator {
     /// Lets an old minimum go: call it with any `now` now and then, before a sample for one. The minimum then covers
     /// between 150 and 300 seconds.
     pub fn age_min_rtt(&mut self, now: Instant) {
-        let now_s = now.as_secs() as u32;
-        if u64::from(now_s.wrapping_sub(self.half_window_s)) < MIN_RTT_HALF_WINDOW.as_secs() {
+        if Self::goes_on(self.half_window_s, now) {
             return;
         }
-        self.half_window_s = now_s;
+        self.half_window_s = now.as_secs() as u32;
         if self.min_rtt_next != NONE {
             self.min_rtt = self.min_rtt_next;
             self.min_rtt_next = NONE;
         }
+    }
+
+    /// When the present half of the minimum's window began, in seconds that wrap.
+    pub(super) fn half_window_s(&self) -> u32 {
+        self.half_window_s
+    }
+
+    /// Whether a half of the minimum's window that began then goes on: [`RttEstimator::age_min_rtt`] changes nothing.
+    #[inline]
+    pub(super) fn goes_on(half_window_s: u32, now: Instant) -> bool {
+        u64::from((now.as_secs() as u32).wrapping_sub(half_window_s)) < MIN_RTT_HALF_WINDOW.as_secs()
     }
 
     /// The retransmission timeout now, back-off included.

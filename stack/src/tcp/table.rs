@@ -6,7 +6,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use siphasher::sip::SipHasher13;
 
 use super::Tuple;
-use crate::packet::prefetch;
+use crate::packet::{advise_huge_pages, prefetch_part};
 use crate::parse::protocol;
 use crate::time::Instant;
 
@@ -134,20 +134,46 @@ impl From<CompactInstant> for Instant {
 }
 
 /// Places for `T`, each with a generation that tells its tenants apart, and two links for one [`List`].
+///
+/// They lie in chunks, so that they never move and none is there before it is needed: the first has 64, each next one twice as
+/// many as the one before. A place that was vacated stays for the next tenant. `A` is a type whose alignment places have.
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
-    slots: Vec<Slot<T>>,
+pub(crate) struct Slab<T, A = ()> {
+    chunks: [Vec<Slot<T, A>>; CHUNKS],
+    places: u32,
     /// First vacant place; they are threaded through `next`.
     free: u32,
     len: usize,
 }
 
+/// Places of the first chunk.
+const CHUNK_MIN: u32 = 1 << 6;
+/// Chunks at most: a power of two, the last of which is never used.
+const CHUNKS: usize = 32;
+
 #[derive(Debug)]
-struct Slot<T> {
+#[repr(C)]
+struct Slot<T, A> {
+    align: [A; 0],
     generation: u32,
     prev: u32,
     next: u32,
     value: Option<T>,
+}
+
+/// The chunk that a place is in, and which of it. [`NIL`] is in one that is always empty.
+#[inline]
+const fn chunk_of(index: u32) -> (usize, usize) {
+    // Counted from CHUNK_MIN on, a chunk is what has the same highest bit.
+    let counted = index.wrapping_add(CHUNK_MIN);
+    let highest = (counted | 1).ilog2();
+    let chunk = highest.wrapping_sub(CHUNK_MIN.ilog2()) as usize % CHUNKS;
+    (chunk, (counted ^ 1 << highest) as usize)
+}
+
+/// The places of a chunk.
+const fn chunk_len(chunk: usize) -> usize {
+    (CHUNK_MIN as usize) << chunk
 }
 
 /// A list of places of one [`Slab`]; a place is in at most one list at a time.
@@ -169,9 +195,9 @@ impl List {
     }
 }
 
-impl<T> Slab<T> {
+impl<T, A> Slab<T, A> {
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: NIL, len: 0 }
+        Self { chunks: [const { Vec::new() }; CHUNKS], places: 0, free: NIL, len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -180,89 +206,135 @@ impl<T> Slab<T> {
 
     /// Places that there are, vacant ones too.
     pub(crate) fn places(&self) -> u32 {
-        self.slots.len() as u32
+        self.places
     }
 
     /// Bytes that one more entry costs.
     #[cfg(test)]
     pub(crate) const fn slot_size() -> usize {
-        size_of::<Slot<T>>()
+        size_of::<Slot<T, A>>()
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> Option<&Slot<T, A>> {
+        let (chunk, place) = chunk_of(index);
+        self.chunks[chunk].get(place)
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T, A>> {
+        let (chunk, place) = chunk_of(index);
+        self.chunks[chunk].get_mut(place)
+    }
+
+    /// A place that there is.
+    #[inline]
+    fn known(&mut self, index: u32) -> &mut Slot<T, A> {
+        let (chunk, place) = chunk_of(index);
+        &mut self.chunks[chunk][place]
     }
 
     /// Places `value`, in no list. There are never 2^32 - 1: every kind has a lower bound in the configuration.
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.len += 1;
         if self.free == NIL {
-            self.slots.push(Slot { generation: 0, prev: NIL, next: NIL, value: Some(value) });
-            return (self.slots.len() - 1) as u32;
+            let index = self.places;
+            let (chunk, place) = chunk_of(index);
+            let places = &mut self.chunks[chunk];
+            if place == 0 {
+                places.reserve_exact(chunk_len(chunk));
+                advise_huge_pages(places.spare_capacity_mut());
+            }
+            places.push(Slot { align: [], generation: 0, prev: NIL, next: NIL, value: Some(value) });
+            self.places += 1;
+            return index;
         }
         let index = self.free;
-        let slot = &mut self.slots[index as usize];
-        self.free = slot.next;
+        let slot = self.known(index);
+        let next = slot.next;
         (slot.prev, slot.next, slot.value) = (NIL, NIL, Some(value));
+        self.free = next;
         index
     }
 
     /// Vacates a place, which must be in no list; handles to it become stale.
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
-        let slot = self.slots.get_mut(index as usize)?;
+        let free = self.free;
+        let slot = self.slot_mut(index)?;
         let value = slot.value.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        slot.next = self.free;
+        slot.next = free;
         self.free = index;
         self.len -= 1;
         Some(value)
     }
 
-    pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.slots.get(index as usize)?.value.as_ref()
+    /// As [`Slab::remove`], where nobody wants the value; whether there was one.
+    pub(crate) fn vacate(&mut self, index: u32) -> bool {
+        let free = self.free;
+        let Some(slot) = self.slot_mut(index).filter(|slot| slot.value.is_some()) else { return false };
+        slot.value = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.next = free;
+        self.free = index;
+        self.len -= 1;
+        true
     }
 
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> Option<&T> {
+        self.slot(index)?.value.as_ref()
+    }
+
+    #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.slots.get_mut(index as usize)?.value.as_mut()
+        self.slot_mut(index)?.value.as_mut()
     }
 
     /// The place behind `index` in its list.
     pub(crate) fn next(&self, index: u32) -> Option<u32> {
-        self.slots.get(index as usize).map(|slot| slot.next).filter(|next| *next != NIL)
+        self.slot(index).map(|slot| slot.next).filter(|next| *next != NIL)
     }
 
-    /// Begins to load a place into the cache.
-    pub(crate) fn prefetch(&self, index: u32) {
-        if let Some(slot) = self.slots.get(index as usize) {
-            prefetch(slot);
+    /// Begins to load a place into the cache: all of it, or its first `END` bytes less the first `START`.
+    #[inline]
+    pub(crate) fn prefetch<const START: usize, const END: usize>(&self, index: u32) {
+        if let Some(slot) = self.slot(index) {
+            prefetch_part::<_, START, END>(slot);
         }
     }
 
     pub(crate) fn generation(&self, index: u32) -> u32 {
-        self.slots.get(index as usize).map_or(0, |slot| slot.generation)
+        self.slot(index).map_or(0, |slot| slot.generation)
     }
 
     /// The value at `index` if it is still the tenant that `generation` means.
     pub(crate) fn get_exact(&self, index: u32, generation: u32) -> Option<&T> {
-        let slot = self.slots.get(index as usize)?;
+        let slot = self.slot(index)?;
         if slot.generation == generation { slot.value.as_ref() } else { None }
     }
 
     pub(crate) fn get_exact_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
-        let slot = self.slots.get_mut(index as usize)?;
+        let slot = self.slot_mut(index)?;
         if slot.generation == generation { slot.value.as_mut() } else { None }
     }
 
     /// All entries: place, generation, value. O(places): for user calls only.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u32, &T)> {
-        self.slots
+        self.chunks
             .iter()
+            .flatten()
             .enumerate()
             .filter_map(|(index, slot)| Some((index as u32, slot.generation, slot.value.as_ref()?)))
     }
 
+    #[inline]
     pub(crate) fn push_back(&mut self, list: &mut List, index: u32) {
-        let slot = &mut self.slots[index as usize];
+        let slot = self.known(index);
         (slot.prev, slot.next) = (list.tail, NIL);
         match list.tail {
             NIL => list.head = index,
-            tail => self.slots[tail as usize].next = index,
+            tail => self.known(tail).next = index,
         }
         list.tail = index;
     }
@@ -274,23 +346,24 @@ impl<T> Slab<T> {
         }
         match list.tail {
             NIL => list.head = other.head,
-            tail => self.slots[tail as usize].next = other.head,
+            tail => self.known(tail).next = other.head,
         }
-        self.slots[other.head as usize].prev = list.tail;
+        self.known(other.head).prev = list.tail;
         list.tail = other.tail;
     }
 
     /// Takes `index` out of `list`, in which it must be.
+    #[inline]
     pub(crate) fn unlink(&mut self, list: &mut List, index: u32) {
-        let slot = &mut self.slots[index as usize];
+        let slot = self.known(index);
         let (prev, next) = (core::mem::replace(&mut slot.prev, NIL), core::mem::replace(&mut slot.next, NIL));
         match prev {
             NIL => list.head = next,
-            prev => self.slots[prev as usize].next = next,
+            prev => self.known(prev).next = next,
         }
         match next {
             NIL => list.tail = prev,
-            next => self.slots[next as usize].prev = prev,
+            next => self.known(next).prev = prev,
         }
     }
 }
@@ -362,8 +435,36 @@ mod tests {
     }
 
     #[test]
+    fn places_fill_chunk_after_chunk() {
+        let (mut chunk, mut place) = (0, 0);
+        for index in 0..20_000 {
+            assert_eq!(chunk_of(index), (chunk, place), "{index}");
+            place += 1;
+            if place == chunk_len(chunk) {
+                (chunk, place) = (chunk + 1, 0);
+            }
+        }
+        assert_eq!((chunk, chunk_len(0), chunk_len(1)), (8, 64, 128));
+        assert_eq!((chunk_of(NIL), chunk_of(NIL - 64).0), ((CHUNKS - 1, 31), 25));
+    }
+
+    #[test]
+    fn places_never_move_and_are_found_in_every_chunk() {
+        let mut slab: Slab<u32> = Slab::new();
+        assert_eq!(slab.insert(0), 0);
+        let first = core::ptr::from_ref(slab.get(0).unwrap());
+        (1..20_000).for_each(|index| assert_eq!(slab.insert(index), index));
+        assert_eq!(slab.places(), 20_000);
+        assert_eq!(core::ptr::from_ref(slab.get(0).unwrap()), first);
+        (0..20_000).for_each(|index| assert_eq!(slab.get(index), Some(&index)));
+        assert_eq!((slab.get(20_000), slab.get(NIL)), (None, None));
+        let all: Vec<u32> = slab.iter().map(|(index, ..)| index).collect();
+        assert_eq!(all, (0..20_000).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_vacated_place_is_used_again_and_its_old_handle_is_stale() {
-        let mut slab = Slab::new();
+        let mut slab: Slab<char> = Slab::new();
         let index = slab.insert('a');
         let generation = slab.generation(index);
         assert_eq!(slab.get_exact(index, generation), Some(&'a'));
@@ -378,7 +479,7 @@ mod tests {
         /// Any order of appending, one or several, and taking out leaves the list as a queue would be.
         #[test]
         fn a_list_is_a_queue(steps in prop::collection::vec((0u8..5, any::<prop::sample::Index>()), 0..200)) {
-            let (mut slab, mut list, mut model) = (Slab::new(), List::EMPTY, VecDeque::new());
+            let (mut slab, mut list, mut model) = (Slab::<usize>::new(), List::EMPTY, VecDeque::new());
             for (step, pick) in steps {
                 if step == 0 {
                     let mut other = List::EMPTY;
@@ -404,7 +505,7 @@ mod tests {
                 let mut at = list.head;
                 while at != NIL {
                     forward.push(at);
-                    at = slab.slots[at as usize].next;
+                    at = slab.slot(at).unwrap().next;
                 }
                 prop_assert_eq!(&forward, &model.iter().copied().collect::<Vec<_>>());
             }

@@ -14,6 +14,7 @@ mod fastopen;
 mod gso;
 mod info;
 mod ip_fields;
+mod look_ahead;
 mod open;
 mod pair;
 mod path_mtu;

@@ -601,7 +601,7 @@ impl Conntrack {
                 self.wheel.prefetch(timer);
             }
             if let Some(after) = self.entries.next(next) {
-                self.entries.prefetch(after);
+                self.entries.prefetch::<0, { usize::MAX }>(after);
             }
         }
         true

@@ -444,12 +444,11 @@ fn a_full_send_buffer_makes_the_writer_wait_until_a_third_is_free() {
 
 #[test]
 fn an_idle_connection_costs_less_than_a_kibibyte() {
-    use super::super::connection::Connection;
-    use super::super::table::Slab;
-    // Place and hash, a byte for each of the table's slots, half of which may be free.
-    let table = 2 * (2 * size_of::<u32>() + 1);
+    use super::super::connections::Connections;
+    // Place and hash, in a table half of which may be free.
+    let table = 2 * 2 * size_of::<u32>();
     let timer = 48;
-    let total = size_of::<Connection>() + Slab::<Box<Connection>>::slot_size() + table + timer;
+    let total = Connections::place_bytes() + table + timer;
     assert!(total <= 1024, "{total}");
     // And nothing besides: no buffer is allocated while it is empty.
     let mut t = Harness::new();
