@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::config::FilterConfig;
 use crate::counters::DropReason;
+use crate::flow::FlowFilter;
 use crate::flow::filter::RuleSet;
 use crate::tcp::TcpError;
 
@@ -130,6 +131,28 @@ fn what_the_host_itself_begins_passes_output() {
     pair.run(Duration::from_millis(100));
     assert_eq!(ready(pair.b.shard.tcp().poll_connected(ids[0], no_waker())), Ok(()));
     assert!(pair.b.shard.tcp().poll_connected(ids[1], no_waker()).is_pending());
+}
+
+#[test]
+fn small_messages_are_counted_in_their_flow() {
+    let mut pair = pair(SERVER);
+    pair.a.shard.tcp_listen("0.0.0.0:80".parse().unwrap(), 16, SocketOptions::default()).unwrap();
+    let to = SocketAddr::new(ip("192.0.2.1"), 80);
+    let id = pair.b.shard.tcp_connect(pair.now, None, to, SocketOptions::default()).unwrap();
+    pair.run(Duration::from_millis(100));
+    let count = |pair: &mut Pair| {
+        let flows = pair.b.shard.list_flows(pair.now, &FlowFilter::default(), 0, u32::MAX).unwrap().0;
+        assert_eq!(flows.len(), 1);
+        (flows[0].original.packets, flows[0].original.bytes)
+    };
+    for _ in 0..3 {
+        let (before, now) = (count(&mut pair), pair.now);
+        assert_eq!(ready(pair.b.shard.tcp().poll_send(now, id, b"small", no_waker())), Ok(5));
+        pair.run(Duration::from_millis(100));
+        let after = count(&mut pair);
+        let header = 20 + 20 + 12;
+        assert_eq!(after, (before.0 + 1, before.1 + header + 5));
+    }
 }
 
 #[test]
