@@ -510,6 +510,8 @@ impl Connection {
     fn process_text(&mut self, segment: Segment, new_fin: bool, cx: &mut Context<'_>) -> Step {
         let len = segment.payload_len();
         if !self.state.may_receive() && !segment.has(Flags::SYN) {
+            // Behind a FIN there is nothing. Whoever sends it hears at once how far his stream went, merged with others or not.
+            self.ack_now |= len > 0;
             return NEXT;
         }
         if len == 0 {
