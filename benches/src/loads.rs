@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use crate::frames::flags;
-use crate::peer::Bench;
+use crate::peer::{Bench, TURN_MICROS};
 use crate::stack::{App, Stack};
 use crate::{BURST, REQUEST_BYTES};
 
@@ -52,6 +52,20 @@ impl Load {
             Self::Requests(connections) => format!("requests-{}", short(connections)),
             Self::ConnectAcceptClose => "connect-accept-close".into(),
             Self::Demux(connections) => format!("demux-{}", short(connections)),
+        }
+    }
+
+    /// How many operations one stack may be asked for. A peer acknowledges an answer with its next request: where that comes
+    /// later than a tail loss probe (RFC 8985 section 7.2), the stack would rightly send the answer again.
+    #[must_use]
+    pub fn operations_max(self) -> u64 {
+        const PATIENCE_MICROS: u64 = 180_000;
+        let turns = PATIENCE_MICROS / TURN_MICROS;
+        match self {
+            Self::Requests(connections) if u64::from(connections) > turns * BURST as u64 => {
+                turns * BURST as u64
+            }
+            _ => u64::MAX,
         }
     }
 }

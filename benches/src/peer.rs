@@ -14,7 +14,7 @@ pub const WINDOW_BYTES: u32 = 65_535;
 /// Sequence number of the peers' SYNs.
 const ISS: u32 = 1000;
 /// Virtual time of one turn, in microseconds.
-const TURN_MICROS: u64 = 20;
+pub(crate) const TURN_MICROS: u64 = 20;
 /// Largest number of turns, each of 10 ms, that a stack may keep an answer back.
 const STALL_TURNS: u32 = 100;
 

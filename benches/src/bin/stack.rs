@@ -97,7 +97,8 @@ fn run_round(benchmark: &mut Benchmark, settings: &Settings) {
 /// One sample of a load on a stack that is built for it.
 fn sample<S: Stack>(benchmark: &mut Benchmark, settings: &Settings, load: Load) {
     let mut running = Running::<S>::new(load);
-    let nanos = nanos(settings.sample, |operations| running.run(operations));
+    let nanos =
+        nanos(settings.sample, |operations| running.run(operations.min(load.operations_max() / SAMPLES)));
     let rate = 1e9 / nanos;
     match load {
         Load::BulkReceive | Load::BulkSend => {
@@ -124,10 +125,14 @@ fn at(stack: &str, connections: u32) -> String {
     }
 }
 
+/// Of a load, for one figure.
+const RUNS: u32 = 5;
+/// With the first one, which says how long the others are to be.
+const SAMPLES: u64 = RUNS as u64 + 1;
+
 /// Nanoseconds per operation: the least of some runs that together take about `sample`, as whatever else the machine does only
 /// slows them.
 fn nanos(sample: Duration, mut run: impl FnMut(u64) -> (u64, Duration)) -> f64 {
-    const RUNS: u32 = 5;
     let each = |(done, took): (u64, Duration)| took.as_nanos() as f64 / done as f64;
     let first = each(run(200));
     let operations = ((sample / RUNS).as_nanos() as f64 / first.max(1.0)) as u64 + 1;
