@@ -167,6 +167,24 @@ mod tests {
         (any::<Ipv4Addr>(), any::<u16>()).prop_map(|(ip, port)| (ip, port).into())
     }
 
+    fn segment<'a>(src: SocketAddr, dst: SocketAddr, payload: &'a [&'a [u8]]) -> SegmentOut<'a> {
+        SegmentOut {
+            src,
+            dst,
+            seq: SeqNumber(1),
+            ack: SeqNumber(2),
+            flags: 16,
+            first_flags: 0,
+            window: 3,
+            urgent: 0,
+            options: &[],
+            payload,
+            mss: 1460,
+            ecn: 0,
+            ip: IpFields::default(),
+        }
+    }
+
     proptest! {
         /// Whatever a segment and its socket choose, the frame is the one that is written field by field.
         #[test]
@@ -213,21 +231,7 @@ mod tests {
         let mac = EthernetAddress([2; 6]);
         let write = |[src, dst]: [SocketAddr; 2], payload: &[u8]| {
             let pieces = [payload];
-            let segment = SegmentOut {
-                src,
-                dst,
-                seq: SeqNumber(1),
-                ack: SeqNumber(2),
-                flags: 16,
-                first_flags: 0,
-                window: 3,
-                urgent: 0,
-                options: &[],
-                payload: &pieces,
-                mss: 1460,
-                ecn: 0,
-                ip: IpFields::default(),
-            };
+            let segment = segment(src, dst, &pieces);
             let hop = LastHop::new((src.ip(), dst.ip()), (0, mac), mac, (0, Instant::ZERO));
             let mut packet = Packet::alloc(&pool).expect("a frame is free");
             hop.write(&mut packet, &segment, (src.port(), dst.port()), payload).is_some()
@@ -245,21 +249,7 @@ mod tests {
         let dst = Ipv4Addr::new(255, 255, 255, 254);
         for low in 0..=u16::MAX {
             let src = Ipv4Addr::from_bits(0xffff_0000 | u32::from(low));
-            let segment = SegmentOut {
-                src: (src, 1).into(),
-                dst: (dst, 2).into(),
-                seq: SeqNumber(1),
-                ack: SeqNumber(2),
-                flags: 16,
-                first_flags: 0,
-                window: 3,
-                urgent: 0,
-                options: &[],
-                payload: &[],
-                mss: 1460,
-                ecn: 0,
-                ip: IpFields::default(),
-            };
+            let segment = segment((src, 1).into(), (dst, 2).into(), &[]);
             let template = Template::new(src.into(), dst.into(), mac, mac).expect("IPv4");
             let (mut short, mut general) = ([0; HEADERS], [0; HEADERS]);
             template.write(&mut short, &segment, (1, 2), &[]).expect("it has its length");
