@@ -108,6 +108,23 @@ impl FlowTuple {
         (&self.src[at..], &self.dst[at..])
     }
 
+    /// Source and destination address of IPv4 as in its header.
+    #[inline]
+    pub(crate) fn ipv4_octets(&self) -> [u8; 8] {
+        let [.., a, b, c, d] = self.src;
+        let [.., e, f, g, h] = self.dst;
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// Source and destination address of IPv6 as in its header.
+    #[inline]
+    pub(crate) fn ipv6_octets(&self) -> [u8; 32] {
+        let mut octets = [0; 32];
+        octets[..16].copy_from_slice(&self.src);
+        octets[16..].copy_from_slice(&self.dst);
+        octets
+    }
+
     /// The ports as in a transport header.
     pub(crate) fn port_octets(&self) -> [u8; 4] {
         (u32::from(self.src_port) << 16 | u32::from(self.dst_port)).to_be_bytes()

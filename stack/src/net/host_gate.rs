@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::link::Link;
 use super::route::Routes;
-use super::way::{Way, Ways, takes_way};
+use super::way::{Tracked, Way, Ways, takes_way};
 use crate::config::{FilterConfig, StackConfig};
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
@@ -68,8 +68,8 @@ pub(crate) struct HostGate {
 pub(crate) enum Onward {
     /// Not which way it goes; what was read of it, if the rules are for such.
     Unknown(Option<PacketView>),
-    /// It goes as packets of its flow went before, as what is given or as it is. Its flow has it.
-    Known(Way, Option<FlowTuple>),
+    /// It goes as packets of its flow went before. Its flow has it.
+    Known(Way, Tracked),
     /// It arrived, and does not fit its flow.
     Arrived(Passage),
 }
@@ -228,7 +228,8 @@ impl HostGate {
         };
         let Some((place, entry)) = self.gate.known(now, &view) else { return Onward::Unknown(Some(view)) };
         let as_it_was = |way: &&Way| way.holds(now, from, len, links, stamp);
-        let Some(way) = self.ways.get(place, self.gate.generation(place)).filter(as_it_was) else {
+        let generation = self.gate.generation(place);
+        let Some(way) = self.ways.get(place, generation).filter(as_it_was) else {
             return Onward::Unknown(Some(view));
         };
         let way = *way;
@@ -238,9 +239,16 @@ impl HostGate {
             self.ways_taken += 1;
         }
         match self.gate.follow(now, place, &view) {
-            None => Onward::Known(way, to),
+            None => Onward::Known(way, Tracked { place, generation, to }),
             Some(passage) => Onward::Arrived(passage),
         }
+    }
+
+    /// As [`HostGate::follow`] for a datagram of `len` bytes from the IP header on whose flow is `tracked`; `false`, and nothing
+    /// happened: it has to go there.
+    #[inline]
+    pub(crate) fn follow_datagram(&mut self, now: Instant, tracked: &Tracked, len: usize) -> bool {
+        self.gate.follow_datagram(now, tracked.place, tracked.generation, len as u32)
     }
 
     /// A packet of a known flow went `way`, of which the translation is the flow's.

@@ -3,12 +3,14 @@
 //! rules, routes and addresses ([`super::egress::Output::stamp`]), the neighbours of its link, and the flow's entry. After a
 //! tenth of a second the packet goes the long way again, as the neighbour table must hear of use to know when to ask.
 //!
-//! A router with rules has them by the places of its table of flows ([`Ways`]); one without has a few by hash ([`RecentWays`]).
+//! A router with rules has them by the places of its table of flows ([`Ways`]). Besides, a few are kept by hash ([`RecentWays`]):
+//! without rules there are no others, and with rules datagrams of a flow that was met just now need not be looked up.
 
 use smoltcp::wire::EthernetAddress;
 
 use super::egress::{IPV4_HEADER, IPV6_HEADER};
 use super::link::Link;
+use crate::flow::FlowTuple;
 use crate::flow::conntrack::Place;
 use crate::flow::nat::rewrite::Translation;
 use crate::parse::{FlowKey, Kind, Parsed};
@@ -50,13 +52,25 @@ impl Way {
     }
 }
 
-/// How many flows without a table are remembered: one for each value of the hash's last bits.
+/// Whose packets go a way, where flows are tracked, and what they become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tracked {
+    pub(crate) place: Place,
+    /// Of the entry's place.
+    pub(crate) generation: u32,
+    /// `None`: nothing is translated.
+    pub(crate) to: Option<FlowTuple>,
+}
+
+/// How many flows are remembered by hash: one for each value of its last bits.
 const RECENT_WAYS: usize = 64;
 
-/// Those of the flows that a router without rules saw of late.
+/// Those of the flows that a router saw of late.
 #[derive(Debug)]
 pub(crate) struct RecentWays {
     by_hash: Box<[Option<RecentWay>; RECENT_WAYS]>,
+    /// Hashes of the last flows that were offered a place.
+    offered: [u32; RECENT_WAYS],
     /// Every packet goes the long way, to compare.
     #[cfg(test)]
     pub(crate) off: bool,
@@ -65,17 +79,19 @@ pub(crate) struct RecentWays {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct RecentWay {
+pub(crate) struct RecentWay {
     flow: FlowKey,
     /// Whose Ethernet address need not be told to the neighbour table again before the way ends.
     sender: EthernetAddress,
-    way: Way,
+    pub(crate) way: Way,
+    pub(crate) tracked: Option<Tracked>,
 }
 
 impl Default for RecentWays {
     fn default() -> Self {
         Self {
             by_hash: Box::new([None; RECENT_WAYS]),
+            offered: [0; RECENT_WAYS],
             #[cfg(test)]
             off: false,
             #[cfg(test)]
@@ -87,17 +103,33 @@ impl Default for RecentWays {
 impl RecentWays {
     /// The way of the flow of `parsed`, from `sender`.
     #[inline]
-    pub(crate) fn get(&self, parsed: &Parsed, sender: EthernetAddress) -> Option<&Way> {
+    pub(crate) fn get(&self, parsed: &Parsed, sender: EthernetAddress) -> Option<&RecentWay> {
         #[cfg(test)]
         if self.off {
             return None;
         }
         let recent = self.by_hash[parsed.hash as usize % RECENT_WAYS].as_ref()?;
-        (recent.flow == parsed.flow && recent.sender == sender).then_some(&recent.way)
+        (recent.flow == parsed.flow && recent.sender == sender).then_some(recent)
     }
 
-    pub(crate) fn set(&mut self, parsed: &Parsed, sender: EthernetAddress, way: Way) {
-        self.by_hash[parsed.hash as usize % RECENT_WAYS] = Some(RecentWay { flow: parsed.flow, sender, way });
+    pub(crate) fn set(
+        &mut self,
+        parsed: &Parsed,
+        sender: EthernetAddress,
+        way: Way,
+        tracked: Option<Tracked>,
+    ) {
+        let recent = RecentWay { flow: parsed.flow, sender, way, tracked };
+        self.by_hash[parsed.hash as usize % RECENT_WAYS] = Some(recent);
+    }
+
+    /// As [`RecentWays::set`], if the flow was the last one that was offered its place, too: where there are many, each of which
+    /// has a way in a table, writing them down in turn would be for nothing.
+    pub(crate) fn offer(&mut self, parsed: &Parsed, sender: EthernetAddress, way: Way, tracked: Tracked) {
+        let last = &mut self.offered[parsed.hash as usize % RECENT_WAYS];
+        if core::mem::replace(last, parsed.hash) == parsed.hash {
+            self.set(parsed, sender, way, Some(tracked));
+        }
     }
 }
 

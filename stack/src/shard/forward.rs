@@ -21,13 +21,13 @@ use crate::flow::FlowTuple;
 use crate::flow::conntrack::Hit;
 use crate::flow::filter::TcpMss;
 use crate::flow::gate::{Change, Passage};
-use crate::flow::nat::rewrite::{Checksum, rewrite, rewrite_error};
+use crate::flow::nat::rewrite::{Checksum, Translation, rewrite, rewrite_error};
 use crate::net::egress::Output;
 use crate::net::forward::{clamp_mss, decrement_hop_limit, note_route};
 use crate::net::host_gate::Onward;
 use crate::net::icmp::{self, Complaint};
 use crate::net::route::{Hop, NextHop};
-use crate::net::way::{Way, takes_way};
+use crate::net::way::{RecentWay, Tracked, Way, takes_way};
 use crate::offload::gso::cut_merged;
 use crate::packet::Packet;
 use crate::parse::{FlowKey, Kind};
@@ -54,10 +54,10 @@ impl Shard {
     }
 
     /// As [`Shard::route`], in the shard that has the packet's flow.
-    pub(super) fn route_here(&mut self, now: Instant, packet: Packet, fragments: Option<usize>) {
+    pub(super) fn route_here(&mut self, now: Instant, mut packet: Packet, fragments: Option<usize>) {
         let link = self.rx_link;
         if fragments.is_none()
-            && let Some((to, mac)) = self.recent_way(now, &packet)
+            && let Some((to, mac)) = self.recent_way(now, &mut packet)
         {
             return self.output.forward_known(to, mac, packet);
         }
@@ -70,7 +70,9 @@ impl Shard {
             _ => Onward::Unknown(None),
         };
         let (arrived, read) = match onward {
-            Onward::Known(way, to) => return self.forward_known(packet, &way, to),
+            Onward::Known(way, tracked) => {
+                return self.forward_known(packet, &way, tracked, sender_told);
+            }
             Onward::Arrived(passage) => (Some(passage), None),
             Onward::Unknown(read) => (None, read),
         };
@@ -158,14 +160,22 @@ impl Shard {
         }
     }
 
-    /// On the way of the packets before it in its flow, with the tuple `to` if it has another one there.
-    fn forward_known(&mut self, mut packet: Packet, way: &Way, to: Option<FlowTuple>) {
-        if let Some(to) = to {
-            let (l3, l4) = (usize::from(packet.parsed.l3), usize::from(packet.parsed.l4));
+    /// On the way of the packets before it in its flow, of which it is one.
+    fn forward_known(
+        &mut self,
+        mut packet: Packet,
+        way: &Way,
+        tracked: Tracked,
+        sender_told: Option<Instant>,
+    ) {
+        if let (Kind::Udp, Some(until)) = (packet.parsed.kind, sender_told) {
+            let sender = EthernetFrame::new_unchecked(packet.head()).src_addr();
+            let way = Way { until: way.until.min(until), ..*way };
+            self.recent_ways.offer(&packet.parsed, sender, way, tracked);
+        }
+        if let Some(to) = tracked.to {
             match way.translation {
-                Some(translation) if !packet.is_merged() && !packet.parsed.partial_checksum => {
-                    translation.make(&mut packet.head_mut()[l3..], l4 - l3, &to);
-                }
+                Some(translation) if is_plain(&packet) => make(&mut packet, translation, &to),
                 _ if !apply(&mut packet, &Change::Packet(to)) => {
                     return self.drop_whole(DropReason::BadIcmp, &packet);
                 }
@@ -244,7 +254,7 @@ impl Shard {
             && let Some(way) = self.way_by(from, hop)
         {
             let way = Way { until: way.until.min(until), ..way };
-            self.recent_ways.set(&parsed, sender, way);
+            self.recent_ways.set(&parsed, sender, way, None);
         }
     }
 
@@ -271,24 +281,39 @@ impl Shard {
         })
     }
 
-    /// Link and Ethernet address that the packets before it of its flow went to, where no rule sees them.
+    /// Link and Ethernet address that the packets before it of its flow went to, as what they became, where no rule has to see
+    /// it. `None`: it is as it was.
     #[inline]
-    fn recent_way(&mut self, now: Instant, packet: &Packet) -> Option<(usize, EthernetAddress)> {
+    fn recent_way(&mut self, now: Instant, packet: &mut Packet) -> Option<(usize, EthernetAddress)> {
         let parsed = &packet.parsed;
-        if self.output.gate.is_some() || !parsed.transit || !takes_way(parsed) {
+        if !takes_way(parsed) {
             return None;
         }
         let sender = EthernetFrame::new_unchecked(packet.head()).src_addr();
-        let Output { links, stamp, .. } = &self.output;
-        let way = self.recent_ways.get(parsed, sender)?;
-        let found = way
-            .holds(now, self.rx_link, ip_len(packet), links, *stamp)
-            .then_some((usize::from(way.to), way.mac));
+        let Output { gate, links, stamp, .. } = &mut self.output;
+        let RecentWay { way, tracked, .. } = self.recent_ways.get(parsed, sender)?;
+        let len = ip_len(packet);
+        if !way.holds(now, self.rx_link, len, links, *stamp) {
+            return None;
+        }
+        match (gate, tracked) {
+            (None, None) if parsed.transit => {}
+            (Some(gate), Some(tracked)) if is_plain(packet) => {
+                if !gate.follow_datagram(now, tracked, len) {
+                    return None;
+                }
+                if let (Some(translation), Some(to)) = (way.translation, &tracked.to) {
+                    make(packet, translation, to);
+                }
+            }
+            _ => return None,
+        }
+        let found = (usize::from(way.to), way.mac);
         #[cfg(test)]
         {
-            self.recent_ways.taken += u64::from(found.is_some());
+            self.recent_ways.taken += 1;
         }
-        found
+        Some(found)
     }
 
     fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
@@ -313,6 +338,18 @@ impl Shard {
             );
         }
     }
+}
+
+/// Whether it is one packet whose sums are whole.
+fn is_plain(packet: &Packet) -> bool {
+    !packet.is_merged() && !packet.parsed.partial_checksum
+}
+
+/// As [`apply`] for a packet that is plain, of a flow whose `translation` to `to` this is.
+#[inline]
+fn make(packet: &mut Packet, translation: Translation, to: &FlowTuple) {
+    let l3 = usize::from(packet.parsed.l3);
+    translation.make(&mut packet.head_mut()[l3..], to);
 }
 
 /// Gives the packet's headers the addresses and ports of `change`; `false`: they are not whole. Of a merged one, those of

@@ -183,6 +183,29 @@ impl Entry {
         Update::Taken { changed: before != (self.seen_reply, self.assured, self.tcp_state()) }
     }
 
+    /// As [`Entry::update`] for a datagram of a UDP flow that shows nothing new of it: then the end is put off by the same time
+    /// as before, so that the timer stands. `false`: it may, and nothing was changed. `len`: of the IP packet.
+    #[inline]
+    pub(super) fn take_datagram(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        len: u32,
+        timeouts: &Timeouts,
+    ) -> bool {
+        let as_before = matches!(self.protocol, ProtocolState::Udp)
+            && now < self.expires
+            && (self.seen_reply || direction == Direction::Original)
+            && (self.assured || !self.seen_reply || now < self.begun + STREAM_AGE);
+        if as_before {
+            let count = &mut self.counts[direction as usize];
+            count.packets += 1;
+            count.bytes += u64::from(len);
+            self.expires = now + if self.assured { timeouts.udp_stream } else { timeouts.udp };
+        }
+        as_before
+    }
+
     /// The TCP state, for listings; `None` for other protocols.
     #[must_use]
     pub fn tcp_state(&self) -> Option<super::tcp::TcpState> {

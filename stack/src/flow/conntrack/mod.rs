@@ -325,6 +325,14 @@ impl Conntrack {
         Taken::Known(Hit { id, direction, state })
     }
 
+    /// As [`Conntrack::take`] for a datagram that changes nothing but its flow's counts and end; `false`: it may, or its flow
+    /// is not that of `generation`, and nothing happened.
+    #[inline]
+    pub(crate) fn take_datagram(&mut self, now: Instant, place: Place, generation: u32, len: u32) -> bool {
+        let Some(entry) = self.entries.get_exact_mut(place.index(), generation) else { return false };
+        entry.take_datagram(now, place.direction(), len, &self.config.timeouts)
+    }
+
     /// Makes an entry of a flow whose first packet may pass.
     ///
     /// # Errors

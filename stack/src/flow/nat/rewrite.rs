@@ -92,22 +92,25 @@ impl Translation {
         Self { addresses: Delta::fold(addresses.sum), ports: Delta::fold(ports.sum) }
     }
 
-    /// As [`rewrite`] with a whole checksum. `to`: that of [`Translation::new`]; the packet has the other tuple, its transport
-    /// header begins at `transport`, behind an IP header without options.
-    pub(crate) fn make(self, packet: &mut [u8], transport: usize, to: &FlowTuple) {
-        let (header, transport) = packet.split_at_mut(transport);
-        let (src, dst) = to.octets();
-        let ipv4 = header[0] >> 4 == 4;
-        let at = if ipv4 { 12 } else { 8 };
-        header[at..at + src.len()].copy_from_slice(src);
-        header[at + src.len()..at + 2 * src.len()].copy_from_slice(dst);
+    /// As [`rewrite`] with a whole checksum. `to`: that of [`Translation::new`]; the packet, from its IP header without options
+    /// on, has the other tuple.
+    #[inline]
+    pub(crate) fn make(self, packet: &mut [u8], to: &FlowTuple) {
         let addresses = Delta { sum: self.addresses.into() };
-        if ipv4 {
+        let transport = if packet[0] >> 4 == 4 {
+            let Some((header, transport)) = packet.split_first_chunk_mut::<20>() else { return };
             let field = u16::from_be_bytes([header[10], header[11]]);
             header[10..12].copy_from_slice(&addresses.apply(field, Checksum::Whole).to_be_bytes());
-        }
-        transport[..4].copy_from_slice(&to.port_octets());
+            header[12..20].copy_from_slice(&to.ipv4_octets());
+            transport
+        } else {
+            let Some((header, transport)) = packet.split_first_chunk_mut::<40>() else { return };
+            header[8..40].copy_from_slice(&to.ipv6_octets());
+            transport
+        };
         let at = if to.protocol == protocol::TCP { 16 } else { 6 };
+        let Some(transport) = transport.get_mut(..at + 2) else { return };
+        transport[..4].copy_from_slice(&to.port_octets());
         let ports = Delta { sum: self.ports.into() };
         update_transport(transport, at, to.protocol, addresses, ports, Checksum::Whole);
     }
@@ -177,6 +180,7 @@ fn checksum_offset(number: u8) -> Option<usize> {
 }
 
 /// What of the checksum is over addresses, and whether a zero field means that there is none.
+#[inline]
 fn update_transport(
     transport: &mut [u8],
     at: usize,
@@ -376,7 +380,7 @@ mod tests {
             }
             let mut quick = changed.clone();
             rewrite(&mut changed, &to, Checksum::Whole).unwrap();
-            Translation::new(&from, &to).make(&mut quick, transport, &to);
+            Translation::new(&from, &to).make(&mut quick, &to);
             prop_assert_eq!(quick, changed);
         }
 

@@ -432,6 +432,26 @@ fn all_but_the_first_packets_of_a_flow_take_a_remembered_way() {
     }
 }
 
+/// A flow is looked up for its first packets only.
+#[test]
+fn datagrams_in_succession_are_not_looked_up() {
+    let taken = |steps: &[Step]| {
+        let mut router = Router::new(false, 0, false, true);
+        steps.iter().for_each(|step| router.run(step, false));
+        let gate = router.net.router.output.gate.as_ref().unwrap();
+        (router.net.router.recent_ways.taken, gate.ways_taken)
+    };
+    let one = data(true, false, 0, 0, 10);
+    // The first begins, the second finds the way, the third is offered a place and the fourth has it.
+    assert_eq!(taken(&vec![Step::Burst(vec![one.clone()]); 20]), (16, 2));
+    assert_eq!(taken(&vec![Step::Burst(vec![one.clone(); 4]); 5]), (16, 2));
+    // Segments have more to tell: each is looked at.
+    let handshake = [data(true, true, 0, 0, 0), data(false, true, 1, 0, 0)];
+    let mut steps: Vec<Step> = handshake.into_iter().map(|spec| Step::Burst(vec![spec])).collect();
+    steps.extend((0..10).map(|_| Step::Burst(vec![data(true, true, 3, 0, 0)])));
+    assert_eq!(taken(&steps).0, 0);
+}
+
 /// The neighbour table hears of senders and of use at the same times, counted and seen by when it asks again.
 #[test]
 fn a_remembered_way_hides_nothing_from_the_neighbor_table() {
