@@ -221,12 +221,12 @@ impl Gate {
         }
     }
 
-    /// As [`Gate::follow`] for a datagram of a flow that [`Gate::known`] found before, where it changes nothing but the flow's
-    /// counts and end; `false`: it may, and nothing happened. `generation`: that of the place then; `len`: of the IP packet.
+    /// As [`Gate::follow`] for a datagram of a flow that [`Gate::known`] found under the same rules, where it changes nothing but the
+    /// flow's counts and end; `false`: it may, and nothing happened. `generation`: that of the place then; `len`: of the IP
+    /// packet.
     #[inline]
     pub(crate) fn follow_datagram(&mut self, now: Instant, place: Place, generation: u32, len: u32) -> bool {
-        let table = self.table.as_mut().filter(|_| self.quick);
-        table.is_some_and(|table| table.take_datagram(now, place, generation, len))
+        self.table.as_mut().is_some_and(|table| table.take_datagram(now, place, generation, len))
     }
 
     /// It is for this host. Then it is what [`Gate::change`] says.

@@ -105,6 +105,49 @@ fn an_answered_udp_flow_that_goes_on_is_a_stream() {
     assert!(table.is_empty());
 }
 
+proptest! {
+    /// A datagram that may go the short way does what it does on the long one, and one that would change more does not go it.
+    #[test]
+    fn a_datagram_that_shows_nothing_new_goes_a_short_way(
+        (udp_timeout, stream) in (10u64..4000, 10u64..4000),
+        // Milliseconds since the last one; the other way; of the table's flow, or of the one that was there before.
+        packets in prop::collection::vec((0u64..900, any::<bool>(), prop::bool::weighted(0.9)), 1..40),
+    ) {
+        let mut config = ConntrackConfig::default();
+        (config.timeouts.udp, config.timeouts.udp_stream) =
+            (Duration::from_millis(udp_timeout), Duration::from_millis(stream));
+        let view = udp("10.0.0.2:5000", "198.51.100.1:53");
+        let mut tables = [(); 2].map(|()| Conntrack::new(config.clone(), (1, 2), Instant::ZERO));
+        for table in &mut tables {
+            let former = begin(table, at(0), &udp_from(1));
+            table.delete(former);
+            begin(table, at(0), &view);
+        }
+        let [quick, slow] = &mut tables;
+        let mut now = at(0);
+        for (millis, other_way, current) in packets {
+            now += Duration::from_millis(millis);
+            let view = if other_way { back(&view) } else { view };
+            let place = slow.place_of(&view).unwrap();
+            let generation = if current { slow.generation(place) } else { slow.generation(place) - 1 };
+            let before = format!("{:?}", quick.at(place));
+            if !quick.take_datagram(now, place, generation, view.len) {
+                prop_assert_eq!(before, format!("{:?}", quick.at(place)));
+                if !quick.is_over(now, place) {
+                    quick.take(now, place, &view);
+                }
+            } else {
+                prop_assert!(current);
+            }
+            if !slow.is_over(now, place) {
+                slow.take(now, place, &view);
+            }
+            prop_assert_eq!(format!("{:?}", quick.at(place)), format!("{:?}", slow.at(place)));
+            prop_assert_eq!(quick.next_deadline(), slow.next_deadline());
+        }
+    }
+}
+
 #[test]
 fn a_full_table_drops_the_oldest_that_is_not_assured() {
     let mut table = table(2);

@@ -109,7 +109,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => prop::collection::vec(spec(), 1..5).prop_map(Step::Burst),
         // Again and again the same: what ways are for.
-        8 => (spec(), 2usize..6).prop_map(|(spec, count)| Step::Burst(vec![spec; count])),
+        8 => (spec(), 2usize..9).prop_map(|(spec, count)| Step::Burst(vec![spec; count])),
         12 => (any::<prop::sample::Index>(), any::<bool>(), 0u8..4).prop_map(|(which, link, flags)| Step::Answer(which, link, flags)),
         6 => prop::sample::select(waits).prop_map(Step::Wait),
         1 => (0..RULES.len()).prop_map(Step::Rules),
@@ -432,6 +432,28 @@ fn all_but_the_first_packets_of_a_flow_take_a_remembered_way() {
     }
 }
 
+/// The place of a flow that was deleted is the next one's: its packets are not counted there.
+#[test]
+fn a_way_ends_with_its_flow() {
+    let (one, other) = (data(true, false, 0, 0, 10), Spec { port: 1, ..data(true, false, 0, 0, 10) });
+    let burst = |spec: &Spec, count| Step::Burst(vec![spec.clone(); count]);
+    for rules in [0, 2] {
+        let steps = [burst(&one, 6), Step::Delete(0), burst(&other, 1), burst(&one, 2), burst(&other, 2)];
+        compare(false, rules, false, &steps).unwrap();
+    }
+}
+
+/// What a device left to be summed is translated by other means.
+#[test]
+fn a_partial_checksum_does_not_take_the_way_of_whole_ones() {
+    let (whole, partial) = (data(true, false, 0, 0, 10), Spec { damage: 5, ..data(true, false, 0, 0, 10) });
+    let steps =
+        [Step::Burst(vec![whole.clone(); 6]), Step::Burst(vec![partial; 2]), Step::Burst(vec![whole])];
+    for v6 in [false, true] {
+        compare(v6, 0, true, &steps).unwrap();
+    }
+}
+
 /// A flow is looked up for its first packets only.
 #[test]
 fn datagrams_in_succession_are_not_looked_up() {
@@ -461,6 +483,10 @@ fn a_remembered_way_hides_nothing_from_the_neighbor_table() {
         let steps: Vec<Step> = steady.into_iter().cycle().take(2400).collect();
         assert!(compare(false, rules, false, &steps).unwrap() > 500);
     }
+    // Often enough for the flow not to be looked up.
+    let steady = [Step::Burst(vec![data(true, false, 0, 0, 10); 2]), Step::Wait(7)];
+    let steps: Vec<Step> = steady.into_iter().cycle().take(1500).collect();
+    assert!(compare(false, 2, false, &steps).unwrap() > 500);
     let burst = || Step::Burst(vec![data(true, false, 0, 0, 10); 2]);
     let steps: Vec<Step> = (0..20).flat_map(|turn| [burst(), Step::Forged(false, turn % 2)]).collect();
     compare(false, NO_RULES, false, &steps).unwrap();
