@@ -2,7 +2,8 @@
 //!
 //! The order in which things are had, and in which the code reads:
 //! 1. [`Nic::open`] looks at the interface (`nic.rs`, `ethtool.rs`);
-//! 2. [`Nic::attach`] attaches the steering program, or joins another process's (`program.rs`, `bpf/steer.bpf.c`);
+//! 2. [`Nic::attach`] attaches the steering program, or joins another process's (`program.rs`, `bpf/steer.bpf.c`), and has the
+//!    NIC let in the groups of the stack's own addresses (`groups.rs`);
 //! 3. [`Steer::queue`] checks the options (`options.rs`), and [`QueueOpener::open`], on the thread that will drive the
 //!    queue, allocates the frames (`umem.rs`), binds the socket (`socket.rs`) and starts the steering (`steer.rs`,
 //!    `ports.rs`);
@@ -21,6 +22,7 @@ mod access;
 mod bpf;
 mod error;
 mod ethtool;
+mod groups;
 mod link;
 mod links;
 mod maps;

@@ -16,6 +16,7 @@ use bywash::config::AddressUse;
 
 use crate::bpf::{self, LoadError, Object};
 use crate::error::Error;
+use crate::groups::AllGroups;
 use crate::maps::{Maps, PROGRAM};
 use crate::nic::{AttachMode, Nic, attach_mode};
 use crate::options::{Mode, QueueOptions};
@@ -71,6 +72,8 @@ pub(crate) struct Attached {
     pub ports: OpenPorts,
     joined: bool,
     _link: OwnedFd,
+    /// Where the stack has addresses of its own.
+    _groups: Option<AllGroups>,
 }
 
 impl Nic {
@@ -130,10 +133,23 @@ impl Nic {
                 ports: OpenPorts::default(),
                 joined: false,
                 _link: link,
+                _groups: self.groups(options)?,
             })),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => Ok(None),
             Err(error) => Err(self.attach_error(error, mode)),
         }
+    }
+
+    /// The kernel has the groups of its own addresses.
+    fn groups(&self, options: &AttachOptions) -> Result<Option<AllGroups>, Error> {
+        if options.address_use == AddressUse::Shared {
+            return Ok(None);
+        }
+        let what = "let in the packets of all multicast groups";
+        AllGroups::join(self.ifindex).map(Some).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => Error::NoPrivilege { what, missing: Missing::of(TO_ATTACH) },
+            _ => Error::System { interface: self.name.clone(), what, source },
+        })
     }
 
     pub(crate) fn load_object(&self) -> Result<Object, Error> {
@@ -197,7 +213,8 @@ impl Nic {
         );
         let (nic, address_use) = (self.clone(), options.address_use);
         let ports = OpenPorts::default();
-        Ok(Some(Attached { nic, mode, address_use, maps, ports, joined: true, _link: link }))
+        let groups = self.groups(options)?;
+        Ok(Some(Attached { nic, mode, address_use, maps, ports, joined: true, _link: link, _groups: groups }))
     }
 
     fn load_error(&self, source: io::Error, log: String) -> Error {

@@ -680,3 +680,28 @@ fn a_burst_takes_few_syscalls() {
         assert_all_frames_back(&mut queue);
     });
 }
+
+#[test]
+fn the_nic_lets_in_all_groups_while_the_stack_has_addresses_of_its_own() {
+    require_root!();
+    let pair = pair(VethOptions::default());
+    let who_wants_all = || {
+        let output = pair.stack.command("ip").args(["-d", "link", "show", &pair.stack_interface]).output();
+        let text = String::from_utf8(output.expect("run ip").stdout).expect("text");
+        let count = text.split_whitespace().skip_while(|word| *word != "allmulti").nth(1);
+        count.and_then(|count| count.parse::<u32>().ok()).unwrap_or_else(|| panic!("{text}"))
+    };
+    assert_eq!(who_wants_all(), 0);
+    pair.stack.run(|| {
+        // The kernel has joined the groups of the addresses that it shares.
+        let shared = attach(&pair, AddressUse::Shared).unwrap();
+        assert_eq!(who_wants_all(), 0);
+        let own = attach(&pair, AddressUse::Own).unwrap();
+        let another = attach(&pair, AddressUse::Own).unwrap();
+        assert_eq!(who_wants_all(), 2);
+        drop((own, shared));
+        assert_eq!(who_wants_all(), 1);
+        drop(another);
+    });
+    assert_eq!(who_wants_all(), 0);
+}

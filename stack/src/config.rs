@@ -1,6 +1,7 @@
 //! The stack's configuration: addresses, routes, TCP's defaults, pool and limits; checked once at the start.
 
 use core::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::flow::filter::{RuleSet, Table};
 use crate::flow::gate::GateConfig;
 use crate::limits;
+pub use crate::net::router_advert::{Advertise, AdvertiseError, AdvertisedPrefix};
 use crate::tcp::{TcpConfig, TcpConfigError};
 
 /// An address with the prefix of its link.
@@ -99,6 +101,9 @@ pub enum ReversePath {
 pub struct ForwardConfig {
     /// Whose packets are forwarded.
     pub reverse_path: ReversePath,
+    /// What the hosts of links are told of this router, by the links' numbers (the first's is 0). On the other links no
+    /// router is advertised.
+    pub advertise: BTreeMap<usize, Advertise>,
 }
 
 /// Everything a shard must know; the same for all shards of an interface.
@@ -127,7 +132,7 @@ pub struct StackConfig {
     /// Rules for what this host receives and sends; `None`: all may pass, and nothing is asked.
     pub filter: Option<FilterConfig>,
     /// Further links, each a link of the device ([`crate::device::Device::links`]) in order; the first is what `addresses`,
-    /// `dhcp` and `mtu` above and the rules' interface say. Only a stack of one shard has some.
+    /// `dhcp` and `mtu` above and the rules' interface say.
     pub further_links: Vec<LinkConfig>,
     /// Forward between the links; `None`: what is not for this host is dropped.
     pub forward: Option<ForwardConfig>,
@@ -189,6 +194,10 @@ impl StackConfig {
             return Err(ConfigError::BadAddress(bad.addr));
         }
         self.validate_routes()?;
+        for (at, advertise) in self.forward.iter().flat_map(|forward| &forward.advertise) {
+            let here = links.get(*at).ok_or(ConfigError::NoSuchLink(*at))?;
+            advertise.validate(here.0)?;
+        }
         if self.dns_servers.len() > limits::DNS_SERVERS {
             return Err(ConfigError::TooManyDnsServers(self.dns_servers.len()));
         }
@@ -302,6 +311,12 @@ pub enum ConfigError {
     /// Several links with DHCP.
     #[error("DHCP on several links: one can have it, the others need static addresses")]
     SeveralDhcpLinks,
+    /// Router advertisements for a link that is not there.
+    #[error("router advertisements on link {0}, but there is none of this number")]
+    NoSuchLink(usize),
+    /// Router advertisements' part.
+    #[error(transparent)]
+    Advertise(#[from] AdvertiseError),
     /// Links that the device has not, or more than are configured.
     #[error("{config} links configured, but the device has {device}")]
     LinkCount {

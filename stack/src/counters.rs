@@ -148,6 +148,8 @@ counters! {
     arp_requests_tx "ARP requests sent for packets of ours.",
     ndp_rx "Neighbour discovery messages received.",
     ndp_solicitations_tx "Neighbour solicitations sent for packets of ours.",
+    router_solicitations_rx "Hosts' questions for routers on links that are advertised on.",
+    router_advertisements_tx "Router advertisements sent.",
     neighbor_learned "Neighbour addresses learned or confirmed.",
     neighbor_evicted "Neighbours forgotten because the table was full.",
     address_probes_tx "Probes sent whether somebody else has an address of ours (RFC 5227, RFC 4862).",

@@ -1,5 +1,7 @@
 //! Every bound of the stack, in one place: its value, why it is that, and what happens when it is hit.
 
+use core::ops::RangeInclusive;
+
 use crate::time::Duration;
 
 /// Packets taken from or given to the driver at a time: large enough to spread the cost of a ring access, small
@@ -73,6 +75,24 @@ pub const ADDRESS_PROBE_DELAY: Duration = Duration::from_secs(1);
 /// From one probe to the next, and to the first announcement (RFC 5227 section 1.1, PROBE_MIN; RFC 4861 section 10,
 /// RETRANS_TIMER).
 pub const ADDRESS_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Router advertisements' longest interval may be this (RFC 4861 section 6.2.1, MaxRtrAdvInterval).
+pub const ADVERTISE_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(4)..=Duration::from_secs(1800);
+/// The longest time for which a router may be a default router without a word (RFC 4861 section 6.2.1, AdvDefaultLifetime).
+pub const ADVERTISED_LIFETIME_MAX: Duration = Duration::from_secs(9000);
+/// Prefixes in an advertisement: with all name servers it fits IPv6's least MTU.
+pub const ADVERTISED_PREFIXES: usize = 16;
+/// Name servers in an advertisement.
+pub const ADVERTISED_DNS_SERVERS: usize = 8;
+/// The first advertisements follow each other sooner (RFC 4861 section 10, MAX_INITIAL_RTR_ADVERTISEMENTS).
+pub const FIRST_ADVERTISEMENTS: u8 = 3;
+/// The longest time between these (MAX_INITIAL_RTR_ADVERT_INTERVAL).
+pub const FIRST_ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(16);
+/// The shortest time between two that are for all hosts (MIN_DELAY_BETWEEN_RAS).
+pub const ADVERTISE_TO_ALL_INTERVAL: Duration = Duration::from_secs(3);
+/// An answer to a solicitation waits for a random time below this (MAX_RA_DELAY_TIME).
+pub const ADVERTISE_DELAY: Duration = Duration::from_millis(500);
+/// Hosts that wait for an answer of their own at a time. Beyond it all are answered at once.
+pub const ADVERTISE_ASKERS: usize = 64;
 /// Announcements of an address (RFC 5227 section 1.1, ANNOUNCE_NUM; RFC 4861 section 10 allows 3).
 pub const ADDRESS_ANNOUNCEMENTS: u8 = 2;
 /// Time between these (RFC 5227 section 1.1, ANNOUNCE_INTERVAL).
@@ -177,7 +197,7 @@ pub const TCP_SEGMENTS_PER_TURN: usize = 48;
 /// each is a whole connection that nobody has confirmed. Beyond it SYNs are answered without Fast Open (RFC 7413 section 4.2).
 pub const TCP_FASTOPEN_QLEN: usize = 1 << 16;
 /// Values of `TCP_MAXSEG`: Linux's `TCP_MIN_MSS` to `MAX_TCP_WINDOW`. Others are refused.
-pub const TCP_MAXSEG: core::ops::RangeInclusive<u16> = 88..=32_767;
+pub const TCP_MAXSEG: RangeInclusive<u16> = 88..=32_767;
 /// Most of `TCP_SYNCNT`: Linux's `MAX_TCP_SYNCNT`. More is refused.
 pub const TCP_SYN_COUNT_MAX: u8 = 127;
 /// Least `TCP_WINDOW_CLAMP`: half of Linux's `SOCK_MIN_RCVBUF`. Less is refused.

@@ -205,6 +205,7 @@ pub(crate) const TIMESTAMP: u8 = 68;
 pub(crate) const TIMESTAMP_PRESPECIFIED: u8 = 3;
 const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+pub(crate) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 pub(crate) const SOLICITED_NODE_PREFIX: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
 /// IEEE 802.1Q, 802.1ad and the older stacked tag.
 const VLAN_TYPES: [u16; 3] = [0x8100, 0x88a8, 0x9100];

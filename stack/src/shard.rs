@@ -11,6 +11,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_core::{RngCore, SeedableRng};
 use smoltcp::wire::EthernetAddress;
 
+mod advertise;
 mod flows;
 mod forward;
 mod homes;
@@ -44,11 +45,12 @@ use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
 use crate::net::route::{Routes, link_local};
+use crate::net::router_advert::Asker;
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::net::way::RecentWays;
 use crate::offload::gro::Gro;
 use crate::packet::{PacketBatch, PacketPool, prefetch_front};
-use crate::parse::{self, Policy};
+use crate::parse::{self, ALL_ROUTERS, Policy};
 use crate::tcp::{ConnId, IcmpError, IcmpErrorKind, ListenerId, SocketOptions, Tcp, TcpError, Tuple};
 use crate::time::Instant;
 use homes::Homes;
@@ -179,7 +181,7 @@ impl Shard {
         let policy = |link: usize| Policy {
             mac: device.capabilities_of(link).mac,
             addresses: Vec::new(),
-            groups: Vec::new(),
+            groups: if config.forward.is_some() { vec![ALL_ROUTERS.into()] } else { Vec::new() },
             partial_checksums: config
                 .partial_checksums
                 .accepts(device.capabilities_of(link).partial_checksums),
@@ -228,6 +230,7 @@ impl Shard {
             shard.steering.open(Protocol::Udp, receive::DHCP_CLIENT_PORT);
         }
         shard.use_addresses();
+        shard.begin_advertising(now);
         Ok(shard)
     }
 
@@ -319,6 +322,7 @@ impl Shard {
         if self.output.links.iter().any(|link| link.is_due(now)) {
             self.ask_neighbors(now);
             self.output.announce_addresses(now);
+            self.output.advertise(now, &mut self.rng);
         }
         // A port that was opened just now must be steered before its first packet may be answered.
         let steered = self.follow_name_queries();
@@ -334,8 +338,7 @@ impl Shard {
     /// When [`Shard::poll`] is next needed if no packet arrives and no other call is made; not later than `now`: at once.
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         let net = [
-            self.output.links.iter().filter_map(|link| link.neighbors.next_deadline()).min(),
-            self.output.links.iter().filter_map(|link| link.announcer.next_deadline()).min(),
+            self.output.links.iter().filter_map(Link::next_deadline).min(),
             self.output.gate.as_ref().and_then(|gate| gate.next_deadline()),
             self.reassembly.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
@@ -634,6 +637,7 @@ impl Shard {
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),
                 Message::UdpFault(visit, fault) => self.udp_fault(visit, &fault),
+                Message::RouterAsked(link) => self.router_asked(now, link, Asker::All),
                 Message::Lease(lease) => self.use_lease(lease),
                 Message::PathMtu(told) => {
                     self.output.learn_path_mtu(now, told);

@@ -1,13 +1,16 @@
 //! The gateway's configuration file, from text to what the stack and the driver take. Every key is checked here or where it
 //! is used, and a wrong one is refused with the file's name and line.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bywash::config::{Cidr, FilterConfig, ForwardConfig, LinkConfig, ReversePath, Route, StackConfig};
+use bywash::config::{
+    Advertise, AdvertisedPrefix, Cidr, FilterConfig, ForwardConfig, LinkConfig, ReversePath, Route,
+    StackConfig,
+};
 use bywash::flow::conntrack::{ConntrackConfig, Timeouts};
 use bywash::flow::gate::GateConfig;
 use bywash::flow::nat::Filtering;
@@ -77,6 +80,73 @@ pub struct LinkTable {
     pub queues: Option<QueueSet>,
     /// Addresses whose packets stay with the kernel; unless given, those that the interface has.
     pub kernel_addresses: Option<Vec<IpAddr>>,
+    /// Tell IPv6 hosts of this router; unless given, nobody does.
+    pub advertise: Option<AdvertiseTable>,
+}
+
+/// [`Advertise`]: what is not given is RFC 4861's default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AdvertiseTable {
+    /// The longest time between two advertisements.
+    #[serde(deserialize_with = "time")]
+    pub interval: Option<Duration>,
+    /// How long hosts use this router as default router; 0: not at all. Unless given, three times the interval.
+    #[serde(deserialize_with = "time")]
+    pub lifetime: Option<Duration>,
+    /// Hosts get their addresses by DHCPv6.
+    pub managed: bool,
+    /// Hosts get other settings by DHCPv6.
+    pub other_config: bool,
+    /// Prefixes; unless given, the link's networks.
+    pub prefix: Option<Vec<PrefixTable>>,
+    /// Name servers.
+    pub dns: Vec<Ipv6Addr>,
+}
+
+/// [`AdvertisedPrefix`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PrefixTable {
+    /// The prefix.
+    #[serde(deserialize_with = "parsed")]
+    pub prefix: Cidr,
+    /// Its addresses are on the link.
+    pub on_link: Option<bool>,
+    /// Hosts make addresses of it; unless given, if it is of 64 bits.
+    pub autonomous: Option<bool>,
+    /// How long it is valid.
+    #[serde(default, deserialize_with = "time")]
+    pub valid: Option<Duration>,
+    /// How long addresses made of it are used for new connections.
+    #[serde(default, deserialize_with = "time")]
+    pub preferred: Option<Duration>,
+}
+
+impl AdvertiseTable {
+    fn read(&self) -> Advertise {
+        let default = Advertise::default();
+        let interval = self.interval.unwrap_or(default.interval);
+        let prefix = |table: &PrefixTable| {
+            let default = AdvertisedPrefix::of(table.prefix);
+            let valid = table.valid.unwrap_or(default.valid);
+            AdvertisedPrefix {
+                on_link: table.on_link.unwrap_or(default.on_link),
+                autonomous: table.autonomous.unwrap_or(default.autonomous),
+                valid,
+                preferred: table.preferred.unwrap_or(default.preferred.min(valid)),
+                ..default
+            }
+        };
+        Advertise {
+            interval,
+            lifetime: self.lifetime.unwrap_or(interval.saturating_mul(3)),
+            managed: self.managed,
+            other_config: self.other_config,
+            prefixes: self.prefix.as_ref().map(|tables| tables.iter().map(prefix).collect()),
+            dns_servers: self.dns.clone(),
+        }
+    }
 }
 
 /// A route.
@@ -433,12 +503,16 @@ impl Configuration {
                 mtu: link.mtu,
             })
             .collect();
+        let advertised = self.file.link.iter().enumerate();
         config.forward = Some(ForwardConfig {
             reverse_path: match self.file.reverse_path {
                 ReversePathWord::Off => ReversePath::Off,
                 ReversePathWord::Loose => ReversePath::Loose,
                 ReversePathWord::Strict => ReversePath::Strict,
             },
+            advertise: advertised
+                .filter_map(|(at, link)| Some((at, link.advertise.as_ref()?.read())))
+                .collect(),
         });
         config.routes = self.routes()?;
         config.dns_servers.clone_from(&self.file.dns);

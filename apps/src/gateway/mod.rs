@@ -82,6 +82,9 @@ fn names(configuration: &Configuration) -> String {
         if link.dhcp {
             text.push_str(" DHCP");
         }
+        if link.advertise.is_some() {
+            text.push_str(" advertised");
+        }
         text
     });
     links.collect::<Vec<_>>().join(", ")

@@ -7,6 +7,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use rand_core::RngCore;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet};
 
 use super::announce::Step;
@@ -306,6 +307,18 @@ impl Output {
                     Step::Announce(IpAddr::V4(addr)) => arp::announce(self, link, addr),
                     Step::Announce(IpAddr::V6(addr)) => ndp::announce(self, link, addr),
                 }
+            }
+        }
+    }
+
+    /// Sends the router advertisements whose time has come.
+    pub(crate) fn advertise(&mut self, now: Instant, rng: &mut impl RngCore) {
+        for link in 0..self.links.len() {
+            while let Some((asker, message)) =
+                self.links[link].advertiser.as_mut().and_then(|advertiser| advertiser.due(now, rng))
+            {
+                let mut message = message.to_vec();
+                ndp::advertise_router(self, link, asker, &mut message);
             }
         }
     }

@@ -7,6 +7,7 @@ use smoltcp::wire::EthernetAddress;
 
 use super::announce::Announcer;
 use super::neighbor::Neighbors;
+use super::router_advert::Advertiser;
 use crate::limits;
 use crate::packet::PacketBatch;
 use crate::time::Instant;
@@ -42,6 +43,8 @@ pub(crate) struct Link {
     pub(crate) mtu: usize,
     pub(crate) neighbors: Neighbors,
     pub(crate) announcer: Announcer,
+    /// Tells hosts of this router; `None`: nobody does.
+    pub(crate) advertiser: Option<Advertiser>,
     /// What waits for the device.
     pub(crate) backlog: PacketBatch,
     pub(crate) traffic: LinkTraffic,
@@ -66,17 +69,26 @@ impl Link {
             mtu,
             neighbors,
             announcer: Announcer::default(),
+            advertiser: None,
             backlog: PacketBatch::new(),
             traffic: LinkTraffic::default(),
             last_neighbor: None,
         }
     }
 
-    /// Whether a neighbour is to be asked for or given up, or an address to be spoken of.
+    /// Whether a neighbour is to be asked for or given up, or an address or this router to be spoken of.
     #[inline]
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        due(self.neighbors.next_deadline()) || due(self.announcer.next_deadline())
+        self.next_deadline().is_some_and(|at| at <= now)
+    }
+
+    /// When [`Link::is_due`] next says so.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let advertiser = self.advertiser.as_ref().and_then(Advertiser::next_deadline);
+        [self.neighbors.next_deadline(), self.announcer.next_deadline(), advertiser]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether a whole packet may be added to the backlog. One packet's fragments may then exceed the bound.

@@ -27,6 +27,7 @@ pub(crate) mod path_mtu;
 pub(crate) mod ping;
 pub(crate) mod reassembly;
 pub(crate) mod route;
+pub(crate) mod router_advert;
 pub(crate) mod udp;
 pub(crate) mod way;
 

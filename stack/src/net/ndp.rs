@@ -1,5 +1,6 @@
 //! Neighbour discovery (RFC 4861): answers solicitations for our addresses, learns neighbours, notices who else claims an
-//! address of ours (RFC 4862 section 5.4). Routers' messages are not used: routes come from the configuration.
+//! address of ours (RFC 4862 section 5.4), and sends what this router tells hosts ([`super::router_advert`]). Other routers'
+//! messages are not used: routes come from the configuration.
 //!
 //! Packets come from the shard; solicitations of our own are sent by [`super::egress`]. smoltcp's interface does this too,
 //! with the limits that [`super::arp`] names, and without answering hosts that are still checking their address.
@@ -16,7 +17,8 @@ use super::Heard;
 use super::egress::{IPV6_HEADER, Output};
 use super::fragment::write_header;
 use super::neighbor::Claim;
-use super::route::ipv6_group;
+use super::route::{ipv6_group, is_link_local};
+use super::router_advert::Asker;
 use crate::counters::DropReason;
 use crate::parse::{ALL_NODES, Policy, SOLICITED_NODE_PREFIX, protocol};
 use crate::time::Instant;
@@ -43,6 +45,15 @@ pub(crate) fn is_ndp(kind: u8) -> bool {
     (133..=137).contains(&kind)
 }
 
+/// What a message says.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Said {
+    /// Where a neighbour is.
+    pub(crate) heard: Option<Heard>,
+    /// A host wants to know of this router.
+    pub(crate) asked: Option<Asker>,
+}
+
 /// Takes in a neighbour discovery message. `answer`: the addresses are ours alone, so solicitations are ours to answer.
 /// Returns what was learned, for the other shards.
 pub(crate) fn receive(
@@ -51,12 +62,13 @@ pub(crate) fn receive(
     policy: &Policy,
     answer: bool,
     output: &mut Output,
-) -> Option<Heard> {
+) -> Said {
     output.counters.ndp_rx += 1;
     let Some(repr) = checked(&message) else {
         output.counters.drop(DropReason::BadNeighborDiscovery);
-        return None;
+        return Said::default();
     };
+    let mut asked = None;
     let heard = match repr {
         NdiscRepr::NeighborSolicit { target_addr, lladdr } => {
             solicited(now, &message, target_addr, mac_of(lladdr), policy, answer, output)
@@ -64,13 +76,32 @@ pub(crate) fn receive(
         NdiscRepr::NeighborAdvert { flags, target_addr, lladdr } => {
             advertised(now, &message, target_addr, mac_of(lladdr), flags, policy, output)
         }
+        NdiscRepr::RouterSolicit { lladdr } if output.links[message.link].advertiser.is_some() => {
+            output.counters.router_solicitations_rx += 1;
+            let mac = mac_of(lladdr).filter(EthernetAddress::is_unicast);
+            asked = Some(if message.src.is_unspecified() {
+                Asker::All
+            } else {
+                Asker::Host(message.src, mac.unwrap_or(message.from))
+            });
+            mac.and_then(|mac| asking(&message, mac, output))
+        }
         _ => {
             output.counters.drop(DropReason::IcmpIgnored);
             None
         }
-    }?;
-    output.heard(now, heard);
-    Some(heard)
+    };
+    if let Some(heard) = heard {
+        output.heard(now, heard);
+    }
+    Said { heard, asked }
+}
+
+/// A neighbour that asks says where it is.
+fn asking(message: &Message<'_>, mac: EthernetAddress, output: &Output) -> Option<Heard> {
+    let Message { link, src, .. } = *message;
+    let known = mac.is_unicast() && mac != output.links[link].mac && output.routes.is_on(link, src.into());
+    known.then_some(Heard { link, addr: src.into(), mac, claim: Claim::Asked })
 }
 
 /// RFC 4861 sections 7.1.1 and 7.1.2.
@@ -95,6 +126,8 @@ fn checked<'a>(message: &Message<'a>) -> Option<NdiscRepr<'a>> {
             let impossible = to_all || target_addr.is_multicast() || message.src.is_unspecified();
             !impossible
         }
+        // RFC 4861 section 6.1.1.
+        NdiscRepr::RouterSolicit { lladdr } => !message.src.is_unspecified() || lladdr.is_none(),
         _ => true,
     };
     fine.then_some(repr)
@@ -121,9 +154,7 @@ fn solicited(
     if answer {
         advertise(output, link, target, message.src, mac.unwrap_or(message.from));
     }
-    let known = mac.filter(|mac| mac.is_unicast() && *mac != output.links[link].mac)?;
-    let on_link = output.routes.is_on(link, message.src.into());
-    on_link.then_some(Heard { link, addr: message.src.into(), mac: known, claim: Claim::Asked })
+    asking(message, mac?, output)
 }
 
 /// RFC 4861 section 7.2.5.
@@ -206,6 +237,23 @@ pub(crate) fn probe(output: &mut Output, link: usize, addr: Ipv6Addr) {
 /// Tells everybody that `addr` is ours (RFC 4861 section 7.2.6).
 pub(crate) fn announce(output: &mut Output, link: usize, addr: Ipv6Addr) {
     advertise(output, link, addr, Ipv6Addr::UNSPECIFIED, EthernetAddress::BROADCAST);
+}
+
+/// Sends a router advertisement, whose checksum is to be filled in, by `link` to whom it is for.
+pub(crate) fn advertise_router(output: &mut Output, link: usize, asker: Asker, message: &mut [u8]) {
+    // Hosts believe routers' link-local addresses only (RFC 4861 section 6.1.2).
+    let source = output.routes.source_for_neighbor(link, ALL_NODES.into());
+    let Some(IpAddr::V6(source)) = source.filter(|addr| is_link_local(*addr)) else { return };
+    let (dst, to) = match asker {
+        Asker::All => (ALL_NODES, ipv6_group(ALL_NODES)),
+        Asker::Host(addr, mac) => (addr, mac),
+    };
+    let mut header = [0; IPV6_HEADER];
+    write_header(&mut header, source.into(), dst.into(), protocol::ICMPV6, message.len(), 0, NDP_HOP_LIMIT);
+    Icmpv6Packet::new_unchecked(&mut *message).fill_checksum(&source, &dst);
+    output.counters.icmp_tx += 1;
+    output.counters.router_advertisements_tx += 1;
+    output.send_frame(link, to, smoltcp::wire::EthernetProtocol::Ipv6, &[&header, message]);
 }
 
 /// RFC 4291 section 2.7.1.

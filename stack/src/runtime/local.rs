@@ -266,6 +266,7 @@ impl Local {
     /// The first step of a shutdown: closes the listeners, tells the tasks.
     pub(super) fn begin_drain(&self) {
         self.draining.set(true);
+        let _ = self.with(|shard, _| shard.stop_advertising());
         for (id, waiters) in self.listeners.take() {
             let _ = self.with(|shard, now| shard.tcp_close_listener(now, id));
             waiters.wake_all();

@@ -44,6 +44,8 @@ pub(super) enum Message {
     IcmpError(Visit, IcmpError),
     /// What ICMP said of a datagram that the sender has no socket for.
     UdpFault(Visit, UdpFault),
+    /// A host without an address asks for the routers of a link: the first shard speaks to all.
+    RouterAsked(usize),
     /// The lease that all use from now on.
     Lease(Option<Lease>),
     /// What a path carries.

@@ -313,8 +313,11 @@ impl Shard {
         };
         let from = EthernetFrame::new_unchecked(packet.head()).src_addr();
         let message = ndp::Message { link: self.rx_link, src, dst, hop_limit: parsed.hop_limit, from, bytes };
-        let heard = ndp::receive(now, message, &self.policies[self.rx_link], self.own, &mut self.output);
-        self.tell_of_neighbor(heard);
+        let said = ndp::receive(now, message, &self.policies[self.rx_link], self.own, &mut self.output);
+        self.tell_of_neighbor(said.heard);
+        if let Some(asker) = said.asked {
+            self.router_asked(now, self.rx_link, asker);
+        }
     }
 
     fn icmp_error_message(&mut self, now: Instant, ipv6: bool, packet: &Packet) {

@@ -12,6 +12,7 @@ use crate::device::Capabilities;
 use crate::packet::{Packet, PacketBatch, PacketPool, PoolLayout};
 use crate::time::Duration;
 
+mod advertise;
 mod announce;
 mod flows;
 mod forward;
