@@ -109,7 +109,7 @@ Examples:
   address = [\"192.168.1.1/24\", \"2001:db8:1::1/64\"]
   [link.advertise]                    router advertisements: IPv6 hosts find the gateway, make addresses
   interval = \"10m\"                   at most between two; lifetime (of the default router, 0: none), managed,
-  dns = [\"2001:db8:1::1\"]            other-config, prefix = [{ prefix, on-link, autonomous, valid, preferred }]
+  dns = [\"2001:db8:53::53\"]          other-config, prefix = [{ prefix, on-link, autonomous, valid, preferred }]
   [[link]]
   interface = \"eth1\"
   name = \"wan\"
