@@ -1,7 +1,8 @@
 #!/bin/bash
 # Runs in the guest, which has two wires: `bywash gateway` on zero-copy AF_XDP sockets of both NICs, with one packet memory.
 # The peer of the first wire fetches files from the peer of the second through MASQUERADE, and reaches it by IPv6 without;
-# a closed port's refusal and the errors of traceroute come back; a port forward leads in again.
+# a closed port's refusal and the errors of traceroute come back; a port forward leads in again. For IPv6 the peer finds the gateway
+# by asking for routers.
 # shellcheck source=guest-lib.sh
 . /test/lib.sh
 
@@ -13,8 +14,6 @@ main() {
     echo inside >/tmp/inside/small
     peer2 httpd -p "[::]:80" -h /tmp/www
     peer httpd -p "[::]:80" -h /tmp/inside
-    peer ip route add default via "$FREE_IP4"
-    peer ip -6 route add default via "$FREE_IP6"
     # Packets by IPv4 come from the gateway's own address: the outside needs no route to the inside.
     peer2 ip -6 route add default via "$FREE2_IP6"
 
@@ -25,6 +24,8 @@ main() {
     wait_carrier "$DUT"
     wait_carrier "$DUT2"
     all_queues_are_zero_copy
+    advertised
+    peer ip route add default via "$FREE_IP4"
 
     fetch_and_compare "http://$PEER2_IP4/blob" /tmp/www/blob
     echo "gateway-test: a file of 4 MiB arrived whole through MASQUERADE"
@@ -54,6 +55,7 @@ interface = "$DUT"
 name = "lan"
 queues = "$(queues)"
 address = ["$FREE_IP4/24", "$FREE_IP6/64"]
+[link.advertise]
 [[link]]
 interface = "$DUT2"
 name = "wan"
@@ -93,6 +95,25 @@ all_queues_are_zero_copy() {
         echo "gateway-test: the kernel's list of zero-copy queues of $nic: $(zero_copy_queues "$nic" | xargs)"
         [[ $(zero_copy_queues "$nic" | wc -l) == "$ZC_QUEUES" ]] || fail "not every queue of $nic is listed as zero-copy"
     done
+}
+
+# A host asks when its link comes up, in a group that the gateway's kernel has not joined: the NIC's filter must let it in.
+advertised() {
+    peer bash -c "echo 2 >/proc/sys/net/ipv6/conf/peer/accept_ra"
+    peer ip link set peer down
+    peer ip link set peer up
+    peer ip addr add "$PEER_IP6/64" dev peer nodad
+    wait_until 20 has_asked
+    wait_until 20 has_router
+    echo "gateway-test: the host inside asked for routers, and found the gateway"
+}
+
+has_asked() {
+    peer curl --silent --fail --max-time 2 "http://$FREE_IP4/metrics" | grep -q '^bywash_router_solicitations_rx_total.* [1-9]'
+}
+
+has_router() {
+    peer ip -6 route show default | grep -q "via fe80:"
 }
 
 # curl's 7: could not connect; a time-out would be 28.
