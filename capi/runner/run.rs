@@ -21,6 +21,9 @@ const PSH: u16 = 8;
 const ACK: u16 = 16;
 const LISTEN_PORT: u16 = 8080;
 const FIRST_REMOTE_PORT: u16 = 40_000;
+/// Looks at a thread that sleeps before it is believed to be blocked, and the pause before each.
+const ASLEEP_LOOKS: usize = 3;
+const ASLEEP_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 /// Real time after which a call that neither sleeps nor returns is a hang.
 const HANG: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -236,9 +239,8 @@ impl Run<'_> {
             if let Ok(done) = blocked.done.try_recv() {
                 return self.ended(&mut blocked, done);
             }
-            if is_asleep(thread_id.load(Ordering::SeqCst)) {
+            if stays_asleep(thread_id.load(Ordering::SeqCst)) {
                 // It may have slept on its way out.
-                std::thread::yield_now();
                 if let Ok(done) = blocked.done.try_recv() {
                     return self.ended(&mut blocked, done);
                 }
@@ -527,10 +529,22 @@ fn seconds(micros: i64) -> String {
     format!("{:.6} s", micros as f64 / 1e6)
 }
 
-/// Whether the thread sleeps in a system call, as `/proc` has it.
-fn is_asleep(thread: c_int) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+/// Whether the thread sleeps in a system call, as `/proc` has it, and goes on to: one that waits for a lock on its way into the
+/// call, the allocator's for instance, is awake again as soon as its holder has run.
+fn stays_asleep(thread: c_int) -> bool {
+    let Some(first) = asleep_since(thread) else { return false };
+    (0..ASLEEP_LOOKS).all(|_| {
+        std::thread::sleep(ASLEEP_PAUSE);
+        asleep_since(thread) == Some(first)
+    })
+}
+
+/// How many times a thread that sleeps has gone to sleep.
+fn asleep_since(thread: c_int) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    field("State:").filter(|state| state.starts_with('S'))?;
+    field("voluntary_ctxt_switches:")?.parse().ok()
 }
 
 pub fn shell(command: &str, directory: &Path) -> Result<(), String> {

@@ -118,8 +118,13 @@ impl Run<'_> {
         let at = usize::from(packet[0] & 0xf) * 4 + if packet[9] == 1 { 4 } else { 0 };
         let port = u16::from_be_bytes([packet[at], packet[at + 1]]);
         assert!(range.contains(&port), "{}: {port} is not in {range:?}", self.router.name());
-        self.names.ports.insert(port, name.to_owned());
+        self.name_port(port, name);
         port
+    }
+
+    /// Calls a port by a name from now on, where which it is depends on what the router chose.
+    pub fn name_port(&mut self, port: u16, name: &str) {
+        self.names.ports.insert(port, name.to_owned());
     }
 }
 
