@@ -292,6 +292,41 @@ pub const SCENARIOS: &[Scenario] = &[
             run.lan(&tcp(C, S, SYN, 1, 0));
         },
     ),
+    scenario(
+        "mss of a syn without one",
+        "*mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C, S, SYN, 1, 0));
+            run.wan(&tcp(S, C, SYN | ACK, 1, 2));
+            // Other options, an end of them, as many as there may be with one more and without.
+            let from = |port: u16| format!("192.168.1.1:{port}");
+            run.lan(&tcp(&from(4001), S, SYN, 1, 0).tcp_options(&[1, 3, 3, 7, 4, 2, 1, 1]));
+            run.lan(&tcp(&from(4002), S, SYN, 1, 0).tcp_options(&[1, 1, 4, 2, 0, 0, 0, 0]));
+            run.lan(&tcp(&from(4003), S, SYN, 1, 0).tcp_options(&[1; 36]));
+            run.lan(&tcp(&from(4004), S, SYN, 1, 0).tcp_options(&[1; 40]));
+            run.lan(&tcp(&from(4005), S, SYN, 1, 0).data(5));
+            run.lan(&tcp(&from(4006), S, SYN, 1, 0).tcp_options(&[3, 0, 0, 0]));
+            run.lan(&tcp(C, S, ACK, 2, 2));
+            run.flows();
+        },
+    ),
+    scenario(
+        "mss of a syn without one, less than the default",
+        "*mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 500\nCOMMIT\n*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C, S, SYN, 1, 0).tcp_options(&[4, 2, 1, 1]));
+            run.wan(&tcp(S, "192.0.2.254:4000", SYN | ACK, 1, 2));
+        },
+    ),
+    scenario6(
+        "ipv6 mss of a syn without one",
+        "*mangle\n-A FORWARD -i lan -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\n-A FORWARD -i wan -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C6, S6, SYN, 1, 0).tcp_options(&[1, 3, 3, 7]));
+            run.wan(&tcp(S6, C6, SYN | ACK, 1, 2));
+            run.lan(&tcp("[2001:db8:1::1]:4001", S6, SYN, 1, 0).data(1));
+        },
+    ),
     with(
         scenario(
             "mss clamped in the filter table",
