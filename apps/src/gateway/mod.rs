@@ -5,6 +5,8 @@
 
 pub mod admin;
 pub mod config;
+pub mod sense;
+mod values;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -56,6 +58,7 @@ pub fn run(args: &GatewayArgs, global: &GlobalArgs) -> Result<(), AppError> {
     if args.check {
         return check(path, &configuration, &config);
     }
+    warn_of_strangers(&config);
     let opened = Opened::open(path, &configuration, &config)?;
     opened.start(args, &configuration, config)
 }
@@ -67,10 +70,25 @@ fn check(path: &Path, configuration: &Configuration, config: &StackConfig) -> Re
         .validate(usize::from(u16::MAX))
         .map_err(|error| AppError::Usage(format!("{}: {error}", path.display())))?;
     println!("{} is good: {}", path.display(), names(configuration));
+    warn_of_strangers(config);
     if let Some(filter) = &config.filter {
         print!("{}", filter.rules);
     }
     Ok(())
+}
+
+/// Rules that name interfaces which are no link never match, or, with `!`, always.
+fn warn_of_strangers(config: &StackConfig) {
+    let Some(filter) = &config.filter else { return };
+    let links = config.link_names();
+    let strangers = sense::strangers(&filter.rules, &links);
+    if !strangers.is_empty() {
+        tracing::warn!(
+            "rules name {}, and no link has that name: there are {}",
+            strangers.join(", "),
+            links.join(", ")
+        );
+    }
 }
 
 fn names(configuration: &Configuration) -> String {

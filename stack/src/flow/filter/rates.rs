@@ -120,10 +120,10 @@ impl HashOptions {
             "--hashlimit-name" => self.name = Some(words.value(word, "a name")?.text.clone()),
             "--hashlimit-mode" => self.key = hash_mode(words.value(word, "srcip, dstip, srcport, dstport")?)?,
             "--hashlimit-srcmask" => {
-                self.masks[0] = Some(read_prefix(words.value(word, "a prefix length")?)?)
+                self.masks[0] = Some(read_prefix(words.value(word, "a prefix length")?)?);
             }
             "--hashlimit-dstmask" => {
-                self.masks[1] = Some(read_prefix(words.value(word, "a prefix length")?)?)
+                self.masks[1] = Some(read_prefix(words.value(word, "a prefix length")?)?);
             }
             "--hashlimit-htable-size" => self.size = Some(number(words.value(word, "a number")?)?),
             "--hashlimit-htable-max" => {
