@@ -147,7 +147,7 @@ mod tests {
         let mut ip = vec![0; ip_len];
         write_header(&mut ip, src, dst, protocol::TCP, len, 0, 64);
         let mut tcp = vec![0x9c, 0x40, 0, 80, 0, 0, 0, 9, 0, 0, 0, 0];
-        tcp.extend([(header / 4 << 4) as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+        tcp.extend([((header / 4) << 4) as u8, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
         tcp.extend_from_slice(options);
         tcp.extend_from_slice(data);
         let mut sum = Sum::pseudo_header(src, dst, protocol::TCP, len as u32);
