@@ -300,7 +300,6 @@ fn what_is_wrong_is_refused_with_its_place() {
         (("'192.168.1.254/24'", "'192.168.1.254/33'"), HOME, "gw.toml:5: "),
         (("udp = '1m'", "udp = '1 parsec'"), HOME, "gw.toml:11: "),
         (("name = 'wan'", "name = 'lan'"), HOME, "gw.toml: [[link]] lan is there twice"),
-        (("dhcp = true", "dhcp = true\nmtu = 10"), HOME, "MTU 10"),
         (("", ""), "-A FORWARD -i lan -j ACEPT\n", "gw.rules:1:22: `ACEPT` is neither a target"),
         (("'gw.rules'", "'no.rules'"), HOME, "no.rules"),
     ] {
@@ -310,6 +309,9 @@ fn what_is_wrong_is_refused_with_its_place() {
             assert!(!output.status.success() && errors.contains(says), "{says}: {errors}");
         }
     }
+    let output = check(&CONFIG.replacen("dhcp = true", "dhcp = true\nmtu = 10", 1), HOME, &["--check"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("MTU 10 is not possible"), "{errors}");
     let output = check(CONFIG, HOME, &[]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && errors.contains("nowhere0"), "{errors}");
