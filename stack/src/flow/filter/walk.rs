@@ -382,8 +382,9 @@ fn plain(test: &Match, facts: &Facts<'_>) -> bool {
         Match::CtProtocol(number) => facts.flow.is_some_and(|(original, _)| original.protocol == *number),
         Match::CtAddress(end, network) => ct_end(facts, *end).is_some_and(|end| network.contains(end.ip())),
         Match::CtPort(end, ports) => ct_end(facts, *end).is_some_and(|end| ports.contains(&end.port())),
-        Match::SourceRange(first, last) => is_between(*first, tuple.src(), *last),
-        Match::DestinationRange(first, last) => is_between(*first, tuple.dst(), *last),
+        // No address of one IP version is between two of the other.
+        Match::SourceRange(first, last) => (*first..=*last).contains(&tuple.src()),
+        Match::DestinationRange(first, last) => (*first..=*last).contains(&tuple.dst()),
         Match::SourceType(types) => types.contains(tuple.src(), facts.own),
         Match::DestinationType(types) => types.contains(tuple.dst(), facts.own),
         Match::Comment(_) | Match::Loaded => true,
@@ -402,10 +403,6 @@ fn ct_end(facts: &Facts<'_>, end: CtEnd) -> Option<SocketAddr> {
         CtEnd::ReplySource => reply.source(),
         CtEnd::ReplyDestination => reply.destination(),
     })
-}
-
-fn is_between(first: IpAddr, addr: IpAddr, last: IpAddr) -> bool {
-    first.is_ipv4() == addr.is_ipv4() && (first..=last).contains(&addr)
 }
 
 fn has_ports(facts: &Facts<'_>) -> bool {
