@@ -250,7 +250,7 @@ fn conditions_hold_as_they_say() {
 
 #[test]
 fn types_of_addresses_are_those_of_the_host() {
-    let own = ["192.0.2.1/24", "10.0.0.1/31", "2001:db8::1/64"].map(|cidr| cidr.parse().unwrap());
+    let own = ["192.0.2.1/24", "10.0.0.2/31", "2001:db8::1/64"].map(|cidr| cidr.parse().unwrap());
     for (addr, wanted) in [
         ("192.0.2.1", "LOCAL"),
         ("127.0.0.9", "LOCAL"),
@@ -259,7 +259,7 @@ fn types_of_addresses_are_those_of_the_host() {
         ("192.0.2.255", "BROADCAST"),
         ("255.255.255.255", "BROADCAST"),
         ("0.1.2.3", "BROADCAST"),
-        ("10.0.0.0", "UNICAST"),
+        ("10.0.0.3", "UNICAST"),
         ("192.0.2.2", "UNICAST"),
         ("192.0.3.255", "UNICAST"),
         ("224.0.0.1", "MULTICAST"),
