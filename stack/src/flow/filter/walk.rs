@@ -3,7 +3,7 @@
 //! A [`Walker`] is made from a checked [`RuleSet`]: chains and sets are found by number, limits have their state. It belongs to
 //! one shard; rates are those of the whole process divided by its shards.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use std::collections::HashMap;
 
 use super::head::{Head, Key};
@@ -453,6 +453,8 @@ fn log(prefix: &str, level: u8, hook: Hook, facts: &Facts<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use core::net::IpAddr;
+
     use super::*;
     use proptest::prelude::*;
 
