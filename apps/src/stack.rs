@@ -316,7 +316,15 @@ const RULES_BYTES_MAX: u64 = 64 << 20;
 /// It cannot be read, or a rule is wrong.
 pub fn read_rules(path: &Path) -> Result<Arc<RuleSet>, AppError> {
     use std::io::Read as _;
-    let file_error = |error| AppError::File { what: "read the rules", path: path.to_owned(), error };
+    let file_error = |error: std::io::Error| {
+        let error = match error.kind() {
+            std::io::ErrorKind::InvalidData => {
+                std::io::Error::other("it is no text in UTF-8: save it as such")
+            }
+            _ => error,
+        };
+        AppError::File { what: "read the rules", path: path.to_owned(), error }
+    };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(file_error)?;
     file.take(RULES_BYTES_MAX + 1).read_to_string(&mut text).map_err(file_error)?;

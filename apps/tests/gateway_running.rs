@@ -270,6 +270,27 @@ fn check_says_what_the_files_mean_without_touching_a_nic() {
         "{text}"
     );
     assert!(text.contains("-o wan -j MASQUERADE\n") && text.contains(":FORWARD DROP"), "{text}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("no link has that name"), "{errors}");
+    let output = check(CONFIG, "-A FORWARD -i lann -j ACCEPT\n", &["--check"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && errors.contains("rules name lann, and no link has that name"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn an_address_that_the_kernel_has_too_is_told_of() {
+    require_root!();
+    let bed = GatewayBed::new();
+    let gateway = bed.start("");
+    assert!(!gateway.log().contains("the kernel has"), "{}", gateway.log());
+    gateway.stop();
+    bed.kernel_has(LAN4);
+    let gateway = bed.start("");
+    assert!(gateway.log().contains(&format!("the kernel has {LAN4} on")), "{}", gateway.log());
+    gateway.stop();
 }
 
 #[test]
@@ -288,7 +309,17 @@ fn what_is_wrong_is_refused_with_its_place() {
             assert!(!output.status.success() && errors.contains(says), "{says}: {errors}");
         }
     }
+    let output = check(&CONFIG.replacen("dhcp = true", "dhcp = true\nmtu = 10", 1), HOME, &["--check"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("MTU 10 is not possible"), "{errors}");
     let output = check(CONFIG, HOME, &[]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && errors.contains("nowhere0"), "{errors}");
+    let directory = tempfile::tempdir().expect("make a directory");
+    let path = directory.path().join("rules");
+    fs::write(&path, b"\xff\xfe*\0n\0").expect("write the rules");
+    let config = CONFIG.replacen("gw.rules", path.to_str().expect("UTF-8"), 1);
+    let output = check(&config, "", &["--check"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("no text in UTF-8"), "{errors}");
 }

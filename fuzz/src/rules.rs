@@ -46,6 +46,8 @@ pub fn run(data: &[u8]) {
                     conn_mark: 2,
                     untracked: false,
                     mss: None,
+                    flow: Some((&tuple, &tuple)),
+                    own: &[],
                     alive: &mut |_| true,
                 };
                 let _ = walker.walk(Instant::from_millis(5), table, hook, &mut facts);

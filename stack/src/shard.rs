@@ -601,6 +601,7 @@ impl Shard {
             let gone =
                 self.policies[0].addresses.iter().filter(|old| !cidrs.iter().any(|new| new.addr == old.addr));
             gone.for_each(|old| gate.forget_address(old.addr));
+            gate.set_addresses(&cidrs);
         }
         self.iface.set_addresses(&cidrs, self.own);
         self.iface.set_dns_servers(&self.dns_servers());

@@ -74,16 +74,16 @@ pub struct FilterArgs {
     #[arg(short = 'q', long, value_name = "NETWORK")]
     pub reply_dst: Option<Cidr>,
     /// Source port of the first packet
-    #[arg(long, visible_alias = "orig-port-src", value_name = "PORT")]
+    #[arg(long, visible_alias = "orig-port-src", value_name = "PORT", value_parser = port)]
     pub sport: Option<u16>,
     /// Destination port of the first packet
-    #[arg(long, visible_alias = "orig-port-dst", value_name = "PORT")]
+    #[arg(long, visible_alias = "orig-port-dst", value_name = "PORT", value_parser = port)]
     pub dport: Option<u16>,
     /// Source port of the answers
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = port)]
     pub reply_port_src: Option<u16>,
     /// Destination port of the answers
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = port)]
     pub reply_port_dst: Option<u16>,
     /// Type of an ICMP query
     #[arg(long, value_name = "NUMBER")]
@@ -227,6 +227,10 @@ fn protocol(text: &str) -> Result<u8, String> {
     })
 }
 
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("`{text}` is no port: 0 to 65535"))
+}
+
 fn family(text: &str) -> Result<Family, String> {
     match text {
         "ipv4" => Ok(Family::Ipv4),
@@ -283,6 +287,14 @@ pub(super) mod tests {
         match crate::cli::Cli::try_parse_from(line)?.command {
             crate::cli::Command::Ct(args) => Ok(args),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_wrong_port_is_told_what_ports_are() {
+        for option in ["--sport", "--dport", "--reply-port-src", "--reply-port-dst"] {
+            let error = args(&["-L", option, "http"]).unwrap_err().to_string();
+            assert!(error.contains("`http` is no port: 0 to 65535"), "{error}");
         }
     }
 

@@ -17,12 +17,13 @@ use bywash::flow::nat::Filtering;
 use bywash::runtime::Spin;
 use bywash_afxdp::{HugePages, KernelAddresses, LinkOptions, Mode, QueueOptions};
 use serde::Deserialize;
-use serde::de::Error as _;
 
+use super::sense;
+use super::values::{destination, own_addresses, parsed_list, parsed_option, port, spin, time};
 use crate::config_file::{ConfigFileError, read};
 use crate::error::AppError;
 use crate::stack::read_rules;
-use crate::units::{self, QueueSet};
+use crate::units::QueueSet;
 
 /// Frames of the packet memory for each queue of each NIC, unless the file says how many there are in all.
 const FRAMES_PER_QUEUE: u32 = 4096;
@@ -32,6 +33,7 @@ const FRAMES_PER_QUEUE: u32 = 4096;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct File {
     /// The NICs.
+    #[serde(default)]
     pub link: Vec<LinkTable>,
     /// Routes through gateways.
     #[serde(default)]
@@ -68,7 +70,7 @@ pub struct LinkTable {
     /// What rules call it; the interface's name unless given.
     pub name: Option<String>,
     /// Addresses of the gateway on it.
-    #[serde(default, deserialize_with = "parsed_list")]
+    #[serde(default, deserialize_with = "own_addresses")]
     pub address: Vec<Cidr>,
     /// Ask for an address, gateway and name servers.
     #[serde(default)]
@@ -153,13 +155,21 @@ impl AdvertiseTable {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RouteTable {
-    /// Destination.
-    #[serde(deserialize_with = "parsed")]
-    pub to: Cidr,
+    /// Destination; `None`: wherever else.
+    #[serde(deserialize_with = "destination")]
+    pub to: Option<Cidr>,
     /// Gateway.
     pub via: IpAddr,
     /// Name of its link, for link-local gateways.
     pub link: Option<String>,
+}
+
+impl RouteTable {
+    /// Its destination.
+    pub(super) fn destination(&self) -> Cidr {
+        let any = if self.via.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        self.to.unwrap_or(Cidr { addr: any, prefix_len: 0 })
+    }
 }
 
 /// [`ReversePath`] in words.
@@ -243,6 +253,7 @@ timeouts!(
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AdminTable {
     /// Its TCP port.
+    #[serde(deserialize_with = "port")]
     pub port: u16,
     /// Name of the link at whose addresses it is; the first unless given.
     pub link: Option<String>,
@@ -256,6 +267,7 @@ pub struct AdminTable {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct EchoTable {
     /// Its TCP and UDP port.
+    #[serde(deserialize_with = "port")]
     pub port: u16,
 }
 
@@ -316,61 +328,6 @@ pub enum HugePagesWord {
     Require,
 }
 
-/// A value written as the command line has it.
-fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(D::Error::custom)
-}
-
-fn parsed_option<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    parsed(deserializer).map(Some)
-}
-
-fn parsed_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    let list = Vec::<String>::deserialize(deserializer)?;
-    list.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
-}
-
-/// A number of seconds, or a time with its unit.
-fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    struct Time;
-
-    impl serde::de::Visitor<'_> for Time {
-        type Value = Duration;
-
-        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            formatter.write_str("a number of seconds, or a time such as '5d'")
-        }
-
-        fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Duration, E> {
-            self.visit_str(&seconds.to_string())
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
-            units::duration(text).map_err(E::custom)
-        }
-    }
-
-    deserializer.deserialize_any(Time).map(Some)
-}
-
-fn spin<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Spin>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    crate::cli::spin(&text).map(Some).map_err(D::Error::custom)
-}
-
 /// A configuration that was read, and where from.
 #[derive(Debug)]
 pub struct Configuration {
@@ -397,7 +354,7 @@ impl Configuration {
             ConfigFileError::Content {
                 path: path.to_owned(),
                 line: text[..span.start.min(text.len())].matches('\n').count() + 1,
-                message: error.message().to_owned(),
+                message: explained(error.message()),
             }
         })?;
         let this = Self { file, path: path.to_owned() };
@@ -411,32 +368,7 @@ impl Configuration {
     }
 
     fn check(&self) -> Result<(), AppError> {
-        let links = &self.file.link;
-        if links.is_empty() {
-            return Err(self.wrong("no link: a gateway needs a [[link]] table with `interface` for each NIC"));
-        }
-        for (at, link) in links.iter().enumerate() {
-            let same = |other: &&LinkTable| other.interface == link.interface || name(other) == name(link);
-            if links[..at].iter().find(same).is_some() {
-                return Err(self.wrong(format!("[[link]] {} is there twice", name(link))));
-            }
-            if link.address.is_empty() && !link.dhcp {
-                let name = name(link);
-                return Err(self.wrong(format!("[[link]] {name} has neither `address` nor `dhcp = true`")));
-            }
-        }
-        for port in
-            [self.file.admin.as_ref().map(|admin| admin.port), self.file.echo.as_ref().map(|echo| echo.port)]
-        {
-            if port == Some(0) {
-                return Err(self.wrong("port 0 is no port to serve on"));
-            }
-        }
-        if let (Some(admin), Some(echo)) = (&self.file.admin, &self.file.echo)
-            && admin.port == echo.port
-        {
-            return Err(self.wrong(format!("[admin] and [echo] both want port {}", admin.port)));
-        }
+        sense::check(&self.file).map_err(|message| self.wrong(message))?;
         self.admin_addresses().map(|_| ())
     }
 
@@ -533,7 +465,7 @@ impl Configuration {
                 at.ok_or_else(|| self.wrong(format!("[[route]] link `{wanted}` is no link's name")))
             };
             let link = route.link.as_ref().map(at).transpose()?;
-            Ok(Route { destination: route.to, gateway: route.via, link })
+            Ok(Route { destination: route.destination(), gateway: route.via, link })
         };
         self.file.route.iter().map(route).collect()
     }
@@ -641,6 +573,16 @@ impl Configuration {
     }
 }
 
+/// What TOML's reader says, and what to do where that is not plain.
+fn explained(message: &str) -> String {
+    let twice = "[[link]] and [[route]] have two brackets: there may be several";
+    match message {
+        "duplicate key" => format!("this is there twice ({twice})"),
+        "invalid type: map, expected a sequence" => format!("this is a table of its own ({twice})"),
+        other => other.to_owned(),
+    }
+}
+
 /// What rules call a link.
 pub fn name(link: &LinkTable) -> &str {
     link.name.as_deref().unwrap_or(&link.interface)
@@ -702,6 +644,17 @@ port = 80
     }
 
     #[test]
+    fn one_address_needs_no_brackets_and_default_is_a_destination() {
+        let text = FILE.replacen("dhcp = true", "address = '203.0.113.2/24'", 1);
+        let text =
+            text.replacen("[conntrack]", "[[route]]\nto = 'default'\nvia = '203.0.113.1'\n[conntrack]", 1);
+        let config = parse(&text).unwrap().stack([0; 32]).unwrap();
+        config.validate(1500).unwrap();
+        assert_eq!(config.further_links[0].addresses, ["203.0.113.2/24".parse().unwrap()]);
+        assert_eq!(config.routes[1].destination, "0.0.0.0/0".parse().unwrap());
+    }
+
+    #[test]
     fn queues_are_dealt_out_to_the_threads() {
         let queues = |configuration: &Configuration, rx_queues: &[u32]| {
             let shares = configuration.shares(rx_queues).map_err(|error| error.to_string())?;
@@ -732,7 +685,28 @@ port = 80
             (("name = 'wan'", "name = 'lan'"), None, "twice"),
             (("link = 'lan'", "link = 'dmz'"), None, "dmz"),
             (("port = 80", "port = 80\nlink = 'wan'"), None, "no static address"),
-            (("port = 80", "port = 0"), None, "port 0"),
+            (("port = 80", "port = 0"), Some(25), "`0` is no port"),
+            (("port = 80", "port = 80000"), Some(25), "1 to 65535"),
+            (("port = 80", "port = '80'"), Some(25), "without quotes"),
+            (("'192.168.1.254/24'", "'192.168.1.254'"), Some(4), "such as 192.168.1.254/24"),
+            (("[[route]]", "[route]"), Some(12), "two brackets"),
+            (("[[link]]", "[link]"), Some(6), "two brackets"),
+            (("[[link]]\ninterface = 'eth1'", "[[link]]\ninterface = 'lo'"), None, "lo is no NIC"),
+            (("name = 'wan'", "name = 'the wan'"), None, "1 to 15 characters"),
+            (("name = 'wan'", "name = 'a-very-long-name'"), None, "1 to 15 characters"),
+            (("dhcp = true", "address = ['192.168.1.7/24']"), None, "lan and wan are in one network"),
+            (("dhcp = true", "address = ['192.168.1.254/32']"), None, "192.168.1.254 is there twice"),
+            (("dhcp = true", "address = ['192.168.0.1/16']"), None, "lan and wan are in one network"),
+            (("via = 'fe80::1'", "via = '2001:db8:1::fe'"), None, "the gateway's own address"),
+            (
+                (
+                    "[conntrack]",
+                    "[[route]]\nto = '2001:db8:9::1/48'\nvia = 'fe80::2'\nlink = 'lan'\n[conntrack]",
+                ),
+                None,
+                "two routes to 2001:db8:9::/48",
+            ),
+            (("max = 1000", "max = 0"), None, "[conntrack] max"),
             (("[admin]", "[stack]\nthreads = 0\n[admin]"), Some(25), "nonzero"),
         ] {
             let text = FILE.replacen(change.0, change.1, 1);
@@ -750,6 +724,6 @@ port = 80
     #[test]
     fn a_file_without_links_says_what_is_missing() {
         assert!(parse("link = []").unwrap_err().contains("[[link]]"));
-        assert!(parse("").unwrap_err().contains("link"));
+        assert!(parse("").unwrap_err().contains("[[link]]"));
     }
 }

@@ -5,6 +5,8 @@
 
 pub mod admin;
 pub mod config;
+pub mod sense;
+mod values;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -23,9 +25,9 @@ use crate::error::AppError;
 use crate::http::server::{self, Server};
 use crate::http::watch::Timeouts;
 use crate::units::bytes_for_people;
-use crate::{echo, signals, stack};
+use crate::{echo, kernel_net, signals, stack};
 use admin::Admin;
-use config::Configuration;
+use config::{Configuration, LinkTable};
 
 /// Connections to the page, and to the echo service, at a time.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -56,6 +58,7 @@ pub fn run(args: &GatewayArgs, global: &GlobalArgs) -> Result<(), AppError> {
     if args.check {
         return check(path, &configuration, &config);
     }
+    warn_of_strangers(&config);
     let opened = Opened::open(path, &configuration, &config)?;
     opened.start(args, &configuration, config)
 }
@@ -63,14 +66,49 @@ pub fn run(args: &GatewayArgs, global: &GlobalArgs) -> Result<(), AppError> {
 /// `--check`: says what the files mean, without touching a NIC.
 fn check(path: &Path, configuration: &Configuration, config: &StackConfig) -> Result<(), AppError> {
     // The MTU of the NICs is not looked at: any that links have.
+    let mtu = usize::from(u16::MAX);
+    let links = || config.further_links.iter().try_for_each(|link| link.validate_mtu(mtu));
     config
-        .validate(usize::from(u16::MAX))
+        .validate(mtu)
+        .and_then(|()| links())
         .map_err(|error| AppError::Usage(format!("{}: {error}", path.display())))?;
     println!("{} is good: {}", path.display(), names(configuration));
+    warn_of_strangers(config);
     if let Some(filter) = &config.filter {
         print!("{}", filter.rules);
     }
     Ok(())
+}
+
+/// Packets to an address that the kernel has as well are the kernel's: nothing of the gateway's is there.
+fn warn_of_kernel(link: &LinkTable) {
+    if link.kernel_addresses.is_some() {
+        return;
+    }
+    let of_kernel = kernel_net::addresses(&link.interface).unwrap_or_default();
+    for cidr in link.address.iter().filter(|own| of_kernel.iter().any(|cidr| cidr.addr == own.addr)) {
+        tracing::warn!(
+            "the kernel has {} on {}, too, and what is sent to it stays with the kernel: the gateway forwards, but serves nothing \
+             there; `ip address del {cidr} dev {}` leaves it to the gateway",
+            cidr.addr,
+            link.interface,
+            link.interface
+        );
+    }
+}
+
+/// Rules that name interfaces which are no link never match, or, with `!`, always.
+fn warn_of_strangers(config: &StackConfig) {
+    let Some(filter) = &config.filter else { return };
+    let links = config.link_names();
+    let strangers = sense::strangers(&filter.rules, &links);
+    if !strangers.is_empty() {
+        tracing::warn!(
+            "rules name {}, and no link has that name: there are {}",
+            strangers.join(", "),
+            links.join(", ")
+        );
+    }
 }
 
 fn names(configuration: &Configuration) -> String {
@@ -110,6 +148,7 @@ impl Opened {
                     link.interface
                 );
             }
+            warn_of_kernel(link);
             nics.push(nic);
         }
         let mtu = nics.iter().map(|nic| nic.mtu).min().unwrap_or(0);

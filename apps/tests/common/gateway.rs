@@ -123,6 +123,11 @@ impl GatewayBed {
         &self.wan.peer
     }
 
+    /// The kernel of the gateway's machine has this address on the LAN, too.
+    pub fn kernel_has(&self, addr: &str) {
+        self.lan.stack.ip(&format!("address add {addr}/24 dev {}", self.lan.stack_interface));
+    }
+
     /// Both links, a default route to the host outside, the page and echo, and the rules of `gw.rules`.
     pub fn config(&self) -> String {
         format!("{}{}", self.links(), self.routes())

@@ -119,10 +119,4 @@ pub const KNOWN: &[Known] = &[
         "lan 1",
         "Linux forwards to a link-local address of the link that the packet came by; hosts reach each other without a router there",
     ),
-    known(
-        "mss set",
-        &[5],
-        "wan 1",
-        "a SYN without an MSS offers 536 (RFC 9293 section 3.7.1), less than is set: Linux writes it down",
-    ),
 ];

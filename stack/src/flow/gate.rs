@@ -25,6 +25,7 @@ use super::conntrack::{
 use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
 use super::nat::{self, Filtering, Nat, NatError};
 use super::view::{PacketView, Transport};
+use crate::config::Cidr;
 use crate::counters::DropReason;
 use crate::tcp::header::Flags;
 use crate::time::Instant;
@@ -57,6 +58,8 @@ pub struct Gate {
     shards: u16,
     /// No rule is for every packet on its way through: see [`Gate::follow`].
     quick: bool,
+    /// This host's addresses, with their networks.
+    own: Vec<Cidr>,
     /// Flows that have begun, and that have ended, as their replies arrive; where other shards want to know.
     changes: (Vec<FlowTuple>, Vec<FlowTuple>),
 }
@@ -119,10 +122,16 @@ impl Gate {
             config,
             hash_keys,
             shards,
+            own: Vec::new(),
             changes: Default::default(),
         };
         gate.track_if_needed(now, rules);
         gate
+    }
+
+    /// This host has these addresses from now on: what `-m addrtype` asks for.
+    pub fn set_addresses(&mut self, own: &[Cidr]) {
+        self.own = own.to_vec();
     }
 
     /// Other rules from now on. Flows that were let through go on, as does their translation.
@@ -552,6 +561,8 @@ impl Gate {
             conn_mark,
             untracked: false,
             mss: passage.mss,
+            flow: flow.map(|entry| (&entry.original, &entry.reply)),
+            own: &self.own,
             alive: &mut |tuple| flows.is_some_and(|flows| flows.find(tuple).is_some()),
         };
         let before = facts.mss;

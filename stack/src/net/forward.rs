@@ -1,4 +1,4 @@
-//! What forwarding changes in a packet, and its way out: hop limit, MSS, Ethernet addresses, checksums left to a device, and
+//! What forwarding changes in a packet, and its way out: hop limit, Ethernet addresses, checksums left to a device, and
 //! fragments where it does not fit the link (RFC 1812 section 5.2, RFC 791 section 3.2, RFC 8200 section 4.5).
 
 use core::net::{IpAddr, Ipv4Addr};
@@ -14,7 +14,6 @@ use crate::offload::gso::cut_merged;
 use crate::packet::Packet;
 use crate::packet::checksum::{Sum, update};
 use crate::parse::{Kind, Policy, RECORD_ROUTE, TIMESTAMP, TIMESTAMP_PRESPECIFIED, protocol};
-use crate::tcp::header::{Flags, HEADER_LEN};
 use crate::time::Instant;
 
 const FRAGMENT_HEADER: usize = 8;
@@ -242,46 +241,6 @@ fn stamp(option: &mut [u8], own: Ipv4Addr, time: [u8; 4], policy: &Policy) {
         _ => return,
     };
     option[2] += written;
-}
-
-/// Lowers the MSS that a SYN offers to `most` (RFC 9293 section 3.7.1). Nothing else is changed, nor where it offers none.
-pub(crate) fn clamp_mss(packet: &mut Packet, most: u16) {
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const MSS: u8 = 2;
-    let (l4, payload) = (usize::from(packet.parsed.l4), usize::from(packet.parsed.payload));
-    let partial = packet.parsed.partial_checksum;
-    let Some(tcp) = packet.head_mut().get_mut(l4..payload) else { return };
-    if !Flags(u16::from(tcp[13])).contains(Flags::SYN) {
-        return;
-    }
-    let mut at = HEADER_LEN;
-    while let Some(&kind) = tcp.get(at) {
-        let len = match kind {
-            END => return,
-            NO_OPERATION => 1,
-            _ => match tcp.get(at + 1) {
-                Some(len) if *len >= 2 => usize::from(*len),
-                _ => return,
-            },
-        };
-        if kind == MSS && len == 4 && at + 4 <= tcp.len() {
-            let old = u16::from_be_bytes([tcp[at + 2], tcp[at + 3]]);
-            if old <= most {
-                return;
-            }
-            tcp[at + 2..at + 4].copy_from_slice(&most.to_be_bytes());
-            if !partial {
-                let field = u16::from_be_bytes([tcp[16], tcp[17]]);
-                // At an odd offset the two octets are halves of two words of the sum.
-                let swap = |word: u16| if at.is_multiple_of(2) { word } else { word.swap_bytes() };
-                let checksum = update(field, swap(old), swap(most));
-                tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
-            }
-            return;
-        }
-        at += len;
-    }
 }
 
 /// Computes the checksum of a datagram or single segment whose sender left it to the device.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::link::Link;
 use super::route::Routes;
 use super::way::{Tracked, Way, Ways, takes_way};
-use crate::config::{FilterConfig, StackConfig};
+use crate::config::{Cidr, FilterConfig, StackConfig};
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
 use crate::flow::conntrack::{Conntrack, EntryId, Hit};
@@ -113,6 +113,11 @@ impl HostGate {
         self.judges_output = judges_output(&rules);
         self.mangles_output = mangles_output(&rules);
         self.rules = rules;
+    }
+
+    /// This host has these addresses from now on.
+    pub(crate) fn set_addresses(&mut self, own: &[Cidr]) {
+        self.gate.set_addresses(own);
     }
 
     /// Ends the flows that were translated to `addr`, which is ours no longer (as MASQUERADE does in Linux).

@@ -21,6 +21,7 @@ pub(crate) mod iface;
 pub(crate) mod keyed;
 mod last_hop;
 pub(crate) mod link;
+pub(crate) mod mss;
 pub(crate) mod ndp;
 pub(crate) mod neighbor;
 pub(crate) mod path_mtu;

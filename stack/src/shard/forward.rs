@@ -23,9 +23,10 @@ use crate::flow::filter::TcpMss;
 use crate::flow::gate::{Change, Passage};
 use crate::flow::nat::rewrite::{Checksum, Translation, rewrite, rewrite_error};
 use crate::net::egress::Output;
-use crate::net::forward::{clamp_mss, decrement_hop_limit, note_route};
+use crate::net::forward::{decrement_hop_limit, note_route};
 use crate::net::host_gate::Onward;
 use crate::net::icmp::{self, Complaint};
+use crate::net::mss::limit_mss;
 use crate::net::route::{Hop, NextHop};
 use crate::net::way::{RecentWay, Tracked, Way, takes_way};
 use crate::offload::gso::cut_merged;
@@ -237,7 +238,7 @@ impl Shard {
                     TcpMss::Set(mss) => mss,
                     TcpMss::ClampToPmtu => (mtu.min(self.output.links[from].mtu) - headers) as u16,
                 };
-                clamp_mss(&mut packet, most);
+                limit_mss(&mut packet, most, if cut_to.is_some() { 0 } else { mtu });
             }
         }
         if let Some(change) = change

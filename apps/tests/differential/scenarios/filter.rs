@@ -201,6 +201,45 @@ pub const SCENARIOS: &[Scenario] = &[
         },
     ),
     scenario(
+        "ranges and types of addresses",
+        "*filter\n-A FORWARD -m iprange --src-range 192.168.1.2-192.168.1.3 -p udp --dport 53 -j DROP\n-A FORWARD -m iprange ! --dst-range 192.0.2.1-192.0.2.2 -j DROP\n-A INPUT -m addrtype --dst-type BROADCAST,MULTICAST -j DROP\n-A INPUT -m addrtype ! --dst-type LOCAL -j DROP\n-A FORWARD -m addrtype --dst-type LOCAL -j DROP\n-A FORWARD -s 192.168.1.1,192.168.1.2 -d 192.0.2.1,192.0.2.2 -p udp --dport 54 -j DROP\nCOMMIT\n",
+        |run| {
+            for from in 1..=3 {
+                for to in ["192.0.2.2:53", "192.0.2.2:54", "192.0.2.2:55", "192.0.2.3:53"] {
+                    run.lan(&udp(&format!("192.168.1.{from}:4000"), to, 5));
+                }
+            }
+            run.lan(&ping(L1, "192.168.1.254", 1, 1));
+            run.lan(&ping(L1, R_WAN, 2, 1));
+        },
+    ),
+    scenario(
+        "types of addresses forwarded",
+        "*nat\n-A PREROUTING -p udp -m addrtype --dst-type LOCAL -m udp --dport 53 -j DNAT --to-destination 192.168.1.2\n-A PREROUTING -p udp -m addrtype --dst-type UNICAST -m udp --dport 54 -j DNAT --to-destination 192.168.1.2:55\nCOMMIT\n",
+        |run| {
+            run.wan(&udp("192.0.2.2:4000", "192.0.2.254:53", 5));
+            run.wan(&udp("192.0.2.2:4002", "192.168.1.254:53", 5));
+            run.wan(&udp("192.0.2.2:4000", "192.168.1.1:53", 5));
+            run.wan(&udp("192.0.2.2:4001", "192.168.1.1:54", 5));
+            run.flows();
+        },
+    ),
+    scenario(
+        "where a flow was going",
+        "*nat\n-A PREROUTING -i wan -p udp --dport 8000:8009 -j DNAT --to-destination 192.168.1.1:53\nCOMMIT\n*filter\n-A FORWARD -m conntrack --ctorigdst 192.0.2.254 --ctorigdstport 8001 -j DROP\n-A FORWARD -m conntrack --ctreplsrc 192.168.1.1 --ctorigdstport 8002 --ctproto udp -j DROP\n-A FORWARD -m conntrack ! --ctorigsrc 192.0.2.0/24 --ctrepldstport 3003:3005 -j DROP\n-A FORWARD -m conntrack --ctorigsrcport 3004 --ctrepldst 192.0.2.2 -j DROP\nCOMMIT\n",
+        |run| {
+            for port in 0..6 {
+                run.wan(&udp(
+                    &format!("192.0.2.2:{}", 3000 + port),
+                    &format!("192.0.2.254:{}", 8000 + port),
+                    5,
+                ));
+            }
+            run.lan(&udp("192.168.1.1:3005", S, 5));
+            run.flows();
+        },
+    ),
+    scenario(
         "icmp types",
         "*filter\n-A FORWARD -p icmp --icmp-type echo-request -j DROP\n-A FORWARD -p icmp --icmp-type 3/1 -j DROP\nCOMMIT\n",
         |run| {
@@ -227,6 +266,15 @@ pub const SCENARIOS: &[Scenario] = &[
             for port in [53, 54, 55] {
                 run.lan(&udp(C, &format!("192.0.2.2:{port}"), 5));
             }
+            run.flows();
+        },
+    ),
+    scenario(
+        "connmark with other bits than the mark's",
+        "*filter\n-A FORWARD -m conntrack --ctstate NEW -j MARK --set-mark 0x12\n-A FORWARD -m conntrack --ctstate NEW -j CONNMARK --set-mark 0x340\n-A FORWARD -p udp --dport 53 -j CONNMARK --save-mark --nfmask 0xf --ctmask 0xf0\n-A FORWARD -p udp --dport 54 -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf00\n-A FORWARD -p udp --dport 54 -j CONNMARK --save-mark\nCOMMIT\n",
+        |run| {
+            run.lan(&udp(C, "192.0.2.2:53", 5));
+            run.lan(&udp(C, "192.0.2.2:54", 5));
             run.flows();
         },
     ),
@@ -290,6 +338,41 @@ pub const SCENARIOS: &[Scenario] = &[
             handshake(run);
             run.lan(&syn(1100));
             run.lan(&tcp(C, S, SYN, 1, 0));
+        },
+    ),
+    scenario(
+        "mss of a syn without one",
+        "*mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C, S, SYN, 1, 0));
+            run.wan(&tcp(S, C, SYN | ACK, 1, 2));
+            // Other options, an end of them, as many as there may be with one more and without.
+            let from = |port: u16| format!("192.168.1.1:{port}");
+            run.lan(&tcp(&from(4001), S, SYN, 1, 0).tcp_options(&[1, 3, 3, 7, 4, 2, 1, 1]));
+            run.lan(&tcp(&from(4002), S, SYN, 1, 0).tcp_options(&[1, 1, 4, 2, 0, 0, 0, 0]));
+            run.lan(&tcp(&from(4003), S, SYN, 1, 0).tcp_options(&[1; 36]));
+            run.lan(&tcp(&from(4004), S, SYN, 1, 0).tcp_options(&[1; 40]));
+            run.lan(&tcp(&from(4005), S, SYN, 1, 0).data(5));
+            run.lan(&tcp(&from(4006), S, SYN, 1, 0).tcp_options(&[3, 0, 0, 0]));
+            run.lan(&tcp(C, S, ACK, 2, 2));
+            run.flows();
+        },
+    ),
+    scenario(
+        "mss of a syn without one, less than the default",
+        "*mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 500\nCOMMIT\n*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C, S, SYN, 1, 0).tcp_options(&[4, 2, 1, 1]));
+            run.wan(&tcp(S, "192.0.2.254:4000", SYN | ACK, 1, 2));
+        },
+    ),
+    scenario6(
+        "ipv6 mss of a syn without one",
+        "*mangle\n-A FORWARD -i lan -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\n-A FORWARD -i wan -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000\nCOMMIT\n",
+        |run| {
+            run.lan(&tcp(C6, S6, SYN, 1, 0).tcp_options(&[1, 3, 3, 7]));
+            run.wan(&tcp(S6, C6, SYN | ACK, 1, 2));
+            run.lan(&tcp("[2001:db8:1::1]:4001", S6, SYN, 1, 0).data(1));
         },
     ),
     with(

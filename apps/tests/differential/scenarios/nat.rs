@@ -301,4 +301,23 @@ pub const SCENARIOS: &[Scenario] = &[
         run.chosen(&out, Side::Wan, "another", ORDINARY);
         run.flows();
     }),
+    scenario(
+        "ports shifted",
+        "*nat\n-A PREROUTING -i wan -p udp --dport 8000:8200 -j DNAT --to-destination 192.168.1.1:9000-9100/8000\nCOMMIT\n",
+        |run| {
+            for port in [8000, 8042, 8100, 8101] {
+                run.wan(&udp(&format!("192.0.2.2:{port}"), &format!("192.0.2.254:{port}"), 5));
+            }
+            run.flows();
+        },
+    ),
+    scenario(
+        "a source's port alone",
+        "*nat\n-A POSTROUTING -o wan -p udp -j SNAT --to-source :2000\nCOMMIT\n",
+        |run| {
+            run.lan(&udp("192.168.1.1:4000", "192.0.2.2:53", 5));
+            run.wan(&udp("192.0.2.2:53", "192.168.1.1:2000", 5));
+            run.flows();
+        },
+    ),
 ];

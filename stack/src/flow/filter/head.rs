@@ -73,18 +73,18 @@ impl Head {
             dst_ports: (0, u16::MAX),
         };
         let mut counted = false;
-        for Condition { inverted, test } in &rule.conditions {
+        for Condition { inverted, test, .. } in &rule.conditions {
             counted |= matches!(test, Match::Limit(_) | Match::HashLimit(_) | Match::ConnLimit(_));
             if *inverted {
                 continue;
             }
             match test {
                 Match::Protocol(number) => head.protocol = u16::from(*number),
-                Match::Source(networks) => {
-                    (head.src, head.src_mask) = head.only(networks).unwrap_or((head.src, head.src_mask));
+                Match::Source(network) => {
+                    (head.src, head.src_mask) = head.only(*network).unwrap_or((head.src, head.src_mask));
                 }
-                Match::Destination(networks) => {
-                    (head.dst, head.dst_mask) = head.only(networks).unwrap_or((head.dst, head.dst_mask));
+                Match::Destination(network) => {
+                    (head.dst, head.dst_mask) = head.only(*network).unwrap_or((head.dst, head.dst_mask));
                 }
                 Match::DestinationPorts(ports) if !counted => {
                     if let [range] = ports.ranges.as_slice() {
@@ -97,14 +97,13 @@ impl Head {
         head
     }
 
-    /// The network, if it is one of IPv4, and its mask; of IPv6, only that.
-    fn only(&mut self, networks: &[Cidr]) -> Option<(u32, u32)> {
-        let [Cidr { addr, prefix_len }] = networks else { return None };
+    /// The network and its mask, if it is one of IPv4; of IPv6, only that.
+    fn only(&mut self, Cidr { addr, prefix_len }: Cidr) -> Option<(u32, u32)> {
         match addr {
             IpAddr::V4(addr) => {
                 self.families &= IPV4;
-                let mask = u32::MAX.checked_shl(32 - u32::from(*prefix_len)).unwrap_or(0);
-                Some((u32::from(*addr) & mask, mask))
+                let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
+                Some((u32::from(addr) & mask, mask))
             }
             IpAddr::V6(_) => {
                 self.families &= IPV6;

@@ -79,7 +79,7 @@ impl Buckets {
         if let Some(bucket) = self.buckets.get_mut(&key) {
             return bucket.take(now, &limit.rate);
         }
-        if self.buckets.len() >= limit.entries_max as usize {
+        if self.buckets.len() >= limit.entries_max.unwrap_or(HashLimit::ENTRIES) as usize {
             return false;
         }
         let mut bucket = Bucket::full(now, &limit.rate);
@@ -180,7 +180,9 @@ mod tests {
             rate: Rate { events: 1, unit: RateUnit::Second, burst: 1 },
             above: false,
             key: HashKey { source: Some(128), ..HashKey::default() },
-            entries_max: 2,
+            size: None,
+            entries_max: Some(2),
+            collect_ms: 1000,
             expire_ms: 10_000,
         };
         let mut buckets = Buckets::default();

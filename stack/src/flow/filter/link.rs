@@ -116,7 +116,7 @@ fn check_places<'a>(
     }
     seen.push(&chain.name);
     for rule in &chain.rules {
-        check_place(table, hook, rule)?;
+        check_place(table, hook, rule, chain.policy.is_some())?;
         let next = chain_of(&rule.target).and_then(|name| chains.iter().find(|chain| chain.name == name));
         if let Some(next) = next {
             check_places(table, hook, chains, next, seen)?;
@@ -125,10 +125,12 @@ fn check_places<'a>(
     Ok(())
 }
 
-fn check_place(table: Table, hook: Hook, rule: &Rule) -> Result<(), Located> {
+/// `is_built_in`: the rule is in the hook's own chain. In others interfaces that a packet does not have there do not match, as in
+/// iptables: the same chain may be for several hooks.
+fn check_place(table: Table, hook: Hook, rule: &Rule, is_built_in: bool) -> Result<(), Located> {
     let (name, tables, hooks): (_, &[Table], &[Hook]) = match &rule.target {
         Target::Reject(_) => ("REJECT", &[Table::Filter], &[Hook::Input, Hook::Forward, Hook::Output]),
-        Target::NoTrack => ("NOTRACK", &[Table::Raw], &[Hook::Prerouting, Hook::Output]),
+        Target::NoTrack { .. } => ("NOTRACK", &[Table::Raw], &[Hook::Prerouting, Hook::Output]),
         Target::Snat(_) => ("SNAT", &[Table::Nat], &[Hook::Postrouting, Hook::Input]),
         Target::Masquerade { .. } => ("MASQUERADE", &[Table::Nat], &[Hook::Postrouting]),
         Target::Dnat(_) => ("DNAT", &[Table::Nat], &[Hook::Prerouting, Hook::Output]),
@@ -157,11 +159,9 @@ fn check_place(table: Table, hook: Hook, rule: &Rule) -> Result<(), Located> {
     }
     for condition in &rule.conditions {
         let (option, none) = match condition.test {
-            Match::InInterface(_) => ("-i", matches!(hook, Hook::Output | Hook::Postrouting)),
-            Match::OutInterface(_) => ("-o", matches!(hook, Hook::Input | Hook::Prerouting)),
-            Match::CtState(_) | Match::ConnMark { .. } | Match::ConnLimit(_) => {
-                ("a flow's state", table == Table::Raw)
-            }
+            Match::InInterface(_) if is_built_in => ("-i", matches!(hook, Hook::Output | Hook::Postrouting)),
+            Match::OutInterface(_) if is_built_in => ("-o", matches!(hook, Hook::Input | Hook::Prerouting)),
+            ref test if test.is_about_flows() => ("a flow's state", table == Table::Raw),
             _ => continue,
         };
         if none {

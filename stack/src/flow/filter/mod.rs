@@ -4,14 +4,19 @@
 //! word that is not understood is refused with file, line, column and reason, and nothing of the text is used then.
 //! [`Walker`] is one shard's use of a rule set: it counts, and has the state of limits.
 
+mod advice;
+mod conntrack;
 mod error;
 mod head;
+mod icmp;
 mod limit;
 mod link;
 mod matches;
+mod names;
 mod options;
 mod parse;
 mod print;
+mod rates;
 mod rule;
 mod set;
 mod targets;
@@ -23,8 +28,8 @@ mod tests;
 
 pub use error::RuleError;
 pub use rule::{
-    Condition, ConnLimit, ConnMark, Family, HashKey, HashLimit, Hook, InterfaceName, Match, NatTarget, Ports,
-    Rate, RateUnit, RejectWith, Rule, StateSet, Table, Target, TcpMss,
+    Condition, ConnLimit, ConnMark, CtEnd, Family, HashKey, HashLimit, Hook, InterfaceName, Match, Module,
+    NatTarget, Ports, Random, Rate, RateUnit, RejectWith, Rule, StateSet, Table, Target, TcpMss, TypeSet,
 };
 pub use set::AddressSet;
 pub use walk::{Facts, Verdict, Walker};
@@ -76,9 +81,7 @@ impl RuleSet {
             .get(&Table::Nat)
             .is_some_and(|chains| chains.iter().any(|chain| !chain.rules.is_empty()));
         nat || self.rules().any(|rule| {
-            let asks = |condition: &Condition| {
-                matches!(condition.test, Match::CtState(_) | Match::ConnMark { .. } | Match::ConnLimit(_))
-            };
+            let asks = |condition: &Condition| condition.test.is_about_flows();
             rule.conditions.iter().any(asks) || matches!(rule.target, Target::ConnMark(_))
         })
     }

@@ -123,7 +123,8 @@ impl Reader {
     fn command(&mut self, words: &[Word], number: u32) -> Result<(), Problem> {
         let mut words = Words::new(words);
         let mut family = super::Family::Any;
-        match words.peek().map(|word| word.text.as_str()) {
+        // Scripts may name the program by its path.
+        match words.peek().map(|word| word.text.rsplit('/').next().unwrap_or_default()) {
             Some("iptables") => {
                 family = super::Family::Ipv4;
                 words.next();
@@ -142,7 +143,7 @@ impl Reader {
         let mut table = self.section.map(|(table, _)| table);
         loop {
             let Some(word) = words.next() else {
-                return Err(problem(words.end(), "a command is missing: -A, -I, -P, -N or -F"));
+                return Err(problem(words.end(), "a command is missing: -A, -I, -P, -N, -F or -X"));
             };
             match word.text.as_str() {
                 "-t" | "--table" => {
@@ -156,7 +157,12 @@ impl Reader {
                 }
                 "-4" | "--ipv4" => family = super::Family::Ipv4,
                 "-6" | "--ipv6" => family = super::Family::Ipv6,
-                "-w" | "--wait" => {}
+                // Nobody else has the table, and it may be waited for as long as one likes.
+                "-w" | "--wait" => {
+                    if words.peek().is_some_and(|word| word.text.bytes().all(|byte| byte.is_ascii_digit())) {
+                        words.next();
+                    }
+                }
                 command => {
                     let command = Word { text: command.to_owned(), column: word.column };
                     return self.chain_command(
@@ -188,7 +194,7 @@ impl Reader {
                 {
                     place = Some((number, words.next().expect("just seen").column));
                 }
-                let rule = options::rule(words, family, number)?;
+                let rules = options::rules(words, family, number)?;
                 let chains = self.set.table_mut(table);
                 let Some(chain_rules) = chains.iter_mut().find(|known| known.name == chain.text) else {
                     return Err(problem(chain.column, no_chain(table, &chain.text)));
@@ -205,7 +211,10 @@ impl Reader {
                     }
                     Some((number, _)) => number - 1,
                 };
-                chain_rules.rules.insert(at, rule);
+                // As in iptables, of several to be inserted each is put in front of those before.
+                for (further, rule) in rules.into_iter().enumerate() {
+                    chain_rules.rules.insert(if insert { at } else { at + further }, rule);
+                }
                 Ok(())
             }
             "-P" | "--policy" => {
@@ -232,7 +241,59 @@ impl Reader {
                 }
                 Ok(())
             }
-            other => Err(problem(command.column, format!("`{other}` is no command: -A, -I, -P, -N or -F"))),
+            "-X" | "--delete-chain" => {
+                let chain = words.next().cloned();
+                words.end_here()?;
+                self.delete_chains(table, chain.as_ref())
+            }
+            // Counters begin at 0 anyway.
+            "-Z" | "--zero" => {
+                words.next();
+                words.end_here()
+            }
+            "-D" | "--delete" | "-R" | "--replace" | "-E" | "--rename-chain" | "-C" | "--check" | "-L"
+            | "--list" | "-S" | "--list-rules" => {
+                let reason = format!(
+                    "`{}` makes no sense in a file, which says what there is in the end: -A, -I, -P, -N, -F or -X",
+                    command.text
+                );
+                Err(problem(command.column, reason))
+            }
+            other => {
+                Err(problem(command.column, format!("`{other}` is no command: -A, -I, -P, -N, -F or -X")))
+            }
+        }
+    }
+
+    /// `-X [NAME]`: chains of one's own that are empty and that no rule leads to; without a name, all.
+    fn delete_chains(&mut self, table: Table, name: Option<&Word>) -> Result<(), Problem> {
+        let chains = self.set.table_mut(table);
+        let in_use = |chains: &[Chain], name: &str| {
+            let leads = chains
+                .iter()
+                .flat_map(|chain| &chain.rules)
+                .any(|rule| link::chain_of(&rule.target) == Some(name));
+            leads || chains.iter().any(|chain| chain.name == name && !chain.rules.is_empty())
+        };
+        let Some(name) = name else {
+            let free: Vec<bool> =
+                chains.iter().map(|chain| chain.policy.is_none() && !in_use(chains, &chain.name)).collect();
+            let mut free = free.into_iter();
+            chains.retain(|_| !free.next().unwrap_or(false));
+            return Ok(());
+        };
+        match chains.iter().position(|chain| chain.name == name.text) {
+            None => Err(problem(name.column, no_chain(table, &name.text))),
+            Some(at) if chains[at].policy.is_some() => {
+                Err(problem(name.column, format!("{} is built in", name.text)))
+            }
+            Some(_) if in_use(chains, &name.text) => {
+                Err(problem(name.column, format!("{} has rules, or one leads there: -F first", name.text)))
+            }
+            Some(at) => {
+                chains.remove(at);
+                Ok(())
+            }
         }
     }
 
@@ -306,6 +367,13 @@ impl Reader {
                         words.value(&option, "a value")?;
                     }
                     "-exist" => {}
+                    "timeout" | "counters" | "comment" | "skbinfo" | "forceadd" => {
+                        let reason = format!(
+                            "sets here hold networks and nothing else, until the file is read again: leave `{}` out",
+                            option.text
+                        );
+                        return Err(problem(option.column, reason));
+                    }
                     other => {
                         return Err(problem(option.column, format!("`{other}` is no option known here")));
                     }

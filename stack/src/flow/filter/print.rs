@@ -3,15 +3,16 @@
 use core::fmt;
 use core::ops::RangeInclusive;
 
-use super::matches::{ICMP_TYPES, ICMPV6_TYPES};
-use super::options::{NAMED_PROTOCOLS, TCP_FLAGS};
+use super::names::protocol_name;
+use super::options::TCP_FLAGS;
+use super::rates::BURST;
 use super::rule::{
-    Condition, ConnMark, Family, HashKey, HashLimit, Match, NatTarget, Ports, Rate, Rule, StateSet, Table,
-    Target, TcpMss,
+    Condition, ConnLimit, ConnMark, Family, HashKey, HashLimit, InterfaceName, Match, Module, NatTarget,
+    Ports, Random, Rate, RejectWith, Rule, Table, Target, TcpMss,
 };
 use super::targets::REJECTS;
 use super::words::quoted;
-use super::{Policy, RuleSet};
+use super::{Chain, Policy, RuleSet};
 use crate::config::Cidr;
 use crate::parse::protocol;
 use crate::tcp::header::Flags;
@@ -26,12 +27,14 @@ impl fmt::Display for RuleSet {
             }
         }
         for table in Table::ALL {
-            let chains = self.chains(table);
+            let mut chains: Vec<&Chain> = self.chains(table).iter().collect();
             if chains.is_empty() {
                 continue;
             }
+            // The built-in ones in their order, the others by name.
+            chains.sort_by_key(|chain| chain.policy.is_none().then_some(&chain.name));
             writeln!(f, "*{}", table.name())?;
-            for chain in chains {
+            for chain in &chains {
                 let policy = match chain.policy {
                     Some(Policy::Accept) => "ACCEPT",
                     Some(Policy::Drop) => "DROP",
@@ -39,7 +42,7 @@ impl fmt::Display for RuleSet {
                 };
                 writeln!(f, ":{} {policy} [0:0]", chain.name)?;
             }
-            for chain in chains {
+            for chain in &chains {
                 for rule in &chain.rules {
                     writeln!(f, "-A {}{rule}", chain.name)?;
                 }
@@ -54,7 +57,11 @@ impl fmt::Display for Rule {
     /// Each word with a blank before it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names_version = self.conditions.iter().any(|condition| match condition.test {
-            Match::Source(_) | Match::Destination(_) => true,
+            Match::Source(_)
+            | Match::Destination(_)
+            | Match::CtAddress(..)
+            | Match::SourceRange(..)
+            | Match::DestinationRange(..) => true,
             Match::Protocol(protocol::ICMPV4 | protocol::ICMPV6) => !condition.inverted,
             _ => false,
         });
@@ -63,20 +70,31 @@ impl fmt::Display for Rule {
             Family::Ipv6 if !names_version => f.write_str(" -6")?,
             _ => {}
         }
-        let number = self.conditions.iter().find_map(|condition| match condition {
-            Condition { inverted: false, test: Match::Protocol(number) } => Some(*number),
-            _ => None,
-        });
-        self.conditions.iter().try_for_each(|condition| write_condition(f, condition, number))?;
-        if let Some(comment) = &self.comment {
-            write!(f, " -m comment --comment {}", quoted(comment))?;
+        let mut loaded = None;
+        for condition in &self.conditions {
+            if condition.module != loaded
+                && let Some(Module { name, .. }) = condition.module
+            {
+                write!(f, " -m {name}")?;
+                loaded = condition.module;
+            }
+            write_condition(f, condition, self.family)?;
         }
-        write_target(f, &self.target)
+        write_target(f, &self.target, self.family)
     }
 }
 
 /// Whole addresses with their prefix, as iptables-save prints them.
 struct Network<'a>(&'a Cidr);
+
+impl Network<'_> {
+    /// Whole addresses without, as it prints them behind `-m conntrack`.
+    fn short(&self) -> String {
+        let Cidr { addr, prefix_len } = self.0;
+        let is_whole = *prefix_len == if addr.is_ipv4() { 32 } else { 128 };
+        if is_whole { addr.to_string() } else { self.to_string() }
+    }
+}
 
 impl fmt::Display for Network<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,76 +102,75 @@ impl fmt::Display for Network<'_> {
     }
 }
 
-fn write_condition(f: &mut fmt::Formatter<'_>, condition: &Condition, number: Option<u8>) -> fmt::Result {
+fn write_condition(f: &mut fmt::Formatter<'_>, condition: &Condition, family: Family) -> fmt::Result {
     let not = if condition.inverted { " !" } else { "" };
-    let networks = |networks: &[Cidr]| {
-        networks.iter().map(|network| Network(network).to_string()).collect::<Vec<_>>().join(",")
-    };
+    let plus = |name: &InterfaceName| if name.prefix { "+" } else { "" };
     match &condition.test {
-        Match::Source(list) => write!(f, "{not} -s {}", networks(list)),
-        Match::Destination(list) => write!(f, "{not} -d {}", networks(list)),
-        Match::InInterface(name) => write!(f, "{not} -i {}{}", name.name, if name.prefix { "+" } else { "" }),
-        Match::OutInterface(name) => {
-            write!(f, "{not} -o {}{}", name.name, if name.prefix { "+" } else { "" })
-        }
+        Match::Source(network) => write!(f, "{not} -s {}", Network(network)),
+        Match::Destination(network) => write!(f, "{not} -d {}", Network(network)),
+        Match::InInterface(name) => write!(f, "{not} -i {}{}", name.name, plus(name)),
+        Match::OutInterface(name) => write!(f, "{not} -o {}{}", name.name, plus(name)),
         Match::Protocol(number) => write!(f, "{not} -p {}", protocol_name(*number)),
-        Match::SourcePorts(ports) => write_ports(f, not, number, ports, "--sport", "--sports"),
-        Match::DestinationPorts(ports) => write_ports(f, not, number, ports, "--dport", "--dports"),
-        Match::EitherPorts(ports) => write_ports(f, not, number, ports, "--ports", "--ports"),
-        Match::TcpFlags { mask, set } => {
-            write!(f, " -m tcp{not} --tcp-flags {} {}", flags(*mask), flags(*set))
-        }
+        Match::SourcePorts(ports) => write_ports(f, not, ports, "--sport", "--sports"),
+        Match::DestinationPorts(ports) => write_ports(f, not, ports, "--dport", "--dports"),
+        Match::EitherPorts(ports) => write_ports(f, not, ports, "--ports", "--ports"),
+        Match::TcpFlags { mask, set } => write!(f, "{not} --tcp-flags {} {}", flags(*mask), flags(*set)),
         Match::IcmpType { kind, code, ipv6 } => write_icmp(f, not, *kind, *code, *ipv6),
-        Match::CtState(states) => write!(f, " -m conntrack{not} --ctstate {}", names(*states)),
-        Match::Mark { value, mask } => write!(f, " -m mark{not} --mark {}", Masked(*value, *mask)),
-        Match::ConnMark { value, mask } => write!(f, " -m connmark{not} --mark {}", Masked(*value, *mask)),
+        Match::CtState(states) => {
+            let is_state = condition.module.is_some_and(|module| module.name == "state");
+            let states = states.names().collect::<Vec<_>>().join(",");
+            write!(f, "{not} {} {states}", if is_state { "--state" } else { "--ctstate" })
+        }
+        Match::CtProtocol(number) => write!(f, "{not} --ctproto {number}"),
+        Match::CtAddress(end, network) => write!(f, "{not} {} {}", end.option(), Network(network).short()),
+        Match::CtPort(end, ports) => write!(f, "{not} {}port {}", end.option(), range_text(ports, ':')),
+        Match::SourceRange(first, last) => write!(f, "{not} --src-range {first}-{last}"),
+        Match::DestinationRange(first, last) => write!(f, "{not} --dst-range {first}-{last}"),
+        Match::SourceType(types) => {
+            write!(f, "{not} --src-type {}", types.names().collect::<Vec<_>>().join(","))
+        }
+        Match::DestinationType(types) => {
+            write!(f, "{not} --dst-type {}", types.names().collect::<Vec<_>>().join(","))
+        }
+        Match::Comment(text) => write!(f, " --comment {}", quoted(text)),
+        Match::Loaded => Ok(()),
+        Match::Mark { value, mask } | Match::ConnMark { value, mask } => {
+            write!(f, "{not} --mark {}", Masked(*value, *mask))
+        }
         Match::Limit(rate) => {
-            write!(f, " -m limit --limit {}", RateText(rate))?;
-            write!(f, " --limit-burst {}", rate.burst)
+            write!(f, " --limit {}", RateText(rate))?;
+            if rate.burst == BURST { Ok(()) } else { write!(f, " --limit-burst {}", rate.burst) }
         }
         Match::HashLimit(limit) => write_hashlimit(f, limit),
-        Match::ConnLimit(limit) => {
-            write!(
-                f,
-                " -m connlimit --connlimit-{} {}",
-                if limit.above { "above" } else { "upto" },
-                limit.flows
-            )?;
-            if let Some(prefix) = limit.prefix {
-                write!(f, " --connlimit-mask {prefix}")?;
-            }
-            f.write_str(if limit.destination { " --connlimit-daddr" } else { " --connlimit-saddr" })
-        }
+        Match::ConnLimit(limit) => write_connlimit(f, limit, family),
         Match::Set { name, destination } => {
-            write!(
-                f,
-                " -m set{not} --match-set {} {}",
-                quoted(name),
-                if *destination { "dst" } else { "src" }
-            )
+            write!(f, "{not} --match-set {} {}", quoted(name), if *destination { "dst" } else { "src" })
         }
     }
 }
 
-fn protocol_name(number: u8) -> String {
-    let named = NAMED_PROTOCOLS.iter().find(|(_, known)| *known == number);
-    named.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
+fn write_connlimit(f: &mut fmt::Formatter<'_>, limit: &ConnLimit, family: Family) -> fmt::Result {
+    write!(f, " --connlimit-{} {}", if limit.above { "above" } else { "upto" }, limit.flows)?;
+    let whole = match family {
+        Family::Any => None,
+        Family::Ipv4 => Some(32),
+        Family::Ipv6 => Some(128),
+    };
+    if let Some(prefix) = limit.prefix.or(whole) {
+        write!(f, " --connlimit-mask {prefix}")?;
+    }
+    f.write_str(if limit.destination { " --connlimit-daddr" } else { " --connlimit-saddr" })
 }
 
 fn write_ports(
     f: &mut fmt::Formatter<'_>,
     not: &str,
-    number: Option<u8>,
     ports: &Ports,
     one: &str,
     several: &str,
 ) -> fmt::Result {
     let list = ports.ranges.iter().map(|range| range_text(range, ':')).collect::<Vec<_>>().join(",");
-    if ports.multiport {
-        write!(f, " -m multiport{not} {several} {list}")
-    } else {
-        write!(f, " -m {}{not} {one} {list}", number.map_or_else(|| "tcp".to_owned(), protocol_name))
-    }
+    write!(f, "{not} {} {list}", if ports.multiport { several } else { one })
 }
 
 fn range_text(range: &RangeInclusive<u16>, separator: char) -> String {
@@ -177,21 +194,12 @@ fn write_icmp(
     code: Option<u8>,
     ipv6: bool,
 ) -> fmt::Result {
-    let (load, option) = if ipv6 { ("icmp6", "--icmpv6-type") } else { ("icmp", "--icmp-type") };
-    write!(f, " -m {load}{not} {option} ")?;
-    let names: &[(&str, u8, Option<u8>)] = if ipv6 { &ICMPV6_TYPES } else { &ICMP_TYPES };
+    write!(f, "{not} {} ", if ipv6 { "--icmpv6-type" } else { "--icmp-type" })?;
     match (kind, code) {
         (None, _) => f.write_str("any"),
-        (Some(kind), code) => match (names.iter().find(|known| known.1 == kind && known.2 == code), code) {
-            (Some((name, ..)), _) => f.write_str(name),
-            (None, Some(code)) => write!(f, "{kind}/{code}"),
-            (None, None) => write!(f, "{kind}"),
-        },
+        (Some(kind), Some(code)) => write!(f, "{kind}/{code}"),
+        (Some(kind), None) => write!(f, "{kind}"),
     }
-}
-
-fn names(states: StateSet) -> String {
-    states.names().collect::<Vec<_>>().join(",")
 }
 
 /// A mark, with its mask unless that is all bits.
@@ -213,12 +221,7 @@ impl fmt::Display for RateText<'_> {
 
 fn write_hashlimit(f: &mut fmt::Formatter<'_>, limit: &HashLimit) -> fmt::Result {
     let HashKey { source, destination, source_port, destination_port } = limit.key;
-    write!(
-        f,
-        " -m hashlimit --hashlimit-{} {}",
-        if limit.above { "above" } else { "upto" },
-        RateText(&limit.rate)
-    )?;
+    write!(f, " --hashlimit-{} {}", if limit.above { "above" } else { "upto" }, RateText(&limit.rate))?;
     write!(f, " --hashlimit-burst {}", limit.rate.burst)?;
     let parts = [
         (source.is_some(), "srcip"),
@@ -231,45 +234,63 @@ fn write_hashlimit(f: &mut fmt::Formatter<'_>, limit: &HashLimit) -> fmt::Result
         write!(f, " --hashlimit-mode {}", parts.join(","))?;
     }
     write!(f, " --hashlimit-name {}", quoted(&limit.name))?;
-    if let Some(prefix) = source.filter(|prefix| *prefix != 128) {
-        write!(f, " --hashlimit-srcmask {prefix}")?;
+    let unless = |value: u32, default: u32| (value != default).then_some(value);
+    for (option, value) in [
+        ("htable-size", limit.size),
+        ("htable-max", limit.entries_max),
+        ("htable-gcinterval", unless(limit.collect_ms, HashLimit::COLLECT_MS)),
+        ("htable-expire", unless(limit.expire_ms, limit.rate.unit.seconds() * 1000)),
+        ("srcmask", source.filter(|prefix| *prefix != 128).map(u32::from)),
+        ("dstmask", destination.filter(|prefix| *prefix != 128).map(u32::from)),
+    ] {
+        if let Some(value) = value {
+            write!(f, " --hashlimit-{option} {value}")?;
+        }
     }
-    if let Some(prefix) = destination.filter(|prefix| *prefix != 128) {
-        write!(f, " --hashlimit-dstmask {prefix}")?;
-    }
-    write!(f, " --hashlimit-htable-max {} --hashlimit-htable-expire {}", limit.entries_max, limit.expire_ms)
+    Ok(())
 }
 
-fn write_target(f: &mut fmt::Formatter<'_>, target: &Target) -> fmt::Result {
+fn write_target(f: &mut fmt::Formatter<'_>, target: &Target, family: Family) -> fmt::Result {
     match target {
         Target::Nothing => Ok(()),
         Target::Accept => f.write_str(" -j ACCEPT"),
         Target::Drop => f.write_str(" -j DROP"),
         Target::Return => f.write_str(" -j RETURN"),
-        Target::NoTrack => f.write_str(" -j CT --notrack"),
+        Target::NoTrack { ct } => f.write_str(if *ct { " -j CT --notrack" } else { " -j NOTRACK" }),
         Target::Jump(chain) => write!(f, " -j {chain}"),
         Target::Goto(chain) => write!(f, " -g {chain}"),
         Target::Reject(with) => {
-            let name = REJECTS.iter().find(|(_, known)| known == with).map(|(name, _)| *name);
+            // What each version calls a closed port.
+            let with = if family == Family::Ipv6 && *with == RejectWith::Icmp(3) {
+                &RejectWith::Icmpv6(4)
+            } else {
+                with
+            };
+            let name = REJECTS.iter().find(|(_, _, known)| known == with).map(|(name, ..)| *name);
             match name {
                 Some(name) => write!(f, " -j REJECT --reject-with {name}"),
                 None => f.write_str(" -j REJECT"),
             }
         }
-        Target::Log { prefix, level } => {
+        Target::Log { prefix, level, details } => {
             f.write_str(" -j LOG")?;
             if !prefix.is_empty() {
                 write!(f, " --log-prefix {}", quoted(prefix))?;
             }
-            if *level == 4 { Ok(()) } else { write!(f, " --log-level {level}") }
+            if *level != 4 {
+                write!(f, " --log-level {level}")?;
+            }
+            details.iter().try_for_each(|detail| write!(f, " {detail}"))
         }
         Target::Mark { value, mask } => write!(f, " -j MARK --set-xmark {value:#x}/{mask:#x}"),
         Target::ConnMark(ConnMark::Set { value, mask }) => {
             write!(f, " -j CONNMARK --set-xmark {value:#x}/{mask:#x}")
         }
-        Target::ConnMark(ConnMark::Save { mask }) => write!(f, " -j CONNMARK --save-mark --mask {mask:#x}"),
-        Target::ConnMark(ConnMark::Restore { mask }) => {
-            write!(f, " -j CONNMARK --restore-mark --mask {mask:#x}")
+        Target::ConnMark(ConnMark::Save { packet_mask, flow_mask }) => {
+            write!(f, " -j CONNMARK --save-mark --nfmask {packet_mask:#x} --ctmask {flow_mask:#x}")
+        }
+        Target::ConnMark(ConnMark::Restore { packet_mask, flow_mask }) => {
+            write!(f, " -j CONNMARK --restore-mark --nfmask {packet_mask:#x} --ctmask {flow_mask:#x}")
         }
         Target::Snat(to) => {
             write!(f, " -j SNAT --to-source {}", NatText(to))?;
@@ -285,11 +306,14 @@ fn write_target(f: &mut fmt::Formatter<'_>, target: &Target) -> fmt::Result {
             if let Some(ports) = ports {
                 write!(f, " --to-ports {}", range_text(ports, '-'))?;
             }
-            if *random { f.write_str(" --random") } else { Ok(()) }
+            write_random(f, *random)
         }
-        Target::Redirect { ports } => {
+        Target::Redirect { ports, random } => {
             f.write_str(" -j REDIRECT")?;
-            ports.as_ref().map_or(Ok(()), |ports| write!(f, " --to-ports {}", range_text(ports, '-')))
+            if let Some(ports) = ports {
+                write!(f, " --to-ports {}", range_text(ports, '-'))?;
+            }
+            if *random { f.write_str(" --random") } else { Ok(()) }
         }
         Target::Netmap(network) => write!(f, " -j NETMAP --to {}", Network(network)),
         Target::TcpMss(TcpMss::ClampToPmtu) => f.write_str(" -j TCPMSS --clamp-mss-to-pmtu"),
@@ -298,10 +322,16 @@ fn write_target(f: &mut fmt::Formatter<'_>, target: &Target) -> fmt::Result {
 }
 
 fn write_nat_flags(f: &mut fmt::Formatter<'_>, to: &NatTarget) -> fmt::Result {
-    if to.random {
-        f.write_str(" --random")?;
-    }
+    write_random(f, to.random)?;
     if to.persistent { f.write_str(" --persistent") } else { Ok(()) }
+}
+
+fn write_random(f: &mut fmt::Formatter<'_>, random: Option<Random>) -> fmt::Result {
+    match random {
+        Some(Random::Ports) => f.write_str(" --random"),
+        Some(Random::Fully) => f.write_str(" --random-fully"),
+        None => Ok(()),
+    }
 }
 
 struct NatText<'a>(&'a NatTarget);
@@ -317,6 +347,9 @@ impl fmt::Display for NatText<'_> {
                 f.write_str(&addresses)?;
             }
         }
-        ports.map_or(Ok(()), |ports| write!(f, ":{ports}"))
+        if let Some(ports) = ports {
+            write!(f, ":{ports}")?;
+        }
+        self.0.base.map_or(Ok(()), |base| write!(f, "/{base}"))
     }
 }

@@ -100,15 +100,26 @@ pub struct Condition {
     pub inverted: bool,
     /// The condition.
     pub test: Match,
+    /// The `-m` that it is an option of; `None`: the rule's own.
+    pub module: Option<Module>,
+}
+
+/// A match that `-m`, or a protocol, has loaded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Module {
+    /// Which one of the rule's, from 0 on.
+    pub number: u8,
+    /// Its name, as iptables-save prints it.
+    pub name: &'static str,
 }
 
 /// What a packet is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Match {
-    /// `-s`: the source is in one of these networks.
-    Source(Vec<Cidr>),
+    /// `-s`: the source is in this network.
+    Source(Cidr),
     /// `-d`.
-    Destination(Vec<Cidr>),
+    Destination(Cidr),
     /// `-p`: the protocol number.
     Protocol(u8),
     /// `-i`: the interface it came in by.
@@ -139,6 +150,24 @@ pub enum Match {
     },
     /// `-m conntrack --ctstate`, `-m state --state`.
     CtState(StateSet),
+    /// `-m conntrack --ctproto`: the flow's protocol number.
+    CtProtocol(u8),
+    /// `-m conntrack --ctorigsrc` and its kin.
+    CtAddress(CtEnd, Cidr),
+    /// `-m conntrack --ctorigsrcport` and its kin.
+    CtPort(CtEnd, RangeInclusive<u16>),
+    /// `-m iprange --src-range`: both ends included.
+    SourceRange(IpAddr, IpAddr),
+    /// `-m iprange --dst-range`.
+    DestinationRange(IpAddr, IpAddr),
+    /// `-m addrtype --src-type`.
+    SourceType(TypeSet),
+    /// `-m addrtype --dst-type`.
+    DestinationType(TypeSet),
+    /// `-m comment`: always holds.
+    Comment(String),
+    /// The name of a protocol's match alone (`-m tcp`): always holds.
+    Loaded,
     /// `-m mark`: the packet's mark.
     Mark {
         /// Compared under the mask.
@@ -168,6 +197,21 @@ pub enum Match {
     },
 }
 
+impl Match {
+    /// Whether it asks for the packet's flow.
+    pub(super) fn is_about_flows(&self) -> bool {
+        matches!(
+            self,
+            Self::CtState(_)
+                | Self::CtProtocol(_)
+                | Self::CtAddress(..)
+                | Self::CtPort(..)
+                | Self::ConnMark { .. }
+                | Self::ConnLimit(_)
+        )
+    }
+}
+
 /// An interface's name, or the beginning of it (`eth+`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceName {
@@ -178,6 +222,11 @@ pub struct InterfaceName {
 }
 
 impl InterfaceName {
+    /// Whether every interface matches.
+    pub(super) fn is_any(&self) -> bool {
+        self.prefix && self.name.is_empty()
+    }
+
     /// Whether an interface of this name matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
@@ -200,6 +249,84 @@ impl Ports {
     pub fn contains(&self, port: u16) -> bool {
         self.ranges.iter().any(|range| range.contains(&port))
     }
+}
+
+/// An end of a flow in one of its two directions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum CtEnd {
+    OriginalSource,
+    OriginalDestination,
+    ReplySource,
+    ReplyDestination,
+}
+
+impl CtEnd {
+    /// All, in the order in which iptables prints their options.
+    pub const ALL: [Self; 4] =
+        [Self::OriginalSource, Self::OriginalDestination, Self::ReplySource, Self::ReplyDestination];
+
+    /// The option for its address; that for its port has `port` behind it.
+    #[must_use]
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::OriginalSource => "--ctorigsrc",
+            Self::OriginalDestination => "--ctorigdst",
+            Self::ReplySource => "--ctreplsrc",
+            Self::ReplyDestination => "--ctrepldst",
+        }
+    }
+}
+
+/// Types of addresses, of `-m addrtype`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TypeSet {
+    /// One bit a type, in the order of [`TypeSet::NAMES`].
+    bits: u8,
+}
+
+impl TypeSet {
+    /// Names, in the order in which iptables prints them.
+    pub const NAMES: [&'static str; 4] = ["UNICAST", "LOCAL", "BROADCAST", "MULTICAST"];
+
+    /// Adds the type of that name; `false`: there is none.
+    pub fn add(&mut self, name: &str) -> bool {
+        let place = Self::NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
+        self.bits |= place.map_or(0, |place| 1 << place);
+        place.is_some()
+    }
+
+    /// The names in it.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let is_in = move |(place, _): &(usize, &str)| self.bits & 1 << place != 0;
+        Self::NAMES.into_iter().enumerate().filter(is_in).map(|(_, name)| name)
+    }
+
+    /// Whether it has the type of `addr`, on a host with these addresses: its own and loopback's are LOCAL; 255.255.255.255,
+    /// 0.0.0.0/8 and the last address of an IPv4 network of its own are BROADCAST.
+    #[must_use]
+    pub fn contains(self, addr: IpAddr, own: &[Cidr]) -> bool {
+        let place = if addr.is_multicast() {
+            3
+        } else if addr.is_loopback() || own.iter().any(|own| own.addr == addr) {
+            1
+        } else if is_broadcast(addr, own) {
+            2
+        } else {
+            0
+        };
+        self.bits & 1 << place != 0
+    }
+}
+
+fn is_broadcast(addr: IpAddr, own: &[Cidr]) -> bool {
+    let IpAddr::V4(addr) = addr else { return false };
+    let is_last = |own: &Cidr| {
+        let host_bits = u32::MAX.checked_shr(own.prefix_len.into()).unwrap_or(0);
+        // Networks of one or two hosts have none (RFC 3021).
+        own.prefix_len < 31 && own.contains(addr.into()) && u32::from(addr) & host_bits == host_bits
+    };
+    addr.is_broadcast() || addr.octets()[0] == 0 || own.iter().any(is_last)
 }
 
 /// States of `--ctstate`.
@@ -304,10 +431,21 @@ pub struct HashLimit {
     pub above: bool,
     /// What has a bucket of its own.
     pub key: HashKey,
-    /// Most buckets (`--hashlimit-htable-max`); packets beyond match as if over the rate.
-    pub entries_max: u32,
-    /// A bucket not used for so long is forgotten (`--hashlimit-htable-expire`).
+    /// `--hashlimit-htable-size`, to be printed: tables grow as they must.
+    pub size: Option<u32>,
+    /// Most buckets (`--hashlimit-htable-max`), else [`HashLimit::ENTRIES`]; packets beyond match as if over the rate.
+    pub entries_max: Option<u32>,
+    /// `--hashlimit-htable-gcinterval`, to be printed: buckets are forgotten as others are used.
+    pub collect_ms: u32,
+    /// A bucket not used for so long is forgotten (`--hashlimit-htable-expire`); unless given, as long as the rate's unit.
     pub expire_ms: u32,
+}
+
+impl HashLimit {
+    /// Most buckets unless a rule says otherwise. (Linux: by the machine's memory.)
+    pub const ENTRIES: u32 = 65_536;
+    /// Default of `collect_ms`.
+    pub const COLLECT_MS: u32 = 1000;
 }
 
 /// The parts of a packet that choose a bucket of `hashlimit`.
@@ -355,6 +493,8 @@ pub enum Target {
         prefix: String,
         /// syslog's level, 0 to 7.
         level: u8,
+        /// Words such as `--log-uid`, kept to be printed: what is logged is all that is known of the packet anyway.
+        details: Vec<&'static str>,
     },
     /// Changes the packet's mark: `mark = (mark & !mask) ^ value`.
     Mark {
@@ -366,7 +506,10 @@ pub enum Target {
     /// Changes the flow's mark.
     ConnMark(ConnMark),
     /// The packet is not tracked.
-    NoTrack,
+    NoTrack {
+        /// Written as `CT --notrack`.
+        ct: bool,
+    },
     /// Changes where the flow comes from.
     Snat(NatTarget),
     /// The same, to an address of the interface it leaves by.
@@ -374,7 +517,7 @@ pub enum Target {
         /// Ports to choose from; `None`: the sender's, or one of its kind.
         ports: Option<RangeInclusive<u16>>,
         /// Choose ports at random from the start.
-        random: bool,
+        random: Option<Random>,
     },
     /// Changes where the flow goes to.
     Dnat(Vec<NatTarget>),
@@ -382,6 +525,8 @@ pub enum Target {
     Redirect {
         /// Ports to choose from; `None`: the packet's.
         ports: Option<RangeInclusive<u16>>,
+        /// Choose ports at random from the start.
+        random: bool,
     },
     /// One network for another, host for host.
     Netmap(Cidr),
@@ -414,15 +559,19 @@ pub enum ConnMark {
         /// Bits to clear first.
         mask: u32,
     },
-    /// The packet's mark to the flow.
+    /// The packet's mark to the flow: `flow = (flow & !flow_mask) ^ (packet & packet_mask)`.
     Save {
-        /// Bits that are copied.
-        mask: u32,
+        /// `--nfmask`.
+        packet_mask: u32,
+        /// `--ctmask`.
+        flow_mask: u32,
     },
-    /// The flow's mark to the packet.
+    /// The flow's mark to the packet: `packet = (packet & !packet_mask) ^ (flow & flow_mask)`.
     Restore {
-        /// Bits that are copied.
-        mask: u32,
+        /// `--nfmask`.
+        packet_mask: u32,
+        /// `--ctmask`.
+        flow_mask: u32,
     },
 }
 
@@ -433,10 +582,21 @@ pub struct NatTarget {
     pub addresses: Option<(IpAddr, IpAddr)>,
     /// Ports; `None`: kept where that is possible.
     pub ports: Option<RangeInclusive<u16>>,
+    /// DNAT: the port that the first of `ports` is for, the next one for the next.
+    pub base: Option<u16>,
     /// Choose ports at random from the start.
-    pub random: bool,
+    pub random: Option<Random>,
     /// A client gets the same address for all of its flows.
     pub persistent: bool,
+}
+
+/// How ports are chosen at random: here alike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Random {
+    /// `--random`.
+    Ports,
+    /// `--random-fully`.
+    Fully,
 }
 
 /// What `TCPMSS` does.
@@ -469,8 +629,6 @@ pub struct Rule {
     pub conditions: Vec<Condition>,
     /// What happens then.
     pub target: Target,
-    /// `-m comment`.
-    pub comment: Option<String>,
     /// Line of the text it was read from, from 1 on.
     pub line: u32,
     /// Column of its target's name there; 0: it has none.

@@ -1,16 +1,17 @@
 //! Targets, and their options.
 
-use core::net::IpAddr;
 use core::ops::RangeInclusive;
 
+use super::advice;
+use super::matches::address_range;
 use super::options::{Words, has_ports, masked_number, network, number, port_range};
 use super::parse::{Problem, problem};
-use super::rule::{ConnMark, NatTarget, RejectWith, Target, TcpMss};
+use super::rule::{ConnMark, NatTarget, Random, RejectWith, Target, TcpMss};
 use super::words::Word;
 use crate::parse::protocol;
 
 /// Names that no chain may have.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 15] = [
     "ACCEPT",
     "DROP",
     "RETURN",
@@ -26,7 +27,6 @@ pub(super) const NAMES: [&str; 16] = [
     "REDIRECT",
     "NETMAP",
     "TCPMSS",
-    "QUEUE",
 ];
 /// Longest `--log-prefix` (iptables: 29 characters).
 const LOG_PREFIX_MAX: usize = 29;
@@ -42,44 +42,23 @@ pub(super) fn target(name: &Word, go: bool, words: &mut Words<'_>) -> Result<Tar
         "ACCEPT" => Ok(Target::Accept),
         "DROP" => Ok(Target::Drop),
         "RETURN" => Ok(Target::Return),
-        "NOTRACK" => Ok(Target::NoTrack),
+        "NOTRACK" => Ok(Target::NoTrack { ct: false }),
         "REJECT" => reject(words),
         "LOG" => log(words),
         "MARK" => mark(name, words),
         "CONNMARK" => connmark(name, words),
         "CT" => match words.next() {
-            Some(word) if word.text == "--notrack" => Ok(Target::NoTrack),
+            Some(word) if word.text == "--notrack" => Ok(Target::NoTrack { ct: true }),
+            Some(word) if word.text == "--helper" => Err(problem(
+                word.column,
+                "no helper follows what a protocol negotiates: accept its ports by rules of their own",
+            )),
             _ => Err(problem(name.column, "CT knows --notrack here")),
         },
         "SNAT" => snat(name, words),
         "DNAT" => dnat(name, words),
-        "MASQUERADE" => {
-            let (mut ports, mut random) = (None, false);
-            while let Some(word) = words.peek() {
-                match word.text.as_str() {
-                    "--to-ports" => {
-                        words.next();
-                        ports = Some(nat_ports(words.value(word, "a port or first-last")?)?);
-                    }
-                    "--random" | "--random-fully" => {
-                        words.next();
-                        random = true;
-                    }
-                    _ => break,
-                }
-            }
-            Ok(Target::Masquerade { ports, random })
-        }
-        "REDIRECT" => {
-            let mut ports = None;
-            if let Some(word) =
-                words.peek().filter(|word| word.text == "--to-ports" || word.text == "--to-port")
-            {
-                words.next();
-                ports = Some(nat_ports(words.value(word, "a port or first-last")?)?);
-            }
-            Ok(Target::Redirect { ports })
-        }
+        "MASQUERADE" => masquerade(words),
+        "REDIRECT" => redirect(words),
         "NETMAP" => match words.next() {
             Some(word) if word.text == "--to" => {
                 Ok(Target::Netmap(network(words.value(word, "a network")?)?))
@@ -87,10 +66,10 @@ pub(super) fn target(name: &Word, go: bool, words: &mut Words<'_>) -> Result<Tar
             _ => Err(problem(name.column, "NETMAP needs --to and a network")),
         },
         "TCPMSS" => tcp_mss(name, words),
-        "QUEUE" | "NFQUEUE" => {
-            Err(problem(name.column, format!("{} has no program to hand packets to here", name.text)))
+        other if advice::of_target(other).is_some() => {
+            let advice = advice::of_target(other).unwrap_or_default();
+            Err(problem(name.column, format!("`-j {other}` is not known here: {advice}")))
         }
-
         chain => Ok(Target::Jump(chain.to_owned())),
     }
 }
@@ -105,7 +84,7 @@ pub(super) fn check(target: &Target, number: Option<u8>, column: u32) -> Result<
         Target::TcpMss(_) if !tcp => return Err(problem(column, "TCPMSS needs `-p tcp`")),
         Target::Snat(to) => to.ports.is_some(),
         Target::Dnat(to) => to.iter().any(|to| to.ports.is_some()),
-        Target::Masquerade { ports, .. } | Target::Redirect { ports } => ports.is_some(),
+        Target::Masquerade { ports, .. } | Target::Redirect { ports, .. } => ports.is_some(),
         _ => false,
     };
     if ports && !has_ports(number) {
@@ -117,25 +96,22 @@ pub(super) fn check(target: &Target, number: Option<u8>, column: u32) -> Result<
     Ok(())
 }
 
-/// Names for `--reject-with`, the one that is printed first.
-pub(super) const REJECTS: [(&str, RejectWith); 17] = [
-    ("icmp-port-unreachable", RejectWith::Icmp(3)),
-    ("icmp-net-unreachable", RejectWith::Icmp(0)),
-    ("icmp-host-unreachable", RejectWith::Icmp(1)),
-    ("icmp-proto-unreachable", RejectWith::Icmp(2)),
-    ("icmp-net-prohibited", RejectWith::Icmp(9)),
-    ("icmp-host-prohibited", RejectWith::Icmp(10)),
-    ("icmp-admin-prohibited", RejectWith::Icmp(13)),
-    ("tcp-reset", RejectWith::TcpReset),
-    ("icmp6-port-unreachable", RejectWith::Icmpv6(4)),
-    ("icmp6-no-route", RejectWith::Icmpv6(0)),
-    ("icmp6-adm-prohibited", RejectWith::Icmpv6(1)),
-    ("icmp6-addr-unreachable", RejectWith::Icmpv6(3)),
-    ("port-unreach", RejectWith::Icmp(3)),
-    ("net-unreach", RejectWith::Icmp(0)),
-    ("host-unreach", RejectWith::Icmp(1)),
-    ("tcp-rst", RejectWith::TcpReset),
-    ("no-route", RejectWith::Icmpv6(0)),
+/// Names for `--reject-with`, their short ones, in iptables' order; beginnings of the long ones are taken, too.
+pub(super) const REJECTS: [(&str, &str, RejectWith); 14] = [
+    ("icmp-port-unreachable", "port-unreach", RejectWith::Icmp(3)),
+    ("icmp-net-unreachable", "net-unreach", RejectWith::Icmp(0)),
+    ("icmp-host-unreachable", "host-unreach", RejectWith::Icmp(1)),
+    ("icmp-proto-unreachable", "proto-unreach", RejectWith::Icmp(2)),
+    ("icmp-net-prohibited", "net-prohib", RejectWith::Icmp(9)),
+    ("icmp-host-prohibited", "host-prohib", RejectWith::Icmp(10)),
+    ("icmp-admin-prohibited", "admin-prohib", RejectWith::Icmp(13)),
+    ("tcp-reset", "tcp-rst", RejectWith::TcpReset),
+    ("icmp6-no-route", "no-route", RejectWith::Icmpv6(0)),
+    ("icmp6-adm-prohibited", "adm-prohibited", RejectWith::Icmpv6(1)),
+    ("icmp6-addr-unreachable", "addr-unreach", RejectWith::Icmpv6(3)),
+    ("icmp6-port-unreachable", "port-unreach", RejectWith::Icmpv6(4)),
+    ("icmp6-policy-fail", "policy-fail", RejectWith::Icmpv6(5)),
+    ("icmp6-reject-route", "reject-route", RejectWith::Icmpv6(6)),
 ];
 
 fn reject(words: &mut Words<'_>) -> Result<Target, Problem> {
@@ -144,14 +120,15 @@ fn reject(words: &mut Words<'_>) -> Result<Target, Problem> {
     };
     words.next();
     let value = words.value(word, "an answer, such as icmp-port-unreachable or tcp-reset")?;
-    match REJECTS.iter().find(|(name, _)| *name == value.text) {
-        Some((_, with)) => Ok(Target::Reject(*with)),
+    let text = value.text.to_ascii_lowercase();
+    let is = |(name, short, _): &&(&str, &str, _)| *name == text || *short == text;
+    let begins = |(name, ..): &&(&str, &str, _)| !text.is_empty() && name.starts_with(&text);
+    match REJECTS.iter().find(is).or_else(|| REJECTS.iter().find(begins)) {
+        Some((.., with)) => Ok(Target::Reject(*with)),
         None => {
-            let names: Vec<_> = REJECTS[..12].iter().map(|(name, _)| *name).collect();
-            Err(problem(
-                value.column,
-                format!("`{}` is no answer known here: {}", value.text, names.join(", ")),
-            ))
+            let names: Vec<_> = REJECTS.iter().map(|(name, ..)| *name).collect();
+            let reason = format!("`{}` is no answer known here: {}", value.text, names.join(", "));
+            Err(problem(value.column, reason))
         }
     }
 }
@@ -159,8 +136,12 @@ fn reject(words: &mut Words<'_>) -> Result<Target, Problem> {
 /// syslog's levels.
 const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
 
+/// Further words of LOG, in the order in which iptables-save prints them.
+const LOG_DETAILS: [&str; 5] =
+    ["--log-tcp-sequence", "--log-tcp-options", "--log-ip-options", "--log-uid", "--log-macdecode"];
+
 fn log(words: &mut Words<'_>) -> Result<Target, Problem> {
-    let (mut prefix, mut level) = (String::new(), 4);
+    let (mut prefix, mut level, mut given) = (String::new(), 4, [false; LOG_DETAILS.len()]);
     while let Some(word) = words.peek() {
         match word.text.as_str() {
             "--log-prefix" => {
@@ -180,22 +161,25 @@ fn log(words: &mut Words<'_>) -> Result<Target, Problem> {
                     "warn" => Some(4),
                     text => LEVELS.iter().position(|name| *name == text),
                 };
-                let given = named.or_else(|| value.text.parse().ok()).filter(|level| *level < LEVELS.len());
-                level = given.ok_or_else(|| {
+                let known = named.or_else(|| value.text.parse().ok()).filter(|level| *level < LEVELS.len());
+                level = known.ok_or_else(|| {
                     problem(
                         value.column,
                         format!("`{}` is no level: 0 to 7, or {}", value.text, LEVELS.join(", ")),
                     )
                 })? as u8;
             }
-            // What is logged is everything that is known of the packet already.
-            "--log-tcp-sequence" | "--log-tcp-options" | "--log-ip-options" | "--log-uid" => {
-                words.next();
-            }
-            _ => break,
+            text => match LOG_DETAILS.iter().position(|detail| *detail == text) {
+                Some(place) => {
+                    words.next();
+                    given[place] = true;
+                }
+                None => break,
+            },
         }
     }
-    Ok(Target::Log { prefix, level })
+    let details = LOG_DETAILS.into_iter().zip(given).filter(|(_, given)| *given);
+    Ok(Target::Log { prefix, level, details: details.map(|(detail, _)| detail).collect() })
 }
 
 fn mark(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
@@ -234,16 +218,24 @@ fn connmark(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
     let Some(word) = words.next() else {
         return Err(problem(name.column, "CONNMARK needs --set-mark, --save-mark or --restore-mark"));
     };
-    let mut masked = |default: u32| match words.peek().filter(|next| next.text == "--mask") {
-        Some(option) => {
+    let (mut packet_mask, mut flow_mask) = (u32::MAX, u32::MAX);
+    if matches!(word.text.as_str(), "--save-mark" | "--restore-mark") {
+        while let Some(option) =
+            words.peek().filter(|next| matches!(next.text.as_str(), "--mask" | "--nfmask" | "--ctmask"))
+        {
             words.next();
-            number(words.value(option, "a mask")?)
+            let mask = number(words.value(option, "a mask")?)?;
+            if option.text != "--ctmask" {
+                packet_mask = mask;
+            }
+            if option.text != "--nfmask" {
+                flow_mask = mask;
+            }
         }
-        None => Ok(default),
-    };
+    }
     Ok(Target::ConnMark(match word.text.as_str() {
-        "--save-mark" => ConnMark::Save { mask: masked(u32::MAX)? },
-        "--restore-mark" => ConnMark::Restore { mask: masked(u32::MAX)? },
+        "--save-mark" => ConnMark::Save { packet_mask, flow_mask },
+        "--restore-mark" => ConnMark::Restore { packet_mask, flow_mask },
         _ => {
             let value = words.value(word, "a mark")?;
             let (value, mask) = changed_bits(word, value, "mark")?;
@@ -252,60 +244,85 @@ fn connmark(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
     }))
 }
 
-fn snat(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
-    let mut to = None;
-    let (mut random, mut persistent) = (false, false);
+/// `--to-ports PORT[-PORT]`, `--random` and `--random-fully`, in any order.
+fn ports_and_random(words: &mut Words<'_>) -> Result<(Option<RangeInclusive<u16>>, Option<Random>), Problem> {
+    let (mut ports, mut random) = (None, None);
     while let Some(word) = words.peek() {
         match word.text.as_str() {
-            "--to-source" => {
+            "--to-ports" | "--to-port" => {
                 words.next();
-                if to.is_some() {
-                    return Err(problem(
-                        word.column,
-                        "one --to-source: write a range of addresses as first-last",
-                    ));
+                ports = Some(nat_ports(words.value(word, "a port or first-last")?)?);
+            }
+            _ => match random_option(word) {
+                Some(option) => {
+                    words.next();
+                    random = Some(option);
                 }
-                to = Some(nat_target(words.value(word, "an address")?)?);
-            }
-            "--random" | "--random-fully" => {
-                words.next();
-                random = true;
-            }
-            "--persistent" => {
-                words.next();
-                persistent = true;
-            }
-            _ => break,
+                None => break,
+            },
         }
     }
-    let Some(to) = to else { return Err(problem(name.column, "SNAT needs --to-source and an address")) };
-    if to.addresses.is_none() {
-        return Err(problem(name.column, "SNAT needs an address; MASQUERADE takes the interface's"));
-    }
-    Ok(Target::Snat(NatTarget { random, persistent, ..to }))
+    Ok((ports, random))
 }
 
-fn dnat(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
+fn random_option(word: &Word) -> Option<Random> {
+    match word.text.as_str() {
+        "--random" => Some(Random::Ports),
+        "--random-fully" => Some(Random::Fully),
+        _ => None,
+    }
+}
+
+fn masquerade(words: &mut Words<'_>) -> Result<Target, Problem> {
+    ports_and_random(words).map(|(ports, random)| Target::Masquerade { ports, random })
+}
+
+fn redirect(words: &mut Words<'_>) -> Result<Target, Problem> {
+    let (ports, random) = ports_and_random(words)?;
+    Ok(Target::Redirect { ports, random: random.is_some() })
+}
+
+/// Addresses behind `--to-source` or `--to-destination` (`long`), which may be shortened, and how to choose among them.
+fn nat_targets(long: &str, words: &mut Words<'_>) -> Result<Vec<NatTarget>, Problem> {
     let mut to = Vec::new();
-    let (mut random, mut persistent) = (false, false);
+    let (mut random, mut persistent) = (None, false);
     while let Some(word) = words.peek() {
-        match word.text.as_str() {
-            // Several servers share the flows.
-            "--to-destination" => {
-                words.next();
-                to.push(nat_target(words.value(word, "an address")?)?);
-            }
-            "--random" => {
-                words.next();
-                random = true;
-            }
-            "--persistent" => {
-                words.next();
-                persistent = true;
-            }
-            _ => break,
+        let text = word.text.as_str();
+        if text.len() >= "--to".len() && long.starts_with(text) {
+            words.next();
+            to.push(nat_target(words.value(word, "an address")?)?);
+        } else if text == "--persistent" {
+            words.next();
+            persistent = true;
+        } else if let Some(option) = random_option(word) {
+            words.next();
+            random = Some(option);
+        } else {
+            break;
         }
     }
+    for to in &mut to {
+        (to.random, to.persistent) = (random, persistent);
+    }
+    Ok(to)
+}
+
+fn snat(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
+    let mut to = nat_targets("--to-source", words)?;
+    if to.len() > 1 {
+        let reason = "one --to-source: write a range of addresses as first-last";
+        return Err(problem(name.column, reason));
+    }
+    match to.pop() {
+        None => Err(problem(name.column, "SNAT needs --to-source and an address")),
+        Some(to) if to.base.is_some() => Err(problem(name.column, "only DNAT shifts ports (PORT-PORT/PORT)")),
+        Some(to) => Ok(Target::Snat(to)),
+    }
+}
+
+/// Several servers share the flows.
+fn dnat(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
+    let to = nat_targets("--to-destination", words)?;
     if to.is_empty() {
         return Err(problem(name.column, "DNAT needs --to-destination and an address"));
     }
@@ -313,9 +330,6 @@ fn dnat(name: &Word, words: &mut Words<'_>) -> Result<Target, Problem> {
         |ipv4: bool| to.iter().any(|to| to.addresses.is_some_and(|(addr, _)| addr.is_ipv4() == ipv4));
     if versions(true) && versions(false) {
         return Err(problem(name.column, "all servers of one rule are of one IP version"));
-    }
-    for to in &mut to {
-        (to.random, to.persistent) = (random, persistent);
     }
     Ok(Target::Dnat(to))
 }
@@ -346,17 +360,19 @@ fn nat_target(word: &Word) -> Result<NatTarget, Problem> {
         "" if ports.is_some() => None,
         addresses => Some(address_range(addresses).ok_or_else(bad)?),
     };
+    // Where the first port of the range stands for another one, and so on.
+    let (ports, base) = match ports.and_then(|ports| ports.split_once('/')) {
+        Some((ports, base)) => {
+            let base = port_range(&Word { text: base.to_owned(), column: word.column }, '-')?;
+            (Some(ports), Some(*base.start()))
+        }
+        None => (ports, None),
+    };
     let ports = match ports {
         Some(ports) => Some(nat_ports(&Word { text: ports.to_owned(), column: word.column })?),
         None => None,
     };
-    Ok(NatTarget { addresses, ports, random: false, persistent: false })
-}
-
-fn address_range(text: &str) -> Option<(IpAddr, IpAddr)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
-    (first.is_ipv4() == last.is_ipv4() && first <= last).then_some((first, last))
+    Ok(NatTarget { addresses, ports, base, random: None, persistent: false })
 }
 
 fn nat_ports(word: &Word) -> Result<RangeInclusive<u16>, Problem> {

@@ -30,6 +30,7 @@ fn ask_as(
     state: CtState,
     seconds: u64,
 ) -> Asked {
+    let own = ["192.0.2.1/24", "2001:db8::1/64"].map(|cidr| cidr.parse().unwrap());
     let mut facts = Facts {
         view,
         in_interface: matches!(hook, Hook::Prerouting | Hook::Input | Hook::Forward).then_some("lan0"),
@@ -41,6 +42,8 @@ fn ask_as(
         conn_mark: 0,
         untracked: false,
         mss: None,
+        flow: None,
+        own: &own,
         alive: &mut |_| true,
     };
     let now = Instant::ZERO + Duration::from_secs(seconds);
@@ -72,7 +75,7 @@ fn the_lines_that_users_know_work() {
     assert_eq!(to[0].addresses, Some(("192.168.1.100".parse().unwrap(), "192.168.1.100".parse().unwrap())));
     assert_eq!(to[0].ports, Some(80..=80));
     let masquerade = ask_as(&mut walker, Table::Nat, Hook::Postrouting, &view, CtState::New, 0).verdict;
-    assert_eq!(masquerade, Verdict::Translate(Target::Masquerade { ports: None, random: false }));
+    assert_eq!(masquerade, Verdict::Translate(Target::Masquerade { ports: None, random: None }));
 }
 
 #[test]
@@ -104,18 +107,18 @@ COMMIT
 :ssh - [0:0]
 -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A INPUT -m conntrack --ctstate INVALID -j DROP
--A INPUT -s 10.0.0.0/8,192.168.0.0/16 ! -i wan -p tcp -m multiport --dports 80,443,8000:8100 -j ACCEPT
+-A INPUT -s 10.0.0.0/8 ! -i wan -p tcp -m multiport --dports 80,443,8000:8100 -j ACCEPT
 -A INPUT -m set --match-set blocked src -j DROP
 -A INPUT -p tcp -m tcp --dport 22 -m comment --comment \"ssh from anywhere\" -j ssh
--A INPUT -p icmp -m icmp --icmp-type echo-request -m limit --limit 10/sec --limit-burst 20 -j ACCEPT
+-A INPUT -p icmp -m icmp --icmp-type 8 -m limit --limit 10/sec --limit-burst 20 -j ACCEPT
 -A INPUT -p ipv6-icmp -j ACCEPT
 -A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m connlimit --connlimit-above 20 --connlimit-mask 24 --connlimit-saddr -j REJECT --reject-with tcp-reset
 -A INPUT -m mark ! --mark 0x1/0xff -j LOG --log-prefix \"no mark: \" --log-level 6
 -A INPUT -4 -j REJECT --reject-with icmp-port-unreachable
 -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
 -A FORWARD -j MARK --set-xmark 0x10/0xf0
--A FORWARD -j CONNMARK --save-mark --mask 0xffffffff
--A ssh -m hashlimit --hashlimit-upto 5/min --hashlimit-burst 5 --hashlimit-mode srcip --hashlimit-name ssh --hashlimit-srcmask 24 --hashlimit-htable-max 1000 --hashlimit-htable-expire 60000 -j ACCEPT
+-A FORWARD -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff
+-A ssh -m hashlimit --hashlimit-upto 5/min --hashlimit-burst 5 --hashlimit-mode srcip --hashlimit-name ssh --hashlimit-htable-max 1000 --hashlimit-htable-expire 30000 --hashlimit-srcmask 24 -j ACCEPT
 -A ssh -j RETURN
 COMMIT
 ";
@@ -159,7 +162,20 @@ fn a_wrong_line_is_refused_with_its_place_and_the_reason() {
             "means nothing in PREROUTING of the raw table",
         ),
         ("COMMIT", "`COMMIT` without a `*table`"),
-        ("-X", "`-X` is no command"),
+        ("-D INPUT -j ACCEPT", "`-D` makes no sense in a file"),
+        ("-N a\n-A INPUT -j a\n-X a", "rules:3:4: a has rules, or one leads there"),
+        ("-X INPUT", "INPUT is built in"),
+        ("-A INPUT -s 10.0.0.1 -s 10.0.0.2 -j DROP", "rules:1:22: `-s` is there twice"),
+        ("-A INPUT -p tcp --dport 1 --dport 2 -j DROP", "an option of `-m tcp` is there twice"),
+        ("-A INPUT ! -s 10.0.0.1,10.0.0.2 -j DROP", "rules:1:15: ! stands before one network only"),
+        ("-A INPUT -m conntrack -j DROP", "rules:1:13: `-m conntrack` needs an option"),
+        ("-A INPUT -m recent --set -j DROP", "rules:1:13: `-m recent` is not known here: use -m hashlimit"),
+        ("-A INPUT -j NFLOG --nflog-group 1", "rules:1:13: `-j NFLOG` is not known here: use LOG"),
+        ("-A INPUT -f -j DROP", "rules:1:10: `-f` is not known here: fragments are put together"),
+        ("-A INPUT -m iprange --src-range 10.0.0.9-10.0.0.1 -j DROP", "`10.0.0.9-10.0.0.1` is no range"),
+        ("-A INPUT -m addrtype --dst-type ANYCAST -j DROP", "`ANYCAST` is no type known here: UNICAST"),
+        ("-t raw -A PREROUTING -m conntrack --ctorigdst 10.0.0.1 -j DROP", "means nothing in PREROUTING"),
+        ("-t nat -A POSTROUTING -p tcp -j SNAT --to-source 10.0.0.1:1-9/1", "only DNAT shifts ports"),
         ("-A", "`-A` needs a chain"),
     ] {
         let error = refused(text);
@@ -207,12 +223,164 @@ fn conditions_hold_as_they_say() {
         ("-m state --state ESTABLISHED", false),
         ("-m mark --mark 0", true),
         ("-m mark --mark 1", false),
+        ("-m iprange --src-range 10.0.0.1-10.0.0.9", true),
+        ("-m iprange --src-range 10.0.0.10-10.0.1.9", false),
+        ("-m iprange ! --dst-range 192.0.2.0-192.0.2.1", false),
+        ("-m iprange --src-range ::-ffff::", false),
+        ("-m addrtype --dst-type LOCAL", true),
+        ("-m addrtype --dst-type BROADCAST,MULTICAST", false),
+        ("-m addrtype ! --src-type LOCAL --dst-type UNICAST,LOCAL", true),
+        ("-m addrtype --src-type unicast", true),
+        ("-m comment --comment x", true),
+        ("-p tcp -m tcp", true),
+        ("-p tcp -m multiport --dport 22,443", true),
+        ("-m conntrack --ctstate new", true),
+        ("-m conntrack ! --ctorigdst 192.0.2.2", false),
+        ("-s 10/8", true),
+        ("-s 0/0", true),
+        ("-s 10.0.0.1,10.0.0.9", true),
+        ("-i +", true),
         ("-4", true),
         ("-6", false),
     ] {
         let verdict = input(&format!("-A INPUT {conditions} -j DROP"), &view);
         assert_eq!(verdict == Verdict::Drop, holds, "{conditions}");
     }
+}
+
+#[test]
+fn types_of_addresses_are_those_of_the_host() {
+    let own = ["192.0.2.1/24", "10.0.0.2/31", "2001:db8::1/64"].map(|cidr| cidr.parse().unwrap());
+    for (addr, wanted) in [
+        ("192.0.2.1", "LOCAL"),
+        ("127.0.0.9", "LOCAL"),
+        ("2001:db8::1", "LOCAL"),
+        ("::1", "LOCAL"),
+        ("192.0.2.255", "BROADCAST"),
+        ("255.255.255.255", "BROADCAST"),
+        ("0.1.2.3", "BROADCAST"),
+        ("10.0.0.3", "UNICAST"),
+        ("192.0.2.2", "UNICAST"),
+        ("192.0.3.255", "UNICAST"),
+        ("224.0.0.1", "MULTICAST"),
+        ("ff02::1", "MULTICAST"),
+        ("2001:db8::ffff:ffff:ffff:ffff", "UNICAST"),
+    ] {
+        for name in TypeSet::NAMES {
+            let mut types = TypeSet::default();
+            assert!(types.add(name));
+            assert_eq!(types.contains(addr.parse().unwrap(), &own), name == wanted, "{addr} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_flow_is_asked_for_its_tuples_in_both_directions() {
+    let view = syn("10.0.0.9:1000", "192.168.1.5:8080");
+    let original = syn("10.0.0.9:1000", "192.0.2.1:80").tuple;
+    let reply = view.tuple.reversed();
+    for (conditions, holds) in [
+        ("--ctorigdst 192.0.2.1 --ctorigdstport 80", true),
+        ("--ctorigdst 192.0.2.0/24 --ctorigdstport 81", false),
+        ("--ctorigsrc 10.0.0.9 --ctorigsrcport 900:1000", true),
+        ("--ctreplsrc 192.168.1.5 --ctreplsrcport 8080", true),
+        ("--ctrepldst 10.0.0.9 --ctrepldstport 1000", true),
+        ("! --ctreplsrc 192.168.1.5", false),
+        ("--ctproto tcp", true),
+        ("--ctproto 17", false),
+    ] {
+        let rules = parsed(&format!("-A FORWARD -m conntrack {conditions} -j DROP"));
+        assert!(rules.needs_tracking());
+        let mut walker = Walker::new(&rules, 1);
+        for flow in [Some((&original, &reply)), None] {
+            let mut facts = Facts {
+                view: &view,
+                in_interface: Some("wan"),
+                out_interface: Some("lan0"),
+                state: CtState::New,
+                snat: false,
+                dnat: true,
+                mark: 0,
+                conn_mark: 0,
+                untracked: false,
+                mss: None,
+                flow,
+                own: &[],
+                alive: &mut |_| true,
+            };
+            let verdict = walker.walk(Instant::ZERO, Table::Filter, Hook::Forward, &mut facts);
+            // What has no flow is not another flow.
+            let wanted = flow.is_some() && holds;
+            assert_eq!(verdict == Verdict::Drop, wanted, "{conditions} {flow:?}");
+        }
+    }
+}
+
+#[test]
+fn a_list_of_addresses_is_a_rule_for_each_pair() {
+    let set = parsed(
+        "-A INPUT -s 10.0.0.1,10.0.0.2 -d 192.0.2.1,192.0.2.2 -m limit --limit 1/s --limit-burst 1 -j ACCEPT\n-P INPUT DROP",
+    );
+    let rules: Vec<String> = set.chains(Table::Filter)[0].rules.iter().map(ToString::to_string).collect();
+    let pairs = [(1, 1), (1, 2), (2, 1), (2, 2)];
+    let wanted = pairs.map(|(from, to)| {
+        format!(" -s 10.0.0.{from}/32 -d 192.0.2.{to}/32 -m limit --limit 1/sec --limit-burst 1 -j ACCEPT")
+    });
+    assert_eq!(rules, wanted);
+    // Each has a limit of its own.
+    let mut walker = Walker::new(&set, 1);
+    let mut passes = |from: u8| {
+        let view = syn(&format!("10.0.0.{from}:1000"), "192.0.2.1:22");
+        ask_as(&mut walker, Table::Filter, Hook::Input, &view, CtState::New, 0).verdict == Verdict::Accept
+    };
+    assert_eq!([passes(1), passes(1), passes(2), passes(2)], [true, false, true, false]);
+    let inserted = parsed("-I INPUT -s 10.0.0.1,10.0.0.2 -j ACCEPT");
+    assert!(inserted.chains(Table::Filter)[0].rules[0].to_string().starts_with(" -s 10.0.0.2/32"));
+    let many = |count: usize| vec!["10.0.0.1"; count].join(",");
+    assert!(refused(&format!("-A INPUT -s {} -d {} -j DROP", many(65), many(64))).contains("more than 4096"));
+}
+
+#[test]
+fn a_bucket_of_hashlimit_lives_as_long_as_its_unit() {
+    // So that its burst is not there again sooner than the rate says.
+    let set = parsed(
+        "-A INPUT -m hashlimit --hashlimit-upto 2/min --hashlimit-burst 2 --hashlimit-mode srcip --hashlimit-name a -j ACCEPT\n-P INPUT DROP",
+    );
+    let mut walker = Walker::new(&set, 1);
+    let view = syn("10.0.0.9:1000", "192.0.2.1:22");
+    let mut passed = |seconds| {
+        let mut ask =
+            || ask_as(&mut walker, Table::Filter, Hook::Input, &view, CtState::New, seconds).verdict;
+        (0..5).filter(|_| ask() == Verdict::Accept).count()
+    };
+    assert_eq!([passed(0), passed(15), passed(35), passed(120)], [2, 0, 1, 2]);
+}
+
+#[test]
+fn options_count_wherever_in_the_rule_they_stand() {
+    for (text, printed) in [
+        (
+            "-A INPUT -m limit -p tcp --limit 3/min --syn --limit-burst 9 --dport 80 -j ACCEPT",
+            "-A INPUT -p tcp -m limit --limit 3/min --limit-burst 9 -m tcp --dport 80 --tcp-flags FIN,SYN,RST,ACK SYN -j ACCEPT",
+        ),
+        (
+            "-A INPUT -4 -m connlimit ! --connlimit-upto 3 -m comment --comment a.b --connlimit-daddr -j DROP",
+            "-A INPUT -4 -m connlimit --connlimit-above 3 --connlimit-mask 32 --connlimit-daddr -m comment --comment \"a.b\" -j DROP",
+        ),
+        ("-A INPUT -j DROP -p tcp -c 1 2", "-A INPUT -p tcp -j DROP"),
+        ("/sbin/iptables -w 5 -A INPUT -p vrrp -j ACCEPT", "-A INPUT -4 -p vrrp -j ACCEPT"),
+        ("-A INPUT -6 -j REJECT", "-A INPUT -6 -j REJECT --reject-with icmp6-port-unreachable"),
+    ] {
+        let set = parsed(text);
+        assert_eq!(format!("-A INPUT{}", set.chains(Table::Filter)[0].rules[0]), printed);
+    }
+}
+
+#[test]
+fn empty_chains_of_ones_own_can_go() {
+    let set = parsed("-N a\n-N b\n-N c\n-A a -j ACCEPT\n-A INPUT -j b\n-Z\n-X\n-F\n-X b");
+    let names: Vec<_> = set.chains(Table::Filter)[3..].iter().map(|chain| chain.name.as_str()).collect();
+    assert_eq!(names, ["a"]);
 }
 
 #[test]
@@ -226,6 +394,16 @@ fn chains_are_called_and_return() {
         input(&rules("-P INPUT ACCEPT\n-A INPUT -g a\n-A a -j b\n-A b -p udp -j DROP"), &view),
         Verdict::Accept
     );
+}
+
+#[test]
+fn a_chain_for_several_hooks_may_ask_for_interfaces() {
+    // As Docker's: what this host sends came in by none.
+    let text = "-N own\n-A INPUT -j own\n-A OUTPUT -j own\n-A own -i lan0 -j RETURN\n-A own ! -i wan -j DROP";
+    let mut walker = Walker::new(&parsed(text), 1);
+    let view = syn("10.0.0.9:1000", "192.0.2.1:22");
+    let mut ask = |hook| ask_as(&mut walker, Table::Filter, hook, &view, CtState::New, 0).verdict;
+    assert_eq!([ask(Hook::Input), ask(Hook::Output)], [Verdict::Accept, Verdict::Drop]);
 }
 
 #[test]
@@ -292,6 +470,12 @@ fn marks_are_set_saved_and_restored() {
     let view = udp("10.0.0.9:1000", "192.0.2.1:53");
     let asked = ask_as(&mut walker, Table::Filter, Hook::Forward, &view, CtState::New, 0);
     assert_eq!((asked.mark, asked.conn_mark), (3, 5));
+    let text = "-A FORWARD -j MARK --set-mark 0x12\n-A FORWARD -j CONNMARK --set-mark 0x340\n\
+                -A FORWARD -j CONNMARK --save-mark --nfmask 0xf --ctmask 0xf0\n\
+                -A FORWARD -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf00";
+    let mut walker = Walker::new(&parsed(text), 1);
+    let asked = ask_as(&mut walker, Table::Filter, Hook::Forward, &view, CtState::New, 0);
+    assert_eq!((asked.mark, asked.conn_mark), (0x300, 0x302));
 }
 
 #[test]

@@ -3,17 +3,18 @@
 //! A [`Walker`] is made from a checked [`RuleSet`]: chains and sets are found by number, limits have their state. It belongs to
 //! one shard; rates are those of the whole process divided by its shards.
 
-use core::net::IpAddr;
+use core::net::SocketAddr;
 use std::collections::HashMap;
 
 use super::head::{Head, Key};
 use super::limit::{Bucket, Buckets, FlowCounts};
 use super::rule::{
-    Condition, ConnLimit, ConnMark, Family, HashLimit, Hook, Match, Rate, RejectWith, Rule, Table, Target,
-    TcpMss,
+    Condition, ConnLimit, ConnMark, CtEnd, Family, HashLimit, Hook, Match, Rate, RejectWith, Rule, Table,
+    Target, TcpMss,
 };
 use super::set::masked;
 use super::{AddressSet, Policy, RuleSet, link};
+use crate::config::Cidr;
 use crate::flow::FlowTuple;
 use crate::flow::conntrack::{Count, CtState};
 use crate::flow::view::{PacketView, Transport};
@@ -47,6 +48,10 @@ pub struct Facts<'a> {
     pub untracked: bool,
     /// A rule lowers the MSS that it offers.
     pub mss: Option<TcpMss>,
+    /// Its flow's tuples, original and reply, as translated by now.
+    pub flow: Option<(&'a FlowTuple, &'a FlowTuple)>,
+    /// This host's addresses, with their networks.
+    pub own: &'a [Cidr],
     /// Whether a flow still exists, by its original tuple.
     pub alive: &'a mut dyn FnMut(&FlowTuple) -> bool,
 }
@@ -192,10 +197,10 @@ impl Walker {
                 Target::Drop => return Verdict::Drop,
                 Target::Reject(with) => return Verdict::Reject(*with),
                 Target::Return => at.next = self.chains[at.chain as usize].end,
-                Target::Log { prefix, level } => log(prefix, *level, hook, facts),
+                Target::Log { prefix, level, .. } => log(prefix, *level, hook, facts),
                 Target::Mark { value, mask } => facts.mark = (facts.mark & !mask) ^ value,
                 Target::ConnMark(change) => change_marks(*change, facts),
-                Target::NoTrack => facts.untracked = true,
+                Target::NoTrack { .. } => facts.untracked = true,
                 Target::TcpMss(mss) => facts.mss = Some(*mss),
                 Target::Jump(_) | Target::Goto(_) => {
                     let Some(chain) = step.chain else { continue };
@@ -259,8 +264,10 @@ impl Walker {
         shards: u16,
         named: &mut HashMap<String, usize>,
     ) -> Step {
-        let conditions = rule.conditions.iter().map(|condition| {
-            let Condition { inverted, test } = condition;
+        // What always holds need not be asked.
+        let asks = |condition: &&Condition| !matches!(condition.test, Match::Comment(_) | Match::Loaded);
+        let conditions = rule.conditions.iter().filter(asks).map(|condition| {
+            let Condition { inverted, test, .. } = condition;
             let test = match test {
                 Match::Limit(rate) => {
                     self.buckets.push(None);
@@ -302,6 +309,12 @@ impl Walker {
         }
         step.conditions.iter().all(|(inverted, test)| {
             let holds = match test {
+                // What has no flow is not another flow.
+                Test::Plain(Match::CtProtocol(_) | Match::CtAddress(..) | Match::CtPort(..))
+                    if facts.flow.is_none() =>
+                {
+                    return false;
+                }
                 Test::Plain(test) => plain(test, facts),
                 Test::Limit(place, rate) => {
                     buckets[*place].get_or_insert_with(|| Bucket::full(now, rate)).take(now, rate)
@@ -347,12 +360,9 @@ fn count(count: &mut Count, bytes: u32) {
 
 fn plain(test: &Match, facts: &Facts<'_>) -> bool {
     let tuple = &facts.view.tuple;
-    let inside = |networks: &[crate::config::Cidr], addr: IpAddr| {
-        networks.iter().any(|network| network.contains(addr))
-    };
     match test {
-        Match::Source(networks) => inside(networks, tuple.src()),
-        Match::Destination(networks) => inside(networks, tuple.dst()),
+        Match::Source(network) => network.contains(tuple.src()),
+        Match::Destination(network) => network.contains(tuple.dst()),
         Match::Protocol(number) => tuple.protocol == *number,
         Match::InInterface(name) => facts.in_interface.is_some_and(|known| name.matches(known)),
         Match::OutInterface(name) => facts.out_interface.is_some_and(|known| name.matches(known)),
@@ -369,10 +379,30 @@ fn plain(test: &Match, facts: &Facts<'_>) -> bool {
             kind.is_none_or(|kind| kind == found.0) && code.is_none_or(|code| code == found.1)
         }),
         Match::CtState(states) => states.matches(facts.state, facts.snat, facts.dnat),
+        Match::CtProtocol(number) => facts.flow.is_some_and(|(original, _)| original.protocol == *number),
+        Match::CtAddress(end, network) => ct_end(facts, *end).is_some_and(|end| network.contains(end.ip())),
+        Match::CtPort(end, ports) => ct_end(facts, *end).is_some_and(|end| ports.contains(&end.port())),
+        // No address of one IP version is between two of the other.
+        Match::SourceRange(first, last) => (*first..=*last).contains(&tuple.src()),
+        Match::DestinationRange(first, last) => (*first..=*last).contains(&tuple.dst()),
+        Match::SourceType(types) => types.contains(tuple.src(), facts.own),
+        Match::DestinationType(types) => types.contains(tuple.dst(), facts.own),
+        Match::Comment(_) | Match::Loaded => true,
         Match::Mark { value, mask } => facts.mark & mask == *value,
         Match::ConnMark { value, mask } => facts.conn_mark & mask == *value,
         Match::Limit(_) | Match::HashLimit(_) | Match::ConnLimit(_) | Match::Set { .. } => false,
     }
+}
+
+/// Address and port of a flow's end; `None`: the packet has no flow.
+fn ct_end(facts: &Facts<'_>, end: CtEnd) -> Option<SocketAddr> {
+    let (original, reply) = facts.flow?;
+    Some(match end {
+        CtEnd::OriginalSource => original.source(),
+        CtEnd::OriginalDestination => original.destination(),
+        CtEnd::ReplySource => reply.source(),
+        CtEnd::ReplyDestination => reply.destination(),
+    })
 }
 
 fn has_ports(facts: &Facts<'_>) -> bool {
@@ -395,8 +425,12 @@ fn icmp(facts: &Facts<'_>, ipv6: bool) -> Option<(u8, u8)> {
 fn change_marks(change: ConnMark, facts: &mut Facts<'_>) {
     match change {
         ConnMark::Set { value, mask } => facts.conn_mark = (facts.conn_mark & !mask) ^ value,
-        ConnMark::Save { mask } => facts.conn_mark = (facts.conn_mark & !mask) | (facts.mark & mask),
-        ConnMark::Restore { mask } => facts.mark = (facts.mark & !mask) | (facts.conn_mark & mask),
+        ConnMark::Save { packet_mask, flow_mask } => {
+            facts.conn_mark = (facts.conn_mark & !flow_mask) ^ (facts.mark & packet_mask);
+        }
+        ConnMark::Restore { packet_mask, flow_mask } => {
+            facts.mark = (facts.mark & !packet_mask) ^ (facts.conn_mark & flow_mask);
+        }
     }
 }
 
@@ -419,6 +453,8 @@ fn log(prefix: &str, level: u8, hook: Hook, facts: &Facts<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use core::net::IpAddr;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -462,6 +498,8 @@ mod tests {
                 conn_mark: 0,
                 untracked: false,
                 mss: None,
+                flow: None,
+                own: &[],
                 alive: &mut |_| false,
             };
             for (rule, text) in good.iter().enumerate() {

@@ -48,15 +48,15 @@ pub(super) fn split(line: &str) -> Result<Vec<Word>, u32> {
     Ok(words)
 }
 
-/// `text` as it must be written to be one word again.
+/// `text` as it must be written to be one word again, and as iptables-save writes it.
 pub(super) fn quoted(text: &str) -> String {
-    let plain = |char: char| char.is_alphanumeric() || "_-./:,+@%=".contains(char);
+    let plain = |char: char| char.is_ascii_alphanumeric() || "_-".contains(char);
     if !text.is_empty() && text.chars().all(plain) {
         return text.to_owned();
     }
     let mut quoted = String::from('"');
     for char in text.chars() {
-        if matches!(char, '"' | '\\') {
+        if matches!(char, '"' | '\\' | '\'') {
             quoted.push('\\');
         }
         quoted.push(char);

@@ -14,7 +14,7 @@ use core::hash::{BuildHasher, Hash, Hasher};
 use core::net::IpAddr;
 
 use rand_chacha::ChaCha12Rng;
-use rand_core::SeedableRng;
+use rand_core::{RngCore, SeedableRng};
 
 use super::FlowTuple;
 use super::conntrack::{Begin, Conntrack, Entry};
@@ -60,10 +60,7 @@ impl Nat {
     #[must_use]
     pub fn new(filtering: Filtering, seed: [u8; 32], shard: u16, shards: u16) -> Self {
         let mut rng = ChaCha12Rng::from_seed(seed);
-        let mut key = || {
-            use rand_core::RngCore;
-            (rng.next_u64(), rng.next_u64())
-        };
+        let mut key = || (rng.next_u64(), rng.next_u64());
         let (mapping_keys, server_keys) = (key(), key());
         rng.set_stream(u64::from(shard) + 1);
         Self {
@@ -91,16 +88,18 @@ impl Nat {
         let source_hook = matches!(hook, Hook::Postrouting | Hook::Input);
         match target {
             Target::Snat(to) => {
-                let addresses = of_version(to.addresses, entry)?;
+                let src = entry.original.src();
+                let addresses = of_version(to.addresses.or(Some((src, src))), entry)?;
                 self.map_source(
                     table,
                     entry,
-                    &Choice { addresses, ports: to.ports.clone(), random: to.random },
+                    &Choice { addresses, ports: to.ports.clone(), random: to.random.is_some() },
                 )
             }
             Target::Masquerade { ports, random } => {
                 let addresses = of_version(here.map(|addr| (addr, addr)), entry)?;
-                self.map_source(table, entry, &Choice { addresses, ports: ports.clone(), random: *random })
+                let choice = Choice { addresses, ports: ports.clone(), random: random.is_some() };
+                self.map_source(table, entry, &choice)
             }
             Target::Dnat(to) => {
                 let to = self.server(&entry.original, to);
@@ -110,12 +109,18 @@ impl Nat {
                     some => of_version(some, entry)?,
                 };
                 let addr = self.pick(&entry.original, addresses, to.persistent);
-                self.map_destination(table, entry, addr, to.ports.as_ref());
+                let begin = match to.base {
+                    Some(base) => Begins::At(forward.dst_port.wrapping_sub(base)),
+                    None if to.random.is_some() => Begins::Anywhere,
+                    None => Begins::Kept,
+                };
+                self.map_destination(table, entry, addr, to.ports.as_ref(), begin);
                 Ok(())
             }
-            Target::Redirect { ports } => {
+            Target::Redirect { ports, random } => {
                 let (addr, _) = of_version(here.map(|addr| (addr, addr)), entry)?;
-                self.map_destination(table, entry, addr, ports.as_ref());
+                let begin = if *random { Begins::Anywhere } else { Begins::Kept };
+                self.map_destination(table, entry, addr, ports.as_ref(), begin);
                 Ok(())
             }
             Target::Netmap(network) => {
@@ -244,18 +249,27 @@ impl Nat {
     }
 
     fn map_destination(
-        &self,
+        &mut self,
         table: &Conntrack,
         entry: &mut Entry,
         addr: IpAddr,
         ports: Option<&core::ops::RangeInclusive<u16>>,
+        begins: Begins,
     ) {
         let forward = entry.reply.reversed();
         let to = |port| forward.with_destination(addr, port).reversed();
         let port = match ports {
-            Some(ports) if !ports.contains(&forward.dst_port) => {
-                // One of the range that is free, if any; else the first, and the source makes it unique.
-                ports.clone().find(|port| table.find(&to(*port)).is_none()).unwrap_or(*ports.start())
+            Some(ports) if begins != Begins::Kept || !ports.contains(&forward.dst_port) => {
+                let count = u32::from(ports.end() - ports.start()) + 1;
+                let offset = match begins {
+                    Begins::Kept => 0,
+                    Begins::Anywhere => self.rng.next_u32(),
+                    Begins::At(offset) => offset.into(),
+                };
+                let start = ports.start() + (offset % count) as u16;
+                // One of the range that is free, if any; else that one, and the source makes it unique.
+                let mut all = (start..=*ports.end()).chain(*ports.start()..start);
+                all.find(|port| table.find(&to(*port)).is_none()).unwrap_or(start)
             }
             _ => forward.dst_port,
         };
@@ -295,6 +309,17 @@ impl Nat {
             (first, _) => first,
         }
     }
+}
+
+/// Which port of a rule's is tried first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Begins {
+    /// The packet's own if it is one of them, else the first.
+    Kept,
+    /// Any.
+    Anywhere,
+    /// So far from the first; beyond the last, from the first again.
+    At(u16),
 }
 
 /// What packets of a flow in a direction become; `None`: nothing changes.

@@ -186,6 +186,48 @@ fn redirect_and_netmap_change_addresses_as_they_say() {
 }
 
 #[test]
+fn ports_are_shifted_one_for_one() {
+    let mut bed = Bed::new(Filtering::default());
+    let rule = "-A PREROUTING -p udp -j DNAT --to-destination 10.0.0.100:9000-9100/8000";
+    for (from, to) in [(8000, 9000), (8042, 9042), (8100, 9100), (8101, 9000), (9050, 9040), (7999, 9087)] {
+        let view = udp("203.0.113.5:4000", &format!("192.0.2.1:{from}"));
+        let entry = bed.open(&view, &[rule]).unwrap();
+        assert_eq!(forward(&entry).dst_port, to, "{from}");
+        bed.end(&entry);
+    }
+}
+
+#[test]
+fn a_random_port_is_any_of_the_range() {
+    let mut bed = Bed::new(Filtering::default());
+    for rule in [
+        "-A PREROUTING -p udp -j REDIRECT --to-ports 3000-3099 --random",
+        "-A PREROUTING -p udp -j DNAT --to-destination 10.0.0.1:3000-3099 --random",
+    ] {
+        let mut seen = HashSet::new();
+        for client in 0..200 {
+            // Its own port is in the range, and would be kept.
+            let entry =
+                bed.open(&udp(&format!("10.0.1.{client}:5000"), "198.51.100.1:3050"), &[rule]).unwrap();
+            seen.insert(forward(&entry).dst_port);
+            bed.end(&entry);
+        }
+        assert!(seen.len() > 50 && seen.iter().all(|port| (3000..3100).contains(port)), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_source_may_have_another_port_alone() {
+    let mut bed = Bed::new(Filtering::default());
+    let rule = "-A POSTROUTING -p udp -j SNAT --to-source :2000-2001";
+    for port in [2000, 2001] {
+        let entry = bed.open(&udp(&format!("10.0.0.2:{}", port + 3000), "198.51.100.1:53"), &[rule]).unwrap();
+        assert_eq!(forward(&entry).src(), "10.0.0.2".parse::<IpAddr>().unwrap());
+        assert!((2000..2002).contains(&forward(&entry).src_port));
+    }
+}
+
+#[test]
 fn the_last_free_port_is_found_and_then_the_flow_is_refused() {
     let mut bed = Bed::new(Filtering::default());
     let rule = "-A POSTROUTING -p udp -j MASQUERADE --to-ports 2000-2099";
