@@ -13,6 +13,7 @@ use smoltcp::wire::EthernetAddress;
 
 mod flows;
 mod forward;
+mod hairpin;
 mod homes;
 mod links;
 mod receive;
@@ -21,6 +22,7 @@ mod sockets;
 mod steering;
 #[cfg(test)]
 mod tests;
+mod unsolicited;
 
 pub use flows::NotTracked;
 pub use links::ShardLinks;
@@ -54,6 +56,7 @@ use crate::time::Instant;
 use homes::Homes;
 use links::{Channels, Message};
 use steering::SteeringBook;
+use unsolicited::UnsolicitedSyns;
 
 /// A link and what went over it.
 #[derive(Clone, Debug)]
@@ -95,6 +98,7 @@ pub struct Shard {
     reassembly: Reassembly,
     links: Channels,
     homes: Homes,
+    unsolicited_syns: UnsolicitedSyns,
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
@@ -213,6 +217,7 @@ impl Shard {
             reassembly: Reassembly::default(),
             links: Channels::new(links),
             homes,
+            unsolicited_syns: UnsolicitedSyns::new(keys(&mut shared)),
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),
@@ -338,6 +343,7 @@ impl Shard {
             self.output.links.iter().filter_map(|link| link.announcer.next_deadline()).min(),
             self.output.gate.as_ref().and_then(|gate| gate.next_deadline()),
             self.reassembly.next_deadline(),
+            self.unsolicited_syns.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             (self.links.owes() || self.homes.owes()).then_some(now + limits::TX_RETRY_INTERVAL),
             (!self.echo_requests.is_empty()).then_some(now),
@@ -523,6 +529,7 @@ impl Shard {
         if let Some(gate) = &mut self.output.gate {
             gate.advance(now);
         }
+        self.answer_unsolicited(now);
     }
 
     /// Asks for the neighbours that packets wait for; tells TCP and UDP of those that do not answer.
@@ -630,6 +637,9 @@ impl Shard {
                     self.links.give_back(bytes);
                 }
                 Message::Handed(handed) => self.take_handed(now, handed),
+                Message::Unsolicited { link, bytes, parsed } => {
+                    self.take_unsolicited(now, link, bytes, parsed);
+                }
                 Message::Flow(news) => self.homes.hear(news),
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),

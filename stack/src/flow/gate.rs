@@ -23,7 +23,7 @@ use super::conntrack::{
     Tracked,
 };
 use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
-use super::nat::{self, Filtering, Nat, NatError};
+use super::nat::{self, Endpoint, Filtering, Nat, NatError};
 use super::view::{PacketView, Transport};
 use crate::counters::DropReason;
 use crate::tcp::header::Flags;
@@ -68,6 +68,8 @@ pub struct Passage {
     state: CtState,
     hit: Option<Hit>,
     begin: Option<Box<Begin>>,
+    /// It came from inside to an outside endpoint, to turn back there (RFC 4787 section 6): nobody is looked for behind that yet.
+    turns: bool,
     /// Its mark.
     pub mark: u32,
     /// The MSS that a SYN may offer at most, as a rule said.
@@ -184,7 +186,32 @@ impl Gate {
         view: PacketView,
         from: Interface<'_>,
     ) -> Result<Passage, Refused> {
+        let passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
+        self.before_routing(now, passage, from)
+    }
+
+    /// As [`Gate::arrive`], for a packet from inside to an outside endpoint of somebody's: it is to leave as if its destination were
+    /// outside, and then to arrive again from there. Rules may say otherwise.
+    ///
+    /// # Errors
+    /// It does not pass.
+    pub(crate) fn turn(
+        &mut self,
+        now: Instant,
+        view: PacketView,
+        from: Interface<'_>,
+    ) -> Result<Passage, Refused> {
         let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
+        passage.turns = true;
+        self.before_routing(now, passage, from)
+    }
+
+    fn before_routing(
+        &mut self,
+        now: Instant,
+        mut passage: Passage,
+        from: Interface<'_>,
+    ) -> Result<Passage, Refused> {
         let passes = self
             .mangle(now, &mut passage, Hook::Prerouting, Some(from), None)
             .and_then(|()| self.translate(now, &mut passage, Hook::Prerouting, Some(from), None));
@@ -192,6 +219,11 @@ impl Gate {
             Ok(()) => Ok(passage),
             Err(refused) => Err(self.refuse(&mut passage, refused)),
         }
+    }
+
+    /// A packet that arrived goes nowhere: what it would have begun does not begin.
+    pub(crate) fn abandon(&mut self, mut passage: Passage) {
+        self.refuse(&mut passage, Refused::Drop(DropReason::Filtered));
     }
 
     /// The flow of a packet that came in, if no rule would be asked about it on its way to another interface: then
@@ -234,6 +266,7 @@ impl Gate {
         self.mangle(now, passage, Hook::Input, Some(from), None)
             .and_then(|()| self.filter(now, passage, Hook::Input, Some(from), None))
             .and_then(|()| self.translate(now, passage, Hook::Input, Some(from), None))
+            .map(|()| self.leave_to_owner(passage))
             .and_then(|()| self.confirm(now, passage))
             .map_err(|refused| self.refuse(passage, refused))
     }
@@ -429,13 +462,25 @@ impl Gate {
                 let address = here.and_then(|interface| interface.address);
                 self.nat.set_up(table, begin, &target, hook, address).map_err(refused)
             }
-            _ if hook == Hook::Prerouting => {
+            _ if hook == Hook::Prerouting && !passage.turns => {
                 if let Some(inside) = self.nat.inbound(&begin.entry.original) {
                     self.nat.let_in(begin, inside);
                 }
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What the filtering keeps from a mapping's owner begins no flow here: that would take the endpoint from the owner, whose next
+    /// packet to the same host had to show another one (RFC 4787 REQ-1, RFC 5382 REQ-4).
+    fn leave_to_owner(&mut self, passage: &mut Passage) {
+        let Some(begin) = &passage.begin else { return };
+        let original = &begin.entry.original;
+        if begin.entry.reply == original.reversed()
+            && self.nat.mappings().owner(&Endpoint::destination_of(original)).is_some()
+        {
+            self.refuse(passage, Refused::Drop(DropReason::Filtered));
         }
     }
 
@@ -603,7 +648,7 @@ impl Gate {
 
 impl Passage {
     fn new(view: PacketView) -> Self {
-        Self { view, state: CtState::Untracked, hit: None, begin: None, mark: 0, mss: None }
+        Self { view, state: CtState::Untracked, hit: None, begin: None, turns: false, mark: 0, mss: None }
     }
 
     /// The packet as it arrived.

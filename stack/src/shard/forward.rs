@@ -74,6 +74,13 @@ impl Shard {
             Onward::Arrived(passage) => (Some(passage), None),
             Onward::Unknown(read) => (None, read),
         };
+        let packet = match arrived {
+            None => match self.turn_back(now, packet, fragments) {
+                Some(packet) => packet,
+                None => return,
+            },
+            Some(_) => packet,
+        };
         if arrived.is_none() && !self.is_believed(packet.parsed.flow.src) {
             return self.drop_whole(DropReason::ReversePath, &packet);
         }
@@ -86,6 +93,19 @@ impl Shard {
             }
             _ => arrived,
         };
+        self.go_on(now, packet, passage, fragments, sender_told);
+    }
+
+    /// A packet that has arrived: for us, or for another link.
+    pub(super) fn go_on(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        passage: Option<Passage>,
+        fragments: Option<usize>,
+        sender_told: Option<Instant>,
+    ) {
+        let link = self.rx_link;
         let change = match (&self.output.gate, &passage) {
             (Some(gate), Some(passage)) => gate.change(passage),
             _ => None,
@@ -109,7 +129,7 @@ impl Shard {
     }
 
     /// RFC 3704.
-    fn is_believed(&self, src: IpAddr) -> bool {
+    pub(super) fn is_believed(&self, src: IpAddr) -> bool {
         let way = || self.output.routes.next_hop(src);
         let is_link_local = match src {
             IpAddr::V4(src) => src.is_unspecified(),
@@ -175,7 +195,7 @@ impl Shard {
         self.output.forward_known(way.to.into(), way.mac, packet);
     }
 
-    fn forward(
+    pub(super) fn forward(
         &mut self,
         now: Instant,
         mut packet: Packet,
@@ -291,11 +311,17 @@ impl Shard {
         found
     }
 
-    fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
+    pub(super) fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
         (0..packet.packets()).for_each(|_| self.counters.drop(reason));
     }
 
-    fn cannot_forward(&mut self, now: Instant, reason: DropReason, complaint: Complaint, packet: &Packet) {
+    pub(super) fn cannot_forward(
+        &mut self,
+        now: Instant,
+        reason: DropReason,
+        complaint: Complaint,
+        packet: &Packet,
+    ) {
         self.drop_whole(reason, packet);
         let policy = &self.policies[self.rx_link];
         icmp::complain_about(now, complaint, packet, policy, &mut self.output);
@@ -317,7 +343,7 @@ impl Shard {
 
 /// Gives the packet's headers the addresses and ports of `change`; `false`: they are not whole. Of a merged one, those of
 /// the first. The flow's hash is not that of the new one.
-fn apply(packet: &mut Packet, change: &Change) -> bool {
+pub(super) fn apply(packet: &mut Packet, change: &Change) -> bool {
     let parsed = packet.parsed;
     let checksum = if parsed.partial_checksum { Checksum::Partial } else { Checksum::Whole };
     let bytes = &mut packet.head_mut()[usize::from(parsed.l3)..];
@@ -341,7 +367,7 @@ fn apply(packet: &mut Packet, change: &Change) -> bool {
     true
 }
 
-fn destination(change: &Change) -> IpAddr {
+pub(super) fn destination(change: &Change) -> IpAddr {
     match change {
         Change::Packet(tuple) => tuple.dst(),
         Change::Error { addresses: (_, dst), .. } => *dst,

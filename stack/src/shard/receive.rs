@@ -215,7 +215,7 @@ impl Shard {
                 if !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet)
                     && (self.tcp.takes(&packet) || self.admits(now, &packet))
                 {
-                    self.tcp.reject(now, &packet, &mut self.counters);
+                    self.reject_segment(now, &packet);
                 }
             }
         }

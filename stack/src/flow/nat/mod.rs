@@ -154,6 +154,7 @@ impl Nat {
     pub fn let_in(&self, begin: &mut Begin, inside: Endpoint) {
         let forward = begin.entry.reply.reversed().with_destination(inside.addr, inside.port);
         begin.entry.reply = forward.reversed();
+        begin.entry.let_in = true;
     }
 
     /// Gives a flow whose answers would be taken for those of another one a source port of its own, whatever the rules say
@@ -181,7 +182,11 @@ impl Nat {
                 port: entry.reply.dst_port,
                 protocol: entry.reply.protocol,
             };
-            self.mappings.remove(Endpoint::source_of(&entry.original), outside, entry.reply.src());
+            self.mappings.remove(Endpoint::source_of(&entry.original), outside, Some(entry.reply.src()));
+        }
+        if entry.let_in {
+            let outside = Endpoint::destination_of(&entry.original);
+            self.mappings.remove(Endpoint::source_of(&entry.reply), outside, None);
         }
     }
 
@@ -195,7 +200,12 @@ impl Nat {
                 protocol: entry.reply.protocol,
             };
             let chosen = Chosen { outside, owned: true };
-            self.mappings.add(Endpoint::source_of(&entry.original), chosen, entry.reply.src());
+            self.mappings.add(Endpoint::source_of(&entry.original), chosen, Some(entry.reply.src()));
+        }
+        // RFC 4787 REQ-1: the inside endpoint shows the same outside one while anybody talks to it there.
+        if entry.let_in {
+            let chosen = Chosen { outside: Endpoint::destination_of(&entry.original), owned: true };
+            self.mappings.add(Endpoint::source_of(&entry.reply), chosen, None);
         }
     }
 

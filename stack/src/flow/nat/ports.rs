@@ -191,8 +191,8 @@ impl Mappings {
         }
     }
 
-    /// A flow of `inside` to `remote` uses what was chosen.
-    pub fn add(&mut self, inside: Endpoint, chosen: Chosen, remote: IpAddr) {
+    /// A flow of `inside` uses what was chosen. `remote`: whom the inside endpoint has begun to talk to by it.
+    pub fn add(&mut self, inside: Endpoint, chosen: Chosen, remote: Option<IpAddr>) {
         if !chosen.owned {
             return;
         }
@@ -203,7 +203,7 @@ impl Mappings {
             return;
         }
         mapping.flows += 1;
-        if let Some(talks) = &mut self.talks {
+        if let (Some(talks), Some(remote)) = (&mut self.talks, remote) {
             *talks.entry((inside, remote)).or_default() += 1;
         }
         if mapping.flows == 1 {
@@ -216,14 +216,14 @@ impl Mappings {
     }
 
     /// A flow that was added has ended.
-    pub fn remove(&mut self, inside: Endpoint, outside: Endpoint, remote: IpAddr) {
+    pub fn remove(&mut self, inside: Endpoint, outside: Endpoint, remote: Option<IpAddr>) {
         let Some(mapping) = self.by_inside.get_mut(&inside).filter(|mapping| mapping.outside == outside)
         else {
             return;
         };
         mapping.flows -= 1;
         let is_last = mapping.flows == 0;
-        if let Some(talks) = &mut self.talks
+        if let (Some(talks), Some(remote)) = (&mut self.talks, remote)
             && let Some(flows) = talks.get_mut(&(inside, remote))
         {
             *flows -= 1;
@@ -364,12 +364,12 @@ mod tests {
                 owned: true
             }
         );
-        mappings.add(inside(1, 5000), one, REMOTE);
+        mappings.add(inside(1, 5000), one, Some(REMOTE));
         // Another host with the same port gets another, and both keep theirs for every destination.
         let two = mappings.choose(inside(2, 5000), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         assert_ne!(two.outside.port, 5000);
         assert!(two.outside.port >= 1024);
-        mappings.add(inside(2, 5000), two, REMOTE);
+        mappings.add(inside(2, 5000), two, Some(REMOTE));
         for (host, chosen) in [(1, one), (2, two)] {
             assert_eq!(
                 mappings.choose(inside(host, 5000), &choice(None), &mut rng, &answer, &mut |_| true),
@@ -379,8 +379,8 @@ mod tests {
         }
         assert!(mappings.talks_to(&inside(1, 5000), REMOTE));
         assert!(!mappings.talks_to(&inside(1, 5000), IpAddr::from([198, 51, 100, 2])));
-        mappings.remove(inside(1, 5000), one.outside, REMOTE);
-        mappings.remove(inside(2, 5000), two.outside, REMOTE);
+        mappings.remove(inside(1, 5000), one.outside, Some(REMOTE));
+        mappings.remove(inside(2, 5000), two.outside, Some(REMOTE));
         assert!(mappings.is_empty() && mappings.owner(&one.outside).is_none());
     }
 
@@ -396,7 +396,7 @@ mod tests {
                 .unwrap();
             assert!(chosen.owned && taken.insert(answer(&chosen.outside)));
             mappings.take(&answer(&chosen.outside));
-            mappings.add(inside(host, 9), chosen, REMOTE);
+            mappings.add(inside(host, 9), chosen, Some(REMOTE));
         }
         assert_eq!(
             mappings.choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &answer, &mut |end| !taken
@@ -409,7 +409,7 @@ mod tests {
             .choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &elsewhere, &mut |_| true)
             .unwrap();
         assert!(!shared.owned);
-        mappings.add(inside(99, 9), shared, REMOTE);
+        mappings.add(inside(99, 9), shared, Some(REMOTE));
         assert_ne!(mappings.owner(&shared.outside), Some(inside(99, 9)), "the port stays its owner's");
     }
 
@@ -417,7 +417,7 @@ mod tests {
     fn well_known_ports_stay_well_known() {
         let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1, true), rng());
         let one = mappings.choose(inside(1, 500), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
-        mappings.add(inside(1, 500), one, REMOTE);
+        mappings.add(inside(1, 500), one, Some(REMOTE));
         let two = mappings.choose(inside(2, 500), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         assert!((1..1024).contains(&two.outside.port) && two.outside.port != 500);
     }
@@ -455,12 +455,12 @@ mod tests {
                 let from = inside(host, 3000 + port);
                 if open {
                     let Some(chosen) = mappings.choose(from, &choice(Some(3000..=3007)), &mut rng, &answer, &mut |_| true) else { continue };
-                    mappings.add(from, chosen, REMOTE);
+                    mappings.add(from, chosen, Some(REMOTE));
                     flows.push((from, chosen));
                 } else if let Some(place) = flows.iter().position(|(known, _)| *known == from) {
                     let (from, chosen) = flows.swap_remove(place);
                     if chosen.owned {
-                        mappings.remove(from, chosen.outside, REMOTE);
+                        mappings.remove(from, chosen.outside, Some(REMOTE));
                     }
                 }
                 let owned: HashSet<_> = flows.iter().filter(|(_, chosen)| chosen.owned).map(|(from, chosen)| (*from, chosen.outside)).collect();
@@ -470,7 +470,7 @@ mod tests {
             }
             for (from, chosen) in flows {
                 if chosen.owned {
-                    mappings.remove(from, chosen.outside, REMOTE);
+                    mappings.remove(from, chosen.outside, Some(REMOTE));
                 }
             }
             prop_assert!(mappings.is_empty());
