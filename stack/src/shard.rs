@@ -166,8 +166,8 @@ impl Shard {
                 Link::new(device.capabilities_of(link).mac, mtu, Neighbors::new(keys(&mut rng)))
             })
             .collect();
-        let id_keys = keys(&mut rng);
-        let ids = FragmentIds::new(&mut rng, id_keys, index, count);
+        // Of one source for all shards.
+        let ids = FragmentIds::new(&mut self::rng(config.seed, u64::MAX - 1), index, count);
         let mut output = Output::new(out, config.gso, pool.clone(), ids, now);
         let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
         output.gate = config.filter.as_ref().map(|filter| {

@@ -7,7 +7,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bywash::config::{Cidr, FilterConfig, ForwardConfig, LinkConfig, ReversePath, Route, StackConfig};
+use bywash::config::{
+    Cidr, FilterConfig, ForwardConfig, LinkConfig, ReversePath, Route, StackConfig, UnsolicitedSyn,
+};
 use bywash::flow::conntrack::{ConntrackConfig, Timeouts};
 use bywash::flow::gate::GateConfig;
 use bywash::flow::nat::Filtering;
@@ -41,6 +43,9 @@ pub struct File {
     /// Whose packets are forwarded.
     #[serde(default)]
     pub reverse_path: ReversePathWord,
+    /// What becomes of connections from outside that nobody expects.
+    #[serde(default)]
+    pub unsolicited_syn: UnsolicitedSynWord,
     /// Who may send to a translated port.
     #[serde(default)]
     pub filtering: FilteringWord,
@@ -118,6 +123,28 @@ pub enum FilteringWord {
     AddressAndPortDependent,
 }
 
+/// [`UnsolicitedSyn`] in words (RFC 5382 REQ-4).
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnsolicitedSynWord {
+    /// After six seconds they are told that the port is unreachable, unless somebody inside connects there meanwhile.
+    #[default]
+    Wait,
+    /// They are reset at once, as by Linux.
+    Reset,
+}
+
+/// Whose timeouts hold where the file says nothing of one.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefaultsWord {
+    /// Linux's.
+    #[default]
+    Linux,
+    /// What RFC 4787, RFC 5382, RFC 5508 and RFC 7857 ask of a NAT.
+    Rfc,
+}
+
 /// Connection tracking: bounds and timeouts by Linux's names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -128,6 +155,8 @@ pub struct ConntrackTable {
     pub tcp_loose: Option<bool>,
     /// Let segments out of the window pass.
     pub tcp_be_liberal: Option<bool>,
+    /// `linux` or `rfc`: whose timeouts those are that `timeouts` does not name.
+    pub defaults: DefaultsWord,
     /// Seconds, or times such as 5d.
     pub timeouts: TimeoutsTable,
 }
@@ -439,6 +468,10 @@ impl Configuration {
                 ReversePathWord::Loose => ReversePath::Loose,
                 ReversePathWord::Strict => ReversePath::Strict,
             },
+            unsolicited_syn: match self.file.unsolicited_syn {
+                UnsolicitedSynWord::Wait => UnsolicitedSyn::Wait,
+                UnsolicitedSynWord::Reset => UnsolicitedSyn::Reset,
+            },
         });
         config.routes = self.routes()?;
         config.dns_servers.clone_from(&self.file.dns);
@@ -470,6 +503,10 @@ impl Configuration {
         conntrack.entries_max = table.max.unwrap_or(conntrack.entries_max);
         conntrack.tcp_loose = table.tcp_loose.unwrap_or(conntrack.tcp_loose);
         conntrack.tcp_be_liberal = table.tcp_be_liberal.unwrap_or(conntrack.tcp_be_liberal);
+        conntrack.timeouts = match table.defaults {
+            DefaultsWord::Linux => Timeouts::default(),
+            DefaultsWord::Rfc => Timeouts::rfc(),
+        };
         table.timeouts.apply(&mut conntrack.timeouts);
         let filtering = match self.file.filtering {
             FilteringWord::EndpointIndependent => Filtering::EndpointIndependent,
@@ -625,6 +662,25 @@ port = 80
         assert_eq!(elsewhere.admin_from().unwrap(), ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(configuration.link_options()[1].kernel_addresses, KernelAddresses::None);
         assert_eq!(configuration.queue_options(2, 1).frames, 8192);
+    }
+
+    #[test]
+    fn the_standards_timeouts_are_a_word() {
+        // RFC 4787 REQ-5b, REQ-5c, REQ-8a; RFC 5382 REQ-3a, REQ-5a; RFC 5508 REQ-2a
+        let text =
+            FILE.replace("max = 1000", "max = 1000\ndefaults = 'rfc'").replace("udp-stream = '1d'", "");
+        let text = format!("filtering = 'endpoint-independent'\nunsolicited-syn = 'reset'\n{text}");
+        let config = parse(&text).unwrap().stack([0; 32]).unwrap();
+        assert_eq!(config.forward.unwrap().unsolicited_syn, UnsolicitedSyn::Reset);
+        let gate = config.filter.unwrap().gate;
+        let timeouts = gate.conntrack.timeouts;
+        let seconds = [timeouts.udp_stream, timeouts.tcp_syn_sent, timeouts.icmp].map(|time| time.as_secs());
+        assert_eq!((seconds, gate.filtering), ([300, 240, 60], Filtering::EndpointIndependent));
+        // What the file names is what it says.
+        assert_eq!((timeouts.udp.as_secs(), timeouts.tcp_established.as_secs()), (20, 7200));
+        let config = parse(FILE).unwrap().stack([0; 32]).unwrap();
+        assert_eq!(config.forward.unwrap().unsolicited_syn, UnsolicitedSyn::Wait);
+        assert!(parse(&FILE.replace("max = 1000", "defaults = 'bsd'")).unwrap_err().contains("bsd"));
     }
 
     #[test]

@@ -181,6 +181,7 @@ impl Shard {
     /// On the way of the packets before it in its flow, with the tuple `to` if it has another one there.
     fn forward_known(&mut self, mut packet: Packet, way: &Way, to: Option<FlowTuple>) {
         if let Some(to) = to {
+            let src = packet.parsed.flow.src;
             let (l3, l4) = (usize::from(packet.parsed.l3), usize::from(packet.parsed.l4));
             match way.translation {
                 Some(translation) if !packet.is_merged() && !packet.parsed.partial_checksum => {
@@ -190,6 +191,10 @@ impl Shard {
                     return self.drop_whole(DropReason::BadIcmp, &packet);
                 }
                 _ => {}
+            }
+            if to.src() != src && may_be_cut(&packet) {
+                (packet.parsed.flow.src, packet.parsed.flow.dst) = (to.src(), to.dst());
+                self.output.renumber(&mut packet);
             }
         }
         self.output.forward_known(way.to.into(), way.mac, packet);
@@ -254,6 +259,9 @@ impl Shard {
             && !apply(&mut packet, &change)
         {
             return self.drop_whole(DropReason::BadIcmp, &packet);
+        }
+        if packet.parsed.flow.src != parsed.flow.src {
+            self.output.renumber(&mut packet);
         }
         decrement_hop_limit(&mut packet);
         note_route(now, &mut packet, self.output.routes.address_of(hop.link, false), &self.policies[from]);

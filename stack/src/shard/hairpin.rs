@@ -115,7 +115,7 @@ impl Shard {
             Err(refused) => return self.refused_by_rule(now, refused, &packet),
         };
         // A rule that sends it elsewhere is stronger.
-        let dst = packet.parsed.flow.dst;
+        let (sender, dst) = (packet.parsed.flow.src, packet.parsed.flow.dst);
         if passage.hit().is_none() && gate.change(&passage).is_some_and(|change| destination(&change) != dst)
         {
             return self.go_on(now, packet, Some(passage), fragments, None);
@@ -128,6 +128,9 @@ impl Shard {
             && !apply(&mut packet, &change)
         {
             return self.drop_whole(DropReason::BadIcmp, &packet);
+        }
+        if packet.parsed.flow.src != sender {
+            self.output.renumber(&mut packet);
         }
         let flow = packet.parsed.flow;
         packet.parsed.set_flow(flow, self.policies[from].hash_keys);

@@ -1,6 +1,6 @@
 //! Which outside address and port an inside endpoint gets: the same for all of its flows (endpoint-independent mapping, RFC
-//! 4787 REQ-1, RFC 5382 REQ-1), its own port where that is free (REQ-3 of RFC 4787 allows it), else one of the same kind from
-//! a random one on (RFC 6056 section 3.3.1). When every port has an owner, one is shared by flows to different destinations: an
+//! 4787 REQ-1, RFC 5382 REQ-1), its own port where that is free (RFC 4787 section 4.2.1 allows it), else one of the same kind and
+//! parity from a random one on (RFC 6056 section 3.3.1, RFC 7857 section 9). When every port has an owner, one is shared by flows to different destinations: an
 //! allocation fails only when no port is free for its destination.
 //!
 //! Two books say which ports are out of the question, 64 at a time: those with an owner, and those that flows use towards a
@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use rand_chacha::ChaCha12Rng;
 use rand_core::RngCore;
 
-use super::port_set::{PortSet, first_missing};
+use super::port_set::{Parity, PortSet, first_missing};
 use crate::flow::FlowTuple;
 use crate::net::keyed::KeyedState;
 
@@ -158,13 +158,18 @@ impl Mappings {
         let none = PortSet::default();
         let owned = self.owned.get(&(addr, inside.protocol)).unwrap_or(&none);
         let taken = self.taken.get(&answer(&at(0))).unwrap_or(&none);
-        let mut search = |sets: &[&PortSet], from, to| {
-            first_missing(sets, from, to, &self.steps, |number| free(&answer(&at(self.port(number)))))
+        let mut search = |sets: &[&PortSet], from, to, parity| {
+            first_missing(sets, from, to, parity, &self.steps, |number| free(&answer(&at(self.port(number)))))
         };
         // When every port has an owner, one is shared whose owner's flows go elsewhere.
-        for (sets, is_owned) in [(&[owned, taken][..], true), (&[taken], false)] {
-            let found = search(sets, begin, last)
-                .or_else(|| (begin > first).then(|| search(sets, first, begin - 1)).flatten());
+        let parity = self.parity(inside);
+        for (sets, parity, is_owned) in [
+            (&[owned, taken][..], parity, true),
+            (&[owned, taken], Parity::ANY, true),
+            (&[taken], Parity::ANY, false),
+        ] {
+            let found = search(sets, begin, last, parity)
+                .or_else(|| (begin > first).then(|| search(sets, first, begin - 1, parity)).flatten());
             if let Some(number) = found {
                 return Some(Chosen { outside: at(self.port(number)), owned: is_owned });
             }
@@ -284,6 +289,16 @@ impl Mappings {
         number * self.shards + self.shard
     }
 
+    /// The numbers whose ports are even or odd as the inside one (RFC 4787 REQ-4). Of an even number of shards each has ports of one
+    /// kind only.
+    fn parity(&self, inside: Endpoint) -> Parity {
+        use crate::parse::protocol::{ICMPV4, ICMPV6};
+        if self.shards % 2 == 0 || [ICMPV4, ICMPV6].contains(&inside.protocol) {
+            return Parity::ANY;
+        }
+        if (inside.port ^ self.shard) % 2 == 0 { Parity::EVEN } else { Parity::ODD }
+    }
+
     /// The first and the last number of this shard's ports of a range; `None`: it has none of them.
     fn numbers(&self, range: &RangeInclusive<u16>) -> Option<(u16, u16)> {
         let first = range.start().saturating_sub(self.shard).div_ceil(self.shards);
@@ -314,7 +329,7 @@ impl Mappings {
     }
 }
 
-/// Ports of the same kind: well-known ports stay below 1024 (RFC 4787 REQ-3 b), others stay above; an identifier may be any.
+/// Ports of the same kind: well-known ports stay below 1024 (RFC 4787 REQ-3a), others stay above; an identifier may be any.
 fn kind_of(inside: Endpoint) -> RangeInclusive<u16> {
     use crate::parse::protocol;
     match (inside.protocol, inside.port) {

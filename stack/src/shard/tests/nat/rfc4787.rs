@@ -99,7 +99,7 @@ fn a_changed_port_stays_in_its_range() {
 #[test]
 fn an_even_port_stays_even_and_an_odd_one_odd() {
     // RFC 4787 REQ-4
-    for shards in [1, 2, 3, 4] {
+    for shards in [1, 3, 5] {
         let mut lab = Lab::new(shards, HOME, |_| {});
         for host in 1..=60 {
             for port in [122, 123, 4000, 4001, 65_534, 65_535] {
