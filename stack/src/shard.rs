@@ -581,6 +581,8 @@ impl Shard {
         let mut addresses = self.config.addresses.clone();
         addresses.extend(lease.map(|lease| (lease.address, dhcp_link.unwrap_or(0))));
         let mut routes = self.config.routes.clone();
+        // RFC 4787 REQ-7: the configured addresses come first, and their networks stay theirs if the leased one has the same
+        // numbers; the leased router is on its own link all the same.
         routes.extend(lease.and_then(|lease| lease.router).map(|router| Route {
             destination: Cidr { addr: IpAddr::from([0, 0, 0, 0]), prefix_len: 0 },
             gateway: router.into(),

@@ -110,7 +110,7 @@ pub enum ReversePathWord {
     Strict,
 }
 
-/// [`Filtering`] in words (RFC 4787 section 5).
+/// [`Filtering`] in words (RFC 4787 REQ-8a, RFC 5382 REQ-3a).
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilteringWord {
@@ -157,7 +157,7 @@ pub struct ConntrackTable {
     pub tcp_be_liberal: Option<bool>,
     /// `linux` or `rfc`: whose timeouts those are that `timeouts` does not name.
     pub defaults: DefaultsWord,
-    /// Seconds, or times such as 5d.
+    /// Seconds, or times such as 5d (RFC 4787 REQ-5b, RFC 5382 REQ-5a, RFC 5508 REQ-2a).
     pub timeouts: TimeoutsTable,
 }
 

@@ -484,7 +484,8 @@ impl Gate {
         }
     }
 
-    /// The end of the way: a flow that begins exists from now on.
+    /// The end of the way: a flow that begins exists from now on, and keeps its mapping; what was stopped before refreshes none (RFC
+    /// 7857 section 7).
     fn confirm(&mut self, now: Instant, passage: &mut Passage) -> Result<Option<Change>, Refused> {
         if let (Some(begin), Some(table)) = (&mut passage.begin, &mut self.table) {
             self.nat.make_unique(table, begin).map_err(refused)?;
@@ -508,6 +509,9 @@ impl Gate {
         Ok(self.change(passage))
     }
 
+    /// RFC 4787 REQ-12b, RFC 5382 REQ-9: so errors are translated, too: what they quote (RFC 5508 REQ-4a, REQ-5a), where they go (RFC
+    /// 5508 REQ-4c); their type and code are their own (RFC 5508 REQ-4b, REQ-5b).
+    ///
     /// What the packet becomes; `None`: it stays as it is. After PREROUTING, where it goes to; at the end of its way, all of
     /// it.
     #[must_use]
@@ -525,7 +529,7 @@ impl Gate {
             return None;
         }
         // The error goes against the packet that it is about. Where its sender's side of the flow is known by another
-        // address on the other side, so is its sender, be it the flow's end or a router before it (RFC 5508 REQ-5 (c)).
+        // address on the other side, so is its sender, be it the flow's end or a router before it (RFC 5508 REQ-5c).
         let (before, after) = (entry.tuple(hit.direction), entry.tuple(hit.direction.other()).reversed());
         let hidden = before.src() != after.src();
         let from = if hidden { after.src() } else { passage.view.tuple.src() };

@@ -54,7 +54,7 @@ impl Output {
     }
 
     /// Gives an IPv4 packet that got another source an identification of that source's, unless it means nothing as the packet is not
-    /// to be cut (RFC 6864 sections 4.1 and 5.3.1): those of two hosts that have one address now might be the same. A router does not
+    /// to be cut (RFC 6864 sections 4.1 and 5.3.1, RFC 7857 section 10): those of two hosts that have one address now might be the same. A router does not
     /// merge what may be cut.
     pub(crate) fn renumber(&mut self, packet: &mut Packet) {
         let at = usize::from(packet.parsed.l3);

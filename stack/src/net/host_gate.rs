@@ -313,11 +313,12 @@ impl HostGate {
         to: usize,
         routes: &Routes,
     ) -> Result<Option<Change>, Refused> {
-        // RFC 5508 REQ-3, REQ-5 and REQ-11: nothing could be translated in it, and it would tell of the inside.
+        // RFC 5508 REQ-3, REQ-5 and REQ-11: nothing can be translated in it, and it would tell of the inside.
         let view = passage.view();
         let is_icmp = [protocol::ICMPV4, protocol::ICMPV6].contains(&view.tuple.protocol);
         let lost = is_icmp
             && passage.state() == CtState::Invalid
+            && !matches!(view.transport, Transport::Query { .. })
             && self.hides_sources(to, routes, !view.tuple.is_ipv4());
         let Self { gate, interfaces, .. } = self;
         let [from, to] = [from, to].map(|link| interface(interfaces, routes, link, passage.view()));
@@ -350,6 +351,7 @@ impl HostGate {
         self.judge(now, view, hop.map_or(0, |hop| hop.link), routes, counters)
     }
 
+    /// RFC 5508 REQ-9: rules of OUTPUT may keep errors from an interface.
     /// An ICMP error of this router about a packet in transit, from its IP header on; `false`: it was refused and counted.
     pub(crate) fn may_tell(
         &mut self,

@@ -123,7 +123,8 @@ impl Shard {
         }
     }
 
-    /// Whether fragments in transit go on as they are: no rule has to see the packet whole.
+    /// Whether fragments in transit go on as they are: no rule has to see the packet whole. Else they are put together first, in whatever
+    /// order they come (RFC 4787 REQ-14).
     pub(super) fn forwards_fragments(&self) -> bool {
         self.output.gate.as_ref().is_none_or(|gate| gate.is_open())
     }
@@ -400,7 +401,7 @@ fn ip_len(packet: &Packet) -> usize {
     }
 }
 
-/// RFC 791 section 3.2, RFC 8200 section 5: IPv4 without DF may be cut; what came in fragments goes on in fragments no longer
+/// RFC 791 section 3.2, RFC 8200 section 5, RFC 4787 REQ-13, REQ-13a: IPv4 without DF may be cut; what came in fragments goes on in fragments no longer
 /// than those.
 fn fit(packet: &Packet, mtu: usize, fragments: Option<usize>) -> Fit {
     let len = ip_len(packet);

@@ -1,4 +1,4 @@
-//! Hairpinning (RFC 4787 section 6, RFC 5382 section 7.2, RFC 5508 section 4.2): a packet from inside to the outside endpoint of
+//! Hairpinning (RFC 4787 REQ-9, REQ-9a; RFC 5382 REQ-8, REQ-8a; RFC 5508 REQ-7, REQ-7a; RFC 7857 section 12): a packet from inside to the outside endpoint of
 //! another host inside, or of the same. It leaves as it would if that endpoint were outside, and so gets its sender's own outside
 //! endpoint; then it arrives as from outside, and meets filtering, rules and mappings there. So each of the two mappings has a
 //! flow of its own, in the shard of its host, and answers and ICMP errors go the same way back.

@@ -1,4 +1,4 @@
-//! SYNs from outside that nobody expects (RFC 5382 section 4.3, REQ-4): a NAT says nothing of them for six seconds, in which the
+//! SYNs from outside that nobody expects (RFC 5382 REQ-4): a NAT says nothing of them for six seconds, in which the
 //! connection may be opened from inside, too; then the peer's next SYN is let in. Else an ICMP error answers the first one. They
 //! wait in the shard of the flow that they might belong to.
 
@@ -108,7 +108,7 @@ impl Shard {
         syns.waiting.push_back(Waiting { until, link: self.rx_link, tuple, frame });
     }
 
-    /// Answers those whose time is over, unless there is a flow for them by now.
+    /// Answers those whose time is over, unless there is a flow for them by now; rules of OUTPUT may forbid it (RFC 5382 REQ-4a).
     pub(super) fn answer_unsolicited(&mut self, now: Instant) {
         let due = |syns: &mut UnsolicitedSyns| {
             let due = syns.waiting.front().is_some_and(|waiting| waiting.until <= now);

@@ -29,7 +29,8 @@ impl Default for ConntrackConfig {
     }
 }
 
-/// Lifetimes of entries after their last packet, by protocol and state.
+/// Lifetimes of entries after their last packet, by protocol and state. The defaults are Linux's, which users of connection tracking
+/// know and size its table by; NATs are asked for longer ones in part: [`Timeouts::rfc`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// A SYN without an answer.

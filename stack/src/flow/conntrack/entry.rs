@@ -178,6 +178,7 @@ impl Entry {
             _ => {}
         }
         self.count(direction, view);
+        // RFC 4787 REQ-6, REQ-6a: packets of both directions refresh it.
         self.expires = now + self.timeout(&config.timeouts);
         self.seen_reply |= direction == Direction::Reply;
         if ends {

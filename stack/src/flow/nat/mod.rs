@@ -22,7 +22,8 @@ use super::filter::{Hook, NatTarget, Target};
 use crate::config::Cidr;
 use crate::net::keyed::KeyedState;
 
-/// Who may send to an inside endpoint's mapping (RFC 4787 section 5, RFC 5382 section 4.3).
+/// Who may send to an inside endpoint's mapping (RFC 4787 REQ-8, REQ-8a; RFC 5382 REQ-3, REQ-3a), of the mapping's own protocol (RFC
+/// 7857 section 6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Filtering {
     /// Anybody.
@@ -118,6 +119,7 @@ impl Nat {
                 self.map_destination(table, entry, addr, ports.as_ref());
                 Ok(())
             }
+            // RFC 7857 section 12: each address outside is a host's, whatever comes to it.
             Target::Netmap(network) => {
                 let forward = entry.reply.reversed();
                 if network.addr.is_ipv4() != forward.is_ipv4() {
@@ -173,7 +175,7 @@ impl Nat {
         Ok(())
     }
 
-    /// A flow that has ended gives back what it used.
+    /// A flow that has ended gives back what it used (RFC 7857 section 11: with the last one the mapping).
     pub fn release(&mut self, entry: &Entry) {
         entry.taken_tuples().for_each(|tuple| self.mappings.vacate(tuple));
         if entry.owns_mapping {

@@ -22,7 +22,8 @@ use super::port_set::{Parity, PortSet, first_missing};
 use crate::flow::FlowTuple;
 use crate::net::keyed::KeyedState;
 
-/// An address with a port (or ICMP identifier) of one protocol.
+/// An address with a port (or ICMP identifier) of one protocol: so are mappings (RFC 7857 section 5), and queries have theirs (RFC
+/// 5508 REQ-1a).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// Address.
@@ -129,6 +130,8 @@ impl Mappings {
     /// An outside endpoint for a flow of `inside`. `answer` is the tuple of the flow's answers when they are sent to an endpoint,
     /// and `free` tells whether one belongs to no other flow; the caller should [`Mappings::take`] those that do. `None`: no
     /// port is free for this destination.
+    ///
+    /// RFC 4787 REQ-11: whether the inside port is kept or not makes no other difference.
     pub fn choose(
         &self,
         inside: Endpoint,
@@ -161,7 +164,8 @@ impl Mappings {
         let mut search = |sets: &[&PortSet], from, to, parity| {
             first_missing(sets, from, to, parity, &self.steps, |number| free(&answer(&at(self.port(number)))))
         };
-        // When every port has an owner, one is shared whose owner's flows go elsewhere.
+        // RFC 4787 REQ-3, RFC 5382 REQ-7: no two share a port; but when every port has an owner, one is shared whose owner's flows
+        // go elsewhere (RFC 7857 section 3).
         let parity = self.parity(inside);
         for (sets, parity, is_owned) in [
             (&[owned, taken][..], parity, true),
@@ -290,13 +294,13 @@ impl Mappings {
     }
 
     /// The numbers whose ports are even or odd as the inside one (RFC 4787 REQ-4). Of an even number of shards each has ports of one
-    /// kind only.
+    /// kind only (RFC 7857 section 8).
     fn parity(&self, inside: Endpoint) -> Parity {
         use crate::parse::protocol::{ICMPV4, ICMPV6};
-        if self.shards % 2 == 0 || [ICMPV4, ICMPV6].contains(&inside.protocol) {
+        if self.shards & 1 == 0 || [ICMPV4, ICMPV6].contains(&inside.protocol) {
             return Parity::ANY;
         }
-        if (inside.port ^ self.shard) % 2 == 0 { Parity::EVEN } else { Parity::ODD }
+        if (inside.port ^ self.shard) & 1 == 0 { Parity::EVEN } else { Parity::ODD }
     }
 
     /// The first and the last number of this shard's ports of a range; `None`: it has none of them.
@@ -306,7 +310,8 @@ impl Mappings {
         (first <= last).then_some((first, last))
     }
 
-    /// The address for all flows of an inside host (RFC 4787 REQ-2: paired pooling).
+    /// The address for all flows of an inside host, whatever their protocol, with or without ports left (RFC 4787 REQ-2: paired
+    /// pooling; RFC 7857 section 4).
     fn address(&self, inside: Endpoint, (first, last): (IpAddr, IpAddr)) -> IpAddr {
         use core::hash::BuildHasher as _;
         let hash = self.by_inside.hasher().hash_one(inside.addr);

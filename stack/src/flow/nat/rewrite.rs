@@ -137,6 +137,7 @@ pub fn rewrite_error(
     if quote.len() < inner.header_len + 4 || !header_is_intact() {
         return Err(Unreadable);
     }
+    // RFC 5508 REQ-3c, REQ-3d: what is behind the quoted headers, extensions included, is neither looked at nor changed.
     // The quoted bytes are data of the ICMP message: each change of them, checksums included, is one of its sum.
     let mut delta = Delta::default();
     // A quote of odd length has its last byte in a word of its own; nothing is changed there.

@@ -155,7 +155,8 @@ fn a_connection_that_opens_or_closes_may_be_idle_for_four_minutes() {
         lab.segment(Wan, [Y, &outside, Y, X], ACK, 501, 101, b"");
         outside
     };
-    let states: [(&str, &dyn Fn(&mut Lab) -> String); 6] = [
+    type Reach<'a> = &'a dyn Fn(&mut Lab) -> String;
+    let states: [(&str, Reach<'_>); 6] = [
         ("SYN", &open),
         ("SYN-ACK", &half_open),
         ("FIN", &fin),

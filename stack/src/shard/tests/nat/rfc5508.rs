@@ -1,4 +1,4 @@
-//! RFC 5508: how a NAT treats ICMP queries, and what ICMP it says itself. Errors in transit are in `rfc5508_errors.rs`.
+//! RFC 5508: how a NAT treats ICMP queries, and what ICMP it says itself (RFC 5508 REQ-10). Errors in transit are in `rfc5508_errors.rs`.
 
 use std::collections::HashSet;
 
@@ -104,8 +104,8 @@ fn who_gets_no_session_is_told_that_it_is_prohibited() {
 }
 
 #[test]
-fn the_outside_is_not_told_what_the_nat_has_no_room_for() {
-    // RFC 5508 REQ-8: errors about errors and to many are never sent (RFC 1812 section 4.3.2.7), as REQ-10e asks.
+fn no_icmp_error_is_made_about_a_later_fragment() {
+    // RFC 5508 REQ-10e
     let narrow = "*nat\n-A POSTROUTING -p udp -o wan -j SNAT --to-source 192.0.2.254:2000-2000\nCOMMIT\n";
     let mut lab = Lab::new(1, narrow, |_| {});
     lab.mapping("192.168.1.1:4000", "198.51.100.1:53");

@@ -108,7 +108,7 @@ fn a_host_stays_with_its_address_when_that_has_no_port_left() {
 
 #[test]
 fn mappings_and_filters_are_of_one_protocol() {
-    // RFC 7857 section 5, section 6
+    // RFC 7857 sections 5 and 6
     let mut lab = Lab::filtering(1, Filtering::EndpointIndependent);
     lab.syn("192.168.1.200:4000", Y);
     let tcp_out = lab.syn(X, Y);
