@@ -90,6 +90,12 @@ pub const KNOWN: &[Known] = &[
     known("masquerade udp", &[5], "flow", OWNED),
     known("dnat of what is in transit", &[4], "flow", OWNED),
     known(
+        "dnat of what is in transit",
+        &[2],
+        "lan 1 id",
+        "RFC 6864 section 5.3.1: a packet that may be cut and gets another source gets an identification of that source's",
+    ),
+    known(
         "link-local addresses",
         &[2],
         "wan 1",
