@@ -186,8 +186,9 @@ impl Gate {
         view: PacketView,
         from: Interface<'_>,
     ) -> Result<Passage, Refused> {
-        let passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
-        self.before_routing(now, passage, from)
+        let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
+        self.before_routing(now, &mut passage, from)?;
+        Ok(passage)
     }
 
     /// As [`Gate::arrive`], for a packet from inside to an outside endpoint of somebody's: it is to leave as if its destination were
@@ -203,22 +204,19 @@ impl Gate {
     ) -> Result<Passage, Refused> {
         let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
         passage.turns = true;
-        self.before_routing(now, passage, from)
+        self.before_routing(now, &mut passage, from)?;
+        Ok(passage)
     }
 
     fn before_routing(
         &mut self,
         now: Instant,
-        mut passage: Passage,
+        passage: &mut Passage,
         from: Interface<'_>,
-    ) -> Result<Passage, Refused> {
-        let passes = self
-            .mangle(now, &mut passage, Hook::Prerouting, Some(from), None)
-            .and_then(|()| self.translate(now, &mut passage, Hook::Prerouting, Some(from), None));
-        match passes {
-            Ok(()) => Ok(passage),
-            Err(refused) => Err(self.refuse(&mut passage, refused)),
-        }
+    ) -> Result<(), Refused> {
+        self.mangle(now, passage, Hook::Prerouting, Some(from), None)
+            .and_then(|()| self.translate(now, passage, Hook::Prerouting, Some(from), None))
+            .map_err(|refused| self.refuse(passage, refused))
     }
 
     /// A packet that arrived goes nowhere: what it would have begun does not begin.

@@ -74,13 +74,12 @@ impl Shard {
             Onward::Arrived(passage) => (Some(passage), None),
             Onward::Unknown(read) => (None, read),
         };
-        let packet = match arrived {
-            None => match self.turn_back(now, packet, fragments) {
-                Some(packet) => packet,
-                None => return,
-            },
-            Some(_) => packet,
-        };
+        if !packet.parsed.transit
+            && arrived.is_none()
+            && let Some((tuple, outside)) = self.turning_point(&packet)
+        {
+            return self.turn_back(now, packet, tuple, outside, fragments);
+        }
         if arrived.is_none() && !self.is_believed(packet.parsed.flow.src) {
             return self.drop_whole(DropReason::ReversePath, &packet);
         }
@@ -97,6 +96,8 @@ impl Shard {
     }
 
     /// A packet that has arrived: for us, or for another link.
+    // Inlined, so that the packet, which is large, is not moved.
+    #[inline(always)]
     pub(super) fn go_on(
         &mut self,
         now: Instant,
@@ -182,21 +183,29 @@ impl Shard {
     /// On the way of the packets before it in its flow, with the tuple `to` if it has another one there.
     fn forward_known(&mut self, mut packet: Packet, way: &Way, to: Option<FlowTuple>) {
         if let Some(to) = to {
-            let src = packet.parsed.flow.src;
-            let (l3, l4) = (usize::from(packet.parsed.l3), usize::from(packet.parsed.l4));
             match way.translation {
-                Some(translation) if !packet.is_merged() && !packet.parsed.partial_checksum => {
+                Some(translation)
+                    if !packet.is_merged() && !packet.parsed.partial_checksum && !may_be_cut(&packet) =>
+                {
+                    let (l3, l4) = (usize::from(packet.parsed.l3), usize::from(packet.parsed.l4));
                     translation.make(&mut packet.head_mut()[l3..], l4 - l3, &to);
                 }
-                _ if !apply(&mut packet, &Change::Packet(to)) => {
-                    return self.drop_whole(DropReason::BadIcmp, &packet);
-                }
-                _ => {}
+                _ => return self.forward_translated(packet, way, to),
             }
-            if to.src() != src && may_be_cut(&packet) {
-                (packet.parsed.flow.src, packet.parsed.flow.dst) = (to.src(), to.dst());
-                self.output.renumber(&mut packet);
-            }
+        }
+        self.output.forward_known(way.to.into(), way.mac, packet);
+    }
+
+    /// As [`Shard::forward_known`], for what takes more than the change of a few sums: several packets in one, a checksum left to the
+    /// device, an identification that means something.
+    #[inline(never)]
+    fn forward_translated(&mut self, mut packet: Packet, way: &Way, to: FlowTuple) {
+        let src = packet.parsed.flow.src;
+        if !apply(&mut packet, &Change::Packet(to)) {
+            return self.drop_whole(DropReason::BadIcmp, &packet);
+        }
+        if to.src() != src {
+            self.output.renumber(&mut packet);
         }
         self.output.forward_known(way.to.into(), way.mac, packet);
     }

@@ -24,28 +24,25 @@ use crate::packet::Packet;
 use crate::time::Instant;
 
 impl Shard {
-    /// The packet, unless it turns back here: then it is taken care of.
+    /// Takes care of a packet from inside to an outside endpoint; see [`Shard::turning_point`].
     pub(super) fn turn_back(
         &mut self,
         now: Instant,
         packet: Packet,
+        tuple: FlowTuple,
+        outside: usize,
         fragments: Option<usize>,
-    ) -> Option<Packet> {
-        if packet.parsed.transit {
-            return Some(packet);
-        }
-        let Some((tuple, outside)) = self.turning_point(&packet) else { return Some(packet) };
+    ) {
         let home = self.home_of(tuple.src());
         if home != self.index && !self.has_flow(&tuple) {
             self.hand_packet(home, packet, tuple, fragments, Stage::Turns { outside });
         } else {
             self.turn_back_here(now, packet, fragments, outside);
         }
-        None
     }
 
     /// The flow of a packet from inside to an outside endpoint, and the link where that is.
-    fn turning_point(&self, packet: &Packet) -> Option<(FlowTuple, usize)> {
+    pub(super) fn turning_point(&self, packet: &Packet) -> Option<(FlowTuple, usize)> {
         let gate = self.output.gate.as_ref().filter(|gate| gate.tracks())?;
         let dst = packet.parsed.flow.dst;
         let routes = &self.output.routes;
