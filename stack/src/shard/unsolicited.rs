@@ -39,6 +39,12 @@ impl UnsolicitedSyns {
         Self { waiting: VecDeque::new(), known: HashSet::with_hasher(KeyedState(keys)) }
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.waiting.front().map(|waiting| waiting.until)
     }

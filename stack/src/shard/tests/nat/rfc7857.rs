@@ -32,6 +32,8 @@ fn a_reset_is_translated_and_the_session_outlives_it() {
 fn a_reset_that_cannot_be_of_the_connection_changes_nothing() {
     // RFC 7857 section 2.2: or anybody could end it.
     let mut lab = Lab::patient();
+    // So that X would get another port if it had to begin anew.
+    lab.syn("192.168.1.200:4000", Y);
     let outside = lab.connect();
     for seq in [0, 0x4000_0000, 0x8000_0000, 200_000] {
         lab.send(Wan, &tcp(Y, &outside, RST, seq, 0, b""));
