@@ -22,7 +22,7 @@ lint: ## Formatting and lints only
 	@$(SETUP) build test
 	@apps/scripts/test.sh lint
 
-compliance: ## Writes COMPLIANCE.md: the TCP standards' demands, where they are met and tested
+compliance: ## Writes COMPLIANCE.md: the demands of the standards of TCP and NAT, where they are met and tested
 	@$(SETUP) build
 	BYWASH_WRITE_COMPLIANCE=1 cargo test -p bywash --test compliance
 

@@ -103,6 +103,11 @@ Examples:
     #[command(after_help = "The file says which NICs are joined and what happens between them:
   rules = \"gw.rules\"                 iptables' words, as iptables-save prints them; SIGHUP reads them again
   reverse-path = \"strict\"            strict, loose or off (RFC 3704)
+  filtering = \"endpoint-independent\" who may send to a port that a host inside has outside: anybody, whoever has
+                                      an address that it has sent to (address-dependent) or, unless given, whom
+                                      it has sent to (address-and-port-dependent, as Linux; RFC 4787)
+  unsolicited-syn = \"wait\"           a SYN to a port of nobody's, from where the NAT hides the inside: answered
+                                      after 6 seconds by an ICMP error (RFC 5382), or reset, as by Linux
   [[link]]
   interface = \"eth0\"
   name = \"lan\"                        as -i and -o in the rules match it
@@ -124,6 +129,9 @@ Examples:
                                       are unless given; a flow has one thread, both ways
   [conntrack]
   max = 262144
+  defaults = \"rfc\"                    timeouts as the RFCs ask of a NAT; unless given, linux
+  [conntrack.timeouts]
+  udp-stream = \"10m\"                 by Linux's names; tcp-established, tcp-syn-sent, icmp and so on
 
 Rules such as these make it a home's router:
   *nat

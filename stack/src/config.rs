@@ -104,6 +104,19 @@ pub struct ForwardConfig {
     /// What the hosts of links are told of this router, by the links' numbers (the first's is 0). On the other links no
     /// router is advertised.
     pub advertise: BTreeMap<usize, Advertise>,
+    /// What becomes of a SYN from outside that nobody expects.
+    pub unsolicited_syn: UnsolicitedSyn,
+}
+
+/// How a NAT answers a SYN that comes by a link beyond which it hides the inside, and that is neither let in nor for who listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UnsolicitedSyn {
+    /// After six seconds by an ICMP error, unless the connection is opened from inside meanwhile, too (RFC 5382 REQ-4): so hosts
+    /// behind two NATs can open one at once.
+    #[default]
+    Wait,
+    /// At once with a RST, as Linux does.
+    Reset,
 }
 
 /// Everything a shard must know; the same for all shards of an interface.

@@ -289,6 +289,11 @@ pub const CONTROL_CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 pub const CONNTRACK_ENTRIES: usize = 1 << 18;
 /// Most that it may be configured for: places have 31 bits.
 pub const CONNTRACK_ENTRIES_MAX: usize = 1 << 30;
+/// SYNs from outside that one shard of a NAT keeps for six seconds, in case the connection is being opened from inside, too (RFC 5382
+/// REQ-4), in some 100 KiB; further ones are dropped without an answer.
+pub const NAT_UNSOLICITED_SYNS: usize = 1024;
+/// How long they wait, at least what RFC 5382 REQ-4 asks for.
+pub const NAT_UNSOLICITED_SYN_WAIT: Duration = Duration::from_millis(6_500);
 /// Events of connection tracking that wait for whoever follows them; further ones are lost, and counted.
 pub const CONNTRACK_EVENTS: usize = 4096;
 /// Events of one follower (`bywash ct -E`) that wait to be written to it, in about 1.5 MiB; further ones are lost to it, counted,

@@ -14,6 +14,7 @@ use smoltcp::wire::EthernetAddress;
 mod advertise;
 mod flows;
 mod forward;
+mod hairpin;
 mod homes;
 mod links;
 mod receive;
@@ -22,6 +23,7 @@ mod sockets;
 mod steering;
 #[cfg(test)]
 mod tests;
+mod unsolicited;
 
 pub use flows::NotTracked;
 pub use links::ShardLinks;
@@ -56,6 +58,7 @@ use crate::time::Instant;
 use homes::Homes;
 use links::{Channels, Message};
 use steering::SteeringBook;
+use unsolicited::UnsolicitedSyns;
 
 /// A link and what went over it.
 #[derive(Clone, Debug)]
@@ -97,6 +100,7 @@ pub struct Shard {
     reassembly: Reassembly,
     links: Channels,
     homes: Homes,
+    unsolicited_syns: UnsolicitedSyns,
     steering: SteeringBook,
     pool: PacketPool,
     rx: PacketBatch,
@@ -164,8 +168,8 @@ impl Shard {
                 Link::new(device.capabilities_of(link).mac, mtu, Neighbors::new(keys(&mut rng)))
             })
             .collect();
-        let id_keys = keys(&mut rng);
-        let ids = FragmentIds::new(&mut rng, id_keys, index, count);
+        // Of one source for all shards.
+        let ids = FragmentIds::new(&mut self::rng(config.seed, u64::MAX - 1), index, count);
         let mut output = Output::new(out, config.gso, pool.clone(), ids, now);
         let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
         output.gate = config.filter.as_ref().map(|filter| {
@@ -215,6 +219,7 @@ impl Shard {
             reassembly: Reassembly::default(),
             links: Channels::new(links),
             homes,
+            unsolicited_syns: UnsolicitedSyns::new(keys(&mut shared)),
             steering: SteeringBook::default(),
             pool,
             rx: PacketBatch::new(),
@@ -341,6 +346,7 @@ impl Shard {
             self.output.links.iter().filter_map(Link::next_deadline).min(),
             self.output.gate.as_ref().and_then(|gate| gate.next_deadline()),
             self.reassembly.next_deadline(),
+            self.unsolicited_syns.next_deadline(),
             self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now)),
             (self.links.owes() || self.homes.owes()).then_some(now + limits::TX_RETRY_INTERVAL),
             (!self.echo_requests.is_empty()).then_some(now),
@@ -526,6 +532,7 @@ impl Shard {
         if let Some(gate) = &mut self.output.gate {
             gate.advance(now);
         }
+        self.answer_unsolicited(now);
     }
 
     /// Asks for the neighbours that packets wait for; tells TCP and UDP of those that do not answer.
@@ -577,6 +584,8 @@ impl Shard {
         let mut addresses = self.config.addresses.clone();
         addresses.extend(lease.map(|lease| (lease.address, dhcp_link.unwrap_or(0))));
         let mut routes = self.config.routes.clone();
+        // RFC 4787 REQ-7: the configured addresses come first, and their networks stay theirs if the leased one has the same
+        // numbers; the leased router is on its own link all the same.
         routes.extend(lease.and_then(|lease| lease.router).map(|router| Route {
             destination: Cidr { addr: IpAddr::from([0, 0, 0, 0]), prefix_len: 0 },
             gateway: router.into(),
@@ -634,6 +643,9 @@ impl Shard {
                     self.links.give_back(bytes);
                 }
                 Message::Handed(handed) => self.take_handed(now, handed),
+                Message::Unsolicited { link, bytes, parsed } => {
+                    self.take_unsolicited(now, link, bytes, parsed);
+                }
                 Message::Flow(news) => self.homes.hear(news),
                 Message::Neighbor(heard) => self.output.heard(now, heard),
                 Message::IcmpError(visit, error) => self.icmp_error(now, visit, &error),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bywash::config::{
     Advertise, AdvertisedPrefix, Cidr, FilterConfig, ForwardConfig, LinkConfig, ReversePath, Route,
-    StackConfig,
+    StackConfig, UnsolicitedSyn,
 };
 use bywash::flow::conntrack::{ConntrackConfig, Timeouts};
 use bywash::flow::gate::GateConfig;
@@ -19,7 +19,7 @@ use bywash_afxdp::{HugePages, KernelAddresses, LinkOptions, Mode, QueueOptions};
 use serde::Deserialize;
 
 use super::sense;
-use super::values::{destination, own_addresses, parsed_list, parsed_option, port, spin, time};
+use super::values::{destination, own_addresses, parsed, parsed_list, parsed_option, port, spin, time};
 use crate::config_file::{ConfigFileError, read};
 use crate::error::AppError;
 use crate::stack::read_rules;
@@ -46,6 +46,9 @@ pub struct File {
     /// Whose packets are forwarded.
     #[serde(default)]
     pub reverse_path: ReversePathWord,
+    /// What becomes of connections from outside that nobody expects.
+    #[serde(default)]
+    pub unsolicited_syn: UnsolicitedSynWord,
     /// Who may send to a translated port.
     #[serde(default)]
     pub filtering: FilteringWord,
@@ -185,7 +188,7 @@ pub enum ReversePathWord {
     Strict,
 }
 
-/// [`Filtering`] in words (RFC 4787 section 5).
+/// [`Filtering`] in words (RFC 4787 REQ-8a, RFC 5382 REQ-3a).
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilteringWord {
@@ -198,6 +201,28 @@ pub enum FilteringWord {
     AddressAndPortDependent,
 }
 
+/// [`UnsolicitedSyn`] in words (RFC 5382 REQ-4).
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnsolicitedSynWord {
+    /// After six seconds they are told that the port is unreachable, unless somebody inside connects there meanwhile.
+    #[default]
+    Wait,
+    /// They are reset at once, as by Linux.
+    Reset,
+}
+
+/// Whose timeouts hold where the file says nothing of one.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefaultsWord {
+    /// Linux's.
+    #[default]
+    Linux,
+    /// What RFC 4787, RFC 5382, RFC 5508 and RFC 7857 ask of a NAT.
+    Rfc,
+}
+
 /// Connection tracking: bounds and timeouts by Linux's names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -208,7 +233,9 @@ pub struct ConntrackTable {
     pub tcp_loose: Option<bool>,
     /// Let segments out of the window pass.
     pub tcp_be_liberal: Option<bool>,
-    /// Seconds, or times such as 5d.
+    /// `linux` or `rfc`: whose timeouts those are that `timeouts` does not name.
+    pub defaults: DefaultsWord,
+    /// Seconds, or times such as 5d (RFC 4787 REQ-5b, RFC 5382 REQ-5a, RFC 5508 REQ-2a).
     pub timeouts: TimeoutsTable,
 }
 
@@ -445,6 +472,10 @@ impl Configuration {
             advertise: advertised
                 .filter_map(|(at, link)| Some((at, link.advertise.as_ref()?.read())))
                 .collect(),
+            unsolicited_syn: match self.file.unsolicited_syn {
+                UnsolicitedSynWord::Wait => UnsolicitedSyn::Wait,
+                UnsolicitedSynWord::Reset => UnsolicitedSyn::Reset,
+            },
         });
         config.routes = self.routes()?;
         config.dns_servers.clone_from(&self.file.dns);
@@ -476,6 +507,10 @@ impl Configuration {
         conntrack.entries_max = table.max.unwrap_or(conntrack.entries_max);
         conntrack.tcp_loose = table.tcp_loose.unwrap_or(conntrack.tcp_loose);
         conntrack.tcp_be_liberal = table.tcp_be_liberal.unwrap_or(conntrack.tcp_be_liberal);
+        conntrack.timeouts = match table.defaults {
+            DefaultsWord::Linux => Timeouts::default(),
+            DefaultsWord::Rfc => Timeouts::rfc(),
+        };
         table.timeouts.apply(&mut conntrack.timeouts);
         let filtering = match self.file.filtering {
             FilteringWord::EndpointIndependent => Filtering::EndpointIndependent,
@@ -652,6 +687,25 @@ port = 80
         config.validate(1500).unwrap();
         assert_eq!(config.further_links[0].addresses, ["203.0.113.2/24".parse().unwrap()]);
         assert_eq!(config.routes[1].destination, "0.0.0.0/0".parse().unwrap());
+    }
+
+    #[test]
+    fn the_standards_timeouts_are_a_word() {
+        // RFC 4787 REQ-5b, REQ-5c, REQ-8a; RFC 5382 REQ-3a, REQ-5a; RFC 5508 REQ-2a
+        let text =
+            FILE.replace("max = 1000", "max = 1000\ndefaults = 'rfc'").replace("udp-stream = '1d'", "");
+        let text = format!("filtering = 'endpoint-independent'\nunsolicited-syn = 'reset'\n{text}");
+        let config = parse(&text).unwrap().stack([0; 32]).unwrap();
+        assert_eq!(config.forward.unwrap().unsolicited_syn, UnsolicitedSyn::Reset);
+        let gate = config.filter.unwrap().gate;
+        let timeouts = gate.conntrack.timeouts;
+        let seconds = [timeouts.udp_stream, timeouts.tcp_syn_sent, timeouts.icmp].map(|time| time.as_secs());
+        assert_eq!((seconds, gate.filtering), ([300, 240, 60], Filtering::EndpointIndependent));
+        // What the file names is what it says.
+        assert_eq!((timeouts.udp.as_secs(), timeouts.tcp_established.as_secs()), (20, 7200));
+        let config = parse(FILE).unwrap().stack([0; 32]).unwrap();
+        assert_eq!(config.forward.unwrap().unsolicited_syn, UnsolicitedSyn::Wait);
+        assert!(parse(&FILE.replace("max = 1000", "defaults = 'bsd'")).unwrap_err().contains("bsd"));
     }
 
     #[test]

@@ -34,6 +34,9 @@ const fn known(
 const RECEIVED: &str = "RFC 1812 section 4.3.2.3: an error quotes the packet as it was received, but a decremented TTL need not be undone; Linux's is";
 const PORT_0: &str =
     "no host sends from or to port 0 (RFC 6335 section 6): the packet goes on, but fits no flow";
+const PROHIBITED: &str =
+    "RFC 5508 REQ-8: who gets no session for want of a port is told so; Linux drops in silence";
+const OWNED: &str = "RFC 4787 REQ-1: what the filtering keeps from the owner of an outside endpoint begins no flow, which would take the endpoint from it";
 const FRAGMENTS: &str = "Linux sends the fragments on as they were, ours are cut anew to the length of the longest: RFC 791 section 3.2 leaves it open";
 const REVERSE_PATH: &str = "Linux has no reverse path check for IPv6 (RFC 3704 asks for one)";
 
@@ -81,6 +84,16 @@ pub const KNOWN: &[Known] = &[
         &[3, 4],
         "lan 1",
         "RFC 792 asks for 64 bits of the datagram; where the ports are there, the host is told all the same",
+    ),
+    known("another protocol masqueraded", &[4], "lan 1", PROHIBITED),
+    known("snat to a port", &[4], "lan 1", PROHIBITED),
+    known("masquerade udp", &[5], "flow", OWNED),
+    known("dnat of what is in transit", &[4], "flow", OWNED),
+    known(
+        "dnat of what is in transit",
+        &[2],
+        "lan 1 id",
+        "RFC 6864 section 5.3.1: a packet that may be cut and gets another source gets an identification of that source's",
     ),
     known(
         "link-local addresses",

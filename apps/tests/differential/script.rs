@@ -70,6 +70,7 @@ impl Run<'_> {
     pub fn send(&mut self, side: Side, packet: &[u8]) -> Output {
         if packet[0] >> 4 == 4 {
             self.names.ids.insert(u16::from_be_bytes([packet[4], packet[5]]));
+            self.names.sources.insert([packet[12], packet[13], packet[14], packet[15]].into());
         }
         let output = self.router.exchange(side, packet);
         let what = format!("from the {}:{}", side.name(), line(packet, &Names::default()));

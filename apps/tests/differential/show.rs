@@ -15,6 +15,8 @@ pub type Fields = Vec<(String, String)>;
 pub struct Names {
     /// Identifications that the script's own packets have; any other is a router's own.
     pub ids: BTreeSet<u16>,
+    /// Sources that they have: what has another one got it from a router.
+    pub sources: BTreeSet<IpAddr>,
     /// Ports (and ICMP identifiers) that a router chose at random, by the name that the script gave them.
     pub ports: BTreeMap<u16, String>,
     /// Addresses that a router chose from a range, likewise.
@@ -91,7 +93,11 @@ fn ipv4(packet: &[u8], prefix: &str, names: &Names, fields: &mut Fields) {
     put(fields, prefix, "dst", names.address(dst));
     put(fields, prefix, "ttl", packet[8]);
     put(fields, prefix, "tos", format!("{:#04x}", packet[1]));
-    put(fields, prefix, "id", names.id(word(packet, 4)));
+    // RFC 6864 section 5.3.1: a router that gives a packet another source may, and should, give it another identification, where
+    // that means anything. Linux does not.
+    let renumbered = prefix.is_empty() && word(packet, 6) & 0x4000 == 0 && !names.sources.contains(&src);
+    let id = if renumbered { "its own".to_owned() } else { names.id(word(packet, 4)) };
+    put(fields, prefix, "id", id);
     // Whoever makes a packet that is never cut may set DF and choose the identification (RFC 6864 section 4.1).
     let own = prefix.is_empty() && !names.ids.contains(&word(packet, 4));
     let mask = if own { 0x3fff } else { 0xffff };

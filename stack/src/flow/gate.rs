@@ -23,7 +23,7 @@ use super::conntrack::{
     Tracked,
 };
 use super::filter::{Facts, Hook, RejectWith, RuleSet, Table, TcpMss, Verdict, Walker};
-use super::nat::{self, Filtering, Nat, NatError};
+use super::nat::{self, Endpoint, Filtering, Nat, NatError};
 use super::view::{PacketView, Transport};
 use crate::config::Cidr;
 use crate::counters::DropReason;
@@ -71,6 +71,8 @@ pub struct Passage {
     state: CtState,
     hit: Option<Hit>,
     begin: Option<Box<Begin>>,
+    /// It came from inside to an outside endpoint, to turn back there (RFC 4787 section 6): nobody is looked for behind that yet.
+    turns: bool,
     /// Its mark.
     pub mark: u32,
     /// The MSS that a SYN may offer at most, as a rule said.
@@ -194,13 +196,41 @@ impl Gate {
         from: Interface<'_>,
     ) -> Result<Passage, Refused> {
         let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
-        let passes = self
-            .mangle(now, &mut passage, Hook::Prerouting, Some(from), None)
-            .and_then(|()| self.translate(now, &mut passage, Hook::Prerouting, Some(from), None));
-        match passes {
-            Ok(()) => Ok(passage),
-            Err(refused) => Err(self.refuse(&mut passage, refused)),
-        }
+        self.before_routing(now, &mut passage, from)?;
+        Ok(passage)
+    }
+
+    /// As [`Gate::arrive`], for a packet from inside to an outside endpoint of somebody's: it is to leave as if its destination were
+    /// outside, and then to arrive again from there. Rules may say otherwise.
+    ///
+    /// # Errors
+    /// It does not pass.
+    pub(crate) fn turn(
+        &mut self,
+        now: Instant,
+        view: PacketView,
+        from: Interface<'_>,
+    ) -> Result<Passage, Refused> {
+        let mut passage = self.enter(now, view, Hook::Prerouting, Some(from), None)?;
+        passage.turns = true;
+        self.before_routing(now, &mut passage, from)?;
+        Ok(passage)
+    }
+
+    fn before_routing(
+        &mut self,
+        now: Instant,
+        passage: &mut Passage,
+        from: Interface<'_>,
+    ) -> Result<(), Refused> {
+        self.mangle(now, passage, Hook::Prerouting, Some(from), None)
+            .and_then(|()| self.translate(now, passage, Hook::Prerouting, Some(from), None))
+            .map_err(|refused| self.refuse(passage, refused))
+    }
+
+    /// A packet that arrived goes nowhere: what it would have begun does not begin.
+    pub(crate) fn abandon(&mut self, mut passage: Passage) {
+        self.refuse(&mut passage, Refused::Drop(DropReason::Filtered));
     }
 
     /// The flow of a packet that came in, if no rule would be asked about it on its way to another interface: then
@@ -251,6 +281,7 @@ impl Gate {
         self.mangle(now, passage, Hook::Input, Some(from), None)
             .and_then(|()| self.filter(now, passage, Hook::Input, Some(from), None))
             .and_then(|()| self.translate(now, passage, Hook::Input, Some(from), None))
+            .map(|()| self.leave_to_owner(passage))
             .and_then(|()| self.confirm(now, passage))
             .map_err(|refused| self.refuse(passage, refused))
     }
@@ -446,7 +477,7 @@ impl Gate {
                 let address = here.and_then(|interface| interface.address);
                 self.nat.set_up(table, begin, &target, hook, address).map_err(refused)
             }
-            _ if hook == Hook::Prerouting => {
+            _ if hook == Hook::Prerouting && !passage.turns => {
                 if let Some(inside) = self.nat.inbound(&begin.entry.original) {
                     self.nat.let_in(begin, inside);
                 }
@@ -456,7 +487,20 @@ impl Gate {
         }
     }
 
-    /// The end of the way: a flow that begins exists from now on.
+    /// What the filtering keeps from a mapping's owner begins no flow here: that would take the endpoint from the owner, whose next
+    /// packet to the same host had to show another one (RFC 4787 REQ-1, RFC 5382 REQ-4).
+    fn leave_to_owner(&mut self, passage: &mut Passage) {
+        let Some(begin) = &passage.begin else { return };
+        let original = &begin.entry.original;
+        if begin.entry.reply == original.reversed()
+            && self.nat.mappings().owner(&Endpoint::destination_of(original)).is_some()
+        {
+            self.refuse(passage, Refused::Drop(DropReason::Filtered));
+        }
+    }
+
+    /// The end of the way: a flow that begins exists from now on, and keeps its mapping; what was stopped before refreshes none (RFC
+    /// 7857 section 7).
     fn confirm(&mut self, now: Instant, passage: &mut Passage) -> Result<Option<Change>, Refused> {
         if let (Some(begin), Some(table)) = (&mut passage.begin, &mut self.table) {
             self.nat.make_unique(table, begin).map_err(refused)?;
@@ -480,6 +524,9 @@ impl Gate {
         Ok(self.change(passage))
     }
 
+    /// RFC 4787 REQ-12b, RFC 5382 REQ-9: so errors are translated, too: what they quote (RFC 5508 REQ-4a, REQ-5a), where they go (RFC
+    /// 5508 REQ-4c); their type and code are their own (RFC 5508 REQ-4b, REQ-5b).
+    ///
     /// What the packet becomes; `None`: it stays as it is. After PREROUTING, where it goes to; at the end of its way, all of
     /// it.
     #[must_use]
@@ -497,7 +544,7 @@ impl Gate {
             return None;
         }
         // The error goes against the packet that it is about. Where its sender's side of the flow is known by another
-        // address on the other side, so is its sender, be it the flow's end or a router before it (RFC 5508 REQ-5 (c)).
+        // address on the other side, so is its sender, be it the flow's end or a router before it (RFC 5508 REQ-5c).
         let (before, after) = (entry.tuple(hit.direction), entry.tuple(hit.direction.other()).reversed());
         let hidden = before.src() != after.src();
         let from = if hidden { after.src() } else { passage.view.tuple.src() };
@@ -622,7 +669,7 @@ impl Gate {
 
 impl Passage {
     fn new(view: PacketView) -> Self {
-        Self { view, state: CtState::Untracked, hit: None, begin: None, mark: 0, mss: None }
+        Self { view, state: CtState::Untracked, hit: None, begin: None, turns: false, mark: 0, mss: None }
     }
 
     /// The packet as it arrived.

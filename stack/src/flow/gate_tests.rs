@@ -108,7 +108,7 @@ fn a_forwarded_port_is_reached_from_outside() {
 
 #[test]
 fn an_error_of_a_router_inside_comes_from_the_address_outside() {
-    // RFC 5508 REQ-5 (c): neither the server nor a router before it shows its own address.
+    // RFC 5508 REQ-5c: neither the server nor a router before it shows its own address.
     let mut gate = gate(ROUTER);
     let asked = udp("203.0.113.7:4000", "192.0.2.1:80");
     let inside = through(&mut gate, asked, WAN, LAN).unwrap();

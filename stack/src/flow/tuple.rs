@@ -72,7 +72,7 @@ impl FlowTuple {
         Self::new(SocketAddr::new(src, 0), SocketAddr::new(dst, 0), protocol)
     }
 
-    /// An ICMP query or reply with `identifier`; `None` when `kind` is neither.
+    /// An ICMP query or reply (RFC 5508 REQ-1) with `identifier`; `None` when `kind` is neither.
     #[must_use]
     pub fn query(src: IpAddr, dst: IpAddr, protocol: u8, kind: u8, identifier: u16) -> Option<Self> {
         let matches = |(number, request, reply): &(u8, u8, u8)| {

@@ -255,7 +255,7 @@ pub(super) struct IpHeader {
 }
 
 impl IpHeader {
-    /// Reads the front of an IP packet; `None` for a later fragment, or when a header is cut off.
+    /// Reads the front of an IP packet, options included (RFC 5508 REQ-3b); `None` for a later fragment, or when a header is cut off.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 => Self::ipv4(bytes),

@@ -351,7 +351,7 @@ impl Output {
         build(&self.pool, src, ethertype, parts)
     }
 
-    /// Takes one ICMP message from the budget; `false`, counted, when it is used up (RFC 4443 section 2.4 (f)).
+    /// Takes one ICMP message from the budget; `false`, counted, when it is used up (RFC 4443 section 2.4 (f), RFC 5508 REQ-10f).
     pub(crate) fn may_send_icmp(&mut self, now: Instant) -> bool {
         let granted = self.icmp_budget.take(now);
         if !granted {

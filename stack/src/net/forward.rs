@@ -52,6 +52,24 @@ impl Output {
         self.enqueue(link, to, packet);
     }
 
+    /// Gives an IPv4 packet that got another source an identification of that source's, unless it means nothing as the packet is not
+    /// to be cut (RFC 6864 sections 4.1 and 5.3.1, RFC 7857 section 10): those of two hosts that have one address now might be the same. A router does not
+    /// merge what may be cut.
+    pub(crate) fn renumber(&mut self, packet: &mut Packet) {
+        let at = usize::from(packet.parsed.l3);
+        let flow = packet.parsed.flow;
+        if !flow.dst.is_ipv4() || packet.is_merged() || packet.head()[at + 6] & 0x40 != 0 {
+            return;
+        }
+        let id = (self.fragment_id(flow.src, flow.dst, flow.protocol) as u16).to_be_bytes();
+        let header = &mut packet.head_mut()[at..];
+        let old = [header[4], header[5]];
+        header[4..6].copy_from_slice(&id);
+        let sum = u16::from_be_bytes([header[10], header[11]]);
+        let sum = update(sum, u16::from_be_bytes(old), u16::from_be_bytes(id));
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+
     /// What is the same for all that leaves by a link; `false`: there is no room.
     fn depart(&mut self, link: usize, packet: &mut Packet, is_cut: bool) -> bool {
         if !self.links[link].has_room() {

@@ -31,7 +31,9 @@ pub(crate) struct FragmentIds {
 }
 
 impl FragmentIds {
-    pub(crate) fn new(rng: &mut ChaCha12Rng, keys: (u64, u64), shard: u16, shards: u16) -> Self {
+    /// `rng`: the same on all shards, and unpredictable.
+    pub(crate) fn new(rng: &mut ChaCha12Rng, shard: u16, shards: u16) -> Self {
+        let keys = (rng.next_u64(), rng.next_u64());
         let start = rng.next_u32() & 0xffff;
         let step = u32::from(shards.max(1));
         Self { keys, counter: start - start % step + u32::from(shard), step }
@@ -242,7 +244,7 @@ mod tests {
     use rand_core::SeedableRng;
 
     fn ids() -> FragmentIds {
-        FragmentIds::new(&mut ChaCha12Rng::from_seed([1; 32]), (3, 4), 0, 1)
+        FragmentIds::new(&mut ChaCha12Rng::from_seed([1; 32]), 0, 1)
     }
 
     fn packet(src: &str, dst: &str, len: usize) -> Vec<u8> {

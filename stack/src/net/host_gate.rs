@@ -14,11 +14,11 @@ use super::way::{Tracked, Way, Ways, takes_way};
 use crate::config::{Cidr, FilterConfig, StackConfig};
 use crate::counters::{Counters, DropReason};
 use crate::flow::FlowTuple;
-use crate::flow::conntrack::{Conntrack, EntryId, Hit};
+use crate::flow::conntrack::{Conntrack, CtState, EntryId, Hit};
 use crate::flow::filter::{Chain, Hook, Policy, RuleSet, Table, TcpMss};
 use crate::flow::gate::{Change, Gate, Interface, Passage, Refused};
-use crate::flow::nat;
 use crate::flow::nat::rewrite::Translation;
+use crate::flow::nat::{self, Endpoint};
 use crate::flow::view::{PacketView, TcpView, Transport};
 use crate::packet::Packet;
 use crate::parse::protocol;
@@ -52,6 +52,8 @@ pub(crate) struct HostGate {
     judges_output: bool,
     /// The mangle table does, to every packet.
     mangles_output: bool,
+    /// By link: rules hide sources from whoever is beyond it; those that name it, and those that name none.
+    hides: Vec<(bool, bool)>,
     /// The shard is not alone: what it does not know may be another's.
     several: bool,
     /// It is a router's: packets are shown as they arrive.
@@ -91,9 +93,11 @@ impl HostGate {
         now: Instant,
     ) -> Self {
         let rules = Arc::clone(&filter.rules);
+        let interfaces = config.link_names();
         Self {
+            hides: hides(&rules, &interfaces),
             gate: Gate::new(&rules, filter.gate.clone(), seed, hash_keys, shard, shards, now),
-            interfaces: config.link_names(),
+            interfaces,
             judges_output: judges_output(&rules),
             mangles_output: mangles_output(&rules),
             rules,
@@ -112,6 +116,7 @@ impl HostGate {
         self.gate.reload(now, &rules);
         self.judges_output = judges_output(&rules);
         self.mangles_output = mangles_output(&rules);
+        self.hides = hides(&rules, &self.interfaces);
         self.rules = rules;
     }
 
@@ -265,6 +270,35 @@ impl HostGate {
         self.ways.set(place, self.gate.generation(place), Way { translation, ..way });
     }
 
+    /// A packet from inside to an outside endpoint; see [`Gate::turn`].
+    pub(crate) fn turn(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        link: usize,
+        routes: &Routes,
+    ) -> Result<Option<Passage>, Refused> {
+        let Some(view) = PacketView::of(packet).filter(|view| !is_exempt(view)) else { return Ok(None) };
+        let Self { gate, interfaces, .. } = self;
+        gate.turn(now, view, interface(interfaces, routes, link, &view)).map(Some)
+    }
+
+    /// It goes nowhere.
+    pub(crate) fn abandon(&mut self, passage: Passage) {
+        self.gate.abandon(passage);
+    }
+
+    /// Whether the outside endpoint is somebody's.
+    pub(crate) fn is_owned(&self, outside: &Endpoint) -> bool {
+        self.gate.nat().mappings().owner(outside).is_some()
+    }
+
+    /// Whether rules hide the sources of what goes by this link: it leads outside.
+    pub(crate) fn hides_sources(&self, link: usize, routes: &Routes, ipv6: bool) -> bool {
+        let (named, unnamed) = self.hides.get(link).copied().unwrap_or_default();
+        named || unnamed && routes.default_link(ipv6) == Some(link)
+    }
+
     /// What it is by now.
     pub(crate) fn change(&self, passage: &Passage) -> Option<Change> {
         self.gate.change(passage)
@@ -292,9 +326,17 @@ impl HostGate {
         to: usize,
         routes: &Routes,
     ) -> Result<Option<Change>, Refused> {
+        // RFC 5508 REQ-3, REQ-5 and REQ-11: nothing can be translated in it, and it would tell of the inside.
+        let view = passage.view();
+        let is_icmp = [protocol::ICMPV4, protocol::ICMPV6].contains(&view.tuple.protocol);
+        let lost = is_icmp
+            && passage.state() == CtState::Invalid
+            && !matches!(view.transport, Transport::Query { .. })
+            && self.hides_sources(to, routes, !view.tuple.is_ipv4());
         let Self { gate, interfaces, .. } = self;
         let [from, to] = [from, to].map(|link| interface(interfaces, routes, link, passage.view()));
-        gate.forward(now, passage, from, to)
+        let change = gate.forward(now, passage, from, to)?;
+        if lost { Err(Refused::Drop(DropReason::BadIcmp)) } else { Ok(change) }
     }
 
     /// The MSS that the packet, if it is a SYN, may offer at most.
@@ -322,6 +364,7 @@ impl HostGate {
         self.judge(now, view, hop.map_or(0, |hop| hop.link), routes, counters)
     }
 
+    /// RFC 5508 REQ-9: rules of OUTPUT may keep errors from an interface.
     /// An ICMP error of this router about a packet in transit, from its IP header on; `false`: it was refused and counted.
     pub(crate) fn may_tell(
         &mut self,
@@ -384,6 +427,14 @@ impl HostGate {
     fn knows(&self, quoted: &FlowTuple) -> bool {
         self.gate.table().is_some_and(|flows| flows.find(&quoted.reversed()).is_some())
     }
+}
+
+/// By link, whether rules hide the sources of what goes there: those that name it, and those that name none.
+fn hides(rules: &RuleSet, interfaces: &[String]) -> Vec<(bool, bool)> {
+    interfaces
+        .iter()
+        .map(|name| (rules.hides_sources(name, false), rules.hides_sources(name, true)))
+        .collect()
 }
 
 /// A link as rules know it.

@@ -26,7 +26,7 @@ const TOS_BITS: u8 = 0x1c;
 /// RFC 1191 section 7: what to assume when a router does not say its MTU.
 const PLATEAUS: [u32; 10] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 508, 296, 68];
 
-/// An error to send about a received packet.
+/// An error to send about a received packet. RFC 5508 REQ-10: these a NAT has to tell, but source quench (RFC 5508 REQ-10c1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Complaint {
     /// No UDP socket has the port.
@@ -42,9 +42,9 @@ pub(crate) enum Complaint {
     },
     /// A packet's fragments did not all arrive in time.
     ReassemblyTimeout,
-    /// Forwarding would bring the time to live, or hop limit, to 0.
+    /// Forwarding would bring the time to live, or hop limit, to 0 (RFC 5508 REQ-10a2).
     TimeExceeded,
-    /// It does not fit the next link, whose MTU this is, and must not be cut.
+    /// It does not fit the next link, whose MTU this is, and must not be cut (RFC 5508 REQ-10a1).
     TooBig {
         /// In bytes.
         mtu: u16,
@@ -53,7 +53,7 @@ pub(crate) enum Complaint {
     NetUnreachable,
     /// The neighbour that it goes to, by now translated, does not answer.
     HostUnreachable,
-    /// A field of its headers is wrong.
+    /// A field of its headers is wrong (RFC 5508 REQ-10b5).
     Parameter(ParameterProblem),
 }
 
@@ -210,7 +210,7 @@ impl Complaint {
     }
 }
 
-/// From whom to whom an error about `offender` goes; `None`: it must not be sent.
+/// From whom to whom an error about `offender` goes; `None`: it must not be sent (RFC 5508 REQ-10e).
 fn parties(
     ipv6: bool,
     complaint: Complaint,

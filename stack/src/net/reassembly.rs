@@ -2,7 +2,8 @@
 //! frame as the sender would have sent it, to be parsed like any other.
 //!
 //! Exact duplicates are ignored; any other overlap spoils the packet for good (RFC 5722 section 4, applied to IPv4 too), and
-//! its later fragments with it. Packets, bytes and time are bounded; what is given up is counted.
+//! its later fragments with it. Packets, bytes and time are bounded, so that floods of fragments stop no other
+//! packets (RFC 4787 REQ-14a); what is given up is counted.
 
 use core::net::IpAddr;
 use std::collections::{BTreeMap, VecDeque};

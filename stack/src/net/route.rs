@@ -171,6 +171,11 @@ impl Routes {
         self.links.iter().find(|(cidr, _)| near(cidr)).map(|(_, link)| *link)
     }
 
+    /// The link that has an address of ours.
+    pub(crate) fn link_with(&self, addr: IpAddr) -> Option<usize> {
+        self.links.iter().find(|(cidr, _)| cidr.addr == addr).map(|(_, link)| *link)
+    }
+
     /// Our addresses on a link.
     pub(crate) fn addresses_on(&self, link: usize) -> Vec<Cidr> {
         self.links.iter().filter(|(_, on)| *on == link).map(|(cidr, _)| *cidr).collect()

@@ -77,6 +77,12 @@ impl Shard {
             Onward::Arrived(passage) => (Some(passage), None),
             Onward::Unknown(read) => (None, read),
         };
+        if !packet.parsed.transit
+            && arrived.is_none()
+            && let Some((tuple, outside)) = self.turning_point(&packet)
+        {
+            return self.turn_back(now, packet, tuple, outside, fragments);
+        }
         if arrived.is_none() && !self.is_believed(packet.parsed.flow.src) {
             return self.drop_whole(DropReason::ReversePath, &packet);
         }
@@ -89,6 +95,21 @@ impl Shard {
             }
             _ => arrived,
         };
+        self.go_on(now, packet, passage, fragments, sender_told);
+    }
+
+    /// A packet that has arrived: for us, or for another link.
+    // Inlined, so that the packet, which is large, is not moved.
+    #[inline(always)]
+    pub(super) fn go_on(
+        &mut self,
+        now: Instant,
+        packet: Packet,
+        passage: Option<Passage>,
+        fragments: Option<usize>,
+        sender_told: Option<Instant>,
+    ) {
+        let link = self.rx_link;
         let change = match (&self.output.gate, &passage) {
             (Some(gate), Some(passage)) => gate.change(passage),
             _ => None,
@@ -106,13 +127,14 @@ impl Shard {
         }
     }
 
-    /// Whether fragments in transit go on as they are: no rule has to see the packet whole.
+    /// Whether fragments in transit go on as they are: no rule has to see the packet whole. Else they are put together first, in whatever
+    /// order they come (RFC 4787 REQ-14).
     pub(super) fn forwards_fragments(&self) -> bool {
         self.output.gate.as_ref().is_none_or(|gate| gate.is_open())
     }
 
     /// RFC 3704.
-    fn is_believed(&self, src: IpAddr) -> bool {
+    pub(super) fn is_believed(&self, src: IpAddr) -> bool {
         let way = || self.output.routes.next_hop(src);
         let is_link_local = match src {
             IpAddr::V4(src) => src.is_unspecified(),
@@ -176,17 +198,28 @@ impl Shard {
         }
         if let Some(to) = tracked.to {
             match way.translation {
-                Some(translation) if is_plain(&packet) => make(&mut packet, translation, &to),
-                _ if !apply(&mut packet, &Change::Packet(to)) => {
-                    return self.drop_whole(DropReason::BadIcmp, &packet);
-                }
-                _ => {}
+                Some(translation) if is_made_ready(&packet) => make(&mut packet, translation, &to),
+                _ => return self.forward_translated(packet, way, to),
             }
         }
         self.output.forward_known(way.to.into(), way.mac, packet);
     }
 
-    fn forward(
+    /// As [`Shard::forward_known`], for what takes more than the change of a few sums: several packets in one, a checksum left to the
+    /// device, an identification that means something.
+    #[inline(never)]
+    fn forward_translated(&mut self, mut packet: Packet, way: &Way, to: FlowTuple) {
+        let src = packet.parsed.flow.src;
+        if !apply(&mut packet, &Change::Packet(to)) {
+            return self.drop_whole(DropReason::BadIcmp, &packet);
+        }
+        if to.src() != src {
+            self.output.renumber(&mut packet);
+        }
+        self.output.forward_known(way.to.into(), way.mac, packet);
+    }
+
+    pub(super) fn forward(
         &mut self,
         now: Instant,
         mut packet: Packet,
@@ -246,6 +279,9 @@ impl Shard {
         {
             return self.drop_whole(DropReason::BadIcmp, &packet);
         }
+        if packet.parsed.flow.src != parsed.flow.src {
+            self.output.renumber(&mut packet);
+        }
         decrement_hop_limit(&mut packet);
         note_route(now, &mut packet, self.output.routes.address_of(hop.link, false), &self.policies[from]);
         self.output.forward(now, hop, packet, cut_to);
@@ -299,7 +335,7 @@ impl Shard {
         }
         match (gate, tracked) {
             (None, None) if parsed.transit => {}
-            (Some(gate), Some(tracked)) if is_plain(packet) => {
+            (Some(gate), Some(tracked)) if tracked.to.is_none() || is_made_ready(packet) => {
                 if !gate.follow_datagram(now, tracked, len) {
                     return None;
                 }
@@ -317,11 +353,17 @@ impl Shard {
         Some(found)
     }
 
-    fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
+    pub(super) fn drop_whole(&mut self, reason: DropReason, packet: &Packet) {
         (0..packet.packets()).for_each(|_| self.counters.drop(reason));
     }
 
-    fn cannot_forward(&mut self, now: Instant, reason: DropReason, complaint: Complaint, packet: &Packet) {
+    pub(super) fn cannot_forward(
+        &mut self,
+        now: Instant,
+        reason: DropReason,
+        complaint: Complaint,
+        packet: &Packet,
+    ) {
         self.drop_whole(reason, packet);
         let policy = &self.policies[self.rx_link];
         icmp::complain_about(now, complaint, packet, policy, &mut self.output);
@@ -341,12 +383,13 @@ impl Shard {
     }
 }
 
-/// Whether it is one packet whose sums are whole.
-fn is_plain(packet: &Packet) -> bool {
-    !packet.is_merged() && !packet.parsed.partial_checksum
+/// Whether its flow's translation, as it was computed before, is all that a packet needs: it is one, its sums are whole, and its
+/// identification means nothing.
+fn is_made_ready(packet: &Packet) -> bool {
+    !packet.is_merged() && !packet.parsed.partial_checksum && !may_be_cut(packet)
 }
 
-/// As [`apply`] for a packet that is plain, of a flow whose `translation` to `to` this is.
+/// As [`apply`] for a packet that needs no more ([`is_made_ready`]), of a flow whose `translation` to `to` this is.
 #[inline]
 fn make(packet: &mut Packet, translation: Translation, to: &FlowTuple) {
     let l3 = usize::from(packet.parsed.l3);
@@ -355,7 +398,7 @@ fn make(packet: &mut Packet, translation: Translation, to: &FlowTuple) {
 
 /// Gives the packet's headers the addresses and ports of `change`; `false`: they are not whole. Of a merged one, those of
 /// the first. The flow's hash is not that of the new one.
-fn apply(packet: &mut Packet, change: &Change) -> bool {
+pub(super) fn apply(packet: &mut Packet, change: &Change) -> bool {
     let parsed = packet.parsed;
     let checksum = if parsed.partial_checksum { Checksum::Partial } else { Checksum::Whole };
     let bytes = &mut packet.head_mut()[usize::from(parsed.l3)..];
@@ -379,7 +422,7 @@ fn apply(packet: &mut Packet, change: &Change) -> bool {
     true
 }
 
-fn destination(change: &Change) -> IpAddr {
+pub(super) fn destination(change: &Change) -> IpAddr {
     match change {
         Change::Packet(tuple) => tuple.dst(),
         Change::Error { addresses: (_, dst), .. } => *dst,
@@ -404,7 +447,7 @@ fn ip_len(packet: &Packet) -> usize {
     }
 }
 
-/// RFC 791 section 3.2, RFC 8200 section 5: IPv4 without DF may be cut; what came in fragments goes on in fragments no longer
+/// RFC 791 section 3.2, RFC 8200 section 5, RFC 4787 REQ-13, REQ-13a: IPv4 without DF may be cut; what came in fragments goes on in fragments no longer
 /// than those.
 fn fit(packet: &Packet, mtu: usize, fragments: Option<usize>) -> Fit {
     let len = ip_len(packet);

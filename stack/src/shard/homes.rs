@@ -60,10 +60,28 @@ pub(super) struct Handed {
     parsed: Parsed,
     /// Length of the longest fragment that it was put together from.
     fragments: Option<usize>,
-    /// It was sent to the flow's owner, not to the home: it goes no farther.
-    last: bool,
+    stage: Stage,
     /// From its Ethernet header on.
     bytes: Vec<u8>,
+}
+
+/// How far a packet has come that is handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// To the home of its flow, which may know who has it.
+    ToHome,
+    /// To who has its flow: it goes no farther.
+    ToOwner,
+    /// From inside to an endpoint on this link: to the shard of the host that it is from (see [`super::hairpin`]).
+    Turns {
+        /// The link.
+        outside: usize,
+    },
+    /// Then to the shard of that endpoint.
+    Turned {
+        /// The link.
+        outside: usize,
+    },
 }
 
 impl Homes {
@@ -107,36 +125,52 @@ impl Shard {
             return Some(packet);
         }
         let home = self.home(&tuple);
-        let (to, last) = match self.homes.elsewhere.get(&tuple) {
-            Some(&owner) => (owner, true),
+        let (to, stage) = match self.homes.elsewhere.get(&tuple) {
+            Some(&owner) => (owner, Stage::ToOwner),
             None if home == self.index => return Some(packet),
-            None => (home, false),
+            None => (home, Stage::ToHome),
         };
+        self.hand_packet(to, packet, tuple, fragments, stage);
+        None
+    }
+
+    /// Gives a packet, or those that it was merged from, to another shard.
+    pub(super) fn hand_packet(
+        &mut self,
+        to: u16,
+        packet: Packet,
+        tuple: FlowTuple,
+        fragments: Option<usize>,
+        stage: Stage,
+    ) {
         for packet in packet.into_packets() {
             let mut bytes = self.links.buffer(packet.len());
             packet.segments().for_each(|segment| bytes.extend_from_slice(segment));
             let (link, parsed) = (self.rx_link, packet.parsed);
-            self.hand(to, Handed { link, tuple, parsed, fragments, last, bytes });
+            self.hand(to, Handed { link, tuple, parsed, fragments, stage, bytes });
         }
-        None
     }
 
     /// A packet from another shard.
     pub(super) fn take_handed(&mut self, now: Instant, handed: Handed) {
-        if !handed.last
+        if handed.stage == Stage::ToHome
             && !self.has_flow(&handed.tuple)
             && let Some(&owner) = self.homes.elsewhere.get(&handed.tuple)
         {
-            return self.hand(owner, Handed { last: true, ..handed });
+            return self.hand(owner, Handed { stage: Stage::ToOwner, ..handed });
         }
-        let Handed { link, parsed, fragments, bytes, .. } = handed;
+        let Handed { link, parsed, fragments, bytes, stage, .. } = handed;
         self.counters.rx_taken_over += 1;
         let packet = Packet::copy_from(&self.pool, &bytes);
         self.links.give_back(bytes);
         let Some(mut packet) = packet else { return self.counters.drop(DropReason::NoFrame) };
         packet.parsed = parsed;
         self.rx_link = link;
-        self.route_here(now, packet, fragments);
+        match stage {
+            Stage::ToHome | Stage::ToOwner => self.route_here(now, packet, fragments),
+            Stage::Turns { outside } => self.turn_back_here(now, packet, fragments, outside),
+            Stage::Turned { outside } => self.arrive_turned(now, packet, fragments, outside),
+        }
     }
 
     /// Tells other shards which of the flows that have begun here they may get replies of, and which have ended. To be called
@@ -174,19 +208,23 @@ impl Shard {
         }
     }
 
-    fn has_flow(&self, tuple: &FlowTuple) -> bool {
+    pub(super) fn has_flow(&self, tuple: &FlowTuple) -> bool {
         let table = self.output.gate.as_ref().and_then(|gate| gate.table());
         table.is_some_and(|table| table.find(tuple).is_some())
     }
 
     /// The shard where a flow is looked for first, from either direction's tuple.
-    fn home(&self, tuple: &FlowTuple) -> u16 {
+    pub(super) fn home(&self, tuple: &FlowTuple) -> u16 {
         let (src, dst) = (tuple.src(), tuple.dst());
         if self.policies[0].is_ours(dst) {
             return tuple.dst_port % self.count;
         }
-        let hash = self.homes.keys.hash_one(self.inside(src, dst));
-        (hash % u64::from(self.count)) as u16
+        self.home_of(self.inside(src, dst))
+    }
+
+    /// The shard of a host inside, which gives it its outside endpoints.
+    pub(super) fn home_of(&self, inside: IpAddr) -> u16 {
+        (self.homes.keys.hash_one(inside) % u64::from(self.count)) as u16
     }
 
     /// Of a flow's hosts the one inside, whichever comes first.
@@ -204,7 +242,7 @@ impl Shard {
 }
 
 /// The flow that a packet belongs to: an ICMP error goes the way of the answers to the packet that it quotes.
-fn of_flow(view: &PacketView) -> FlowTuple {
+pub(super) fn of_flow(view: &PacketView) -> FlowTuple {
     match view.transport {
         Transport::Error { quoted: Some(quoted), .. } => quoted.reversed(),
         _ => view.tuple,

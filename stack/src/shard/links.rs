@@ -36,6 +36,8 @@ pub(super) enum Message {
     Packet { visit: Visit, link: usize, bytes: Vec<u8>, parsed: Parsed },
     /// A router's packet whose flow the other has, or should have.
     Handed(Handed),
+    /// A SYN from outside that no shard expects.
+    Unsolicited { link: usize, bytes: Vec<u8>, parsed: Parsed },
     /// Whose a flow's replies are.
     Flow(FlowNews),
     /// A neighbour's address.

@@ -215,7 +215,7 @@ impl Shard {
                 if !self.hand_over(visit, packet.parsed.flow.dst_port % self.count, &packet)
                     && (self.tcp.takes(&packet) || self.admits(now, &packet))
                 {
-                    self.tcp.reject(now, &packet, &mut self.counters);
+                    self.reject_segment(now, &packet);
                 }
             }
         }
@@ -298,6 +298,7 @@ impl Shard {
         }
     }
 
+    /// RFC 5508 REQ-10a3: the router's own addresses answer.
     /// Echo requests to IPv4 groups are ignored, as RFC 1122 section 3.2.2.6 allows; the others cost a bit of the ICMP budget.
     fn answers_echo(&mut self, now: Instant, dst: IpAddr) -> bool {
         (dst.is_ipv6() || self.policies[self.rx_link].is_ours(dst)) && self.output.may_send_icmp(now)

@@ -76,8 +76,15 @@ impl Shard {
             Refused::Reject(_) => DropReason::Filtered,
         };
         (0..packet.packets()).for_each(|_| self.counters.drop(reason));
+        let with = match refused {
+            Refused::Reject(with) => with,
+            // RFC 5508 REQ-8: communication administratively prohibited.
+            Refused::Drop(
+                DropReason::NatNoFreePort | DropReason::NatNoAddress | DropReason::ConntrackTableFull,
+            ) if self.config.forward.is_some() => RejectWith::Icmp(13),
+            Refused::Drop(_) => return,
+        };
         // What may have been damaged on its way is no reason to write to whom it names.
-        let Refused::Reject(with) = refused else { return };
         if packet.parsed.kind == Kind::Broken {
             return;
         }

@@ -29,7 +29,8 @@ impl Default for ConntrackConfig {
     }
 }
 
-/// Lifetimes of entries after their last packet, by protocol and state.
+/// Lifetimes of entries after their last packet, by protocol and state. The defaults are Linux's, which users of connection tracking
+/// know and size its table by; NATs are asked for longer ones in part: [`Timeouts::rfc`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// A SYN without an answer.
@@ -88,6 +89,31 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// What the standards ask of a NAT, where Linux's defaults are shorter or longer: 5 minutes for UDP (RFC 4787 REQ-5c), 2 hours 4
+    /// minutes for an open connection whatever is under way in it, 4 minutes for one that opens, closes or was reset (RFC 5382
+    /// REQ-5, RFC 7857 sections 2.1 and 2.2), a minute for queries (RFC 5508 REQ-2).
+    #[must_use]
+    pub fn rfc() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Self {
+            tcp_syn_sent: minutes(4),
+            tcp_syn_recv: minutes(4),
+            tcp_established: minutes(124),
+            tcp_fin_wait: minutes(4),
+            tcp_close_wait: minutes(4),
+            tcp_last_ack: minutes(4),
+            tcp_time_wait: minutes(4),
+            tcp_close: minutes(4),
+            tcp_max_retrans: minutes(124),
+            tcp_unacknowledged: minutes(124),
+            udp: minutes(5),
+            udp_stream: minutes(5),
+            icmp: minutes(1),
+            icmpv6: minutes(1),
+            ..Self::default()
+        }
+    }
+
     /// The timeout of a TCP state.
     #[must_use]
     pub fn tcp(&self, state: TcpState) -> Duration {

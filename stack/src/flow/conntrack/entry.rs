@@ -53,6 +53,8 @@ pub struct Entry {
     pub related: bool,
     /// Its source's outside endpoint is one that [`crate::flow::nat`] keeps for it.
     pub owns_mapping: bool,
+    /// Its destination was the outside endpoint of somebody's mapping, which lasts at least as long.
+    pub let_in: bool,
     /// By [`Direction`]: the destination of that tuple is a port that [`crate::flow::nat`] has down as in use.
     pub(crate) taken: [bool; 2],
     /// When its first packet came.
@@ -129,6 +131,7 @@ impl Entry {
             assured: false,
             related: false,
             owns_mapping: false,
+            let_in: false,
             taken: [false; 2],
             begun: now,
             expires: now,
@@ -175,6 +178,7 @@ impl Entry {
             _ => {}
         }
         self.count(direction, view);
+        // RFC 4787 REQ-6, REQ-6a: packets of both directions refresh it.
         self.expires = now + self.timeout(&config.timeouts);
         self.seen_reply |= direction == Direction::Reply;
         if ends {

@@ -431,7 +431,8 @@ impl Conntrack {
         Tracked::Invalid(invalid)
     }
 
-    /// An ICMP error is related to the flow whose packet it quotes, and must go to who sent that.
+    /// An ICMP error is related to the flow whose packet it quotes, and must go to who sent that; whoever it comes from, it neither
+    /// refreshes nor ends it (RFC 4787 REQ-12, REQ-12a; RFC 5382 REQ-10; RFC 5508 REQ-4, REQ-6; RFC 7857 section 7.1).
     fn track_error(&mut self, view: &PacketView, quoted: Option<&FlowTuple>) -> Tracked {
         let place = quoted
             .filter(|quoted| quoted.src() == view.tuple.dst())

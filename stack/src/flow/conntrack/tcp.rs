@@ -24,6 +24,8 @@
 //!
 //!  RST in the window: any state ─▶ Close
 //! ```
+//!
+//! So all valid sequences pass (RFC 5382 REQ-2), and each state has its timer (RFC 7857 section 2).
 
 use serde::{Deserialize, Serialize};
 
@@ -250,11 +252,13 @@ impl TcpTrack {
         use TcpState::*;
         match (event, direction, self.state) {
             (Event::None, ..) => Next::Invalid,
+            // RFC 7857 section 2.2: it passes, and the connection is remembered for a while. Section 7.1: no longer than that.
             (Event::Rst, ..) => Next::To(Close),
 
             // A SYN again, or one that both sides sent. In later states it is old, or of a peer that has restarted: its
             // receiver answers with a challenge ACK, which sorts it out (RFC 5961 section 4).
             (Event::Syn, Original, SynSent | SynSent2) => Next::To(self.state),
+            // RFC 5382 REQ-2a
             (Event::Syn, Reply, SynSent | SynSent2) => Next::To(SynSent2),
             (Event::Syn, _, TimeWait) | (Event::Syn, Original, Close) => Next::Reopen,
             (Event::Syn, Original, _) => Next::Ignore,

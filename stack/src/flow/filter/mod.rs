@@ -93,6 +93,25 @@ impl RuleSet {
         self.rules().next().is_none() && chains().all(|chain| chain.policy != Some(Policy::Drop))
     }
 
+    /// Whether a rule may give a packet that leaves by this interface another source, so that it leads outside. `unnamed`: also a
+    /// rule that names no interface.
+    #[must_use]
+    pub fn hides_sources(&self, interface: &str, unnamed: bool) -> bool {
+        let hides = |rule: &Rule| {
+            let mut out = rule.conditions.iter().filter_map(|condition| match &condition.test {
+                Match::OutInterface(name) => Some(name.matches(interface) != condition.inverted),
+                _ => None,
+            });
+            matches!(rule.target, Target::Snat(_) | Target::Masquerade { .. } | Target::Netmap(_))
+                && out.next().unwrap_or(unnamed)
+        };
+        let before_routing = [Hook::Prerouting.name(), Hook::Output.name()];
+        let chains = self.chains(Table::Nat).iter();
+        chains
+            .filter(|chain| !before_routing.contains(&chain.name.as_str()))
+            .any(|chain| chain.rules.iter().any(hides))
+    }
+
     /// The chains of a table, built-in ones first; none when the text does not name it.
     #[must_use]
     pub fn chains(&self, table: Table) -> &[Chain] {

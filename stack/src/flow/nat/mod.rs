@@ -22,7 +22,8 @@ use super::filter::{Hook, NatTarget, Target};
 use crate::config::Cidr;
 use crate::net::keyed::KeyedState;
 
-/// Who may send to an inside endpoint's mapping (RFC 4787 section 5, RFC 5382 section 4.3).
+/// Who may send to an inside endpoint's mapping (RFC 4787 REQ-8, REQ-8a; RFC 5382 REQ-3, REQ-3a), of the mapping's own protocol (RFC
+/// 7857 section 6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Filtering {
     /// Anybody.
@@ -123,6 +124,7 @@ impl Nat {
                 self.map_destination(table, entry, addr, ports.as_ref(), begin);
                 Ok(())
             }
+            // RFC 7857 section 12: each address outside is a host's, whatever comes to it.
             Target::Netmap(network) => {
                 let forward = entry.reply.reversed();
                 if network.addr.is_ipv4() != forward.is_ipv4() {
@@ -159,6 +161,7 @@ impl Nat {
     pub fn let_in(&self, begin: &mut Begin, inside: Endpoint) {
         let forward = begin.entry.reply.reversed().with_destination(inside.addr, inside.port);
         begin.entry.reply = forward.reversed();
+        begin.entry.let_in = true;
     }
 
     /// Gives a flow whose answers would be taken for those of another one a source port of its own, whatever the rules say
@@ -177,7 +180,7 @@ impl Nat {
         Ok(())
     }
 
-    /// A flow that has ended gives back what it used.
+    /// A flow that has ended gives back what it used (RFC 7857 section 11: with the last one the mapping).
     pub fn release(&mut self, entry: &Entry) {
         entry.taken_tuples().for_each(|tuple| self.mappings.vacate(tuple));
         if entry.owns_mapping {
@@ -186,7 +189,11 @@ impl Nat {
                 port: entry.reply.dst_port,
                 protocol: entry.reply.protocol,
             };
-            self.mappings.remove(Endpoint::source_of(&entry.original), outside, entry.reply.src());
+            self.mappings.remove(Endpoint::source_of(&entry.original), outside, Some(entry.reply.src()));
+        }
+        if entry.let_in {
+            let outside = Endpoint::destination_of(&entry.original);
+            self.mappings.remove(Endpoint::source_of(&entry.reply), outside, None);
         }
     }
 
@@ -200,7 +207,12 @@ impl Nat {
                 protocol: entry.reply.protocol,
             };
             let chosen = Chosen { outside, owned: true };
-            self.mappings.add(Endpoint::source_of(&entry.original), chosen, entry.reply.src());
+            self.mappings.add(Endpoint::source_of(&entry.original), chosen, Some(entry.reply.src()));
+        }
+        // RFC 4787 REQ-1: the inside endpoint shows the same outside one while anybody talks to it there.
+        if entry.let_in {
+            let chosen = Chosen { outside: Endpoint::destination_of(&entry.original), owned: true };
+            self.mappings.add(Endpoint::source_of(&entry.reply), chosen, None);
         }
     }
 

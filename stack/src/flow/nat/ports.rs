@@ -1,6 +1,6 @@
 //! Which outside address and port an inside endpoint gets: the same for all of its flows (endpoint-independent mapping, RFC
-//! 4787 REQ-1, RFC 5382 REQ-1), its own port where that is free (REQ-3 of RFC 4787 allows it), else one of the same kind from
-//! a random one on (RFC 6056 section 3.3.1). When every port has an owner, one is shared by flows to different destinations: an
+//! 4787 REQ-1, RFC 5382 REQ-1), its own port where that is free (RFC 4787 section 4.2.1 allows it), else one of the same kind and
+//! parity from a random one on (RFC 6056 section 3.3.1, RFC 7857 section 9). When every port has an owner, one is shared by flows to different destinations: an
 //! allocation fails only when no port is free for its destination.
 //!
 //! Two books say which ports are out of the question, 64 at a time: those with an owner, and those that flows use towards a
@@ -18,11 +18,12 @@ use std::collections::HashMap;
 use rand_chacha::ChaCha12Rng;
 use rand_core::RngCore;
 
-use super::port_set::{PortSet, first_missing};
+use super::port_set::{Parity, PortSet, first_missing};
 use crate::flow::FlowTuple;
 use crate::net::keyed::KeyedState;
 
-/// An address with a port (or ICMP identifier) of one protocol.
+/// An address with a port (or ICMP identifier) of one protocol: so are mappings (RFC 7857 section 5), and queries have theirs (RFC
+/// 5508 REQ-1a).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// Address.
@@ -129,6 +130,8 @@ impl Mappings {
     /// An outside endpoint for a flow of `inside`. `answer` is the tuple of the flow's answers when they are sent to an endpoint,
     /// and `free` tells whether one belongs to no other flow; the caller should [`Mappings::take`] those that do. `None`: no
     /// port is free for this destination.
+    ///
+    /// RFC 4787 REQ-11: whether the inside port is kept or not makes no other difference.
     pub fn choose(
         &self,
         inside: Endpoint,
@@ -158,13 +161,19 @@ impl Mappings {
         let none = PortSet::default();
         let owned = self.owned.get(&(addr, inside.protocol)).unwrap_or(&none);
         let taken = self.taken.get(&answer(&at(0))).unwrap_or(&none);
-        let mut search = |sets: &[&PortSet], from, to| {
-            first_missing(sets, from, to, &self.steps, |number| free(&answer(&at(self.port(number)))))
+        let mut search = |sets: &[&PortSet], from, to, parity| {
+            first_missing(sets, from, to, parity, &self.steps, |number| free(&answer(&at(self.port(number)))))
         };
-        // When every port has an owner, one is shared whose owner's flows go elsewhere.
-        for (sets, is_owned) in [(&[owned, taken][..], true), (&[taken], false)] {
-            let found = search(sets, begin, last)
-                .or_else(|| (begin > first).then(|| search(sets, first, begin - 1)).flatten());
+        // RFC 4787 REQ-3, RFC 5382 REQ-7: no two share a port; but when every port has an owner, one is shared whose owner's flows
+        // go elsewhere (RFC 7857 section 3).
+        let parity = self.parity(inside);
+        for (sets, parity, is_owned) in [
+            (&[owned, taken][..], parity, true),
+            (&[owned, taken], Parity::ANY, true),
+            (&[taken], Parity::ANY, false),
+        ] {
+            let found = search(sets, begin, last, parity)
+                .or_else(|| (begin > first).then(|| search(sets, first, begin - 1, parity)).flatten());
             if let Some(number) = found {
                 return Some(Chosen { outside: at(self.port(number)), owned: is_owned });
             }
@@ -191,8 +200,8 @@ impl Mappings {
         }
     }
 
-    /// A flow of `inside` to `remote` uses what was chosen.
-    pub fn add(&mut self, inside: Endpoint, chosen: Chosen, remote: IpAddr) {
+    /// A flow of `inside` uses what was chosen. `remote`: whom the inside endpoint has begun to talk to by it.
+    pub fn add(&mut self, inside: Endpoint, chosen: Chosen, remote: Option<IpAddr>) {
         if !chosen.owned {
             return;
         }
@@ -203,7 +212,7 @@ impl Mappings {
             return;
         }
         mapping.flows += 1;
-        if let Some(talks) = &mut self.talks {
+        if let (Some(talks), Some(remote)) = (&mut self.talks, remote) {
             *talks.entry((inside, remote)).or_default() += 1;
         }
         if mapping.flows == 1 {
@@ -216,14 +225,14 @@ impl Mappings {
     }
 
     /// A flow that was added has ended.
-    pub fn remove(&mut self, inside: Endpoint, outside: Endpoint, remote: IpAddr) {
+    pub fn remove(&mut self, inside: Endpoint, outside: Endpoint, remote: Option<IpAddr>) {
         let Some(mapping) = self.by_inside.get_mut(&inside).filter(|mapping| mapping.outside == outside)
         else {
             return;
         };
         mapping.flows -= 1;
         let is_last = mapping.flows == 0;
-        if let Some(talks) = &mut self.talks
+        if let (Some(talks), Some(remote)) = (&mut self.talks, remote)
             && let Some(flows) = talks.get_mut(&(inside, remote))
         {
             *flows -= 1;
@@ -284,6 +293,16 @@ impl Mappings {
         number * self.shards + self.shard
     }
 
+    /// The numbers whose ports are even or odd as the inside one (RFC 4787 REQ-4). Of an even number of shards each has ports of one
+    /// kind only (RFC 7857 section 8).
+    fn parity(&self, inside: Endpoint) -> Parity {
+        use crate::parse::protocol::{ICMPV4, ICMPV6};
+        if self.shards & 1 == 0 || [ICMPV4, ICMPV6].contains(&inside.protocol) {
+            return Parity::ANY;
+        }
+        if (inside.port ^ self.shard) & 1 == 0 { Parity::EVEN } else { Parity::ODD }
+    }
+
     /// The first and the last number of this shard's ports of a range; `None`: it has none of them.
     fn numbers(&self, range: &RangeInclusive<u16>) -> Option<(u16, u16)> {
         let first = range.start().saturating_sub(self.shard).div_ceil(self.shards);
@@ -291,7 +310,8 @@ impl Mappings {
         (first <= last).then_some((first, last))
     }
 
-    /// The address for all flows of an inside host (RFC 4787 REQ-2: paired pooling).
+    /// The address for all flows of an inside host, whatever their protocol, with or without ports left (RFC 4787 REQ-2: paired
+    /// pooling; RFC 7857 section 4).
     fn address(&self, inside: Endpoint, (first, last): (IpAddr, IpAddr)) -> IpAddr {
         use core::hash::BuildHasher as _;
         let hash = self.by_inside.hasher().hash_one(inside.addr);
@@ -314,7 +334,7 @@ impl Mappings {
     }
 }
 
-/// Ports of the same kind: well-known ports stay below 1024 (RFC 4787 REQ-3 b), others stay above; an identifier may be any.
+/// Ports of the same kind: well-known ports stay below 1024 (RFC 4787 REQ-3a), others stay above; an identifier may be any.
 fn kind_of(inside: Endpoint) -> RangeInclusive<u16> {
     use crate::parse::protocol;
     match (inside.protocol, inside.port) {
@@ -364,12 +384,12 @@ mod tests {
                 owned: true
             }
         );
-        mappings.add(inside(1, 5000), one, REMOTE);
+        mappings.add(inside(1, 5000), one, Some(REMOTE));
         // Another host with the same port gets another, and both keep theirs for every destination.
         let two = mappings.choose(inside(2, 5000), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         assert_ne!(two.outside.port, 5000);
         assert!(two.outside.port >= 1024);
-        mappings.add(inside(2, 5000), two, REMOTE);
+        mappings.add(inside(2, 5000), two, Some(REMOTE));
         for (host, chosen) in [(1, one), (2, two)] {
             assert_eq!(
                 mappings.choose(inside(host, 5000), &choice(None), &mut rng, &answer, &mut |_| true),
@@ -379,8 +399,8 @@ mod tests {
         }
         assert!(mappings.talks_to(&inside(1, 5000), REMOTE));
         assert!(!mappings.talks_to(&inside(1, 5000), IpAddr::from([198, 51, 100, 2])));
-        mappings.remove(inside(1, 5000), one.outside, REMOTE);
-        mappings.remove(inside(2, 5000), two.outside, REMOTE);
+        mappings.remove(inside(1, 5000), one.outside, Some(REMOTE));
+        mappings.remove(inside(2, 5000), two.outside, Some(REMOTE));
         assert!(mappings.is_empty() && mappings.owner(&one.outside).is_none());
     }
 
@@ -396,7 +416,7 @@ mod tests {
                 .unwrap();
             assert!(chosen.owned && taken.insert(answer(&chosen.outside)));
             mappings.take(&answer(&chosen.outside));
-            mappings.add(inside(host, 9), chosen, REMOTE);
+            mappings.add(inside(host, 9), chosen, Some(REMOTE));
         }
         assert_eq!(
             mappings.choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &answer, &mut |end| !taken
@@ -409,7 +429,7 @@ mod tests {
             .choose(inside(99, 9), &choice(Some(2000..=2009)), &mut rng, &elsewhere, &mut |_| true)
             .unwrap();
         assert!(!shared.owned);
-        mappings.add(inside(99, 9), shared, REMOTE);
+        mappings.add(inside(99, 9), shared, Some(REMOTE));
         assert_ne!(mappings.owner(&shared.outside), Some(inside(99, 9)), "the port stays its owner's");
     }
 
@@ -417,7 +437,7 @@ mod tests {
     fn well_known_ports_stay_well_known() {
         let (mut mappings, mut rng) = (Mappings::new((1, 2), 0, 1, true), rng());
         let one = mappings.choose(inside(1, 500), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
-        mappings.add(inside(1, 500), one, REMOTE);
+        mappings.add(inside(1, 500), one, Some(REMOTE));
         let two = mappings.choose(inside(2, 500), &choice(None), &mut rng, &answer, &mut |_| true).unwrap();
         assert!((1..1024).contains(&two.outside.port) && two.outside.port != 500);
     }
@@ -455,12 +475,12 @@ mod tests {
                 let from = inside(host, 3000 + port);
                 if open {
                     let Some(chosen) = mappings.choose(from, &choice(Some(3000..=3007)), &mut rng, &answer, &mut |_| true) else { continue };
-                    mappings.add(from, chosen, REMOTE);
+                    mappings.add(from, chosen, Some(REMOTE));
                     flows.push((from, chosen));
                 } else if let Some(place) = flows.iter().position(|(known, _)| *known == from) {
                     let (from, chosen) = flows.swap_remove(place);
                     if chosen.owned {
-                        mappings.remove(from, chosen.outside, REMOTE);
+                        mappings.remove(from, chosen.outside, Some(REMOTE));
                     }
                 }
                 let owned: HashSet<_> = flows.iter().filter(|(_, chosen)| chosen.owned).map(|(from, chosen)| (*from, chosen.outside)).collect();
@@ -470,7 +490,7 @@ mod tests {
             }
             for (from, chosen) in flows {
                 if chosen.owned {
-                    mappings.remove(from, chosen.outside, REMOTE);
+                    mappings.remove(from, chosen.outside, Some(REMOTE));
                 }
             }
             prop_assert!(mappings.is_empty());

@@ -120,7 +120,7 @@ impl Translation {
 /// `packet`: from the IP header on, the whole error, with a checksum that is right.
 ///
 /// # Errors
-/// [`Unreadable`]; the packet is not changed then.
+/// [`Unreadable`]; the packet is not changed then. So it is where the quoted IPv4 header's checksum is wrong (RFC 5508 REQ-3a).
 pub fn rewrite_error(
     packet: &mut [u8],
     from: IpAddr,
@@ -132,9 +132,15 @@ pub fn rewrite_error(
     let (header, message) = packet.split_at_mut_checked(outer.header_len).ok_or(Unreadable)?;
     let (icmp, quote) = message.split_at_mut_checked(ICMP_HEADER).ok_or(Unreadable)?;
     let inner = IpHeader::read(quote).ok_or(Unreadable)?;
-    if quote.len() < inner.header_len + 4 {
+    let header_is_intact = || {
+        let mut sum = Sum::ZERO;
+        sum.add(&quote[..inner.header_len]);
+        quote[0] >> 4 == 6 || sum.is_valid()
+    };
+    if quote.len() < inner.header_len + 4 || !header_is_intact() {
         return Err(Unreadable);
     }
+    // RFC 5508 REQ-3c, REQ-3d: what is behind the quoted headers, extensions included, is neither looked at nor changed.
     // The quoted bytes are data of the ICMP message: each change of them, checksums included, is one of its sum.
     let mut delta = Delta::default();
     // A quote of odd length has its last byte in a word of its own; nothing is changed there.

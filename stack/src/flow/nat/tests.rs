@@ -308,8 +308,8 @@ fn open_many(bed: &mut Bed, target: &Target, index: u32, server: &str) -> Result
     Ok(entry)
 }
 
-/// A word of 64 ports each, twice: with and without owners, and what was met.
-const STEPS_MAX: u32 = 2 * 1024 + 64;
+/// A word of 64 ports each, thrice: without an owner and of the same parity, without an owner, without flows; and what was met.
+const STEPS_MAX: u32 = 3 * 1024 + 64;
 const PORTS: u32 = 65_536 - 1024;
 
 #[test]

@@ -45,7 +45,7 @@ impl Device for Sink {
 /// An output with an address of each family, and one neighbour known.
 fn bench(layout: PoolLayout, mtu: usize) -> (Output, Sink) {
     let pool = PacketPool::heap(layout);
-    let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
+    let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), 0, 1);
     let link = Link::new(US, mtu, Neighbors::new((0, 0)));
     let mut output = Output::new(vec![link], true, pool.clone(), ids, Instant::ZERO);
     let links = ["192.0.2.1/24", "2001:db8::1/64"].map(|text| (text.parse().unwrap(), 0)).to_vec();

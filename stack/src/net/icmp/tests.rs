@@ -51,7 +51,7 @@ impl Device for Sink {
 /// What is sent when we complain about `offender` (an IP packet).
 fn complaints(complaint: Complaint, offender: &[u8]) -> Vec<Vec<u8>> {
     let pool = PacketPool::heap(PoolLayout { frames: 8, frame_size: 4096, headroom: 0 });
-    let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
+    let ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), 0, 1);
     let link = Link::new(US, 1500, Neighbors::new((0, 0)));
     let mut output = Output::new(vec![link], true, pool.clone(), ids, Instant::ZERO);
     output

@@ -38,7 +38,7 @@ fn whole(six: bool, len: usize) -> Vec<u8> {
 
 /// The packet in fragments for links of `mtu` bytes, as `Fragments` cuts it.
 fn cut(frame: &[u8], mtu: usize) -> Vec<Vec<u8>> {
-    let mut ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), (0, 0), 0, 1);
+    let mut ids = FragmentIds::new(&mut ChaCha12Rng::from_seed([0; 32]), 0, 1);
     let mut ip = frame[14..].to_vec();
     let mut fragments = Fragments::new(&mut ip, mtu, &mut ids);
     let mut all = Vec::new();

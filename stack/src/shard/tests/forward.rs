@@ -457,7 +457,8 @@ fn a_source_from_the_wrong_side_is_not_believed() {
         [(ReversePath::Strict, false), (ReversePath::Loose, true), (ReversePath::Off, true)]
     {
         let mut net = Net::with(None, [1500, 1500], |config| {
-            config.forward = Some(ForwardConfig { reverse_path, ..ForwardConfig::default() });
+            let forward = ForwardConfig { reverse_path, ..ForwardConfig::default() };
+            config.forward = Some(forward);
         });
         acquaint(&mut net);
         net.links.0[0].rx.push_back(udp_frame([192, 0, 2, 9], [192, 0, 2, 2], 64, true, 20));

@@ -22,6 +22,7 @@ mod frames;
 mod fuzz;
 mod gro;
 mod names;
+mod nat;
 mod neighbors;
 mod ping;
 mod queues;
