@@ -311,6 +311,42 @@ fn ended_flows_give_their_ports_back() {
     through(&mut gate, other, LAN, WAN).unwrap();
 }
 
+/// A stranger that was let in keeps the mapping as long as it talks, and not longer (RFC 4787 REQ-1, RFC 7857 section 11).
+#[test]
+fn a_mapping_ends_with_the_last_stranger_that_was_let_in() {
+    let config = GateConfig { filtering: Filtering::EndpointIndependent, ..GateConfig::default() };
+    let text = "-t nat -A POSTROUTING -o wan -j MASQUERADE";
+    // Of a host inside, and of this one, whose endpoint is the same outside.
+    for own in [false, true] {
+        let mut gate = Gate::new(&rules(text), config.clone(), [5; 32], (1, 2), 0, 1, Instant::ZERO);
+        let outside = if own {
+            let (_, change) = gate.send(at(0), udp("192.0.2.1:7000", "198.51.100.1:53"), WAN).unwrap();
+            assert_eq!(change, None);
+            "192.0.2.1:7000".to_owned()
+        } else {
+            let sent = through(&mut gate, udp("10.0.0.2:5000", "198.51.100.1:53"), LAN, WAN).unwrap();
+            sent.source().to_string()
+        };
+        assert_eq!(gate.nat().mappings().len(), 1);
+        for stranger in ["203.0.113.1:9", "203.0.113.2:9"] {
+            let mut passage = gate.arrive(at(20), udp(stranger, &outside), WAN).unwrap();
+            let change = if own {
+                gate.deliver(at(20), &mut passage, WAN).unwrap()
+            } else {
+                gate.forward(at(20), &mut passage, WAN, LAN).unwrap()
+            };
+            assert_eq!(change.is_none(), own);
+        }
+        gate.advance(at(31));
+        let left = (gate.flows().unwrap().len(), gate.nat().mappings().len());
+        // The first flow is over; who writes to this host's own endpoint begins none.
+        assert_eq!(left, if own { (0, 0) } else { (2, 1) });
+        gate.advance(at(51));
+        assert!(gate.flows().unwrap().is_empty());
+        assert!(gate.nat().mappings().is_empty());
+    }
+}
+
 #[test]
 fn a_flood_of_new_flows_leaves_established_ones_alone() {
     let config = GateConfig {

@@ -593,7 +593,9 @@ impl Conntrack {
             self.entries.unlink(&mut self.droppable, index);
         }
         self.tell(EventKind::Destroy, index);
-        let noted = |entry: &Entry| self.notes_all_ended || entry.owns_mapping || entry.taken != [false; 2];
+        let noted = |entry: &Entry| {
+            self.notes_all_ended || entry.owns_mapping || entry.let_in || entry.taken != [false; 2]
+        };
         self.ended.extend(self.entries.remove(index).filter(noted));
     }
 
