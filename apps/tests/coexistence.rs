@@ -190,6 +190,8 @@ fn an_interrupted_server_finishes_its_transfers_first() {
     });
     stream.read_to_end(&mut answer).expect("the rest arrives");
     assert!(answer.len() > 30_000_000, "{} bytes", answer.len());
+    // Until then the server waits for the client to close, too, as long as --drain-timeout says.
+    drop(stream);
     let mut server = server;
     assert!(server.wait(Duration::from_secs(10)).success());
 }
