@@ -13,8 +13,8 @@ const TAKEN: &str = include_str!("rules_words/taken.txt");
 const FILES: [(&str, &str); 4] = [
     ("a home router's", include_str!("rules_words/router.rules")),
     ("a Docker host's", include_str!("rules_words/docker.rules")),
-    ("ufw's", include_str!("rules_words/ufw.rules")),
-    ("OpenWrt's", include_str!("rules_words/openwrt.rules")),
+    ("a front end's", include_str!("rules_words/frontend.rules")),
+    ("a router's with zones", include_str!("rules_words/zones.rules")),
 ];
 /// Chains to which lines of `taken.txt` lead.
 const CHAINS: [&str; 4] = ["own", "DOCKER", "DOCKER-USER", "KUBE"];
