@@ -43,6 +43,7 @@ fn restart(bed: &GatewayBed) {
     for (what, value) in [("accept_ra", "2"), ("autoconf", "1"), ("router_solicitations", "3")] {
         inside.sysctl(&format!("net/ipv6/conf/{interface}/{what}"), value);
     }
+    inside.sysctl(&format!("net/ipv6/neigh/{interface}/delay_first_probe_time"), "1");
     inside.ip(&format!("link set {interface} down"));
     inside.ip(&format!("link set {interface} up"));
 }
@@ -68,6 +69,10 @@ fn a_host_inside_configures_itself_and_forgets_a_gateway_that_stops() {
     assert!((1700..=1800).contains(&seconds), "three times the interval: {found}");
     // By the gateway, and back to the address that was made.
     assert!(ping(bed.inside(), OUTSIDE6) && ping(bed.inside(), LAN6));
+    // Neighbours have been asked by now whether they are there, and the gateway has announced its addresses: it is still a router.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(ping(bed.inside(), OUTSIDE6), "{}", route());
+    assert!(route().contains("via fe80::"));
     let metrics = bed.metrics();
     assert!(metrics.total("router_solicitations_rx_total") >= 1, "the host asked");
     assert!(metrics.total("router_advertisements_tx_total") >= 2, "once unasked, and the host was answered");

@@ -41,6 +41,7 @@ main() {
     peer traceroute -n -m 3 -q 1 -w 3 "$PEER2_IP4" | tee /tmp/trace
     grep -q "^ *1 *$FREE_IP4" /tmp/trace || fail "the gateway is not the first hop"
     grep -q "^ *2 *$PEER2_IP4" /tmp/trace || fail "the server is not the second hop"
+    has_router || fail "the host inside has lost the gateway"
     show_counters
     leaves
 }

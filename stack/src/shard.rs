@@ -46,7 +46,7 @@ pub use crate::net::link::LinkTraffic;
 use crate::net::neighbor::Neighbors;
 use crate::net::ping::{EchoRequest, Pings};
 use crate::net::reassembly::Reassembly;
-use crate::net::route::{Routes, link_local};
+use crate::net::route::{Routes, link_local, router_link_local};
 use crate::net::router_advert::Asker;
 use crate::net::udp::{UdpFault, UdpTrouble};
 use crate::net::way::RecentWays;
@@ -172,6 +172,7 @@ impl Shard {
         let ids = FragmentIds::new(&mut self::rng(config.seed, u64::MAX - 1), index, count);
         let mut output = Output::new(out, config.gso, pool.clone(), ids, now);
         let tcp = Tcp::new(config.tcp.clone(), config.seed, index, count.max(1));
+        output.is_router = config.forward.is_some();
         output.gate = config.filter.as_ref().map(|filter| {
             let mut gate_seed = [0; 32];
             shared.fill_bytes(&mut gate_seed);
@@ -681,7 +682,8 @@ fn with_link_local(config: &StackConfig, device: &dyn Device) -> Vec<(Cidr, usiz
         let here: Vec<Cidr> =
             config.all_addresses().filter(|(_, on)| *on == link).map(|(cidr, _)| cidr).collect();
         let needed = here.iter().any(|cidr| cidr.addr.is_ipv6()) && !here.iter().any(is_link_local);
-        let generated = needed.then(|| link_local(device.capabilities_of(link).mac));
+        let make = if config.forward.is_some() { router_link_local } else { link_local };
+        let generated = needed.then(|| make(device.capabilities_of(link).mac));
         all.extend(here.into_iter().chain(generated).map(|cidr| (cidr, link)));
     }
     all

@@ -49,6 +49,8 @@ pub(crate) struct Output {
     pub(crate) routes: Routes,
     /// Raised whenever routes, addresses or rules change.
     pub(crate) stamp: u32,
+    /// Neighbour advertisements say so.
+    pub(crate) is_router: bool,
     /// Counts of everything below TCP; the shard adds them to its own.
     pub(crate) counters: Fresh,
     ids: FragmentIds,
@@ -100,6 +102,7 @@ impl Output {
             links,
             routes: Routes::default(),
             stamp: 0,
+            is_router: false,
             counters: Fresh::default(),
             ids,
             pool,

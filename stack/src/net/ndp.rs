@@ -202,6 +202,9 @@ fn mac_of(option: Option<RawHardwareAddress>) -> Option<EthernetAddress> {
 /// Answers a solicitation, or, when the asker has no address yet, tells everybody (RFC 4861 section 7.2.4).
 fn advertise(output: &mut Output, link: usize, target: Ipv6Addr, asker: Ipv6Addr, mac: EthernetAddress) {
     let mut flags = NdiscNeighborFlags::OVERRIDE;
+    if output.is_router {
+        flags |= NdiscNeighborFlags::ROUTER;
+    }
     let (dst, to) = if asker.is_unspecified() {
         (ALL_NODES, ipv6_group(ALL_NODES))
     } else {

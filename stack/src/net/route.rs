@@ -274,6 +274,14 @@ pub(crate) fn link_local(mac: EthernetAddress) -> Cidr {
     Cidr { addr: Ipv6Addr::from(addr).into(), prefix_len: 64 }
 }
 
+/// A router's: not what the kernel makes of the same Ethernet address, which may be on the link beside it, and whose advertisements
+/// say that it is no router (RFC 4861 section 7.2.5: hosts would believe it). Identifiers have no structure (RFC 7136).
+pub(crate) fn router_link_local(mac: EthernetAddress) -> Cidr {
+    let EthernetAddress([a, b, c, d, e, f]) = mac;
+    let addr = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfd, d, e, f];
+    Cidr { addr: Ipv6Addr::from(addr).into(), prefix_len: 64 }
+}
+
 /// How good a source `addr` is for `dst`: RFC 6724 section 5, rules 1 (same), 2 (scope) and 8 (longest matching prefix).
 fn rank(addr: Ipv6Addr, prefix_len: u32, dst: Ipv6Addr) -> (bool, i32, u32) {
     let (source, target) = (scope(addr), scope(dst));

@@ -123,7 +123,7 @@ fn hosts_are_told_of_router_prefix_mtu_and_name_servers() {
     assert_eq!(first.to, [0x33, 0x33, 0, 0, 0, 1]);
     assert_eq!(
         (first.src.to_string().as_str(), first.dst.to_string().as_str()),
-        ("fe80::ff:fe00:8", ALL_NODES)
+        ("fe80::ff:fd00:8", ALL_NODES)
     );
     assert_eq!((first.hop_limit, first.flags, first.lifetime), (64, 0x40, 1800));
     let mut prefix = vec![64, 0xc0];
@@ -283,6 +283,24 @@ fn wrong_questions_are_not_answered() {
     let mut net = net(Advertise::default());
     net.links.0[1].rx.push_back(solicitation("fe80::77", 255, 0, mac));
     assert!(listen(&mut net, 1, seconds(4)).is_empty());
+}
+
+/// RFC 4861 section 7.2.5: who hears otherwise of a router strikes it out.
+#[test]
+fn neighbor_advertisements_say_who_is_a_router() {
+    let mut net = net(Advertise::default());
+    let says = |frames: &[Vec<u8>]| -> Vec<bool> {
+        let is = |frame: &&Vec<u8>| frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 136;
+        frames.iter().filter(is).map(|frame| frame[58] & 0x80 != 0).collect()
+    };
+    // Both announce their addresses, and ask for each other's.
+    net.run(seconds(10));
+    let to = "[2001:db8:1::fe]:9".parse().unwrap();
+    net.lan.shard.tcp_connect(net.now, None, to, SocketOptions::default()).unwrap();
+    net.run(seconds(1));
+    let (router, host) = (says(&net.links.0[LAN].sent), says(&net.lan.device.sent));
+    assert!(router.len() > 4 && router.iter().all(|router| *router), "{router:?}");
+    assert!(host.len() >= 4 && host.iter().all(|router| !*router), "{host:?}");
 }
 
 /// RFC 4861 section 6.2.5.
