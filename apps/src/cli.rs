@@ -101,35 +101,35 @@ Examples:
     Get(GetArgs),
     /// Route between NICs, with a filter, connection tracking and NAT
     #[command(after_help = "The file says which NICs are joined and what happens between them:
-  rules = \"gw.rules\"                 iptables' words, as iptables-save prints them; SIGHUP reads them again
+  rules = \"gw.rules\"                 iptables' words; SIGHUP reads the file again
   reverse-path = \"strict\"            strict, loose or off (RFC 3704)
-  filtering = \"endpoint-independent\" who may send to a port that a host inside has outside: anybody, whoever has
-                                      an address that it has sent to (address-dependent) or, unless given, whom
-                                      it has sent to (address-and-port-dependent, as Linux; RFC 4787)
-  unsolicited-syn = \"wait\"           a SYN to a port of nobody's, from where the NAT hides the inside: answered
-                                      after 6 seconds by an ICMP error (RFC 5382), or reset, as by Linux
+  filtering = \"endpoint-independent\" who may send to a port of an inside host (RFC 4787): anybody;
+                                    address-dependent: hosts that it has sent to; unless given,
+                                    address-and-port-dependent: ports that it has sent to
+  unsolicited-syn = \"wait\"           a SYN that nobody expects gets an ICMP error after 6 seconds
+                                    (RFC 5382); reset: a RST at once, as from Linux
   [[link]]
   interface = \"eth0\"
-  name = \"lan\"                        as -i and -o in the rules match it
+  name = \"lan\"                       as -i and -o in the rules match it
   address = [\"192.168.1.1/24\", \"2001:db8:1::1/64\"]
-  [link.advertise]                    router advertisements: IPv6 hosts find the gateway, make addresses
-  interval = \"10m\"                   at most between two; lifetime (of the default router, 0: none), managed,
-  dns = [\"2001:db8:53::53\"]          other-config, prefix = [{ prefix, on-link, autonomous, valid, preferred }]
+  [link.advertise]                   IPv6 hosts find the gateway and make addresses (RFC 4861);
+  interval = \"10m\"                   besides: lifetime, managed, other-config, and prefix = [{
+  dns = [\"2001:db8:53::53\"]          prefix, on-link, autonomous, valid, preferred }]
   [[link]]
   interface = \"eth1\"
   name = \"wan\"
-  dhcp = true                         or address, and a [[route]] to = \"0.0.0.0/0\", via = \"192.0.2.1\"
+  dhcp = true                        or address, and a [[route]] with to = \"default\" and via
   [admin]
-  port = 80                           page, /status.json and /metrics, at the first link's addresses
-  from = [\"192.168.1.0/24\"]           who may ask; unless given, the hosts of that link's networks
+  port = 80                          page, /status.json, /metrics at the first link's addresses
+  from = [\"192.168.1.0/24\"]          who may ask; unless given, the hosts of its networks
   [echo]
   port = 7
   [stack]
-  threads = 2                         each with a queue of every NIC at least, which is how many there
-                                      are unless given; a flow has one thread, both ways
+  threads = 2                        each with a queue of every NIC at least; unless given, as
+                                     many as can have one; a flow has one thread, both ways
   [conntrack]
   max = 262144
-  defaults = \"rfc\"                    timeouts as the RFCs ask of a NAT; unless given, linux
+  defaults = \"rfc\"                   timeouts as the RFCs ask of a NAT; unless given, linux
   [conntrack.timeouts]
   udp-stream = \"10m\"                 by Linux's names; tcp-established, tcp-syn-sent, icmp and so on
 
