@@ -486,13 +486,15 @@ fn with_all_octets(addr: &str) -> String {
 /// `None`: `all`.
 fn protocol_number(draft: &mut Draft, word: &Word) -> Result<Option<u8>, Problem> {
     let number = match word.text.to_ascii_lowercase().as_str() {
-        "all" | "0" | "ip" => return Ok(None),
+        "all" | "ip" => return Ok(None),
         name => names::protocol_number(name).or_else(|| name.parse().ok()).ok_or_else(|| {
             let reason = format!("`{}` is no protocol: tcp, udp, icmp, icmpv6, all, or a number", word.text);
             problem(word.column, reason)
         })?,
     };
     match number {
+        // However it is written.
+        0 => return Ok(None),
         protocol::ICMPV4 if draft.family == Family::Any => draft.family = Family::Ipv4,
         protocol::ICMPV6 if draft.family == Family::Any => draft.family = Family::Ipv6,
         _ => {}
@@ -503,7 +505,8 @@ fn protocol_number(draft: &mut Draft, word: &Word) -> Result<Option<u8>, Problem
 fn interface(word: &Word) -> Result<InterfaceName, Problem> {
     let (name, prefix) = word.text.strip_suffix('+').map_or((word.text.as_str(), false), |name| (name, true));
     // IFNAMSIZ is 16 with the NUL.
-    if name.len() > 15 || name.contains(['/', ' ']) || (name.is_empty() && !prefix) {
+    let is_odd = |char: char| char == '/' || char.is_whitespace() || char.is_control();
+    if name.len() > 15 || name.contains(is_odd) || (name.is_empty() && !prefix) {
         return Err(problem(word.column, format!("`{}` is no interface's name", word.text)));
     }
     Ok(InterfaceName { name: name.to_owned(), prefix })

@@ -129,6 +129,9 @@ pub fn rewrite_error(
 ) -> Result<(), Unreadable> {
     const ICMP_HEADER: usize = 8;
     let outer = IpHeader::read(packet).ok_or(Unreadable)?;
+    // What follows the packet in its frame is not quoted, and in no sum.
+    let end = packet.len().min(outer.total_len as usize);
+    let packet = &mut packet[..end];
     let (header, message) = packet.split_at_mut_checked(outer.header_len).ok_or(Unreadable)?;
     let (icmp, quote) = message.split_at_mut_checked(ICMP_HEADER).ok_or(Unreadable)?;
     let inner = IpHeader::read(quote).ok_or(Unreadable)?;
@@ -408,7 +411,7 @@ mod tests {
 
         /// An ICMP error arrives with the addresses its receiver knows, outside and in its quote, and good checksums.
         #[test]
-        fn errors_are_changed_with_what_they_quote((number, sent, wire) in flows(), payload in prop::collection::vec(any::<u8>(), 0..40), cut in 0usize..60) {
+        fn errors_are_changed_with_what_they_quote((number, sent, wire) in flows(), payload in prop::collection::vec(any::<u8>(), 0..40), cut in 0usize..60, trailer in prop::collection::vec(any::<u8>(), 0..30)) {
             let ipv4 = sent.is_ipv4();
             let icmp = if ipv4 { protocol::ICMPV4 } else { protocol::ICMPV6 };
             let mut quoted = packet(&wire, number, &payload);
@@ -422,8 +425,12 @@ mod tests {
             let at = IpHeader::read(&error).unwrap().header_len + 2;
             error[at..at + 2].copy_from_slice(&(!sum).to_be_bytes());
 
+            let len = error.len();
+            error.extend_from_slice(&trailer);
             rewrite_error(&mut error, router, sent.src(), &sent).unwrap();
             prop_assert!(intact(&error));
+            prop_assert_eq!(&error[len..], &trailer[..], "behind the packet nothing is changed");
+            error.truncate(len);
             let view = PacketView::of_ip(&error).unwrap();
             prop_assert_eq!((view.tuple.src(), view.tuple.dst()), (router, sent.src()));
             let Transport::Error { quoted, .. } = view.transport else { panic!("{view:?}") };
