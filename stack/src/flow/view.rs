@@ -4,7 +4,7 @@
 //! Received packets were checked by [`crate::parse`] before; what an ICMP error quotes is only the beginning of a packet, and
 //! nothing in it is believed but the tuple.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::FlowTuple;
 use crate::packet::Packet;
@@ -255,7 +255,8 @@ pub(super) struct IpHeader {
 }
 
 impl IpHeader {
-    /// Reads the front of an IP packet, options included (RFC 5508 REQ-3b); `None` for a later fragment, or when a header is cut off.
+    /// Reads the front of an IP packet, options included (RFC 5508 REQ-3b); `None` for a later fragment, when a header is
+    /// cut off, or where IPv6 has IPv4-mapped addresses, which no packet has (RFC 4291 section 2.5.5.2) and tuples keep IPv4's in.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 => Self::ipv4(bytes),
@@ -278,10 +279,11 @@ impl IpHeader {
 
     fn ipv6(bytes: &[u8]) -> Option<Self> {
         let fixed: &[u8; 40] = bytes.first_chunk()?;
-        let addr = |at: usize| {
-            let octets: [u8; 16] = fixed[at..at + 16].try_into().expect("16 bytes");
-            IpAddr::from(octets)
-        };
+        let addr = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&fixed[at..at + 16]).expect("16 bytes"));
+        let (src, dst) = (addr(8), addr(24));
+        if src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some() {
+            return None;
+        }
         let (mut next, mut at) = (fixed[6], fixed.len());
         for _ in 0..=crate::limits::IPV6_EXTENSION_HEADERS {
             let header = match next {
@@ -297,7 +299,8 @@ impl IpHeader {
                     (header[0], 8)
                 }
                 _ => {
-                    let flow = FlowKey { src: addr(8), dst: addr(24), protocol: next, ..FlowKey::default() };
+                    let (src, dst) = (src.into(), dst.into());
+                    let flow = FlowKey { src, dst, protocol: next, ..FlowKey::default() };
                     let payload_len = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
                     return Some(Self { flow, header_len: at, total_len: 40 + payload_len });
                 }
@@ -317,6 +320,20 @@ mod tests {
         let mut bytes = vec![0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7];
         bytes.extend_from_slice(&[0x04, 0xd2, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]);
         bytes
+    }
+
+    /// It would be taken for IPv4's.
+    #[test]
+    fn ipv6_has_no_ipv4_mapped_addresses() {
+        let mut bytes = vec![0x60, 0, 0, 0, 0, 12, 17, 64];
+        bytes.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].repeat(2));
+        bytes.extend_from_slice(&udp_v4()[20..]);
+        assert!(PacketView::of_ip(&bytes).is_some());
+        for at in [8, 24] {
+            let mut mapped = bytes.clone();
+            mapped[at..at + 12].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+            assert!(PacketView::of_ip(&mapped).is_none());
+        }
     }
 
     #[test]

@@ -19,6 +19,12 @@ pub(super) struct Problem {
     pub(super) reason: String,
 }
 
+/// Whether it can stand for itself where it is printed.
+fn is_name(text: &str, most: usize) -> bool {
+    let fits = |char: char| !char.is_whitespace() && !char.is_control() && !matches!(char, '"' | '\'' | '\\');
+    (1..=most).contains(&text.len()) && text.chars().all(fits)
+}
+
 pub(super) fn problem(column: u32, reason: impl Into<String>) -> Problem {
     Problem { column, reason: reason.into() }
 }
@@ -298,9 +304,9 @@ impl Reader {
     }
 
     fn new_chain(&mut self, table: Table, name: &Word, again: bool) -> Result<(), Problem> {
-        if name.text.is_empty() || name.text.len() > CHAIN_NAME_MAX || name.text.starts_with(['-', '!']) {
+        if !is_name(&name.text, CHAIN_NAME_MAX) || name.text.starts_with(['-', '!']) {
             let reason = format!(
-                "`{}` cannot be a chain's name: 1 to {CHAIN_NAME_MAX} characters, not - or ! first",
+                "`{}` cannot be a chain's name: 1 to {CHAIN_NAME_MAX} characters, no space, not - or ! first",
                 name.text
             );
             return Err(problem(name.column, reason));
@@ -379,8 +385,9 @@ impl Reader {
                     }
                 }
             }
-            if name.text.is_empty() || name.text.len() > SET_NAME_MAX {
-                return Err(problem(name.column, format!("a set's name has 1 to {SET_NAME_MAX} characters")));
+            if !is_name(&name.text, SET_NAME_MAX) {
+                let reason = format!("a set's name has 1 to {SET_NAME_MAX} characters, and no space");
+                return Err(problem(name.column, reason));
             }
             let new = AddressSet::new(hosts_only);
             if self.set.sets.insert(name.text.clone(), new).is_some() {

@@ -125,6 +125,15 @@ COMMIT
     assert_eq!(parsed(text).to_string(), text);
 }
 
+/// What is printed is read again: names stand without quotes, and protocol 0 is every one however it is written.
+#[test]
+fn names_and_numbers_can_be_printed() {
+    for line in ["-N 'a b'", "-N \"a\u{7f}\"", "create 's t' hash:net", "-A INPUT -i 'a\tb' -j DROP"] {
+        refused(line);
+    }
+    assert_eq!(parsed("-A INPUT -p 00 -j DROP").to_string(), parsed("-A INPUT -j DROP").to_string());
+}
+
 #[test]
 fn a_wrong_line_is_refused_with_its_place_and_the_reason() {
     for (text, message) in [
